@@ -1,0 +1,9 @@
+"""From train.csv and a folder of pictures to a Kaggle submission.
+
+prepare   images + CSVs             -> packed pixels, audit of every image
+folds     labels + pixel twins      -> folds/COMPETITION-5-seed42.csv
+train     folds + pixels            -> one model per fold
+predict   models + pixels           -> out-of-fold and test probabilities, with TTA
+ensemble  probabilities             -> one blend, scored honestly
+submit    blend + sample submission -> submissions/NAME.csv
+"""

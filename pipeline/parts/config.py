@@ -1,0 +1,208 @@
+"""Settings: these models are the only home of a default; YAML holds what differs.
+
+`key()` of an experiment holds its science only: workers, device and precision are outside it.
+"""
+
+import difflib
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from pipeline.parts.cli import UserError
+
+HERE = Path(__file__).parents[1]
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+def one_transform(value: Any) -> Any:
+    """A bare name in an augmentation list means "with its own defaults"."""
+    return {value: {}} if isinstance(value, str) else value
+
+
+Transform = Annotated[
+    dict[str, dict[str, Any]], BeforeValidator(one_transform), Field(min_length=1, max_length=1)
+]
+
+
+class Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Competition(Settings):
+    """Where a competition's files lie and how it is scored. Paths are relative to its data."""
+
+    name: str = ""
+    title: str = ""
+    slug: str | None = None  # kaggle competitions download -c SLUG
+    id: str = "image"
+    label: str = "label"
+    group: str | None = None  # column whose equal values must stay in one fold
+    train: str = "train.csv"
+    test: str = "test.csv"
+    sample: str = "sample_submission.csv"
+    solution: str = "solution.csv"  # the hidden answers, where they are known
+    image: str = "{image}"  # path template over the CSV's columns: train/{id}.jpg
+    test_image: str | None = None  # when test pictures lie elsewhere
+    submission: Literal["label", "probability"] = "label"
+    metric: Literal["accuracy", "log_loss", "macro_f1", "auc", "quadratic_kappa"] = "accuracy"
+
+
+class Folds(Settings):
+    n: int = Field(5, ge=2)
+    seed: int = 42
+    name: str | None = None  # file name in folds/, for a second split of the same data
+
+
+class Model(Settings):
+    backbone: str = "tf_efficientnet_lite0"
+    weights: str = "pypi"  # hub | pypi | none | run:NAME | a path
+    size: int | None = Field(None, ge=16)  # px; None: the backbone's own
+    fit: Literal["stretch", "pad"] = "stretch"  # how a picture becomes a square
+    freeze: str | None = None  # "backbone", or the last frozen module (blocks.2)
+    drop_rate: Probability = 0.0
+    drop_path_rate: Probability = 0.0
+
+
+class Mix(Settings):
+    mixup: float = Field(0.0, ge=0)  # Beta parameter; 0: off
+    cutmix: float = Field(0.0, ge=0)
+    prob: Probability = 1.0  # share of batches that are mixed
+
+
+class Train(Settings):
+    epochs: int = Field(5, ge=1)
+    batch_size: int = Field(64, ge=2)
+    lr: float = Field(1e-3, gt=0)
+    head_lr_mult: float = Field(10.0, gt=0)
+    layer_decay: float = Field(1.0, gt=0, le=1)
+    weight_decay: float = Field(0.05, ge=0)
+    warmup: Probability = 0.1  # share of all steps
+    label_smoothing: Probability = 0.0
+    clip_grad: float | None = Field(None, gt=0)  # largest gradient norm
+    ema: Probability = 0.0  # averaging window as a share of all steps; 0: off
+    seed: int = 0
+
+
+class Predict(Settings):
+    tta: Literal["none", "hflip", "flips", "d4", "five-crop"] = "none"
+
+
+class Runtime(Settings):
+    """How fast, never what: nothing here is in a key."""
+
+    device: Literal["auto", "cpu"] = "auto"
+    precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    workers: int | None = Field(None, ge=0)  # None: 0 on a CPU, else up to 4
+    predict_batch: int = Field(64, ge=1)
+    pack_gb: float = Field(16.0, ge=0)  # larger competitions are read from their files
+
+
+DEFAULT_AUGMENT = [{"RandomResizedCrop": {"scale": [0.7, 1.0]}}, {"HorizontalFlip": {}}]
+
+
+class Experiment(Settings):
+    name: str = ""
+    competition: str  # a name in pipeline/competitions/, or a path that ends in .yaml
+    folds: Folds = Folds()
+    model: Model = Model()
+    augment: list[Transform] = DEFAULT_AUGMENT  # albumentations, by name
+    mix: Mix = Mix()
+    train: Train = Train()
+    predict: Predict = Predict()
+    runtime: Runtime = Runtime()
+
+    def key(self) -> dict[str, Any]:
+        """What a trained model depends on."""
+        return self.model_dump(include={"model", "augment", "mix", "train"}, mode="json")
+
+    @property
+    def competition_name(self) -> str:
+        return Path(self.competition).stem
+
+    @property
+    def cache_size(self) -> int:
+        """Side of the packed pictures, px: room for random crops and five-crop."""
+        return round(self.model.size * 1.25)
+
+
+def load_experiment(name: str) -> Experiment:
+    """Read `pipeline/experiments/NAME.yaml`, or any path that ends in .yaml.
+
+    Raises UserError for a missing file, unknown keys, wrong types and values out of range.
+    """
+    experiment = _load(Experiment, _find(name, HERE / "experiments", "experiment"))
+    if experiment.model.size is None:
+        size = _own_size(experiment.model.backbone)
+        model = experiment.model.model_copy(update={"size": size})
+        experiment = experiment.model_copy(update={"model": model})
+    return experiment
+
+
+def load_competition(name: str) -> Competition:
+    return _load(Competition, _find(name, HERE / "competitions", "competition"))
+
+
+def root(name: Literal["data", "runs", "folds", "submissions"]) -> Path:
+    """A root folder: `runs/`, or what RUNS_DIR says."""
+    return Path(os.environ.get(f"{name.upper()}_DIR", name))
+
+
+def _own_size(backbone: str) -> int:
+    import timm  # late: only backbones without a `size` pay for it
+
+    if not timm.is_model(backbone):
+        near = difflib.get_close_matches(backbone, timm.list_models(), n=3)
+        raise UserError(f"model.backbone: timm has no {backbone!r}{_mean(near)}")
+    return timm.get_pretrained_cfg(backbone).input_size[-1]
+
+
+def _find(name: str, folder: Path, kind: str) -> Path:
+    path = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
+    if not path.is_file():
+        known = sorted(file.stem for file in folder.glob("*.yaml"))
+        near = difflib.get_close_matches(name, known, n=1)
+        raise UserError(f"no {kind} {name!r} ({path}){_mean(near)}; there are: {', '.join(known)}")
+    return path
+
+
+Loaded = TypeVar("Loaded", bound=Settings)
+
+
+def _load(cls: type[Loaded], path: Path) -> Loaded:
+    try:
+        values = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: expected `key: value` lines")
+    try:
+        return cls(**{"name": path.stem, **values})
+    except ValidationError as error:
+        lines = [_explain(cls, path, item) for item in error.errors()]
+        raise UserError("\n".join(lines)) from None
+
+
+def _explain(cls: type[Settings], path: Path, item: dict[str, Any]) -> str:
+    name = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        known = list(_section(cls, item["loc"]).model_fields)
+        near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
+        return f"{path}: unknown key {name!r}{_mean(near)}; known here: {', '.join(known)}"
+    if item["type"] == "missing":
+        return f"{path}: {name!r} is missing"
+    message = re.sub(r"^Input", "it", item["msg"])
+    return f"{path}: {name}: {message}, not {item['input']!r}"
+
+
+def _section(cls: type[Settings], loc: tuple[Any, ...]) -> type[Settings]:
+    for part in loc[:-1]:
+        cls = cls.model_fields[part].annotation
+    return cls
+
+
+def _mean(near: list[str]) -> str:
+    return f"; did you mean {' or '.join(repr(name) for name in near)}?" if near else ""

@@ -1,0 +1,137 @@
+"""Records: every output `X` has `X.json` beside it, written last. No record, not done.
+
+A record holds the *key* (what the output depends on), provenance and metrics. An output is
+current when its record's key equals the key of what is asked for now.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from pipeline.parts.cli import UserError
+
+PACKAGES = ["torch", "timm", "albumentations", "opencv-python-headless", "numpy", "scikit-learn"]
+
+
+def record_path(output: Path) -> Path:
+    return output.with_name(output.name + ".json")
+
+
+def load(output: Path) -> dict[str, Any] | None:
+    """The record of an output, or None when the output is not finished."""
+    path = record_path(output)
+    if not (path.exists() and output.exists()):
+        return None
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: not a record ({error}); delete it to rebuild {output}") from None
+
+
+def is_current(output: Path, key: dict[str, Any]) -> bool:
+    record = load(output)
+    return record is not None and record["key"] == plain(key)
+
+
+def refuse_if_stale(output: Path, key: dict[str, Any], remedy: str) -> None:
+    """For outputs that are dear to change: name what differs instead of rebuilding.
+
+    Raises UserError when a finished output was made from a different key.
+    """
+    record = load(output)
+    if record is not None and (changes := differences(record["key"], plain(key))):
+        raise UserError(f"{output} was made with other settings: {'; '.join(changes)}; {remedy}")
+
+
+def commit(output: Path, key: dict[str, Any], started: float, **facts: Any) -> None:
+    """Write the record that marks `output` as finished; `started` is from time.monotonic()."""
+    seconds = round(time.monotonic() - started, 1)
+    record = {"key": key, **facts, "seconds": seconds, **provenance()}
+    with writing(record_path(output)) as tmp:
+        tmp.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """Yield a temporary name beside `path`; on success fsync it and rename it into place.
+
+    The old record goes first: a kill between the two must not leave it beside a new output.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield tmp
+        with tmp.open("rb+") as file:
+            os.fsync(file.fileno())
+        record_path(path).unlink(missing_ok=True)
+        tmp.replace(path)
+    finally:
+        tmp.unlink(missing_ok=True)
+
+
+def plain(value: Any) -> Any:
+    """`value` as JSON gives it back, so that a tuple never differs from a list."""
+    return json.loads(json.dumps(value))
+
+
+def digest(value: Any) -> str:
+    """Short digest of any JSON-able value."""
+    return hashlib.blake2b(json.dumps(value).encode(), digest_size=8).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
+
+
+def differences(old: Any, new: Any, name: str = "") -> list[str]:
+    """Leaves that differ, as `train.lr: 0.001 → 0.0005`."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = list(old) + [key for key in new if key not in old]
+        return [
+            line
+            for key in keys
+            for line in differences(old.get(key), new.get(key), f"{name}.{key}".lstrip("."))
+        ]
+    return [] if old == new else [f"{name}: {json.dumps(old)} → {json.dumps(new)}"]
+
+
+@cache
+def provenance() -> dict[str, Any]:
+    """Who made it: git commit with a dirty flag, package versions, the time."""
+    root = Path(__file__).parents[2]
+    commit_id = _git(root, "rev-parse", "--short=12", "HEAD")
+    dirty = bool(_git(root, "status", "--porcelain", "--untracked-files=no", "pipeline"))
+    return {
+        "git": f"{commit_id}{'+dirty' if dirty else ''}" if commit_id else None,
+        "versions": {"python": platform.python_version(), **_versions()},
+        "date": time.strftime("%Y-%m-%d %H:%M:%S"),
+    }
+
+
+def _git(root: Path, *args: str) -> str:
+    try:
+        return subprocess.run(
+            ["git", "-C", root, *args], capture_output=True, text=True, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""  # a downloaded copy has no git; the record then says so
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue  # Kaggle's image has another OpenCV package; its absence is no error
+    return found

@@ -1,0 +1,84 @@
+"""A tiny competition, drawn once, and a workspace of its own for every test."""
+
+import shutil
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.demo import draw_competition
+from pipeline.parts.cli import run_stage
+
+TINY = {
+    "competition": "demo",
+    "folds": {"n": 2},
+    "model": {"backbone": "test_resnet", "weights": "none", "size": 32},
+    "train": {"epochs": 2, "batch_size": 8, "lr": 0.001},
+}
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 training and 12 test pictures of 4 species, with twins and contradictory labels."""
+    folder = tmp_path_factory.mktemp("drawn") / "demo"
+    draw_competition(folder, train=60, test=12, species=4, size=48, workers=1)
+    return folder
+
+
+@pytest.fixture
+def space(drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty project: data/demo is a copy of the drawn competition."""
+    shutil.copytree(drawn, tmp_path / "data" / "demo")
+    for name in ("data", "runs", "folds", "submissions"):
+        monkeypatch.setenv(f"{name.upper()}_DIR", str(tmp_path / name))
+    return tmp_path
+
+
+@pytest.fixture
+def write(space: Path) -> Callable[..., str]:
+    """Write an experiment: `write(train={"lr": 0.1})` changes the tiny one; returns its path."""
+
+    def write_experiment(name: str = "tiny", **changes: object) -> str:
+        settings = {**TINY}
+        for key, value in changes.items():
+            old = settings.get(key)
+            settings[key] = {**old, **value} if isinstance(old, dict) else value
+        path = space / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(settings))
+        return str(path)
+
+    return write_experiment
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run a stage in this process as the command line would; returns what it printed."""
+
+    def run_command(stage: str, *args: str, expect: int = 0) -> str:
+        monkeypatch.setattr(sys, "argv", [stage, *args])
+        capsys.readouterr()
+        code = 0
+        try:
+            run_stage(import_module(f"pipeline.{stage}").main)
+        except SystemExit as end:
+            code = end.code or 0
+        captured = capsys.readouterr()
+        text = captured.out + captured.err
+        assert code == expect, f"{stage} {args} ended with {code}:\n{text}"
+        return text
+
+    return run_command
+
+
+@pytest.fixture
+def trained(run: Callable[..., str], write: Callable[..., str]) -> str:
+    """The tiny experiment with both folds trained."""
+    experiment = write()
+    run("prepare", experiment)
+    run("folds", experiment)
+    for fold in ("0", "1"):
+        run("train", experiment, "--fold", fold)
+    return experiment
