@@ -1,0 +1,52 @@
+"""What `prepare` made: a table of all images with their facts, and their pixels."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline.parts import records
+from pipeline.parts.cli import UserError
+from pipeline.parts.config import Experiment, root
+from pipeline.parts.images import FilePixels, Pixels
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """`rows`: split, id, label, group, path, width, height, hash, note; one row per picture."""
+
+    folder: Path
+    record: dict[str, Any]
+
+    @cached_property
+    def rows(self) -> pd.DataFrame:
+        return pd.read_csv(self.folder / "images.csv", dtype=str, keep_default_na=False)
+
+    @cached_property
+    def pixels(self) -> Pixels:
+        """uint8 [n, size, size, 3], row i belongs to row i of `rows`."""
+        if self.record["packed"]:
+            return np.load(self.folder / "pixels.npy", mmap_mode="r")
+        paths = [self.data / path for path in self.rows.path]
+        return FilePixels(paths, self.record["key"]["size"], self.record["key"]["fit"])
+
+    @property
+    def data(self) -> Path:
+        """The competition's own folder, as `prepare` was told."""
+        return Path(self.record["data"])
+
+
+def prepared_folder(experiment: Experiment) -> Path:
+    name = f"{experiment.cache_size}-{experiment.model.fit}"
+    return root("runs") / "_data" / experiment.competition_name / name
+
+
+def load_prepared(experiment: Experiment) -> Prepared:
+    folder = prepared_folder(experiment)
+    record = records.load(folder / "images.csv")
+    if record is None:
+        raise UserError(f"{folder}: no pictures; run python -m pipeline.prepare {experiment.name}")
+    return Prepared(folder, record)

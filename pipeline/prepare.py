@@ -1,0 +1,180 @@
+"""Stage 1: read every image once, check it, pack its pixels.
+
+reads   data/COMPETITION: train and test CSV, the pictures they name
+writes  runs/_data/COMPETITION/SIZE-FIT/{images.csv, pixels.npy}: facts and uint8 pixels
+run     python -m pipeline.prepare demo
+
+All broken, missing or empty files are named in one list and nothing is written. Twins (pixel-
+identical pictures) and twins whose labels contradict each other are counted.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Annotated
+
+import cv2
+import numpy as np
+import pandas as pd
+import typer
+
+from pipeline.parts import records
+from pipeline.parts.cli import UserError, run_stage, say, took, warn
+from pipeline.parts.config import Experiment, load_competition, load_experiment
+from pipeline.parts.images import BadImageError, decode, square
+from pipeline.parts.prepared import prepared_folder
+from pipeline.parts.progress import Progress
+from pipeline.parts.tables import data_folder, listing, read_rows
+
+VERSION = 1
+Facts = dict[str, object]
+
+
+def main(
+    experiment: str,
+    data: Annotated[Path | None, typer.Option(help="folder that holds train.csv")] = None,
+) -> None:
+    settings = load_experiment(experiment)
+    competition = load_competition(settings.competition)
+    folder = data_folder(competition, data)
+    rows = read_rows(competition, folder)
+    out = prepared_folder(settings) / "images.csv"
+    key = {
+        "version": VERSION,
+        "size": settings.cache_size,
+        "fit": settings.model.fit,
+        "files": file_list_digest(folder, rows),
+    }
+    if records.is_current(out, key):
+        say("prepare", f"{out.parent}: {len(rows):,} images, up to date")
+        return
+    started = time.monotonic()
+    packed = len(rows) * settings.cache_size**2 * 3 <= settings.runtime.pack_gb * 1e9
+    facts = prepare(rows, folder, out, settings, packed)
+    audit = audit_of(facts)
+    digests = {split: pixel_digest(part) for split, part in facts.groupby("split")}
+    where = str(folder.resolve())
+    records.commit(out, key, started, data=where, packed=packed, digests=digests, audit=audit)
+    say("prepare", f"{out.parent}: {describe(audit)}, {took(started)}")
+
+
+def prepare(
+    rows: pd.DataFrame, folder: Path, out: Path, settings: Experiment, packed: bool
+) -> pd.DataFrame:
+    """Decode, check and pack all pictures; write `out` (the facts) and its `pixels.npy`.
+
+    Returns `rows` with width, height, hash and note. Raises UserError naming every bad file;
+    then nothing is written.
+    """
+    size, fit = settings.cache_size, settings.model.fit
+    if not packed:
+        warn("prepare", "pixels are over runtime.pack_gb: files are decoded at each epoch")
+        return write_facts(out, rows, read_all(rows, folder, size, fit, lambda i, pixels: None))
+    with records.writing(out.with_name("pixels.npy")) as tmp:
+        shape = (len(rows), size, size, 3)
+        pack = np.lib.format.open_memmap(tmp, mode="w+", dtype=np.uint8, shape=shape)
+        facts = read_all(rows, folder, size, fit, pack.__setitem__)
+        pack.flush()
+        return write_facts(out, rows, facts)
+
+
+def write_facts(out: Path, rows: pd.DataFrame, facts: list[Facts]) -> pd.DataFrame:
+    table = pd.concat([rows, pd.DataFrame(facts)], axis=1)
+    with records.writing(out) as tmp:
+        table.to_csv(tmp, index=False)
+    return table
+
+
+def read_all(
+    rows: pd.DataFrame, folder: Path, size: int, fit: str, keep: Callable[[int, np.ndarray], None]
+) -> list[Facts]:
+    """Facts of every picture in the order of `rows`; its square pixels go to `keep`."""
+    cv2.setNumThreads(1)  # the pool below is the parallelism
+    problems: list[str] = []
+    facts: list[Facts] = []
+    results = read_in_order([folder / path for path in rows.path], size, fit)
+    with Progress("prepare", total=len(rows), unit="images") as progress:
+        for i, result in enumerate(results):
+            if isinstance(result, BadImageError):
+                problems.append(f"{folder / rows.path[i]}: {result}")
+            else:
+                fact, pixels = result
+                facts.append(fact)
+                keep(i, pixels)
+            progress.advance()
+    if problems:
+        raise UserError(
+            f"{listing(problems)}\n{len(problems)} of {len(rows):,} pictures cannot be used: "
+            "restore the files, or drop their rows from the CSV"
+        )
+    return facts
+
+
+def read_in_order(
+    paths: list[Path], size: int, fit: str
+) -> Iterator[tuple[Facts, np.ndarray] | BadImageError]:
+    """Decode in threads (OpenCV and PIL release the interpreter), a bounded number ahead."""
+
+    def read(path: Path) -> tuple[Facts, np.ndarray] | BadImageError:
+        try:
+            picture = decode(path)
+        except BadImageError as error:
+            return error
+        height, width = picture.rgb.shape[:2]
+        facts = {"width": width, "height": height, "hash": picture.digest, "note": picture.note}
+        return facts, square(picture.rgb, size, fit)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in range(0, len(paths), 256):
+            yield from pool.map(read, paths[start : start + 256])
+
+
+def file_list_digest(folder: Path, rows: pd.DataFrame) -> str:
+    """Digest of rows, file sizes and times: a replaced picture is noticed without reading it."""
+    stats = [_stat(folder / path) for path in rows.path]
+    return records.digest([rows.to_dict("split")["data"], stats])
+
+
+def _stat(path: Path) -> tuple[int, int]:
+    try:
+        stat = path.stat()
+    except OSError:
+        return (0, 0)  # named with all other problems when it is read
+    return stat.st_size, stat.st_mtime_ns
+
+
+def pixel_digest(facts: pd.DataFrame) -> str:
+    return records.digest(sorted(zip(facts.id, facts.hash, strict=True)))
+
+
+def audit_of(facts: pd.DataFrame) -> dict[str, int]:
+    """Counts a competitor should know before the first epoch."""
+    train = facts[facts.split == "train"]
+    twins = train[train.duplicated("hash", keep=False)]
+    conflicts = twins[twins.groupby("hash").label.transform("nunique") > 1]
+    return {
+        "train": len(train),
+        "test": len(facts) - len(train),
+        "classes": train.label.nunique(),
+        "twins": len(twins),
+        "twin_groups": twins.hash.nunique(),
+        "conflicts": len(conflicts),
+        "conflict_groups": conflicts.hash.nunique(),
+        "test_with_train_twin": int(facts[facts.split == "test"].hash.isin(train.hash).sum()),
+        "sizes": len(facts[["width", "height"]].drop_duplicates()),
+        "mended": int((facts.note != "").sum()),
+    }
+
+
+def describe(audit: dict[str, int]) -> str:
+    return (
+        f"{audit['train']:,} train + {audit['test']:,} test images, {audit['classes']} classes, "
+        f"{audit['sizes']} sizes, {audit['twins']} twins ({audit['conflicts']} with "
+        f"contradictory labels), {audit['test_with_train_twin']} test images with a training twin"
+    )
+
+
+if __name__ == "__main__":
+    run_stage(main)

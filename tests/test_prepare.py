@@ -1,0 +1,96 @@
+"""Prepare: packs what it decodes, names all that it cannot, and loses nothing."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.parts.config import load_experiment
+from pipeline.parts.images import decode, square
+from pipeline.parts.prepared import load_prepared
+
+
+def test_packed_pixels_are_the_decoded_ones(
+    run: Callable[..., str], write: Callable[..., str], space: Path
+) -> None:
+    experiment = write()
+    said = run("prepare", experiment)
+    assert "60 train + 12 test images, 4 classes" in said
+    prepared = load_prepared(load_experiment(experiment))
+    assert prepared.pixels.shape == (72, 40, 40, 3)
+    for row in (0, 41, 71):
+        path = space / "data/demo" / prepared.rows.path[row]
+        assert (prepared.pixels[row] == square(decode(path).rgb, 40, "stretch")).all()
+    truth = pd.read_csv(space / "data/demo/train.csv")
+    assert list(prepared.rows.label[:60]) == list(truth.label)
+    assert prepared.record["audit"]["twins"] == 4
+    assert prepared.record["audit"]["conflicts"] == 2
+    assert prepared.record["audit"]["test_with_train_twin"] == 1
+    assert "up to date" in run("prepare", experiment)
+
+
+def test_a_replaced_picture_is_noticed(
+    run: Callable[..., str], write: Callable[..., str], space: Path
+) -> None:
+    experiment = write()
+    run("prepare", experiment)
+    before = load_prepared(load_experiment(experiment)).record["digests"]
+    images = space / "data/demo/images"
+    (images / "5.jpg").write_bytes((images / "7.jpg").read_bytes())
+    assert "up to date" not in run("prepare", experiment)
+    after = load_prepared(load_experiment(experiment)).record["digests"]
+    assert after["train"] != before["train"]
+    assert after["test"] == before["test"], "a changed training picture is no new test set"
+
+
+def test_all_bad_pictures_are_named_and_the_old_pack_stays(
+    run: Callable[..., str], write: Callable[..., str], space: Path
+) -> None:
+    experiment = write()
+    run("prepare", experiment)
+    old = np.array(load_prepared(load_experiment(experiment)).pixels)
+    images = space / "data/demo/images"
+    (images / "3.jpg").unlink()
+    (images / "8.jpg").write_bytes(b"")
+    whole = (images / "70.jpg").read_bytes()
+    (images / "70.jpg").write_bytes(whole[: len(whole) // 2])
+    said = run("prepare", experiment, expect=2)
+    assert "3.jpg: no such file" in said
+    assert "8.jpg: empty file" in said
+    assert "70.jpg: broken" in said
+    assert "3 of 72 pictures cannot be used" in said
+    assert (np.array(load_prepared(load_experiment(experiment)).pixels) == old).all()
+    assert not list(space.glob("runs/_data/**/*.tmp"))
+
+
+def test_over_the_budget_files_are_read_instead(
+    run: Callable[..., str], write: Callable[..., str]
+) -> None:
+    packed = write()
+    run("prepare", packed)
+    expected = np.array(load_prepared(load_experiment(packed)).pixels)
+    unpacked = write("unpacked", runtime={"pack_gb": 0}, model={"size": 32, "fit": "pad"})
+    assert "decoded at each epoch" in run("prepare", unpacked)
+    pixels = load_prepared(load_experiment(unpacked)).pixels
+    assert not isinstance(pixels, np.ndarray)
+    assert (pixels[17] == expected[17]).all(), "square pictures: pad and stretch agree"
+
+
+@pytest.mark.parametrize("missing", ["train.csv", "test.csv"])
+def test_missing_csv(
+    missing: str, run: Callable[..., str], write: Callable[..., str], space: Path
+) -> None:
+    (space / "data/demo" / missing).unlink()
+    assert f"{missing}: no such file" in run("prepare", write(), expect=2)
+
+
+def test_data_option_points_elsewhere(
+    run: Callable[..., str], write: Callable[..., str], space: Path
+) -> None:
+    moved = (space / "data/demo").rename(space / "elsewhere")
+    experiment = write()
+    assert "or point with --data" in run("prepare", experiment, expect=2)
+    run("prepare", experiment, "--data", str(moved))
+    assert load_prepared(load_experiment(experiment)).data == moved
