@@ -1,0 +1,129 @@
+"""Stage 2: cut the training images into stratified folds that leak nothing.
+
+reads   runs/_data/COMPETITION/SIZE-FIT/images.csv: labels, pixel hashes, the group column
+writes  folds/COMPETITION-5-seed42.csv: image, label, group, fold (commit this file)
+run     python -m pipeline.folds demo
+
+Pixel-identical twins, and images with an equal group column, share a fold. A changed split would
+void every out-of-fold score made with it, so an existing file is never replaced. Fold -1 marks
+classes that exist in one group only: always trained on, never scored.
+"""
+
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from pipeline.parts import records
+from pipeline.parts.cli import UserError, run_stage, say, took, warn
+from pipeline.parts.config import Folds, load_experiment
+from pipeline.parts.images import twin_groups
+from pipeline.parts.prepared import load_prepared
+from pipeline.parts.splits import check_folds, folds_path
+
+VERSION = 1
+MAX_UNEVEN = 0.02  # of the mean fold size
+
+
+def main(experiment: str) -> None:
+    settings = load_experiment(experiment)
+    started = time.monotonic()
+    rows = load_prepared(settings).rows
+    train = rows[rows.split == "train"].sort_values("id", ignore_index=True)
+    train["group"] = twin_groups(list(train.hash), list(train.group), list(train.id))
+    out = folds_path(settings)
+    key = {
+        "version": VERSION,
+        "n": settings.folds.n,
+        "seed": settings.folds.seed,
+        "rows": records.digest(train[["id", "label", "group"]].to_numpy().tolist()),
+    }
+    if records.is_current(out, key):
+        say("folds", f"{out}: {settings.folds.n} folds of {len(train):,} images, up to date")
+        return
+    records.refuse_if_stale(
+        out, key, "a changed split voids all scores made with it: set folds.name to a new name"
+    )
+    table = make_folds(train, settings.folds)
+    write(out, table)
+    records.commit(out, key, started, **facts_of(table))
+    say("folds", f"{out}: {describe(table)}, {took(started)}")
+
+
+def make_folds(train: pd.DataFrame, settings: Folds) -> pd.DataFrame:
+    """Assign a fold to each row of `train` (columns id, label, group; any order of rows).
+
+    Returns image, label, group, fold, sorted by image: the same rows always give the same table.
+    Raises UserError when the groups make a fair split impossible.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold  # late: the rest needs no scikit-learn
+
+    table = train[["id", "label", "group"]].rename(columns={"id": "image"})
+    table = table.sort_values("image", ignore_index=True)
+    groups_per_class = table.groupby("label").group.nunique()
+    lonely = set(groups_per_class.index[groups_per_class == 1])
+    warn_about_small_classes(groups_per_class, settings.n)
+    # a whole group stays in training if any of its labels has no other group
+    kept = table.group.isin(table.group[table.label.isin(lonely)])
+    table["fold"] = -1
+    split = table[~kept]
+    if split.group.nunique() < settings.n:
+        raise UserError(f"{split.group.nunique()} groups cannot make {settings.n} folds")
+    splitter = StratifiedGroupKFold(settings.n, shuffle=True, random_state=settings.seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # small classes: we said it, with names
+        parts = splitter.split(split.image, split.label, split.group)
+        for fold, (_, held_out) in enumerate(parts):
+            table.loc[split.index[held_out], "fold"] = fold
+    check_folds(table, settings.n)
+    warn_if_uneven(table)
+    return table
+
+
+def warn_about_small_classes(groups_per_class: pd.Series, n: int) -> None:
+    small = groups_per_class[groups_per_class < n].sort_values()
+    if len(small):
+        named = ", ".join(f"{label} ({count})" for label, count in small.items())
+        warn(
+            "folds",
+            f"{len(small)} classes have fewer distinct images than the {n} folds: {named}. Some "
+            "folds cannot score them; a class with one is always trained on (fold -1)",
+        )
+
+
+def warn_if_uneven(table: pd.DataFrame) -> None:
+    sizes = table.fold[table.fold >= 0].value_counts()
+    uneven = np.abs(sizes / sizes.mean() - 1).max()
+    if uneven > MAX_UNEVEN:
+        named = ", ".join(str(size) for size in sizes.sort_index())
+        warn("folds", f"fold sizes {named}: over 2 % apart from their mean, large groups do that")
+
+
+def write(out: Path, table: pd.DataFrame) -> None:
+    with records.writing(out) as tmp:
+        table.to_csv(tmp, index=False, lineterminator="\n")
+
+
+def facts_of(table: pd.DataFrame) -> dict[str, object]:
+    return {
+        "images": len(table),
+        "classes": table.label.nunique(),
+        "groups": table.group.nunique(),
+        "sizes": table.fold.value_counts().sort_index().to_dict(),
+    }
+
+
+def describe(table: pd.DataFrame) -> str:
+    scored = table[table.fold >= 0]
+    sizes = scored.fold.value_counts().sort_index()
+    twins = scored[scored.duplicated("group", keep=False)]
+    return (
+        f"{len(sizes)} folds of {sizes.min()}-{sizes.max()} images, {scored.label.nunique()} "
+        f"classes, {len(twins)} grouped images kept together"
+    )
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,129 @@
+"""Folds: nothing leaks, nothing is lost, and the order of rows means nothing."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.folds import make_folds
+from pipeline.parts.cli import UserError
+from pipeline.parts.config import Folds
+from pipeline.parts.splits import check_folds, folds_digest
+
+
+def labelled(n: int = 400, classes: int = 11, twins: int = 60) -> pd.DataFrame:
+    """A long tail of classes; the first `twins` images are pairs of pixel-identical ones."""
+    rng = np.random.default_rng(3)
+    label = np.minimum(rng.geometric(0.25, n), classes)
+    ids = np.array([f"{i:04d}" for i in rng.permutation(n)])
+    group = ids.copy()
+    group[1:twins:2] = group[0:twins:2]
+    label[1 : twins - 8 : 2] = label[0 : twins - 8 : 2]  # the last four pairs contradict
+    return pd.DataFrame({"id": ids, "label": label.astype(str), "group": group})
+
+
+def test_split_is_fair_and_leaks_nothing() -> None:
+    table = make_folds(labelled(), Folds(n=5))
+    assert table.image.is_unique
+    assert len(table) == 400
+    assert table.groupby("group").fold.nunique().max() == 1
+    sizes = table.fold.value_counts()
+    assert sizes.max() - sizes.min() <= 0.02 * 400 / 5 + 1
+    per_class = table.groupby(["label", "fold"]).size().unstack(fill_value=0)
+    assert (per_class.max(axis=1) - per_class.min(axis=1)).max() <= 2
+
+
+def test_order_of_rows_means_nothing_and_the_seed_does() -> None:
+    train = labelled()
+    table = make_folds(train, Folds(n=5))
+    again = make_folds(train.sample(frac=1, random_state=1), Folds(n=5))
+    pd.testing.assert_frame_equal(table, again)
+    assert folds_digest(table) == folds_digest(again.sample(frac=1, random_state=2))
+    other = make_folds(train, Folds(n=5, seed=43))
+    assert (other.fold != table.fold).mean() > 0.5
+
+
+def test_class_with_one_group_is_always_trained_on(capsys: pytest.CaptureFixture[str]) -> None:
+    train = labelled()
+    train.loc[len(train)] = ["zz", "rare", "zz"]
+    table = make_folds(train, Folds(n=5)).set_index("image")
+    assert table.fold["zz"] == -1
+    assert (table.fold == -1).sum() == 1
+    assert "rare (1)" in capsys.readouterr().err
+
+
+def test_class_with_fewer_images_than_folds_is_warned_of(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    train = labelled()
+    for name in ("y1", "y2"):
+        train.loc[len(train)] = [name, "scarce", name]
+    table = make_folds(train, Folds(n=5))
+    assert table[table.label == "scarce"].fold.nunique() == 2, "each model sees the other one"
+    assert "scarce (2)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"image": "a"}, "image 'a' stands twice"),
+        ({"group": "g2"}, "group 'g2' straddles 2 folds"),
+        ({"fold": 3}, r"folds \[0, 1, 3\], expected 0 to 1"),
+        ({"label": "x"}, "class 'y' has all its images in fold 1"),
+    ],
+)
+def test_a_split_that_would_mislead_is_refused(change: dict, said: str) -> None:
+    table = pd.DataFrame(
+        {
+            "image": ["a", "b", "c", "d"],
+            "label": ["x", "y", "x", "y"],
+            "group": ["g0", "g1", "g2", "g3"],
+            "fold": [0, 0, 1, 1],
+        }
+    )
+    check_folds(table, 2)
+    for column, value in change.items():
+        table.loc[1, column] = value
+    with pytest.raises(UserError, match=said):
+        check_folds(table, 2)
+
+
+def test_twins_share_a_fold_and_a_changed_split_is_refused(
+    run: Callable[..., str], write: Callable[..., str], space: Path
+) -> None:
+    experiment = write()
+    run("prepare", experiment)
+    run("folds", experiment)
+    path = space / "folds" / "demo-2-seed42.csv"
+    before = path.read_bytes()
+    table = pd.read_csv(path, dtype=str)
+    assert table.groupby("group").size().max() >= 2, "the drawn competition has twins"
+    assert table.groupby("group").fold.nunique().max() == 1
+    assert "up to date" in run("folds", experiment)
+
+    train = pd.read_csv(space / "data/demo/train.csv")
+    train.iloc[:-1].to_csv(space / "data/demo/train.csv", index=False)
+    run("prepare", experiment)
+    assert "set folds.name to a new name" in run("folds", experiment, expect=2)
+    assert path.read_bytes() == before
+    run("folds", write("named", folds={"name": "second"}))
+    assert len(pd.read_csv(space / "folds" / "second.csv")) == len(table) - 1
+
+
+def test_rows_in_another_order_give_the_same_file(
+    run: Callable[..., str], write: Callable[..., str], space: Path
+) -> None:
+    experiment = write()
+    run("prepare", experiment)
+    run("folds", experiment)
+    path = space / "folds" / "demo-2-seed42.csv"
+    before = path.read_bytes()
+    train = pd.read_csv(space / "data/demo/train.csv")
+    train.sample(frac=1, random_state=5).to_csv(space / "data/demo/train.csv", index=False)
+    run("prepare", experiment)
+    assert "up to date" in run("folds", experiment)
+    path.unlink()
+    run("folds", experiment)
+    assert path.read_bytes() == before
