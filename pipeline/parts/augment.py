@@ -1,0 +1,73 @@
+"""Augmentation: albumentations by name, built so that a wrong argument is an error.
+
+A pure function of (picture, random numbers), applied in training only.
+"""
+
+import difflib
+import inspect
+import os
+import warnings
+from typing import Any
+
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # else its import asks PyPI, and stalls offline
+
+import albumentations as A
+import cv2
+import numpy as np
+
+from pipeline.parts.cli import UserError
+
+INTERPOLATION = {
+    "nearest": cv2.INTER_NEAREST,
+    "bilinear": cv2.INTER_LINEAR,
+    "bicubic": cv2.INTER_CUBIC,
+    "lanczos": cv2.INTER_LANCZOS4,
+}
+
+
+class Augment:
+    """Random pictures of one size from uint8 [h, w, 3], equal for an equal seed."""
+
+    def __init__(self, specs: list[dict[str, dict[str, Any]]], size: int, interpolation: str):
+        mode = INTERPOLATION[interpolation]
+        steps = [_transform(name, kw, size, mode) for spec in specs for name, kw in spec.items()]
+        self.compose = A.Compose([*steps, A.Resize(size, size, interpolation=mode)])
+
+    def seed(self, seed: int) -> None:
+        """Start a new stream. Workers hold copies: without this they all draw the same one."""
+        self.compose.set_random_seed(seed)
+
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        return self.compose(image=pixels)["image"]
+
+
+class Resize:
+    """The eval transform: nothing but the size."""
+
+    def __init__(self, size: int, interpolation: str):
+        self.size, self.mode = (size, size), INTERPOLATION[interpolation]
+
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        if pixels.shape[:2] == self.size:
+            return np.asarray(pixels)
+        return cv2.resize(pixels, self.size, interpolation=self.mode)
+
+
+def _transform(name: str, kwargs: dict[str, Any], size: int, mode: int) -> A.BasicTransform:
+    cls = getattr(A, name, None)
+    if not (isinstance(cls, type) and issubclass(cls, A.BasicTransform)):
+        near = difflib.get_close_matches(name, dir(A), n=1)
+        mean = f"; did you mean {near[0]!r}?" if near else ""
+        raise UserError(f"augment: albumentations has no {name!r}{mean}")
+    known = inspect.signature(cls.__init__).parameters
+    if "size" in known:  # what the backbone wants, unless the YAML says otherwise
+        kwargs = {"size": (size, size), **kwargs}
+    if "interpolation" in known:
+        kwargs = {"interpolation": mode, **kwargs}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # albumentations 2.0.8 only warns of an unknown argument
+        try:
+            return cls(**kwargs)
+        except Exception as error:  # its validators raise many kinds; all mean a bad argument
+            text = " ".join(str(error).split())
+            raise UserError(f"augment: {name}: {text}; it takes {', '.join(known)}") from None

@@ -1,0 +1,259 @@
+"""The training loop of one fold: epochs that resume weight for weight."""
+
+import math
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from timm.data import Mixup
+from timm.scheduler import CosineLRScheduler
+from timm.utils import ModelEmaV3
+from torch import nn
+
+from pipeline.parts import records
+from pipeline.parts.augment import Augment
+from pipeline.parts.cli import UserError
+from pipeline.parts.config import Experiment, Mix, Train
+from pipeline.parts.images import Pixels
+from pipeline.parts.infer import Normalise, make_accelerator, predict_probabilities, workers
+from pipeline.parts.loader import EpochBatches, Pictures, derive_seed, make_loader
+from pipeline.parts.metrics import METRICS
+from pipeline.parts.model import build_model, parameter_groups, preprocessing, save_weights
+from pipeline.parts.progress import Progress
+
+LOG_COLUMNS = ["epoch", "lr", "train_loss", "valid_loss", "valid_score", "images_per_s", "seconds"]
+
+
+class Trainer:
+    """Model, optimizer, schedule and data of one fold; `state()` and `resume()` hold it all.
+
+    Randomness of an epoch comes from (seed, fold, epoch) only, so nothing else need be saved.
+    """
+
+    def __init__(
+        self,
+        settings: Experiment,
+        fold: int,
+        classes: int,
+        pixels: Pixels,
+        train: pd.DataFrame,
+        valid: pd.DataFrame,
+        metric: str,
+    ):
+        self.settings, self.fold, self.metric = settings, fold, metric
+        self.pixels, self.valid = pixels, valid
+        self.seed = derive_seed(settings.train.seed, "fold", fold)
+        self.accelerator = make_accelerator(settings.runtime)
+        torch.manual_seed(self.seed)  # the random head
+        model = build_model(settings.model, classes, fold).to(self.accelerator.device)
+        self.preprocessing = preprocessing(model, settings.model)
+        self.batches = EpochBatches(len(train), settings.train.batch_size, self.seed)
+        self.loader = self._train_loader(train)
+        self.steps = settings.train.epochs * len(self.batches)
+        optimizer = torch.optim.AdamW(
+            parameter_groups(model, settings.train), lr=settings.train.lr, fused=True
+        )
+        self.schedule = make_schedule(optimizer, settings.train, self.steps)
+        self.ema = make_ema(model, settings.train, self.steps)  # a copy: before it is wrapped
+        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.mixer = Mixer(settings.mix, classes, settings.train.label_smoothing)
+        self.normalise = Normalise(self.preprocessing, self.accelerator.device)
+        self.epoch, self.log = 0, []
+
+    def run(self, last: Path) -> None:
+        """Train the epochs that are left; after each, `last` holds everything to go on from."""
+        while self.epoch < self.settings.train.epochs:
+            started = time.monotonic()
+            loss, rate = self.train_epoch()
+            prob = self.predict_valid(f"{self.label()} valid")
+            self.epoch += 1
+            row = self.row(loss, prob, rate, started)
+            self.log.append(row)
+            with records.writing(last) as tmp:
+                torch.save(self.state(), tmp)
+            with records.writing(last.with_name("log.csv")) as tmp:
+                pd.DataFrame(self.log, columns=LOG_COLUMNS).to_csv(tmp, index=False)
+            print(f"{'train':<9} {self.describe(row)}", flush=True)
+
+    def train_epoch(self) -> tuple[float, float]:
+        """One pass; returns the mean loss and images/s. Raises UserError when the loss is NaN."""
+        seed = derive_seed(self.seed, "epoch", self.epoch)
+        torch.manual_seed(seed)  # dropout, drop path
+        np.random.seed(seed)
+        self.batches.epoch = self.epoch
+        self.model.train()
+        started = time.monotonic()
+        total, images = torch.zeros((), device=self.accelerator.device), 0
+        with Progress(self.label(), self.batches.n, "images") as progress:
+            for number, (pixels, target) in enumerate(self.loader):
+                self.schedule.step_update(self.epoch * len(self.batches) + number)
+                total += self.step(pixels, target) * len(pixels)  # no .item(): no waiting
+                images += len(pixels)
+                progress.advance(len(pixels))
+        loss = total.item() / images
+        if not math.isfinite(loss):
+            raise UserError(
+                f"{self.label()}: the loss is {loss}: lower train.lr, or set train.clip_grad or "
+                "runtime.precision: no"
+            )
+        return loss, images / (time.monotonic() - started)
+
+    def step(self, pixels: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        images = self.normalise(pixels)
+        target = target.to(images.device, non_blocking=True)
+        images, target = self.mixer(images, target)
+        logits = self.model(images)  # Accelerate wraps it in autocast
+        loss = F.cross_entropy(logits, target, label_smoothing=self.mixer.smoothing_left)
+        self.optimizer.zero_grad()
+        self.accelerator.backward(loss)
+        if self.settings.train.clip_grad:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.train.clip_grad)
+        self.optimizer.step()
+        if self.ema:
+            self.ema.update(self.model)
+        return loss.detach()
+
+    def predict_valid(self, label: str) -> np.ndarray:
+        """Plain probabilities of the held-out images with the weights that would be saved."""
+        return predict_probabilities(
+            self.final_model(),
+            self.pixels,
+            self.valid.row.to_numpy(),
+            self.preprocessing,
+            "none",
+            self.accelerator,
+            self.settings.runtime,
+            label,
+        )
+
+    def final_model(self) -> nn.Module:
+        return self.ema.module if self.ema else self.model
+
+    def row(self, loss: float, prob: np.ndarray, rate: float, started: float) -> dict[str, float]:
+        target = self.valid.target.to_numpy()
+        return {
+            "epoch": self.epoch,
+            "lr": self.last_lr(),
+            "train_loss": round(loss, 5),
+            "valid_loss": round(METRICS["log_loss"](target, prob), 5),
+            "valid_score": round(METRICS[self.metric](target, prob), 5),
+            "images_per_s": round(rate, 1),
+            "seconds": round(time.monotonic() - started, 1),
+        }
+
+    def last_lr(self) -> float:
+        group = self.optimizer.param_groups[0]
+        return float(f"{group['lr'] / group['lr_scale']:.4g}")
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "epoch": self.epoch,
+            "log": self.log,
+            "model": self.accelerator.unwrap_model(self.model).state_dict(),
+            "ema": self.ema.module.state_dict() if self.ema else None,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
+        }
+
+    def resume(self, state: dict[str, Any]) -> None:
+        self.epoch, self.log = state["epoch"], state["log"]
+        self.accelerator.unwrap_model(self.model).load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.ema:
+            self.ema.module.load_state_dict(state["ema"])
+        if self.accelerator.scaler:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+
+    def save(self, path: Path) -> None:
+        save_weights(self.accelerator.unwrap_model(self.final_model()), path)
+
+    def label(self) -> str:
+        epochs = self.settings.train.epochs
+        return f"fold {self.fold}  epoch {min(self.epoch + 1, epochs)}/{epochs}"
+
+    def describe(self, row: dict[str, float]) -> str:
+        return (
+            f"fold {self.fold}  epoch {row['epoch']}/{self.settings.train.epochs}  "
+            f"loss {row['train_loss']:.3f}  valid loss {row['valid_loss']:.3f}  "
+            f"{self.metric} {row['valid_score']:.4f}  {row['images_per_s']:.0f} images/s  "
+            f"{row['seconds']:.0f} s"
+        )
+
+    def _train_loader(self, train: pd.DataFrame) -> torch.utils.data.DataLoader:
+        size, mode = self.preprocessing["size"], self.preprocessing["interpolation"]
+        augment = Augment(self.settings.augment, size, mode)
+        rows, target = train.row.to_numpy(), train.target.to_numpy()
+        on_gpu = self.accelerator.device.type == "cuda"
+        pictures = Pictures(self.pixels, rows, target, augment)
+        return make_loader(pictures, self.batches, workers(self.settings.runtime, on_gpu), on_gpu)
+
+
+class Mixer:
+    """Mix-up and CutMix on the device (timm), for odd batches too: the last image stays plain.
+
+    `smoothing_left` is what the loss must still smooth: soft targets are smoothed already.
+    """
+
+    def __init__(self, settings: Mix, classes: int, smoothing: float):
+        self.mixup = None
+        if settings.mixup or settings.cutmix:
+            self.mixup = Mixup(
+                mixup_alpha=settings.mixup,
+                cutmix_alpha=settings.cutmix,
+                prob=settings.prob,
+                label_smoothing=smoothing,
+                num_classes=classes,
+            )
+        self.smoothing_left = 0.0 if self.mixup else smoothing
+        self.classes, self.smoothing = classes, smoothing
+
+    def __call__(
+        self, images: torch.Tensor, target: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns images and int targets, or soft ones [batch, classes] whose rows sum to 1."""
+        if self.mixup is None:
+            return images, target
+        even = len(images) // 2 * 2
+        mixed, soft = self.mixup(images[:even], target[:even])
+        if even == len(images):
+            return mixed, soft
+        one_hot = F.one_hot(target[even:], self.classes).to(soft.dtype)
+        plain = one_hot * (1 - self.smoothing) + self.smoothing / self.classes
+        return torch.cat([mixed, images[even:]]), torch.cat([soft, plain])
+
+
+def make_schedule(
+    optimizer: torch.optim.Optimizer, settings: Train, steps: int
+) -> CosineLRScheduler:
+    """Linear warm-up, then a half cosine to zero, per step; applies each group's lr_scale."""
+    warmup = round(settings.warmup * steps)
+    return CosineLRScheduler(
+        optimizer,
+        t_initial=max(1, steps - warmup),
+        warmup_t=warmup,
+        warmup_prefix=True,
+        t_in_epochs=False,
+    )
+
+
+def make_ema(model: nn.Module, settings: Train, steps: int) -> ModelEmaV3 | None:
+    """Weight average over a window of `settings.ema` of all steps.
+
+    A fixed decay of 0.9998 would leave a short run near its random start.
+    """
+    if not settings.ema:
+        return None
+    return ModelEmaV3(model, decay=math.exp(-1 / max(1.0, settings.ema * steps)), use_warmup=True)
+
+
+def peak_memory_gb() -> dict[str, float]:
+    """Largest resident memory of this process and, on a GPU, of its tensors."""
+    peak = {"ram_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2)}
+    if torch.cuda.is_available():
+        peak["gpu_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 2)
+    return peak

@@ -1,0 +1,99 @@
+"""Batches of uint8 pictures whose randomness does not depend on the number of workers.
+
+The sampler hands whole batches to workers, each with its own seed from (seed, fold, epoch, batch
+number): 0, 1 or 8 workers give equal batches, and a resumed epoch equals an uninterrupted one.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from pipeline.parts.augment import Augment
+from pipeline.parts.images import Pixels
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+
+
+class BatchSpec(NamedTuple):
+    seed: int
+    rows: list[int]  # positions in the dataset, not in the pixels
+
+
+def derive_seed(*parts: int | str) -> int:
+    """A 32-bit seed from names and numbers; unlike sums, (1, 2) and (2, 1) differ."""
+    text = "/".join(str(part) for part in parts)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest())
+
+
+class Pictures(Dataset):
+    """Indexed by a BatchSpec: (uint8 [batch, size, size, 3], targets int64 [batch])."""
+
+    def __init__(
+        self,
+        pixels: Pixels,
+        rows: np.ndarray,
+        targets: np.ndarray,
+        transform: Callable[[np.ndarray], np.ndarray],
+    ):
+        self.pixels, self.rows, self.transform = pixels, rows, transform
+        self.targets = torch.from_numpy(np.array(targets, dtype=np.int64))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, spec: BatchSpec) -> Batch:
+        if isinstance(self.transform, Augment):
+            self.transform.seed(spec.seed)  # once a batch: per image it costs 0.2 ms
+        images = np.stack([self.transform(self.pixels[self.rows[i]]) for i in spec.rows])
+        return torch.from_numpy(images), self.targets[spec.rows]
+
+
+class EpochBatches:
+    """Shuffled batches of the current `epoch`, all within one image of equal size.
+
+    Every image is used once an epoch, and no tiny last batch upsets BatchNorm.
+    """
+
+    def __init__(self, n: int, batch_size: int, seed: int):
+        self.n, self.seed, self.epoch = n, seed, 0
+        self.count = max(1, round(n / batch_size))
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[BatchSpec]:
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.n)
+        for number, rows in enumerate(np.array_split(order, self.count)):
+            yield BatchSpec(derive_seed(self.seed, self.epoch, number), rows.tolist())
+
+
+def in_order(n: int, batch_size: int) -> list[BatchSpec]:
+    return [
+        BatchSpec(0, list(range(start, min(start + batch_size, n))))
+        for start in range(0, n, batch_size)
+    ]
+
+
+def make_loader(
+    pictures: Pictures, batches: EpochBatches | list[BatchSpec], workers: int, pin: bool
+) -> DataLoader:
+    return DataLoader(
+        pictures,
+        sampler=batches,
+        batch_size=None,  # an index is already a whole batch
+        num_workers=workers,
+        pin_memory=pin,
+        # its own generator: the worker seeds must not disturb the training's random numbers
+        generator=torch.Generator().manual_seed(0),
+        worker_init_fn=_one_thread if workers else None,
+    )
+
+
+def _one_thread(worker: int) -> None:
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)

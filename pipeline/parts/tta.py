@@ -1,0 +1,49 @@
+"""Test-time augmentation: named lists of views, each used exactly once.
+
+A view is a function of normalised images [batch, 3, height, width]; it moves pixels and computes
+none, so a view costs one forward pass and nothing else.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+
+View = Callable[[torch.Tensor], torch.Tensor]
+
+
+def identity(x: torch.Tensor) -> torch.Tensor:
+    return x
+
+
+def dihedral(x: torch.Tensor, turns: int, flip: bool) -> torch.Tensor:
+    """Rotate by 90 degrees `turns` times, then mirror left-right."""
+    x = torch.rot90(x, turns, (2, 3))
+    return x.flip(3) if flip else x
+
+
+def crop(x: torch.Tensor, top: float, left: float, size: int) -> torch.Tensor:
+    """A square of `size` px; `top` and `left` are shares of the free margin (0.5: centred)."""
+    y = round(top * (x.shape[2] - size))
+    z = round(left * (x.shape[3] - size))
+    return x[:, :, y : y + size, z : z + size]
+
+
+VIEWS: dict[str, list[View]] = {
+    "none": [identity],
+    "hflip": [identity, partial(dihedral, turns=0, flip=True)],
+    "flips": [partial(dihedral, turns=t, flip=f) for t in (0, 2) for f in (False, True)],
+    "d4": [partial(dihedral, turns=t, flip=f) for t in range(4) for f in (False, True)],
+}
+
+
+def views(tta: str, size: int) -> list[View]:
+    if tta == "five-crop":
+        places = [(0.5, 0.5), (0, 0), (0, 1), (1, 0), (1, 1)]
+        return [partial(crop, top=top, left=left, size=size) for top, left in places]
+    return VIEWS[tta]
+
+
+def wants_margin(tta: str) -> bool:
+    """Whether the views cut from the packed picture instead of its resized self."""
+    return tta == "five-crop"

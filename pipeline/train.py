@@ -1,0 +1,175 @@
+"""Stage 3: fine-tune the backbone on each fold.
+
+reads   folds/COMPETITION-5-seed42.csv, the packed pixels
+writes  runs/EXPERIMENT/foldK/{model.safetensors, model.safetensors.json, log.csv}
+run     python -m pipeline.train demo --fold 0
+
+Each fold is one process. A killed run goes on at its last finished epoch, to the same weights.
+A finished fold is never retrained under changed settings: choose a new name, or --force.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import pandas as pd
+import typer
+
+from pipeline.parts import records
+from pipeline.parts.cli import UserError, run_stage, say, took
+from pipeline.parts.config import Experiment, load_competition, load_experiment
+from pipeline.parts.predictions import spread
+from pipeline.parts.prepared import Prepared, load_prepared
+from pipeline.parts.runs import first_weights_digest, model_path
+from pipeline.parts.splits import classes_of, folds_digest, load_folds
+
+VERSION = 1
+
+
+def main(
+    experiment: str,
+    fold: Annotated[int | None, typer.Option(help="only this fold, in this process")] = None,
+    force: Annotated[bool, typer.Option(help="retrain what other settings made")] = False,
+) -> None:
+    settings = load_experiment(experiment)
+    prepared, table = load_prepared(settings), load_folds(settings)
+    if fold is not None and not 0 <= fold < settings.folds.n:
+        raise UserError(f"--fold {fold}: the folds are 0 to {settings.folds.n - 1}")
+    started = time.monotonic()
+    todo = []
+    for k in range(settings.folds.n) if fold is None else [fold]:
+        model = model_path(settings.name, k)
+        key = train_key(settings, k, prepared, table)
+        refuse_or_forget(model, key, force)
+        if not records.is_current(model, key):
+            todo.append((k, key))
+    for k, key in todo:
+        if fold is None:
+            run_in_own_process(experiment, k)
+        else:
+            train_fold(settings, k, prepared, table, model_path(settings.name, k), key)
+    if fold is None:
+        say("train", f"{summary(settings)}, {took(started) if todo else 'up to date'}")
+
+
+def train_fold(
+    settings: Experiment,
+    fold: int,
+    prepared: Prepared,
+    table: pd.DataFrame,
+    out: Path,
+    key: dict[str, Any],
+) -> None:
+    """Train one fold to its last epoch, from where a killed run left it, and write `out`.
+
+    Raises UserError when the backbone's first weights cannot be had or the loss is NaN.
+    """
+    import torch  # late: a finished fold needs none of it
+
+    from pipeline.parts.fit import Trainer, peak_memory_gb
+
+    started = time.monotonic()
+    classes = classes_of(table)
+    metric = load_competition(settings.competition).metric
+    train, valid = split_rows(prepared.rows, table, classes, fold)
+    trainer = Trainer(settings, fold, len(classes), prepared.pixels, train, valid, metric)
+    last = out.with_name("last.pt")
+    if last.exists():
+        trainer.resume(torch.load(last, map_location="cpu", weights_only=True))
+        say("train", f"fold {fold}  goes on after epoch {trainer.epoch}")
+    with records.writing(out.with_name("started.json")) as tmp:
+        tmp.write_text(json.dumps(key))
+    trainer.run(last)
+    trainer.save(out)
+    records.commit(
+        out,
+        key,
+        started,
+        digest=records.file_digest(out),
+        classes=classes,
+        model=settings.model.model_dump(mode="json"),
+        preprocessing=trainer.preprocessing,
+        competition=settings.competition,
+        metric=metric,
+        scores=trainer.log[-1],
+        images={"train": len(train), "valid": len(valid)},
+        precision=trainer.accelerator.mixed_precision,
+        peak=peak_memory_gb(),
+    )
+    last.unlink(missing_ok=True)
+    out.with_name("started.json").unlink()
+    say("train", f"fold {fold}  {out}, {took(started)}")
+
+
+def split_rows(
+    rows: pd.DataFrame, table: pd.DataFrame, classes: list[str], fold: int
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Training and held-out images of a fold: image, row (in the pixels), target."""
+    position = {name: i for i, name in enumerate(rows.id) if rows.split[i] == "train"}
+    if set(position) != set(table.image):
+        gone = sorted(set(position) ^ set(table.image))
+        raise UserError(f"{len(gone)} images differ between folds and pixels, first {gone[0]!r}")
+    frame = pd.DataFrame(
+        {
+            "image": table.image,
+            "row": table.image.map(position),
+            "target": table.label.map({label: i for i, label in enumerate(classes)}),
+        }
+    )
+    return frame[table.fold != fold], frame[table.fold == fold]
+
+
+def train_key(
+    settings: Experiment, fold: int, prepared: Prepared, table: pd.DataFrame
+) -> dict[str, Any]:
+    """All a fold's weights depend on."""
+    return {
+        "version": VERSION,
+        **settings.key(),
+        "fold": fold,
+        "folds": folds_digest(table),
+        "pixels": prepared.record["digests"]["train"],
+        "first_weights": first_weights_digest(settings, fold, folds_digest(table)),
+    }
+
+
+def refuse_or_forget(model: Path, key: dict[str, Any], force: bool) -> None:
+    """Refuse to mix other settings with this run, or with `force` delete what they made."""
+    last, started = model.with_name("last.pt"), model.with_name("started.json")
+    changes = []
+    if record := records.load(model):
+        changes = records.differences(record["key"], records.plain(key))
+    elif last.exists() and started.exists():
+        changes = records.differences(json.loads(started.read_text()), records.plain(key))
+    if changes and not force:
+        raise UserError(
+            f"{model.parent} was trained with other settings: {'; '.join(changes)}; give the "
+            "experiment a new name, or --force to train it again"
+        )
+    if changes:
+        for path in (records.record_path(model), model, last, started):
+            path.unlink(missing_ok=True)
+
+
+def run_in_own_process(experiment: str, fold: int) -> None:
+    """A fold a process: its memory is surely freed, and a crash names its fold."""
+    command = [sys.executable, "-m", "pipeline.train", experiment, "--fold", str(fold)]
+    code = subprocess.run(command).returncode
+    if code in (2, 130):
+        sys.exit(code)  # it has said why
+    if code:
+        raise UserError(f"fold {fold} died (exit {code}); the same command goes on where it was")
+
+
+def summary(settings: Experiment) -> str:
+    kept = [records.load(model_path(settings.name, k)) for k in range(settings.folds.n)]
+    scores = spread([record["scores"]["valid_score"] for record in kept])
+    folder = model_path(settings.name, 0).parents[1]
+    return f"{folder}: {len(kept)} folds, {kept[0]['metric']} {scores} (plain, last epoch)"
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,162 @@
+"""Models: freezing really freezes, each parameter is in one group, weights come back equal."""
+
+import importlib.util
+import time
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+from pipeline.parts import records
+from pipeline.parts.cli import UserError
+from pipeline.parts.config import Model, Train
+from pipeline.parts.model import (
+    build_model,
+    freeze_until,
+    load_model,
+    parameter_groups,
+    preprocessing,
+    save_weights,
+)
+from pipeline.parts.weights import PYPI
+
+TINY = {"backbone": "test_efficientnet", "weights": "none", "size": 32}
+
+
+def statistics(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {k: v.clone() for k, v in model.state_dict().items() if "running_" in k}
+
+
+@pytest.mark.parametrize("freeze", ["backbone", "blocks.1"])
+def test_frozen_layers_do_not_move(freeze: str) -> None:
+    model = build_model(Model(**TINY, freeze=freeze), classes=3, fold=0)
+    before_stats = statistics(model)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    model.train()  # the trap: it would set BatchNorm's statistics moving again
+    optimizer = torch.optim.SGD(parameter_groups(model, Train()), lr=0.1)
+    model(torch.randn(4, 3, 32, 32)).square().sum().backward()
+    optimizer.step()
+    moved = {
+        name.split(".")[0] for name, p in model.named_parameters() if (p != before[name]).any()
+    }
+    moved_stats = {name for name, v in statistics(model).items() if (v != before_stats[name]).any()}
+    assert "classifier" in moved
+    assert "conv_stem" not in moved
+    if freeze == "backbone":
+        assert moved == {"classifier"}
+        assert not moved_stats
+    else:
+        frozen = ("bn1", "blocks.0", "blocks.1")
+        assert not [name for name in moved_stats if name.startswith(frozen)]
+        assert [name for name in moved_stats if name.startswith("blocks.2")]
+        assert not [
+            n for n, p in model.named_parameters() if p.requires_grad and n.startswith(frozen)
+        ]
+        assert "blocks" in moved
+
+
+def test_unknown_module_is_refused() -> None:
+    with pytest.raises(UserError, match=r"no module 'layer9'; try backbone or one of"):
+        freeze_until(timm.create_model("test_resnet"), "layer9")
+
+
+def test_embeddings_outside_of_layers_freeze_too() -> None:
+    model = timm.create_model("test_vit", num_classes=3)
+    freeze_until(model, "blocks.0")
+    trainable = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert not {"pos_embed", "cls_token"} & trainable
+    assert "blocks.1.attn.qkv.weight" in trainable
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext"])
+def test_each_parameter_is_in_one_group(name: str) -> None:
+    model = timm.create_model(name, num_classes=3)
+    groups = parameter_groups(model, Train(head_lr_mult=7, layer_decay=0.5, weight_decay=0.1))
+    grouped = [id(p) for group in groups for p in group["params"]]
+    assert sorted(grouped) == sorted(id(p) for p in model.parameters())
+    scale = {id(p): group["lr_scale"] for group in groups for p in group["params"]}
+    decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+    assert {scale[id(p)] for p in model.get_classifier().parameters()} == {7}
+    assert min(scale.values()) < 0.5, "layer decay reaches the stem"
+    assert {decay[id(p)] for p in model.parameters() if p.ndim <= 1} == {0}
+
+
+def test_frozen_parameters_are_in_no_group() -> None:
+    model = build_model(Model(**TINY, freeze="backbone"), classes=3, fold=0)
+    grouped = [p for group in parameter_groups(model, Train()) for p in group["params"]]
+    assert sum(p.numel() for p in grouped) == 3 * model.num_features + 3
+
+
+@pytest.mark.parametrize("freeze", [None, "backbone"])
+def test_saved_weights_come_back(freeze: str | None, tmp_path: Path) -> None:
+    settings = Model(**TINY, freeze=freeze)
+    model = build_model(settings, classes=3, fold=0).eval()
+    images = torch.randn(2, 3, 32, 32)
+    expected = model(images)
+    path = tmp_path / "model.safetensors"
+    save_weights(model, path)
+    facts = {"classes": ["a", "b", "c"], "model": settings.model_dump()}
+    records.commit(path, {}, time.monotonic(), digest=records.file_digest(path), **facts)
+    loaded, record = load_model(path)
+    assert record["classes"] == ["a", "b", "c"]
+    torch.testing.assert_close(loaded(images), expected, rtol=0, atol=1e-5)
+    path.write_bytes(path.read_bytes()[:-4] + b"\0\0\0\1")
+    with pytest.raises(UserError, match="damaged copy"):
+        load_model(path)
+
+
+def test_preprocessing_is_the_backbones_own() -> None:
+    settings = Model(backbone="tf_efficientnet_lite0", weights="none", size=128)
+    facts = preprocessing(timm.create_model(settings.backbone), settings)
+    assert facts["mean"] == [0.5, 0.5, 0.5]
+    assert facts["interpolation"] == "bicubic"
+    assert facts["size"] == 128
+
+
+def test_pypi_weights_are_real(tmp_path: Path) -> None:
+    """Every tensor but the new head is the package's own."""
+    settings = Model(size=224)
+    model = build_model(settings, classes=5, fold=0)
+    package = importlib.util.find_spec(PYPI[settings.backbone])
+    state = torch.load(next(Path(package.origin).parent.glob("models/*.pth")), weights_only=True)
+    own = model.state_dict()
+    assert len(own) == len(state)
+    pairs = list(zip(own.items(), state.values(), strict=True))[:-2]
+    assert all(torch.equal(value, source) for (_, value), source in pairs)
+    assert own["classifier.weight"].shape == (5, 1280)
+
+
+def test_local_file_as_weights(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    source = timm.create_model("test_resnet", num_classes=1000)
+    save_file(source.state_dict(), tmp_path / "w.safetensors")
+    settings = Model(backbone="test_resnet", weights=str(tmp_path / "w.safetensors"), size=32)
+    model = build_model(settings, classes=4, fold=0)
+    assert torch.equal(model.conv1[0].weight, source.conv1[0].weight)
+    assert model.get_classifier().out_features == 4
+
+
+@pytest.mark.parametrize(
+    ("backbone", "weights", "said"),
+    [
+        ("test_resnet", "pypi", "pypi has none for 'test_resnet'"),
+        ("test_resnett", "none", "timm has no 'test_resnett'"),
+    ],
+)
+def test_weights_that_cannot_be_had(backbone: str, weights: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        build_model(Model(backbone=backbone, weights=weights, size=32), classes=2, fold=0)
+
+
+def test_failed_download_names_the_other_sources(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_network(*args: object, **kwargs: object) -> None:
+        raise OSError("no route to the hub")
+
+    monkeypatch.setattr("pipeline.parts.weights.timm.create_model", no_network)
+    with pytest.raises(UserError) as error:
+        build_model(Model(backbone="test_resnet", weights="hub", size=32), classes=2, fold=0)
+    assert "\n" not in str(error.value)
+    for word in ("no route to the hub", "a path", "run:NAME", "pypi", "none"):
+        assert word in str(error.value)

@@ -1,0 +1,285 @@
+"""Training: resumes bit for bit, refuses to mix settings, leaves a model that explains itself."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pipeline.parts import records
+from pipeline.parts.config import Mix, Train
+from pipeline.parts.fit import Mixer, make_ema, make_schedule
+
+HARD = {  # everything that draws random numbers or carries state from step to step
+    "augment": [{"RandomResizedCrop": {"scale": [0.5, 1.0]}}, "SquareSymmetry"],
+    "mix": {"mixup": 0.4, "cutmix": 1.0},
+    "model": {"drop_rate": 0.2, "drop_path_rate": 0.1},
+    "train": {"epochs": 3, "ema": 0.3, "clip_grad": 1.0, "label_smoothing": 0.1},
+}
+
+
+def weights(space: Path, name: str = "tiny", fold: int = 0) -> dict[str, torch.Tensor]:
+    return load_file(space / "runs" / name / f"fold{fold}" / "model.safetensors")
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_killed_at_any_moment_it_ends_in_the_same_weights(
+    run: Callable[..., str], write: Callable[..., str], space: Path
+) -> None:
+    whole, killed = write("whole", **HARD), write("killed", **HARD)
+    run("prepare", whole)
+    run("folds", whole)
+    run("train", whole, "--fold", "0")
+    command = [sys.executable, "-m", "pipeline.train", killed, "--fold", "0"]
+    folder = space / "runs" / "killed" / "fold0"
+    kill_when(command, lambda: (folder / "last.pt").exists())
+    assert not (folder / "model.safetensors").exists()
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "goes on after epoch" in done.stdout
+    assert same(weights(space, "whole"), weights(space, "killed"))
+    log = pd.read_csv(folder / "log.csv")
+    assert list(log.epoch) == [1, 2, 3]
+    whole_log = pd.read_csv(space / "runs" / "whole" / "fold0" / "log.csv")
+    assert list(log.train_loss) == list(whole_log.train_loss)
+    assert sorted(path.name for path in folder.iterdir() if ".tmp" not in path.name) == [
+        "log.csv",
+        "model.safetensors",
+        "model.safetensors.json",
+    ]
+
+
+def kill_when(command: list[str], ready: Callable[[], bool]) -> None:
+    """Start a real process and SIGKILL it at the first moment that `ready` says yes."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not ready() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "it ended before it could be killed"
+
+
+def interrupt(*args: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_every_epoch_is_a_resume_point(
+    run: Callable[..., str],
+    write: Callable[..., str],
+    space: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Stopped after each epoch in turn, also between the last epoch and the model file."""
+    from pipeline.parts.fit import Trainer
+
+    whole, stopped = write("whole", **HARD), write("stopped", **HARD)
+    run("prepare", whole)
+    run("folds", whole)
+    run("train", whole, "--fold", "0")
+    original, epochs = Trainer.train_epoch, []
+
+    def one_epoch_then_stop(self: Trainer) -> tuple[float, float]:
+        if len(epochs) % 2:
+            epochs.append("stop")
+            raise KeyboardInterrupt
+        epochs.append(self.epoch)
+        return original(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train_epoch", one_epoch_then_stop)
+        for _ in range(2):
+            said = run("train", stopped, "--fold", "0", expect=130)
+            assert "the same command goes on" in said
+        patch.setattr(Trainer, "save", interrupt)
+        run("train", stopped, "--fold", "0", expect=130)
+    run("train", stopped, "--fold", "0")
+    assert epochs == [0, "stop", 1, "stop", 2]
+    assert same(weights(space, "whole"), weights(space, "stopped"))
+
+
+def test_changed_settings_are_refused_by_name(
+    run: Callable[..., str], write: Callable[..., str], trained: str, space: Path
+) -> None:
+    before = weights(space)
+    assert "tiny/fold" not in run("train", trained, "--fold", "0"), "nothing to do"
+    write(train={"lr": 0.0005})
+    said = run("train", trained, "--fold", "0", expect=2)
+    assert "train.lr: 0.001 → 0.0005" in said
+    assert len(said.strip().splitlines()) == 1
+    assert same(before, weights(space))
+    run("train", trained, "--fold", "0", "--force")
+    assert not same(before, weights(space))
+    assert "train.lr: 0.001 → 0.0005" in run("train", trained, "--fold", "1", expect=2)
+
+
+def test_half_a_run_of_other_settings_is_refused_too(
+    run: Callable[..., str], write: Callable[..., str], space: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipeline.parts.fit import Trainer
+
+    experiment = write()
+    run("prepare", experiment)
+    run("folds", experiment)
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "save", interrupt)
+        run("train", experiment, "--fold", "0", expect=130)
+    assert (space / "runs/tiny/fold0/last.pt").exists()
+    write(train={"seed": 9})
+    assert "train.seed: 0 → 9" in run("train", experiment, "--fold", "0", expect=2)
+
+
+def test_the_model_explains_itself(trained: str, space: Path) -> None:
+    path = space / "runs/tiny/fold1/model.safetensors"
+    record = records.load(path)
+    assert record["classes"] == sorted(record["classes"])
+    assert len(record["classes"]) == 4
+    assert record["preprocessing"]["size"] == 32
+    assert len(record["preprocessing"]["mean"]) == 3
+    assert record["digest"] == records.file_digest(path)
+    assert record["key"]["fold"] == 1
+    assert record["images"] == {"train": 30, "valid": 30}
+    assert record["peak"]["ram_gb"] > 0.1
+    assert record["scores"]["valid_score"] == pd.read_csv(path.with_name("log.csv")).valid_score[1]
+
+
+def test_folds_and_seeds_give_different_weights(
+    run: Callable[..., str], write: Callable[..., str], trained: str, space: Path
+) -> None:
+    assert not same(weights(space, fold=0), weights(space, fold=1))
+    run("train", write("other", train={"seed": 1}), "--fold", "0")
+    assert not same(weights(space), weights(space, "other"))
+
+
+def test_workers_do_not_change_the_weights(
+    run: Callable[..., str], write: Callable[..., str], trained: str, space: Path
+) -> None:
+    run("train", write("workers", runtime={"workers": 2}), "--fold", "0")
+    assert same(weights(space), weights(space, "workers"))
+
+
+def test_all_folds_run_in_processes_of_their_own(
+    run: Callable[..., str], write: Callable[..., str], space: Path
+) -> None:
+    experiment = write(train={"epochs": 1})
+    run("prepare", experiment)
+    run("folds", experiment)
+    said = run("train", experiment)
+    assert "2 folds, accuracy 0." in said
+    assert "±" in said
+    assert "up to date" in run("train", experiment)
+
+
+def test_a_loss_that_is_not_a_number_stops_with_advice(
+    run: Callable[..., str], write: Callable[..., str]
+) -> None:
+    experiment = write(train={"lr": 1e30})
+    run("prepare", experiment)
+    run("folds", experiment)
+    assert "lower train.lr" in run("train", experiment, "--fold", "0", expect=2)
+
+
+@pytest.mark.parametrize("fold", ["2", "-1"])
+def test_no_such_fold(fold: str, run: Callable[..., str], write: Callable[..., str]) -> None:
+    experiment = write()
+    run("prepare", experiment)
+    run("folds", experiment)
+    assert "the folds are 0 to 1" in run("train", experiment, "--fold", fold, expect=2)
+
+
+def test_stages_before_are_named(run: Callable[..., str], write: Callable[..., str]) -> None:
+    experiment = write()
+    assert "run python -m pipeline.prepare" in run("train", experiment, expect=2)
+    run("prepare", experiment)
+    assert "run python -m pipeline.folds" in run("train", experiment, expect=2)
+
+
+def test_another_run_as_first_weights(
+    run: Callable[..., str], write: Callable[..., str], trained: str, space: Path
+) -> None:
+    still = {"lr": 1e-12, "weight_decay": 0.0, "epochs": 1}
+    run("train", write("second", model={"weights": "run:tiny"}, train=still), "--fold", "1")
+    first, second = weights(space, fold=1), weights(space, "second", fold=1)
+    assert torch.allclose(first["layer4.0.conv1.weight"], second["layer4.0.conv1.weight"])
+    assert not torch.allclose(first["fc.weight"], second["fc.weight"]), "the head is new"
+    other = write("third", model={"weights": "run:tiny"}, folds={"seed": 1})
+    run("folds", other)
+    assert "it would leak" in run("train", other, "--fold", "0", expect=2)
+    none = write("fourth", model={"weights": "run:nothing"})
+    assert "has no finished fold 0" in run("train", none, "--fold", "0", expect=2)
+
+
+def test_a_class_absent_from_a_training_part_is_refused(
+    run: Callable[..., str], trained: str, space: Path
+) -> None:
+    path = space / "folds/demo-2-seed42.csv"
+    table = pd.read_csv(path)
+    table.loc[table.label == table.label[0], "fold"] = 1
+    table.to_csv(path, index=False)
+    said = run("train", trained, expect=2)
+    assert f"class '{table.label[0]}' has all its images in fold 1" in said
+
+
+class TestMixer:
+    def test_odd_batches_and_rows_that_sum_to_one(self) -> None:
+        np.random.seed(1)
+        mixer = Mixer(Mix(mixup=1.0), classes=4, smoothing=0.1)
+        images = torch.arange(5.0).reshape(5, 1, 1, 1).expand(5, 3, 2, 2).clone()
+        mixed, soft = mixer(images.clone(), torch.tensor([0, 1, 2, 3, 1]))
+        assert mixed.shape == images.shape
+        assert soft.shape == (5, 4)
+        torch.testing.assert_close(soft.sum(1), torch.ones(5))
+        assert torch.equal(mixed[4], images[4]), "the odd one stays plain"
+        torch.testing.assert_close(soft[4], torch.tensor([0.025, 0.925, 0.025, 0.025]))
+        assert not torch.equal(mixed[:4], images[:4])
+        assert mixer.smoothing_left == 0.0
+
+    def test_label_shares_follow_the_pixels(self) -> None:
+        np.random.seed(2)
+        mixer = Mixer(Mix(mixup=1.0), classes=2, smoothing=0.0)
+        images = torch.tensor([0.0, 1.0]).reshape(2, 1, 1, 1).expand(2, 3, 4, 4).clone()
+        mixed, soft = mixer(images, torch.tensor([0, 1]))
+        torch.testing.assert_close(mixed[:, 0, 0, 0], soft[:, 1])
+        assert 0.01 < soft[0, 1] < 0.99
+
+    def test_off_means_untouched(self) -> None:
+        mixer = Mixer(Mix(), classes=2, smoothing=0.1)
+        images, target = torch.rand(3, 3, 2, 2), torch.tensor([0, 1, 1])
+        same_images, same_target = mixer(images, target)
+        assert same_images is images
+        assert same_target is target
+        assert mixer.smoothing_left == 0.1
+
+
+def test_schedule_warms_up_and_falls_to_zero_in_every_group() -> None:
+    parameters = [torch.nn.Parameter(torch.zeros(1)) for _ in range(2)]
+    groups = [{"params": [p], "lr_scale": s} for p, s in zip(parameters, (1.0, 10.0), strict=True)]
+    optimizer = torch.optim.AdamW(groups, lr=0.1)
+    schedule = make_schedule(optimizer, Train(warmup=0.2), steps=50)
+    rates = []
+    for step in range(50):
+        schedule.step_update(step)
+        rates.append([group["lr"] for group in optimizer.param_groups])
+    body, head = np.array(rates).T
+    np.testing.assert_allclose(head, 10 * body)
+    assert body[0] == 0
+    assert body[:10].tolist() == sorted(body[:10])
+    assert body.max() == pytest.approx(0.1)
+    assert body.argmax() == 10
+    assert body[-1] < 0.002
+
+
+def test_ema_window_follows_the_number_of_steps() -> None:
+    model = torch.nn.Linear(1, 1)
+    short, long = (make_ema(model, Train(ema=0.1), steps=n) for n in (100, 10_000))
+    assert short.decay == pytest.approx(np.exp(-1 / 10))
+    assert long.decay == pytest.approx(np.exp(-1 / 1000))
+    assert make_ema(model, Train(), steps=100) is None

@@ -1,0 +1,38 @@
+"""Views: each one of the dihedral group exactly once, five crops from five places."""
+
+import pytest
+import torch
+
+from pipeline.parts.tta import views
+
+
+def keys(tta: str, image: torch.Tensor, size: int) -> list[tuple[float, ...]]:
+    return [tuple(view(image).flatten().tolist()) for view in views(tta, size)]
+
+
+ASYMMETRIC = torch.arange(12.0).reshape(1, 3, 2, 2)
+
+
+@pytest.mark.parametrize(("tta", "count"), [("none", 1), ("hflip", 2), ("flips", 4), ("d4", 8)])
+def test_each_view_once(tta: str, count: int) -> None:
+    seen = keys(tta, ASYMMETRIC, 2)
+    assert len(seen) == len(set(seen)) == count
+    assert tuple(ASYMMETRIC.flatten().tolist()) in seen
+
+
+def test_smaller_sets_are_parts_of_d4() -> None:
+    all_views = set(keys("d4", ASYMMETRIC, 2))
+    assert set(keys("hflip", ASYMMETRIC, 2)) < set(keys("flips", ASYMMETRIC, 2)) < all_views
+
+
+def test_flips_are_flips() -> None:
+    x = ASYMMETRIC
+    expected = {tuple(v.flatten().tolist()) for v in (x, x.flip(3), x.flip(2), x.flip(2, 3))}
+    assert set(keys("flips", x, 2)) == expected
+
+
+def test_five_crop_takes_centre_and_corners() -> None:
+    x = torch.arange(36.0).reshape(1, 1, 6, 6)
+    corners = [view(x)[0, 0, 0, 0].item() for view in views("five-crop", 4)]
+    assert corners == [7, 0, 2, 12, 14]
+    assert all(view(x).shape == (1, 1, 4, 4) for view in views("five-crop", 4))
