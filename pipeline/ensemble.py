@@ -1,0 +1,193 @@
+"""Stage 5: blend the folds of one or more runs, and score members and blend.
+
+reads   runs/RUN/foldK/{oof,test}.TTA.npz of each run, the folds file
+writes  runs/NAME/{oof,test}.npz and their record with the scores
+run     python -m pipeline.ensemble resnet50d convnext_tiny:2 --name blend
+
+Folds count equally; runs too, unless RUN:WEIGHT says otherwise. Rows and columns are matched by
+id and class name. Runs on different folds are refused: their blended score would leak.
+"""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
+import typer
+
+from pipeline.parts import records
+from pipeline.parts.cli import UserError, run_stage, say, took
+from pipeline.parts.config import Experiment, load_competition, load_experiment, root
+from pipeline.parts.predictions import Predictions, Split, prediction_path, spread
+from pipeline.parts.splits import classes_of, folds_digest, load_folds
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Member:
+    """A run in a blend; `digests` name its prediction files as they are now."""
+
+    settings: Experiment
+    tta: str
+    weight: float
+    digests: dict[str, str]
+
+    def path(self, fold: int, split: Split) -> Path:
+        return prediction_path(self.settings.name, fold, split, self.tta)
+
+
+def main(
+    runs: Annotated[list[str], typer.Argument(help="RUN or RUN:WEIGHT")],
+    name: Annotated[str | None, typer.Option(help="default: the run, when it is one")] = None,
+) -> None:
+    members = [load_member(text) for text in runs]
+    first = members[0].settings
+    if name is None and len(members) > 1:
+        raise UserError("several runs need a --name")
+    table = load_folds(first)
+    refuse_mixed(members, folds_digest(table))
+    started = time.monotonic()
+    out = root("runs") / (name or first.name) / "test.npz"
+    total = sum(member.weight for member in members)
+    key = {
+        "version": VERSION,
+        "competition": first.competition,
+        "folds": folds_digest(table),
+        "weights": {m.settings.name: m.weight / total for m in members},
+        "members": {m.settings.name: {"tta": m.tta, **m.digests} for m in members},
+    }
+    current = records.is_current(out, key)
+    if not current:
+        metric = load_competition(first.competition).metric
+        scores = blend(members, table, metric, out)
+        records.commit(out, key, started, metric=metric, scores=scores)
+    print_scores(records.load(out))
+    say("ensemble", f"{out.parent}/{{oof,test}}.npz, {'up to date' if current else took(started)}")
+
+
+def blend(members: list[Member], table: pd.DataFrame, metric: str, out: Path) -> dict[str, Any]:
+    """Write `out` (test) and its oof twin; return the scores of each member and of the blend.
+
+    Test probabilities are the weighted mean over all fold models; an out-of-fold row comes from
+    the one model of each member that has not seen it.
+    """
+    classes = classes_of(table)
+    scored = table[table.fold >= 0]
+    weights = np.array([member.weight for member in members])
+    oof = [out_of_fold(member, scored, classes) for member in members]
+    test_ids = Predictions.load(members[0].path(0, "test")).image
+    tests = [test_mean(member, test_ids, classes) for member in members]
+    blended = np.average(oof, axis=0, weights=weights).astype(np.float32)
+    test = np.average(tests, axis=0, weights=weights).astype(np.float32)
+    Predictions(list(scored.image), classes, blended).save(out.with_name("oof.npz"))
+    Predictions(test_ids, classes, test).save(out)
+    scores = {
+        f"{member.settings.name} {member.tta}": score(scored, prob, classes, metric)
+        for member, prob in zip(members, oof, strict=True)
+    }
+    if len(members) > 1:
+        scores["blend"] = score(scored, blended, classes, metric)
+    return scores
+
+
+def out_of_fold(member: Member, scored: pd.DataFrame, classes: list[str]) -> np.ndarray:
+    """Probabilities [len(scored), classes], each row from the fold that held it out."""
+    prob = np.empty((len(scored), len(classes)), dtype=np.float32)
+    for fold in range(member.settings.folds.n):
+        here = (scored.fold == fold).to_numpy()
+        file = Predictions.load(member.path(fold, "oof"))
+        prob[here] = file.aligned(list(scored.image[here]), classes)
+    return prob
+
+
+def test_mean(member: Member, image: list[str], classes: list[str]) -> np.ndarray:
+    folds = range(member.settings.folds.n)
+    files = [Predictions.load(member.path(fold, "test")) for fold in folds]
+    return np.mean([file.aligned(image, classes) for file in files], axis=0)
+
+
+def score(
+    scored: pd.DataFrame, prob: np.ndarray, classes: list[str], metric: str
+) -> dict[str, Any]:
+    """The metric per fold and on three slices of the held-out rows.
+
+    Twins are rows with a pixel-identical (or grouped) partner; conflicts are twins whose labels
+    contradict each other, so that no model can be right on all of them.
+    """
+    from pipeline.parts.metrics import METRICS  # late: scikit-learn
+
+    target = scored.label.map({name: i for i, name in enumerate(classes)}).to_numpy()
+    twins = scored.duplicated("group", keep=False).to_numpy()
+    conflicts = (scored.groupby("group").label.transform("nunique") > 1).to_numpy()
+    folds = sorted(scored.fold.unique())
+
+    def on(rows: np.ndarray) -> float:
+        return round(METRICS[metric](target[rows], prob[rows]), 5)
+
+    everything = np.ones(len(scored), dtype=bool)
+    slices = {"all": everything, "no_twins": ~twins, "no_conflicts": ~conflicts}
+    return {
+        "folds": [on((scored.fold == fold).to_numpy()) for fold in folds],
+        **{name: on(rows) for name, rows in slices.items() if rows.any()},
+        "rows": {name: int(rows.sum()) for name, rows in slices.items()},
+    }
+
+
+def print_scores(record: dict[str, Any]) -> None:
+    wide = max(len(name) for name in record["scores"]) + 2
+    print(f"{record['metric']:<{wide}}  CV mean ± std    OOF all   no twins  no conflicts")
+    for name, scores in record["scores"].items():
+        slices = [scores.get(part) for part in ("all", "no_twins", "no_conflicts")]
+        cells = [f"{value:.4f}" if value is not None else "-" for value in slices]
+        print(
+            f"{name:<{wide}}  {spread(scores['folds'])}  {cells[0]:<8}  {cells[1]:<8}  {cells[2]}"
+        )
+
+
+def load_member(text: str) -> Member:
+    """Parse RUN or RUN:WEIGHT; digest its prediction files.
+
+    Raises UserError for a bad weight and for each missing fold.
+    """
+    run, _, number = text.partition(":")
+    try:
+        weight = float(number or 1)
+    except ValueError:
+        weight = -1.0
+    if not 0 < weight < float("inf"):
+        raise UserError(f"{text!r}: the weight after ':' must be a number over 0")
+    settings = load_experiment(run)
+    tta = settings.predict.tta
+    digests = {}
+    for fold in range(settings.folds.n):
+        for split in ("oof", "test"):
+            path = prediction_path(settings.name, fold, split, tta)
+            if records.load(path) is None:
+                raise UserError(
+                    f"{run}: fold {fold} has no {split} predictions with tta {tta} ({path}); run "
+                    f"python -m pipeline.predict {run}"
+                )
+            digests[f"{split}{fold}"] = records.file_digest(path)
+    return Member(settings, tta, weight, digests)
+
+
+def refuse_mixed(members: list[Member], folds: str) -> None:
+    names = [member.settings.name for member in members]
+    if len(set(names)) < len(names):
+        raise UserError(f"a run stands twice in {names}; give it one weight")
+    if len({member.settings.competition for member in members}) > 1:
+        raise UserError(f"{names} belong to different competitions")
+    for member in members:
+        for fold in range(member.settings.folds.n):
+            if records.load(member.path(fold, "oof"))["folds"] != folds:
+                raise UserError(
+                    f"{member.settings.name} fold {fold} was trained on other folds than "
+                    f"{names[0]}: a blended score would leak"
+                )
+
+
+if __name__ == "__main__":
+    run_stage(main)

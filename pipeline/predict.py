@@ -1,0 +1,123 @@
+"""Stage 4: probabilities of the held-out and the test images, from each fold's model.
+
+reads   runs/EXPERIMENT/foldK/model.safetensors and its record, the packed pixels
+writes  runs/EXPERIMENT/foldK/{oof,test}.TTA.npz: image, classes, prob
+run     python -m pipeline.predict demo --split oof --tta d4
+
+Out-of-fold and test images go through the same function and the same views. A model's record
+says how its pictures are prepared; the experiment only says where they are.
+"""
+
+import time
+from enum import StrEnum
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from pipeline.parts import records
+from pipeline.parts.cli import UserError, run_stage, say, took
+from pipeline.parts.config import Experiment, load_experiment
+from pipeline.parts.predictions import Predictions, Split, prediction_path
+from pipeline.parts.prepared import Prepared, load_prepared
+from pipeline.parts.runs import model_path
+from pipeline.parts.splits import folds_digest, load_folds
+
+VERSION = 1
+
+
+class Splits(StrEnum):
+    OOF = "oof"
+    TEST = "test"
+    BOTH = "both"
+
+
+class TTA(StrEnum):
+    NONE = "none"
+    HFLIP = "hflip"
+    FLIPS = "flips"
+    D4 = "d4"
+    FIVE_CROP = "five-crop"
+
+
+def main(
+    experiment: str,
+    split: Annotated[Splits, typer.Option()] = Splits.BOTH,
+    tta: Annotated[TTA | None, typer.Option(help="default: the experiment's predict.tta")] = None,
+) -> None:
+    settings = load_experiment(experiment)
+    views = tta or settings.predict.tta
+    prepared, table = load_prepared(settings), load_folds(settings)
+    started, made = time.monotonic(), 0
+    for fold in range(settings.folds.n):
+        model = model_path(settings.name, fold)
+        record = records.load(model)
+        if record is None:
+            raise UserError(f"{model}: not trained; run python -m pipeline.train {experiment}")
+        if record["key"]["folds"] != folds_digest(table):
+            raise UserError(f"{model}: trained on another split than the folds file holds now")
+        held_out = table.image[table.fold == fold]
+        for part in ["oof", "test"] if split == Splits.BOTH else [split.value]:
+            made += update(settings, fold, part, str(views), prepared, list(held_out), record)
+    where = f"runs/{settings.name}/fold*/{{{'oof,test' if split == Splits.BOTH else split}}}"
+    say("predict", f"{where}.{views}.npz, {took(started) if made else 'up to date'}")
+
+
+def update(
+    settings: Experiment,
+    fold: int,
+    split: Split,
+    tta: str,
+    prepared: Prepared,
+    held_out: list[str],
+    record: dict[str, Any],
+) -> bool:
+    """Make one prediction file unless it is current; returns whether it was made."""
+    out = prediction_path(settings.name, fold, split, tta)
+    key = {
+        "version": VERSION,
+        "model": record["digest"],
+        "pixels": prepared.record["digests"]["train" if split == "oof" else "test"],
+        "size": prepared.record["key"]["size"],
+        "images": records.digest(held_out) if split == "oof" else None,
+        "split": split,
+        "tta": tta,
+    }
+    if records.is_current(out, key):
+        return False
+    started = time.monotonic()
+    rows = prepared.rows
+    in_test = rows.split == "test"
+    chosen = rows[in_test] if split == "test" else rows[rows.id.isin(held_out) & ~in_test]
+    label = f"fold {fold}  {split} {tta}"
+    prob = predict_rows(settings, fold, tta, prepared, chosen.index.to_numpy(), label)
+    Predictions(list(chosen.id), record["classes"], prob).save(out)
+    records.commit(out, key, started, images=len(chosen), folds=record["key"]["folds"])
+    return True
+
+
+def predict_rows(
+    settings: Experiment, fold: int, tta: str, prepared: Prepared, rows: np.ndarray, label: str
+) -> np.ndarray:
+    """Probabilities float32 [len(rows), classes] of rows of the packed pixels, in that order."""
+    from pipeline.parts.infer import make_accelerator, predict_probabilities  # late: torch
+    from pipeline.parts.model import load_model
+
+    model, record = load_model(model_path(settings.name, fold))
+    if (fit := record["preprocessing"]["fit"]) != settings.model.fit:
+        raise UserError(f"fold {fold} was trained on pictures made square by {fit}")
+    accelerator = make_accelerator(settings.runtime)
+    return predict_probabilities(
+        model.to(accelerator.device),
+        prepared.pixels,
+        rows,
+        record["preprocessing"],
+        tta,
+        accelerator,
+        settings.runtime,
+        label,
+    )
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,139 @@
+"""Stage 6: write the submission CSV, audited, in the form of the sample submission.
+
+reads   runs/NAME/test.npz, the competition's sample_submission.csv (and solution.csv if known)
+writes  submissions/NAME.csv and its record: git commit, members, CV
+run     python -m pipeline.submit demo
+
+Ids and their order, columns and their order come from the sample. Nothing is written before the
+audit passes.
+"""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline.parts import records
+from pipeline.parts.cli import UserError, run_stage, say, took
+from pipeline.parts.config import Competition, load_competition, root
+from pipeline.parts.predictions import Predictions, spread
+from pipeline.parts.tables import read_csv
+
+VERSION = 1
+
+
+def main(name: str) -> None:
+    started = time.monotonic()
+    blend = root("runs") / name / "test.npz"
+    record = records.load(blend)
+    if record is None:
+        raise UserError(f"{blend}: no predictions; run python -m pipeline.ensemble {name}")
+    competition = load_competition(record["key"]["competition"])
+    folder = prepared_data(competition)
+    sample_path, solution_path = folder / competition.sample, folder / competition.solution
+    sample = read_csv(sample_path, [competition.id])
+    out = root("submissions") / f"{name}.csv"
+    key = {
+        "version": VERSION,
+        "predictions": records.file_digest(blend),
+        "sample": records.digest(sample.to_dict("split")["data"]),
+        "columns": list(sample),
+        "form": competition.submission,
+        "solution": records.file_digest(solution_path) if solution_path.is_file() else None,
+    }
+    current = records.is_current(out, key)
+    if not current:
+        predictions = Predictions.load(blend)
+        table = fill_sample(sample, predictions, competition, str(sample_path))
+        with records.writing(out) as tmp:
+            table.to_csv(tmp, index=False, float_format="%.7g", lineterminator="\n")
+        facts = {"members": record["key"]["members"], "weights": record["key"]["weights"]}
+        facts |= {"metric": record["metric"], "cv": cv_of(record), "rows": len(table)}
+        if key["solution"]:
+            facts["hidden"] = hidden_score(solution_path, predictions, competition)
+        records.commit(out, key, started, **facts)
+    say("submit", f"{describe(out)}, {'up to date' if current else took(started)}")
+
+
+def fill_sample(
+    sample: pd.DataFrame, predictions: Predictions, competition: Competition, where: str
+) -> pd.DataFrame:
+    """The sample submission with our answers: labels, or a probability per class column.
+
+    Raises UserError when ids or columns do not match ours, or an answer is empty or NaN.
+    """
+    ids = list(sample[competition.id])
+    if twice := sample[competition.id][sample[competition.id].duplicated()].tolist():
+        raise UserError(f"{where}: id {twice[0]!r} stands twice")
+    if not np.isfinite(predictions.prob).all():
+        bad = predictions.image[int(np.argwhere(~np.isfinite(predictions.prob))[0, 0])]
+        raise UserError(f"the prediction of {bad!r} is not a number; predict again")
+    columns = [column for column in sample if column != competition.id]
+    classes = predictions.classes
+    table = sample[[competition.id]].copy()
+    try:
+        if competition.submission == "probability":
+            table[columns] = predictions.aligned(ids, columns)
+        else:
+            if columns != [competition.label]:
+                raise UserError(f"columns {columns}, expected [{competition.label!r}]")
+            chosen = predictions.aligned(ids, classes).argmax(1)
+            table[competition.label] = [classes[i] for i in chosen]
+    except UserError as error:
+        raise UserError(f"{where} does not fit the predictions: {error}") from None
+    table = table[list(sample)]
+    audit(table, sample, competition)
+    return table
+
+
+def audit(table: pd.DataFrame, sample: pd.DataFrame, competition: Competition) -> None:
+    """What Kaggle would refuse at night. Raises UserError."""
+    if list(table) != list(sample) or len(table) != len(sample):
+        raise UserError(f"shape {table.shape}, the sample has {sample.shape}")
+    if not (table[competition.id] == sample[competition.id]).all():
+        raise UserError("ids are not in the order of the sample")
+    if table.isna().any().any() or (table == "").any().any():
+        raise UserError("an answer is empty")
+
+
+def hidden_score(path: Path, predictions: Predictions, competition: Competition) -> float:
+    """The metric against known answers; they are used here only, after everything is decided."""
+    from pipeline.parts.metrics import METRICS  # late: scikit-learn
+
+    answers = read_csv(path, [competition.id, competition.label])
+    index = {name: i for i, name in enumerate(predictions.classes)}
+    if unknown := sorted(set(answers[competition.label]) - set(index)):
+        raise UserError(f"{path}: label {unknown[0]!r} does not occur in training")
+    prob = predictions.aligned(list(answers[competition.id]), predictions.classes)
+    target = answers[competition.label].map(index).to_numpy()
+    return round(METRICS[competition.metric](target, prob), 5)
+
+
+def cv_of(record: dict[str, Any]) -> dict[str, Any]:
+    """Scores of the blend, which stands last."""
+    return list(record["scores"].values())[-1]
+
+
+def prepared_data(competition: Competition) -> Path:
+    """The competition's folder as the last `prepare` was told."""
+    kept = (root("runs") / "_data" / competition.name).glob("*/images.csv.json")
+    newest = max(kept, key=lambda path: path.stat().st_mtime, default=None)
+    if newest is None:
+        raise UserError(f"{competition.name}: no pictures; run python -m pipeline.prepare")
+    return Path(records.load(newest.with_suffix(""))["data"])
+
+
+def describe(out: Path) -> str:
+    record = records.load(out)
+    cv, metric = record["cv"], record["metric"]
+    hidden = f", hidden test {record['hidden']:.4f}" if "hidden" in record else ""
+    return (
+        f"{out}: {record['rows']:,} rows, {metric} CV {spread(cv['folds'])}, "
+        f"OOF {cv['all']:.4f}{hidden}"
+    )
+
+
+if __name__ == "__main__":
+    run_stage(main)

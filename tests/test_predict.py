@@ -1,0 +1,150 @@
+"""Predictions carry their ids, do not depend on batches, and see each image once."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from accelerate import Accelerator
+
+from pipeline.parts.cli import UserError
+from pipeline.parts.config import Runtime
+from pipeline.parts.infer import Normalise, predict_probabilities
+from pipeline.parts.predictions import Predictions
+
+FACTS = {
+    "size": 6,
+    "fit": "stretch",
+    "interpolation": "bicubic",
+    "mean": [0.5, 0.4, 0.3],
+    "std": [0.2, 0.25, 0.5],
+}
+
+
+class Corner(torch.nn.Module):
+    """Looks at the upper left pixel only: every view of a picture gives another answer."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x[:, :, 0, 0] * torch.tensor([1.0, 0.5, -1.0])
+
+
+def probabilities(tta: str, pixels: np.ndarray, rows: list[int], batch: int = 2) -> np.ndarray:
+    runtime = Runtime(device="cpu", predict_batch=batch)
+    accelerator = Accelerator(cpu=True)
+    return predict_probabilities(
+        Corner(), pixels, np.array(rows), FACTS, tta, accelerator, runtime, "test"
+    )
+
+
+def by_hand(pixels: np.ndarray, corners: list[tuple[int, int]]) -> np.ndarray:
+    x = np.stack([pixels[:, y, z] for y, z in corners]).astype(np.float64) / 255
+    x = (x - FACTS["mean"]) / FACTS["std"] * [1.0, 0.5, -1.0]
+    e = np.exp(x)
+    return (e / e.sum(-1, keepdims=True)).mean(0)
+
+
+def random_pixels(size: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (5, size, size, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("tta", "corners"),
+    [
+        ("none", [(0, 0)]),
+        ("hflip", [(0, 0), (0, 5)]),
+        ("flips", [(0, 0), (0, 5), (5, 0), (5, 5)]),
+        ("d4", [(0, 0), (0, 5), (5, 0), (5, 5)]),
+    ],
+)
+def test_mean_over_views_in_the_order_of_rows(tta: str, corners: list[tuple[int, int]]) -> None:
+    pixels = random_pixels(6)
+    prob = probabilities(tta, pixels, [4, 0, 2])
+    assert prob.dtype == np.float32
+    np.testing.assert_allclose(prob, by_hand(pixels[[4, 0, 2]], corners), atol=1e-5)
+
+
+def test_five_crop_cuts_from_the_packed_picture() -> None:
+    pixels = random_pixels(8)
+    corners = [(1, 1), (0, 0), (0, 2), (2, 0), (2, 2)]
+    expected = by_hand(pixels, corners)
+    np.testing.assert_allclose(probabilities("five-crop", pixels, [0, 1, 2, 3, 4]), expected, 1e-4)
+
+
+def test_batches_do_not_matter() -> None:
+    pixels = random_pixels(6)
+    np.testing.assert_allclose(
+        probabilities("d4", pixels, [3, 1, 0], batch=1),
+        probabilities("d4", pixels, [3, 1, 0], batch=64),
+        atol=1e-6,
+    )
+
+
+def test_normalise_is_the_backbones_arithmetic() -> None:
+    images = torch.randint(0, 256, (2, 4, 5, 3), dtype=torch.uint8)
+    out = Normalise(FACTS, torch.device("cpu"))(images)
+    mean, std = torch.tensor(FACTS["mean"]), torch.tensor(FACTS["std"])
+    expected = ((images / 255 - mean) / std).permute(0, 3, 1, 2)
+    torch.testing.assert_close(out, expected)
+    assert out.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_alignment_is_by_name_and_refuses_strangers() -> None:
+    prob = np.arange(6, dtype=np.float32).reshape(2, 3)
+    file = Predictions(["b", "a"], ["x", "y", "z"], prob)
+    assert file.aligned(["a", "b"], ["z", "x", "y"]).tolist() == [[5, 3, 4], [2, 0, 1]]
+    with pytest.raises(UserError, match="no prediction for 1 image names, first 'c'"):
+        file.aligned(["a", "b", "c"], ["x", "y", "z"])
+    with pytest.raises(UserError, match="1 foreign class names: 'z'"):
+        file.aligned(["a", "b"], ["x", "y"])
+
+
+def test_files_hold_what_the_folds_say(run: Callable[..., str], trained: str, space: Path) -> None:
+    run("predict", trained)
+    table = pd.read_csv(space / "folds/demo-2-seed42.csv")
+    test = pd.read_csv(space / "data/demo/test.csv")
+    for fold in (0, 1):
+        oof = Predictions.load(space / f"runs/tiny/fold{fold}/oof.none.npz")
+        assert sorted(oof.image) == sorted(table.image[table.fold == fold])
+        assert oof.classes == sorted(table.label.unique())
+        np.testing.assert_allclose(oof.prob.sum(1), 1, atol=1e-5)
+        assert Predictions.load(space / f"runs/tiny/fold{fold}/test.none.npz").image == list(
+            test.image
+        )
+
+
+def test_oof_equals_what_training_measured(
+    run: Callable[..., str], trained: str, space: Path
+) -> None:
+    run("predict", trained, "--split", "oof")
+    labels = pd.read_csv(space / "folds/demo-2-seed42.csv").set_index("image").label
+    for fold in (0, 1):
+        oof = Predictions.load(space / f"runs/tiny/fold{fold}/oof.none.npz")
+        chosen = np.array(oof.classes)[oof.prob.argmax(1)]
+        accuracy = (chosen == labels[oof.image]).mean()
+        log = pd.read_csv(space / f"runs/tiny/fold{fold}/log.csv")
+        assert accuracy == pytest.approx(log.valid_score.iloc[-1], abs=1e-4)
+
+
+def test_another_tta_is_a_new_file_and_the_old_one_stays(
+    run: Callable[..., str], trained: str, space: Path
+) -> None:
+    run("predict", trained)
+    assert "up to date" in run("predict", trained)
+    plain = (space / "runs/tiny/fold0/test.none.npz").stat().st_mtime_ns
+    run("predict", trained, "--tta", "d4", "--split", "test")
+    assert (space / "runs/tiny/fold0/test.d4.npz").exists()
+    assert not (space / "runs/tiny/fold0/oof.d4.npz").exists()
+    assert (space / "runs/tiny/fold0/test.none.npz").stat().st_mtime_ns == plain
+
+
+def test_untrained_fold_is_named(
+    run: Callable[..., str], write: Callable[..., str], space: Path
+) -> None:
+    experiment = write()
+    run("prepare", experiment)
+    run("folds", experiment)
+    run("train", experiment, "--fold", "0")
+    said = run("predict", experiment, expect=2)
+    assert "fold1/model.safetensors: not trained" in said
