@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# The reference pipeline: from train.csv and pictures to a submission.
+#
+#   ./run.sh                      the demo competition, end to end
+#   ./run.sh EXPERIMENT           any experiment (pipeline/experiments/*.yaml, or a path)
+#   ./run.sh EXPERIMENT STAGE     from that stage on
+#   ./run.sh test                 the tests
+#
+# DATA_DIR (default data/) holds one folder per competition. Running again resumes.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+experiment=${1:-demo}
+from=${2:-prepare}
+stages=(prepare folds train predict ensemble submit)
+
+# A virtual environment, made once for these requirements.
+venv=${VENV:-.venv}
+stamp=$venv/$(sha256sum requirements.txt | cut -c1-16).installed
+if [[ ! -e $stamp ]]; then
+  echo "setup     installing requirements.txt into $venv (minutes, once)"
+  "${PYTHON:-python3}" -m venv "$venv"
+  "$venv/bin/pip" install --quiet --disable-pip-version-check -r requirements.txt
+  touch "$stamp"
+fi
+PATH=$venv/bin:$PATH
+
+if [[ $experiment == test ]]; then
+  exec python -m pytest "${@:2}"
+fi
+
+if [[ " ${stages[*]} " != *" $from "* ]]; then
+  echo "error: no stage '$from'; the stages are: ${stages[*]}" >&2
+  exit 2
+fi
+
+if [[ $experiment == demo ]]; then
+  python -m pipeline.demo # draws data/demo in seconds
+fi
+
+name=$(basename "$experiment" .yaml)
+for stage in "${stages[@]}"; do
+  [[ $stage == "$from" ]] && from=all
+  [[ $from == all ]] || continue
+  # the first four are asked for an experiment, the last for the name of its blend
+  [[ $stage == submit ]] && experiment=$name
+  python -m "pipeline.$stage" "$experiment"
+done
