@@ -101,7 +101,8 @@ def train_fold(
     )
     last.unlink(missing_ok=True)
     out.with_name("started.json").unlink()
-    say("train", f"fold {fold}  {out}, {took(started)}")
+    peak = records.load(out)["peak"]["ram_gb"]
+    say("train", f"fold {fold}  {out}, {took(started)}, at most {peak:.1f} GB of memory")
 
 
 def split_rows(

@@ -127,3 +127,24 @@ def test_rows_in_another_order_give_the_same_file(
     path.unlink()
     run("folds", experiment)
     assert path.read_bytes() == before
+
+
+def test_group_column_keeps_a_plant_in_one_fold(
+    run: Callable[..., str], write: Callable[..., str], space: Path
+) -> None:
+    """Several photographs of one plant: the column and the pixel twins join."""
+    path = space / "data/demo/train.csv"
+    train = pd.read_csv(path)
+    train["plant"] = train.groupby("label").cumcount() // 3
+    train["plant"] = train.label + train.plant.astype(str)
+    train.to_csv(path, index=False)
+    (space / "plants.yaml").write_text("group: plant\n")
+    (space / "data/demo").rename(space / "data/plants")
+    experiment = write("plants-tiny", competition=str(space / "plants.yaml"))
+    run("prepare", experiment)
+    run("folds", experiment)
+    table = pd.read_csv(space / "folds/plants-2-seed42.csv").set_index("image")
+    table["plant"] = train.set_index("image").plant
+    assert table.groupby("plant").fold.nunique().max() == 1
+    assert table.groupby("group").fold.nunique().max() == 1
+    assert table.groupby("group").plant.nunique().max() > 1, "twins tie plants together"

@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.parts import records
-from pipeline.parts.config import Mix, Train
-from pipeline.parts.fit import Mixer, make_ema, make_schedule
+from pipeline.parts.config import Train
+from pipeline.parts.fit import make_ema, make_schedule
 
 HARD = {  # everything that draws random numbers or carries state from step to step
     "augment": [{"RandomResizedCrop": {"scale": [0.5, 1.0]}}, "SquareSymmetry"],
@@ -51,7 +51,7 @@ def test_killed_at_any_moment_it_ends_in_the_same_weights(
     assert list(log.epoch) == [1, 2, 3]
     whole_log = pd.read_csv(space / "runs" / "whole" / "fold0" / "log.csv")
     assert list(log.train_loss) == list(whole_log.train_loss)
-    assert sorted(path.name for path in folder.iterdir() if ".tmp" not in path.name) == [
+    assert sorted(path.name for path in folder.iterdir()) == [
         "log.csv",
         "model.safetensors",
         "model.safetensors.json",
@@ -226,37 +226,6 @@ def test_a_class_absent_from_a_training_part_is_refused(
     table.to_csv(path, index=False)
     said = run("train", trained, expect=2)
     assert f"class '{table.label[0]}' has all its images in fold 1" in said
-
-
-class TestMixer:
-    def test_odd_batches_and_rows_that_sum_to_one(self) -> None:
-        np.random.seed(1)
-        mixer = Mixer(Mix(mixup=1.0), classes=4, smoothing=0.1)
-        images = torch.arange(5.0).reshape(5, 1, 1, 1).expand(5, 3, 2, 2).clone()
-        mixed, soft = mixer(images.clone(), torch.tensor([0, 1, 2, 3, 1]))
-        assert mixed.shape == images.shape
-        assert soft.shape == (5, 4)
-        torch.testing.assert_close(soft.sum(1), torch.ones(5))
-        assert torch.equal(mixed[4], images[4]), "the odd one stays plain"
-        torch.testing.assert_close(soft[4], torch.tensor([0.025, 0.925, 0.025, 0.025]))
-        assert not torch.equal(mixed[:4], images[:4])
-        assert mixer.smoothing_left == 0.0
-
-    def test_label_shares_follow_the_pixels(self) -> None:
-        np.random.seed(2)
-        mixer = Mixer(Mix(mixup=1.0), classes=2, smoothing=0.0)
-        images = torch.tensor([0.0, 1.0]).reshape(2, 1, 1, 1).expand(2, 3, 4, 4).clone()
-        mixed, soft = mixer(images, torch.tensor([0, 1]))
-        torch.testing.assert_close(mixed[:, 0, 0, 0], soft[:, 1])
-        assert 0.01 < soft[0, 1] < 0.99
-
-    def test_off_means_untouched(self) -> None:
-        mixer = Mixer(Mix(), classes=2, smoothing=0.1)
-        images, target = torch.rand(3, 3, 2, 2), torch.tensor([0, 1, 1])
-        same_images, same_target = mixer(images, target)
-        assert same_images is images
-        assert same_target is target
-        assert mixer.smoothing_left == 0.1
 
 
 def test_schedule_warms_up_and_falls_to_zero_in_every_group() -> None:

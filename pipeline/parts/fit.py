@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from timm.data import Mixup
 from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEmaV3
 from torch import nn
@@ -18,11 +17,12 @@ from torch import nn
 from pipeline.parts import records
 from pipeline.parts.augment import Augment
 from pipeline.parts.cli import UserError
-from pipeline.parts.config import Experiment, Mix, Train
+from pipeline.parts.config import Experiment, Train
 from pipeline.parts.images import Pixels
 from pipeline.parts.infer import Normalise, make_accelerator, predict_probabilities, workers
 from pipeline.parts.loader import EpochBatches, Pictures, derive_seed, make_loader
 from pipeline.parts.metrics import METRICS
+from pipeline.parts.mix import Mixer
 from pipeline.parts.model import build_model, parameter_groups, preprocessing, save_weights
 from pipeline.parts.progress import Progress
 
@@ -191,40 +191,6 @@ class Trainer:
         on_gpu = self.accelerator.device.type == "cuda"
         pictures = Pictures(self.pixels, rows, target, augment)
         return make_loader(pictures, self.batches, workers(self.settings.runtime, on_gpu), on_gpu)
-
-
-class Mixer:
-    """Mix-up and CutMix on the device (timm), for odd batches too: the last image stays plain.
-
-    `smoothing_left` is what the loss must still smooth: soft targets are smoothed already.
-    """
-
-    def __init__(self, settings: Mix, classes: int, smoothing: float):
-        self.mixup = None
-        if settings.mixup or settings.cutmix:
-            self.mixup = Mixup(
-                mixup_alpha=settings.mixup,
-                cutmix_alpha=settings.cutmix,
-                prob=settings.prob,
-                label_smoothing=smoothing,
-                num_classes=classes,
-            )
-        self.smoothing_left = 0.0 if self.mixup else smoothing
-        self.classes, self.smoothing = classes, smoothing
-
-    def __call__(
-        self, images: torch.Tensor, target: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns images and int targets, or soft ones [batch, classes] whose rows sum to 1."""
-        if self.mixup is None:
-            return images, target
-        even = len(images) // 2 * 2
-        mixed, soft = self.mixup(images[:even], target[:even])
-        if even == len(images):
-            return mixed, soft
-        one_hot = F.one_hot(target[even:], self.classes).to(soft.dtype)
-        plain = one_hot * (1 - self.smoothing) + self.smoothing / self.classes
-        return torch.cat([mixed, images[even:]]), torch.cat([soft, plain])
 
 
 def make_schedule(

@@ -67,7 +67,7 @@ def writing(path: Path) -> Iterator[Path]:
     The old record goes first: a kill between the two must not leave it beside a new output.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    tmp = path.with_name(f".{path.name}.tmp")  # a killed write is overwritten by the next
     try:
         yield tmp
         with tmp.open("rb+") as file:

@@ -5,7 +5,8 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from pipeline.parts.leaves import Array, Species, Stroke, gnaw, grow, individual, pose
+from pipeline.parts.leaves import Array, Stroke, gnaw, grow, individual, pose
+from pipeline.parts.species import Species
 
 SUPERSAMPLE = 2  # strokes are painted this much larger, then area-averaged
 PAPERS = (  # BGR, share of the pictures; above 1 is overexposed, as on many real scans
