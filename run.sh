@@ -8,6 +8,7 @@
 #
 # DATA_DIR (default data/) holds one folder per competition. Running again resumes.
 set -euo pipefail
+[[ ${1:-} == *.yaml ]] && set -- "$(realpath "$1")" "${@:2}"
 cd "$(dirname "$0")"
 
 experiment=${1:-demo}

@@ -252,3 +252,15 @@ def test_ema_window_follows_the_number_of_steps() -> None:
     assert short.decay == pytest.approx(np.exp(-1 / 10))
     assert long.decay == pytest.approx(np.exp(-1 / 1000))
     assert make_ema(model, Train(), steps=100) is None
+
+
+def test_ema_warms_up_from_the_model_itself(
+    run: Callable[..., str], write: Callable[..., str], trained: str, space: Path
+) -> None:
+    """One step: the average is the stepped model, not a mixture with the random start."""
+    once = {"epochs": 1, "batch_size": 64}
+    run("train", write("plain", train=once), "--fold", "0")
+    run("train", write("average", train={**once, "ema": 1.0}), "--fold", "0")
+    assert same(weights(space, "plain"), weights(space, "average"))
+    run("train", write("longer", train={"ema": 0.5}), "--fold", "0")
+    assert not same(weights(space), weights(space, "longer"))

@@ -91,8 +91,11 @@ class Trainer:
         total, images = torch.zeros((), device=self.accelerator.device), 0
         with Progress(self.label(), self.batches.n, "images") as progress:
             for number, (pixels, target) in enumerate(self.loader):
-                self.schedule.step_update(self.epoch * len(self.batches) + number)
+                done = self.epoch * len(self.batches) + number
+                self.schedule.step_update(done)
                 total += self.step(pixels, target) * len(pixels)  # no .item(): no waiting
+                if self.ema:
+                    self.ema.update(self.model, step=done)  # without a step it would not warm up
                 images += len(pixels)
                 progress.advance(len(pixels))
         loss = total.item() / images
@@ -114,8 +117,6 @@ class Trainer:
         if self.settings.train.clip_grad:
             self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.train.clip_grad)
         self.optimizer.step()
-        if self.ema:
-            self.ema.update(self.model)
         return loss.detach()
 
     def predict_valid(self, label: str) -> np.ndarray:
