@@ -160,3 +160,4 @@ def test_failed_download_names_the_other_sources(monkeypatch: pytest.MonkeyPatch
     assert "\n" not in str(error.value)
     for word in ("no route to the hub", "a path", "run:NAME", "pypi", "none"):
         assert word in str(error.value)
+    assert ", hub" not in str(error.value), "what failed is no way out"

