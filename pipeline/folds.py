@@ -95,8 +95,8 @@ def warn_about_small_classes(groups_per_class: pd.Series, n: int) -> None:
 
 def warn_if_uneven(table: pd.DataFrame) -> None:
     sizes = table.fold[table.fold >= 0].value_counts()
-    uneven = np.abs(sizes / sizes.mean() - 1).max()
-    if uneven > MAX_UNEVEN:
+    uneven = np.abs(sizes - sizes.mean()).max()
+    if uneven > max(1, MAX_UNEVEN * sizes.mean()):  # one image is as even as a tiny split gets
         named = ", ".join(str(size) for size in sizes.sort_index())
         warn("folds", f"fold sizes {named}: over 2 % apart from their mean, large groups do that")
 

@@ -17,7 +17,7 @@ import typer
 
 from pipeline.parts import records
 from pipeline.parts.cli import UserError, run_stage, say, took
-from pipeline.parts.config import Experiment, load_experiment
+from pipeline.parts.config import Experiment, load_experiment, root
 from pipeline.parts.predictions import Predictions, Split, prediction_path
 from pipeline.parts.prepared import Prepared, load_prepared
 from pipeline.parts.runs import model_path
@@ -59,8 +59,9 @@ def main(
         held_out = table.image[table.fold == fold]
         for part in ["oof", "test"] if split == Splits.BOTH else [split.value]:
             made += update(settings, fold, part, str(views), prepared, list(held_out), record)
-    where = f"runs/{settings.name}/fold*/{{{'oof,test' if split == Splits.BOTH else split}}}"
-    say("predict", f"{where}.{views}.npz, {took(started) if made else 'up to date'}")
+    parts = "{oof,test}" if split == Splits.BOTH else split
+    where = root("runs") / settings.name / "fold*" / f"{parts}.{views}.npz"
+    say("predict", f"{where}, {took(started) if made else 'up to date'}")
 
 
 def update(

@@ -45,6 +45,18 @@ def test_order_of_rows_means_nothing_and_the_seed_does() -> None:
     assert (other.fold != table.fold).mean() > 0.5
 
 
+def test_uneven_folds_are_told_and_even_ones_are_not(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    make_folds(labelled(n=33, classes=3, twins=10), Folds(n=5))
+    assert "apart from their mean" not in capsys.readouterr().err
+    train = labelled()
+    train.loc[:150, "group"] = "one plant"
+    table = make_folds(train, Folds(n=5))
+    assert table.groupby("group").fold.nunique().max() == 1
+    assert "apart from their mean" in capsys.readouterr().err
+
+
 def test_class_with_one_group_is_always_trained_on(capsys: pytest.CaptureFixture[str]) -> None:
     train = labelled()
     train.loc[len(train)] = ["zz", "rare", "zz"]

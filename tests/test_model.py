@@ -136,6 +136,10 @@ def test_local_file_as_weights(tmp_path: Path) -> None:
     model = build_model(settings, classes=4, fold=0)
     assert torch.equal(model.conv1[0].weight, source.conv1[0].weight)
     assert model.get_classifier().out_features == 4
+    other = settings.model_copy(update={"backbone": "test_efficientnet"})
+    with pytest.raises(UserError, match=r"w.safetensors does not fit test_efficientnet") as error:
+        build_model(other, classes=4, fold=0)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(

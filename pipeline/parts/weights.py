@@ -2,6 +2,7 @@
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -29,13 +30,13 @@ def build_backbone(settings: Model, fold: int, **kwargs: float) -> nn.Module:
     if weights == "none":
         return timm.create_model(name, **kwargs)
     if weights == "hub":
-        return _from_hub(name, **kwargs)
+        return _pretrained(name, f"hub gave nothing for {name}", "hub", **kwargs)
     if weights == "pypi":
         return _with_state(timm.create_model(name, **kwargs), _pypi_state(name))
     if weights.startswith("run:"):
         return _from_run(name, model_path(weights.removeprefix("run:"), fold), **kwargs)
-    overlay = {"file": weights}
-    return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **kwargs)
+    overlay, failure = {"file": weights}, f"{weights} does not fit {name}"
+    return _pretrained(name, failure, "a path", pretrained_cfg_overlay=overlay, **kwargs)
 
 
 def others(failed: str) -> str:
@@ -43,14 +44,12 @@ def others(failed: str) -> str:
     return f"set model.weights to {', '.join(s for s in SOURCES if not s.startswith(failed))}"
 
 
-def _from_hub(name: str, **kwargs: float) -> nn.Module:
+def _pretrained(name: str, failure: str, source: str, **kwargs: Any) -> nn.Module:
     try:
         return timm.create_model(name, pretrained=True, **kwargs)
-    except Exception as error:  # hub, network and cache raise dozens of kinds
+    except Exception as error:  # hub, network, cache and file formats raise dozens of kinds
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise UserError(
-            f"model.weights: hub gave nothing for {name}: {reason}; {others('hub')}"
-        ) from None
+        raise UserError(f"model.weights: {failure}: {reason}; {others(source)}") from None
 
 
 def _pypi_state(name: str) -> dict[str, torch.Tensor]:
