@@ -48,14 +48,15 @@ def main(
     if name is None and len(members) > 1:
         raise UserError("several runs need a --name")
     table = load_folds(first)
-    refuse_mixed(members, folds_digest(table))
+    folds = folds_digest(table)
+    refuse_mixed(members, folds)
     started = time.monotonic()
     out = root("runs") / (name or first.name) / "test.npz"
     total = sum(member.weight for member in members)
     key = {
         "version": VERSION,
         "competition": first.competition,
-        "folds": folds_digest(table),
+        "folds": folds,
         "weights": {m.settings.name: m.weight / total for m in members},
         "members": {m.settings.name: {"tta": m.tta, **m.digests} for m in members},
     }

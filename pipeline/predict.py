@@ -48,13 +48,14 @@ def main(
     settings = load_experiment(experiment)
     views = tta or settings.predict.tta
     prepared, table = load_prepared(settings), load_folds(settings)
+    folds = folds_digest(table)
     started, made = time.monotonic(), 0
     for fold in range(settings.folds.n):
         model = model_path(settings.name, fold)
         record = records.load(model)
         if record is None:
             raise UserError(f"{model}: not trained; run python -m pipeline.train {experiment}")
-        if record["key"]["folds"] != folds_digest(table):
+        if record["key"]["folds"] != folds:
             raise UserError(f"{model}: trained on another split than the folds file holds now")
         held_out = table.image[table.fold == fold]
         for part in ["oof", "test"] if split == Splits.BOTH else [split.value]:

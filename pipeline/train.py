@@ -84,6 +84,7 @@ def train_fold(
         tmp.write_text(json.dumps(key))
     trainer.run(last)
     trainer.save(out)
+    peak = peak_memory_gb()
     records.commit(
         out,
         key,
@@ -97,12 +98,12 @@ def train_fold(
         scores=trainer.log[-1],
         images={"train": len(train), "valid": len(valid)},
         precision=trainer.accelerator.mixed_precision,
-        peak=peak_memory_gb(),
+        peak=peak,
     )
     last.unlink(missing_ok=True)
     out.with_name("started.json").unlink()
-    peak = records.load(out)["peak"]["ram_gb"]
-    say("train", f"fold {fold}  {out}, {took(started)}, at most {peak:.1f} GB of memory")
+    memory = f"at most {peak['ram_gb']:.1f} GB of memory"
+    say("train", f"fold {fold}  {out}, {took(started)}, {memory}")
 
 
 def split_rows(
@@ -127,13 +128,14 @@ def train_key(
     settings: Experiment, fold: int, prepared: Prepared, table: pd.DataFrame
 ) -> dict[str, Any]:
     """All a fold's weights depend on."""
+    folds = folds_digest(table)
     return {
         "version": VERSION,
         **settings.key(),
         "fold": fold,
-        "folds": folds_digest(table),
+        "folds": folds,
         "pixels": prepared.record["digests"]["train"],
-        "first_weights": first_weights_digest(settings, fold, folds_digest(table)),
+        "first_weights": first_weights_digest(settings, fold, folds),
     }
 
 

@@ -74,11 +74,21 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 
 @pytest.fixture
-def trained(run: Callable[..., str], write: Callable[..., str]) -> str:
+def split(run: Callable[..., str]) -> Callable[[str], str]:
+    """Prepare an experiment and cut its folds; returns it."""
+
+    def prepare_and_split(experiment: str) -> str:
+        run("prepare", experiment)
+        run("folds", experiment)
+        return experiment
+
+    return prepare_and_split
+
+
+@pytest.fixture
+def trained(run: Callable[..., str], write: Callable[..., str], split: Callable[[str], str]) -> str:
     """The tiny experiment with both folds trained."""
-    experiment = write()
-    run("prepare", experiment)
-    run("folds", experiment)
+    experiment = split(write())
     for fold in ("0", "1"):
         run("train", experiment, "--fold", fold)
     return experiment

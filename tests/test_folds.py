@@ -103,11 +103,10 @@ def test_a_split_that_would_mislead_is_refused(change: dict, said: str) -> None:
 
 
 def test_twins_share_a_fold_and_a_changed_split_is_refused(
-    run: Callable[..., str], write: Callable[..., str], space: Path
+    run: Callable[..., str], write: Callable[..., str], split: Callable[[str], str], space: Path
 ) -> None:
     experiment = write()
-    run("prepare", experiment)
-    run("folds", experiment)
+    split(experiment)
     path = space / "folds" / "demo-2-seed42.csv"
     before = path.read_bytes()
     table = pd.read_csv(path, dtype=str)
@@ -125,11 +124,10 @@ def test_twins_share_a_fold_and_a_changed_split_is_refused(
 
 
 def test_rows_in_another_order_give_the_same_file(
-    run: Callable[..., str], write: Callable[..., str], space: Path
+    run: Callable[..., str], write: Callable[..., str], split: Callable[[str], str], space: Path
 ) -> None:
     experiment = write()
-    run("prepare", experiment)
-    run("folds", experiment)
+    split(experiment)
     path = space / "folds" / "demo-2-seed42.csv"
     before = path.read_bytes()
     train = pd.read_csv(space / "data/demo/train.csv")
@@ -142,7 +140,7 @@ def test_rows_in_another_order_give_the_same_file(
 
 
 def test_group_column_keeps_a_plant_in_one_fold(
-    run: Callable[..., str], write: Callable[..., str], space: Path
+    run: Callable[..., str], write: Callable[..., str], split: Callable[[str], str], space: Path
 ) -> None:
     """Several photographs of one plant: the column and the pixel twins join."""
     path = space / "data/demo/train.csv"
@@ -153,8 +151,7 @@ def test_group_column_keeps_a_plant_in_one_fold(
     (space / "plants.yaml").write_text("group: plant\n")
     (space / "data/demo").rename(space / "data/plants")
     experiment = write("plants-tiny", competition=str(space / "plants.yaml"))
-    run("prepare", experiment)
-    run("folds", experiment)
+    split(experiment)
     table = pd.read_csv(space / "folds/plants-2-seed42.csv").set_index("image")
     table["plant"] = train.set_index("image").plant
     assert table.groupby("plant").fold.nunique().max() == 1

@@ -140,11 +140,10 @@ def test_another_tta_is_a_new_file_and_the_old_one_stays(
 
 
 def test_untrained_fold_is_named(
-    run: Callable[..., str], write: Callable[..., str], space: Path
+    run: Callable[..., str], write: Callable[..., str], split: Callable[[str], str], space: Path
 ) -> None:
     experiment = write()
-    run("prepare", experiment)
-    run("folds", experiment)
+    split(experiment)
     run("train", experiment, "--fold", "0")
     said = run("predict", experiment, expect=2)
     assert "fold1/model.safetensors: not trained" in said

@@ -34,11 +34,10 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 
 def test_killed_at_any_moment_it_ends_in_the_same_weights(
-    run: Callable[..., str], write: Callable[..., str], space: Path
+    run: Callable[..., str], write: Callable[..., str], split: Callable[[str], str], space: Path
 ) -> None:
     whole, killed = write("whole", **HARD), write("killed", **HARD)
-    run("prepare", whole)
-    run("folds", whole)
+    split(whole)
     run("train", whole, "--fold", "0")
     command = [sys.executable, "-m", "pipeline.train", killed, "--fold", "0"]
     folder = space / "runs" / "killed" / "fold0"
@@ -75,6 +74,7 @@ def interrupt(*args: object) -> None:
 def test_every_epoch_is_a_resume_point(
     run: Callable[..., str],
     write: Callable[..., str],
+    split: Callable[[str], str],
     space: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -82,8 +82,7 @@ def test_every_epoch_is_a_resume_point(
     from pipeline.parts.fit import Trainer
 
     whole, stopped = write("whole", **HARD), write("stopped", **HARD)
-    run("prepare", whole)
-    run("folds", whole)
+    split(whole)
     run("train", whole, "--fold", "0")
     original, epochs = Trainer.train_epoch, []
 
@@ -122,13 +121,16 @@ def test_changed_settings_are_refused_by_name(
 
 
 def test_half_a_run_of_other_settings_is_refused_too(
-    run: Callable[..., str], write: Callable[..., str], space: Path, monkeypatch: pytest.MonkeyPatch
+    run: Callable[..., str],
+    write: Callable[..., str],
+    split: Callable[[str], str],
+    space: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from pipeline.parts.fit import Trainer
 
     experiment = write()
-    run("prepare", experiment)
-    run("folds", experiment)
+    split(experiment)
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "save", interrupt)
         run("train", experiment, "--fold", "0", expect=130)
@@ -167,11 +169,10 @@ def test_workers_do_not_change_the_weights(
 
 
 def test_all_folds_run_in_processes_of_their_own(
-    run: Callable[..., str], write: Callable[..., str], space: Path
+    run: Callable[..., str], write: Callable[..., str], split: Callable[[str], str], space: Path
 ) -> None:
     experiment = write(train={"epochs": 1})
-    run("prepare", experiment)
-    run("folds", experiment)
+    split(experiment)
     said = run("train", experiment)
     assert "2 folds, accuracy 0." in said
     assert "±" in said
@@ -179,19 +180,19 @@ def test_all_folds_run_in_processes_of_their_own(
 
 
 def test_a_loss_that_is_not_a_number_stops_with_advice(
-    run: Callable[..., str], write: Callable[..., str]
+    run: Callable[..., str], write: Callable[..., str], split: Callable[[str], str]
 ) -> None:
     experiment = write(train={"lr": 1e30})
-    run("prepare", experiment)
-    run("folds", experiment)
+    split(experiment)
     assert "lower train.lr" in run("train", experiment, "--fold", "0", expect=2)
 
 
 @pytest.mark.parametrize("fold", ["2", "-1"])
-def test_no_such_fold(fold: str, run: Callable[..., str], write: Callable[..., str]) -> None:
+def test_no_such_fold(
+    fold: str, run: Callable[..., str], write: Callable[..., str], split: Callable[[str], str]
+) -> None:
     experiment = write()
-    run("prepare", experiment)
-    run("folds", experiment)
+    split(experiment)
     assert "the folds are 0 to 1" in run("train", experiment, "--fold", fold, expect=2)
 
 
