@@ -27,7 +27,8 @@ def main() -> None:
         "\nrun one:  python -m pipeline.STAGE EXPERIMENT   (--help says what it reads and writes)"
     )
     if len(sys.argv) > 1 and sys.argv[1] not in ("-h", "--help"):
-        sys.exit(f"error: no stage {sys.argv[1]!r}")
+        print(f"error: no stage {sys.argv[1]!r}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

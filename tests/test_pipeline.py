@@ -148,6 +148,13 @@ def test_real_command_line_ends_with_2_and_one_line(space: Path) -> None:
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+def test_mistyped_stage_ends_with_2() -> None:
+    command = [sys.executable, "-m", "pipeline", "trian"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPO)
+    assert done.returncode == 2
+    assert done.stderr == "error: no stage 'trian'\n"
+
+
 def test_run_sh_knows_its_stages() -> None:
     script = (REPO / "run.sh").read_text()
     assert f"stages=({' '.join(STAGES)})" in script
