@@ -73,14 +73,14 @@ def test_mosaic_of_equal_labels_adds_their_shares() -> None:
     torch.testing.assert_close(soft, measured(images) @ F.one_hot(target).float())
 
 
-def test_mosaic_keeps_every_pixel_in_its_place_and_its_layout() -> None:
+def test_mosaic_cuts_each_rectangle_out_of_the_middle() -> None:
     images = torch.rand(4, 3, 8, 6).contiguous(memory_format=torch.channels_last)
-    pictures, shares = mosaic(images, torch.tensor([[2, 3], [6, 1], [4, 4], [3, 2]]))
-    assert torch.equal(pictures[1, :, :6, :1], images[1, :, :6, :1])
-    assert torch.equal(pictures[1, :, :6, 1:], images[0, :, :6, 1:])
-    assert torch.equal(pictures[1, :, 6:, :1], images[3, :, 6:, :1])
-    assert torch.equal(pictures[1, :, 6:, 1:], images[2, :, 6:, 1:])
-    torch.testing.assert_close(shares[1], torch.tensor([6, 30, 2, 10]) / 48)
+    pictures, shares = mosaic(images, torch.tensor([[2, 3], [6, 2], [4, 4], [3, 2]]))
+    assert torch.equal(pictures[1, :, :6, :2], images[1, :, 1:7, 2:4])
+    assert torch.equal(pictures[1, :, :6, 2:], images[0, :, 1:7, 1:5])
+    assert torch.equal(pictures[1, :, 6:, :2], images[3, :, 3:5, 2:4])
+    assert torch.equal(pictures[1, :, 6:, 2:], images[2, :, 3:5, 1:5])
+    torch.testing.assert_close(shares[1], torch.tensor([12, 24, 4, 8]) / 48)
     assert pictures.is_contiguous(memory_format=torch.channels_last)
 
 

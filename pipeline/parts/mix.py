@@ -82,18 +82,26 @@ def mosaic(images: torch.Tensor, centres: torch.Tensor) -> Mixed:
     """Four pictures [batch, 3, h, w] meet in each of the `centres` [batch, 2] (y, x in px).
 
     Row i shows rows i, i-1, i-2 and i-3 of the (shuffled) batch, around its end: four different
-    ones in any batch of four, the same one again in a smaller. Each rectangle is a crop, from the
-    place where it is shown: what was centred keeps a part in every corner, scale and proportions
-    stay those of validation, and a share of the area is that share of the picture's own pixels.
+    ones in any batch of four, the same one again in a smaller. Each rectangle is cut out of the
+    middle of its picture: there the subject stands (a corner may be the paper below a leaf), and
+    it keeps the scale and proportions it has in validation, which resizing would halve.
     Returns the pictures and the four shares of the area [batch, 4], whose rows sum to 1.
     """
-    y, x = centres.unbind(1)
-    height, width = images.shape[2:]
-    top = (torch.arange(height, device=y.device) < y[:, None])[:, :, None, None]
-    left = (torch.arange(width, device=x.device) < x[:, None])[:, None, :, None]
+    batch, _, height, width = images.shape
+    above, from_row = _halves(centres[:, 0], height)
+    left, from_column = _halves(centres[:, 1], width)
+    quarter = 2 * ~above[:, :, None] + ~left[:, None, :]
+    source = (torch.arange(batch, device=images.device)[:, None, None] - quarter) % batch
     in_memory = images.permute(0, 2, 3, 1)  # they are channels-last, and stay so
-    a, b, c, d = (in_memory.roll(k, 0) for k in range(4))
-    pictures = torch.where(top, torch.where(left, a, b), torch.where(left, c, d))
-    tall, wide = y / height, x / width
-    areas = [tall * wide, tall * (1 - wide), (1 - tall) * wide, (1 - tall) * (1 - wide)]
-    return pictures.permute(0, 3, 1, 2), torch.stack(areas, 1)
+    pictures = in_memory[source, from_row[:, :, None], from_column[:, None, :]]
+    y, x = centres[:, 0] / height, centres[:, 1] / width
+    shares = torch.stack([y * x, y * (1 - x), (1 - y) * x, (1 - y) * (1 - x)], 1)
+    return pictures.permute(0, 3, 1, 2), shares
+
+
+def _halves(centre: torch.Tensor, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """For each place [batch, length]: is it before the centre, and the place it is cut from."""
+    place, centre = torch.arange(length, device=centre.device), centre[:, None]
+    before = place < centre
+    shift = torch.where(before, (length - centre) // 2, centre // 2 - centre)
+    return before, place + shift
