@@ -19,7 +19,7 @@ from pipeline.parts.fit import make_ema, make_schedule
 
 HARD = {  # everything that draws random numbers or carries state from step to step
     "augment": [{"RandomResizedCrop": {"scale": [0.5, 1.0]}}, "SquareSymmetry"],
-    "mix": {"mixup": 0.4, "cutmix": 1.0},
+    "mix": {"mixup": 0.4, "cutmix": 1.0, "mosaic": True, "prob": 0.8, "off_epochs": 1},
     "model": {"drop_rate": 0.2, "drop_path_rate": 0.1},
     "train": {"epochs": 3, "ema": 0.3, "clip_grad": 1.0, "label_smoothing": 0.1},
 }

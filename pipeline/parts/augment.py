@@ -14,6 +14,7 @@ os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # else its import asks PyPI, and s
 import albumentations as A
 import cv2
 import numpy as np
+from pydantic import ValidationError
 
 from pipeline.parts.cli import UserError
 
@@ -69,5 +70,17 @@ def _transform(name: str, kwargs: dict[str, Any], size: int, mode: int) -> A.Bas
         try:
             return cls(**kwargs)
         except Exception as error:  # its validators raise many kinds; all mean a bad argument
-            text = " ".join(str(error).split())
-            raise UserError(f"augment: {name}: {text}; it takes {', '.join(known)}") from None
+            takes = ", ".join(argument for argument in known if argument != "self")
+            raise UserError(f"augment: {name}: {_reason(error)}; it takes {takes}") from None
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong in one line; of pydantic's many, the first about each argument."""
+    if not isinstance(error.__cause__, ValidationError):
+        return " ".join(str(error).split())
+    reasons = {}
+    for item in error.__cause__.errors():
+        given = "" if item["type"] == "missing" else f", not {item['input']!r}"
+        text = item["msg"].removeprefix("Value error, ").rstrip(".")
+        reasons.setdefault(item["loc"][0], f"{item['loc'][0]}: {text}{given}")
+    return "; ".join(reasons.values())

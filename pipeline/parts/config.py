@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 from pipeline.parts.cli import UserError
 
@@ -23,8 +24,25 @@ def one_transform(value: Any) -> Any:
     return {value: {}} if isinstance(value, str) else value
 
 
+def one_augmentation(value: Any) -> Any:
+    """A preset's name means its list, so that a key holds what was done and not a name."""
+    if not isinstance(value, str):
+        return value
+    folder = HERE / "augmentations"
+    known = sorted(path.stem for path in folder.glob("*.yaml"))
+    if value not in known:
+        near = difflib.get_close_matches(value, known, n=1)
+        nearest = f" (nearest: {near[0]!r})" if near else ""
+        text = f"it should be a list or one of {', '.join(known)}{nearest}"
+        raise PydanticCustomError("preset", "{text}", {"text": text})
+    return yaml.safe_load((folder / f"{value}.yaml").read_text())
+
+
 Transform = Annotated[
     dict[str, dict[str, Any]], BeforeValidator(one_transform), Field(min_length=1, max_length=1)
+]
+Augmentation = Annotated[
+    list[Transform], BeforeValidator(one_augmentation), Field(validate_default=True)
 ]
 
 
@@ -68,9 +86,13 @@ class Model(Settings):
 
 
 class Mix(Settings):
-    mixup: float = Field(0.0, ge=0)  # Beta parameter; 0: off
-    cutmix: float = Field(0.0, ge=0)
-    prob: Probability = 1.0  # share of batches that are mixed
+    """Batches of mixed pictures and labels; a mixed batch draws one of the methods that are on."""
+
+    mixup: float = Field(0.0, ge=0)  # one picture shines through another by Beta(a, a); 0: off
+    cutmix: float = Field(0.0, ge=0)  # a rectangle of another, its area from Beta(a, a); 0: off
+    mosaic: bool = False  # four pictures meet in a random point
+    prob: Probability = 1.0  # share of batches that are mixed, whatever the method
+    off_epochs: int = Field(0, ge=0)  # the last epochs, which see real pictures only
 
 
 class Train(Settings):
@@ -101,15 +123,12 @@ class Runtime(Settings):
     pack_gb: float = Field(16.0, ge=0)  # larger competitions are read from their files
 
 
-DEFAULT_AUGMENT = [{"RandomResizedCrop": {"scale": [0.7, 1.0]}}, {"HorizontalFlip": {}}]
-
-
 class Experiment(Settings):
     name: str = ""
     competition: str  # a name in pipeline/competitions/, or a path that ends in .yaml
     folds: Folds = Folds()
     model: Model = Model()
-    augment: list[Transform] = DEFAULT_AUGMENT  # albumentations, by name
+    augment: Augmentation = "light"  # a preset in pipeline/augmentations/, or a list like theirs
     mix: Mix = Mix()
     train: Train = Train()
     predict: Predict = Predict()

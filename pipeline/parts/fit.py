@@ -61,7 +61,8 @@ class Trainer:
         self.schedule = make_schedule(optimizer, settings.train, self.steps)
         self.ema = make_ema(model, settings.train, self.steps)  # a copy: before it is wrapped
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
-        self.mixer = Mixer(settings.mix, classes, settings.train.label_smoothing)
+        smoothing, epochs = settings.train.label_smoothing, settings.train.epochs
+        self.mixer = Mixer(settings.mix, classes, smoothing, epochs)
         self.normalise = Normalise(self.preprocessing, self.accelerator.device)
         self.epoch, self.log = 0, []
 
@@ -84,8 +85,8 @@ class Trainer:
         """One pass; returns the mean loss and images/s. Raises UserError when the loss is NaN."""
         seed = derive_seed(self.seed, "epoch", self.epoch)
         torch.manual_seed(seed)  # dropout, drop path
-        np.random.seed(seed)
-        self.batches.epoch = self.epoch
+        np.random.seed(seed)  # mixing
+        self.batches.epoch = self.mixer.epoch = self.epoch
         self.model.train()
         started = time.monotonic()
         total, images = torch.zeros((), device=self.accelerator.device), 0
@@ -111,7 +112,7 @@ class Trainer:
         target = target.to(images.device, non_blocking=True)
         images, target = self.mixer(images, target)
         logits = self.model(images)  # Accelerate wraps it in autocast
-        loss = F.cross_entropy(logits, target, label_smoothing=self.mixer.smoothing_left)
+        loss = F.cross_entropy(logits, target, label_smoothing=self.mixer.smoothing_left(target))
         self.optimizer.zero_grad()
         self.accelerator.backward(loss)
         if self.settings.train.clip_grad:

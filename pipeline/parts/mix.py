@@ -1,41 +1,107 @@
-"""Mixed batches: mix-up (Zhang et al. 2018) and CutMix (Yun et al. 2019), on the device."""
+"""Mixed batches on the device: mix-up (Zhang et al. 2018), CutMix (Yun et al. 2019), mosaic.
 
+All random numbers come from NumPy's global generator, which the training seeds every epoch.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from timm.data import Mixup
 
 from pipeline.parts.config import Mix
 
+Mixed = tuple[torch.Tensor, torch.Tensor]
+MIDDLE = (0.25, 0.75)  # where four pictures meet, as in YOLO: each keeps 1/16 of the area or more
+
 
 class Mixer:
-    """Mix-up and CutMix on the device (timm), for odd batches too: the last image stays plain.
+    """Mixes a share of the batches by one of the methods that are on, drawn at random.
 
-    `smoothing_left` is what the loss must still smooth: soft targets are smoothed already.
+    `epoch` is told by the training: in the last `off_epochs` every batch stays as it is.
     """
 
-    def __init__(self, settings: Mix, classes: int, smoothing: float):
-        self.mixup = None
-        if settings.mixup or settings.cutmix:
-            self.mixup = Mixup(
-                mixup_alpha=settings.mixup,
-                cutmix_alpha=settings.cutmix,
-                prob=settings.prob,
-                label_smoothing=smoothing,
-                num_classes=classes,
-            )
-        self.smoothing_left = 0.0 if self.mixup else smoothing
-        self.classes, self.smoothing = classes, smoothing
+    def __init__(self, settings: Mix, classes: int, smoothing: float, epochs: int):
+        self.classes, self.smoothing, self.prob = classes, smoothing, settings.prob
+        self.epoch, self.mixed_epochs = 0, epochs - settings.off_epochs
+        self.methods: dict[str, Callable[[torch.Tensor, torch.Tensor], Mixed]] = {}
+        if settings.mixup:
+            self.methods["mixup"] = self._in_pairs(settings.mixup, 0.0)
+        if settings.cutmix:
+            self.methods["cutmix"] = self._in_pairs(0.0, settings.cutmix)
+        if settings.mosaic:
+            self.methods["mosaic"] = self._mosaic
 
-    def __call__(
-        self, images: torch.Tensor, target: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns images and int targets, or soft ones [batch, classes] whose rows sum to 1."""
-        if self.mixup is None:
+    def __call__(self, images: torch.Tensor, target: torch.Tensor) -> Mixed:
+        """Mix [batch, 3, h, w], in place or not, and int targets [batch].
+
+        Returns them as they are, or pictures of equal shape and soft targets [batch, classes],
+        smoothed already, whose rows sum to 1.
+        """
+        off = not self.methods or self.epoch >= self.mixed_epochs
+        if off or np.random.rand() >= self.prob:
             return images, target
-        even = len(images) // 2 * 2
-        mixed, soft = self.mixup(images[:even], target[:even])
-        if even == len(images):
-            return mixed, soft
-        one_hot = F.one_hot(target[even:], self.classes).to(soft.dtype)
-        plain = one_hot * (1 - self.smoothing) + self.smoothing / self.classes
-        return torch.cat([mixed, images[even:]]), torch.cat([soft, plain])
+        name = list(self.methods)[np.random.randint(len(self.methods))]
+        return self.methods[name](images, target)
+
+    def smoothing_left(self, target: torch.Tensor) -> float:
+        """What the loss must still smooth: soft targets are smoothed already."""
+        return 0.0 if target.is_floating_point() else self.smoothing
+
+    def _in_pairs(
+        self, mixup: float, cutmix: float
+    ) -> Callable[[torch.Tensor, torch.Tensor], Mixed]:
+        """timm's methods, which want pairs: the last picture of an odd batch stays plain."""
+        pairs = Mixup(mixup, cutmix, label_smoothing=self.smoothing, num_classes=self.classes)
+
+        def mix(images: torch.Tensor, target: torch.Tensor) -> Mixed:
+            even = len(images) // 2 * 2
+            mixed, soft = pairs(images[:even], target[:even])
+            if even == len(images):
+                return mixed, soft
+            rest = self._smooth(F.one_hot(target[even:], self.classes).to(soft))
+            return torch.cat([mixed, images[even:]]), torch.cat([soft, rest])
+
+        return mix
+
+    def _mosaic(self, images: torch.Tensor, target: torch.Tensor) -> Mixed:
+        size = np.array(images.shape[2:])
+        low, high = (np.rint(share * size).astype(int) for share in MIDDLE)
+        centres = np.random.randint(low, high + 1, (len(images), 2))
+        pictures, shares = mosaic(images, torch.from_numpy(centres).to(images.device))
+        one_hot = F.one_hot(target, self.classes).to(shares)
+        soft = sum(shares[:, k, None] * one_hot.roll(k, 0) for k in range(4))
+        return pictures, self._smooth(soft)
+
+    def _smooth(self, soft: torch.Tensor) -> torch.Tensor:
+        return soft * (1 - self.smoothing) + self.smoothing / self.classes
+
+
+def mosaic(images: torch.Tensor, centres: torch.Tensor) -> Mixed:
+    """Four pictures [batch, 3, h, w] meet in each of the `centres` [batch, 2] (y, x in px).
+
+    Row i shows rows i, i-1, i-2 and i-3 of the (shuffled) batch, around its end: four different
+    ones in any batch of four, the same one again in a smaller. Each rectangle is cut out of the
+    middle of its picture: there the subject stands (a corner may be the paper below a leaf), and
+    it keeps the scale and proportions it has in validation, which resizing would halve.
+    Returns the pictures and the four shares of the area [batch, 4], whose rows sum to 1.
+    """
+    batch, _, height, width = images.shape
+    above, from_row = _halves(centres[:, 0], height)
+    left, from_column = _halves(centres[:, 1], width)
+    quarter = 2 * ~above[:, :, None] + ~left[:, None, :]
+    source = (torch.arange(batch, device=images.device)[:, None, None] - quarter) % batch
+    in_memory = images.permute(0, 2, 3, 1)  # they are channels-last, and stay so
+    pictures = in_memory[source, from_row[:, :, None], from_column[:, None, :]]
+    y, x = centres[:, 0] / height, centres[:, 1] / width
+    shares = torch.stack([y * x, y * (1 - x), (1 - y) * x, (1 - y) * (1 - x)], 1)
+    return pictures.permute(0, 3, 1, 2), shares
+
+
+def _halves(centre: torch.Tensor, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """For each place [batch, length]: is it before the centre, and the place it is cut from."""
+    place, centre = torch.arange(length, device=centre.device), centre[:, None]
+    before = place < centre
+    shift = torch.where(before, (length - centre) // 2, centre // 2 - centre)
+    return before, place + shift
