@@ -129,7 +129,7 @@ def mean_over_views(
 def refuse_foreign(model: nn.Module, sizes: Sequence[int], device: torch.device) -> None:
     """Raise UserError for a size that the model cannot take.
 
-    A ViT takes its own size only, a window transformer multiples of its windows, most CNNs any:
+    ViT and Swin take their own size only, MaxViT multiples of its windows, most CNNs any:
     each says so itself when it is given an empty picture.
     """
     for size in sizes:
