@@ -31,12 +31,12 @@ class Member:
     """A run in a blend; `digests` name its prediction files as they are now."""
 
     settings: Experiment
-    tta: str
+    looks: str  # name of its predict settings
     weight: float
     digests: dict[str, str]
 
     def path(self, fold: int, split: Split) -> Path:
-        return prediction_path(self.settings.name, fold, split, self.tta)
+        return prediction_path(self.settings.name, fold, split, self.looks)
 
 
 def main(
@@ -58,7 +58,7 @@ def main(
         "competition": first.competition,
         "folds": folds,
         "weights": {m.settings.name: m.weight / total for m in members},
-        "members": {m.settings.name: {"tta": m.tta, **m.digests} for m in members},
+        "members": {m.settings.name: {"tta": m.looks, **m.digests} for m in members},
     }
     current = records.is_current(out, key)
     if not current:
@@ -86,7 +86,7 @@ def blend(members: list[Member], table: pd.DataFrame, metric: str, out: Path) ->
     Predictions(list(scored.image), classes, blended).save(out.with_name("oof.npz"))
     Predictions(test_ids, classes, test).save(out)
     scores = {
-        f"{member.settings.name} {member.tta}": score(scored, prob, classes, metric)
+        f"{member.settings.name} {member.looks}": score(scored, prob, classes, metric)
         for member, prob in zip(members, oof, strict=True)
     }
     if len(members) > 1:
@@ -161,18 +161,18 @@ def load_member(text: str) -> Member:
     if not 0 < weight < float("inf"):
         raise UserError(f"{text!r}: the weight after ':' must be a number over 0")
     settings = load_experiment(run)
-    tta = settings.predict.tta
+    looks = settings.predict.looks
     digests = {}
     for fold in range(settings.folds.n):
         for split in ("oof", "test"):
-            path = prediction_path(settings.name, fold, split, tta)
+            path = prediction_path(settings.name, fold, split, looks)
             if records.load(path) is None:
                 raise UserError(
-                    f"{run}: fold {fold} has no {split} predictions with tta {tta} ({path}); run "
+                    f"{run}: fold {fold} has no {split} predictions with tta {looks} ({path}); run "
                     f"python -m pipeline.predict {run}"
                 )
             digests[f"{split}{fold}"] = records.file_digest(path)
-    return Member(settings, tta, weight, digests)
+    return Member(settings, looks, weight, digests)
 
 
 def refuse_mixed(members: list[Member], folds: str) -> None:

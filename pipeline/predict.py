@@ -1,7 +1,8 @@
 """Stage 4: probabilities of the held-out and the test images, from each fold's model.
 
 reads   runs/EXPERIMENT/foldK/model.safetensors and its record, the packed pixels
-writes  runs/EXPERIMENT/foldK/{oof,test}.TTA.npz: image, classes, prob
+writes  runs/EXPERIMENT/foldK/{oof,test}.TTA.npz (with predict.sizes .TTA-128-160.npz): image,
+        classes, prob
 run     python -m pipeline.predict demo --split oof --tta d4
 
 Out-of-fold and test images go through the same function and the same views. A model's record
@@ -43,10 +44,14 @@ class TTA(StrEnum):
 def main(
     experiment: str,
     split: Annotated[Splits, typer.Option()] = Splits.BOTH,
-    tta: Annotated[TTA | None, typer.Option(help="default: the experiment's predict.tta")] = None,
+    tta: Annotated[
+        TTA | None, typer.Option(help="default: the experiment's; its sizes stay")
+    ] = None,
 ) -> None:
     settings = load_experiment(experiment)
-    views = tta or settings.predict.tta
+    if tta:
+        predict = settings.predict.model_copy(update={"tta": tta.value})
+        settings = settings.model_copy(update={"predict": predict})
     prepared, table = load_prepared(settings), load_folds(settings)
     folds = folds_digest(table)
     started, made = time.monotonic(), 0
@@ -59,9 +64,9 @@ def main(
             raise UserError(f"{model}: trained on another split than the folds file holds now")
         held_out = table.image[table.fold == fold]
         for part in ["oof", "test"] if split == Splits.BOTH else [split.value]:
-            made += update(settings, fold, part, str(views), prepared, list(held_out), record)
+            made += update(settings, fold, part, prepared, list(held_out), record)
     parts = "{oof,test}" if split == Splits.BOTH else split
-    where = root("runs") / settings.name / "fold*" / f"{parts}.{views}.npz"
+    where = root("runs") / settings.name / "fold*" / f"{parts}.{settings.predict.looks}.npz"
     say("predict", f"{where}, {took(started) if made else 'up to date'}")
 
 
@@ -69,13 +74,13 @@ def update(
     settings: Experiment,
     fold: int,
     split: Split,
-    tta: str,
     prepared: Prepared,
     held_out: list[str],
     record: dict[str, Any],
 ) -> bool:
     """Make one prediction file unless it is current; returns whether it was made."""
-    out = prediction_path(settings.name, fold, split, tta)
+    looks = settings.predict.looks
+    out = prediction_path(settings.name, fold, split, looks)
     key = {
         "version": VERSION,
         "model": record["digest"],
@@ -83,7 +88,7 @@ def update(
         "size": prepared.record["key"]["size"],
         "images": records.digest(held_out) if split == "oof" else None,
         "split": split,
-        "tta": tta,
+        "tta": looks,
     }
     if records.is_current(out, key):
         return False
@@ -91,15 +96,15 @@ def update(
     rows = prepared.rows
     in_test = rows.split == "test"
     chosen = rows[in_test] if split == "test" else rows[rows.id.isin(held_out) & ~in_test]
-    label = f"fold {fold}  {split} {tta}"
-    prob = predict_rows(settings, fold, tta, prepared, chosen.index.to_numpy(), label)
+    label = f"fold {fold}  {split} {settings.predict.tta}"
+    prob = predict_rows(settings, fold, prepared, chosen.index.to_numpy(), label)
     Predictions(list(chosen.id), record["classes"], prob).save(out)
     records.commit(out, key, started, images=len(chosen), folds=record["key"]["folds"])
     return True
 
 
 def predict_rows(
-    settings: Experiment, fold: int, tta: str, prepared: Prepared, rows: np.ndarray, label: str
+    settings: Experiment, fold: int, prepared: Prepared, rows: np.ndarray, label: str
 ) -> np.ndarray:
     """Probabilities float32 [len(rows), classes] of rows of the packed pixels, in that order."""
     from pipeline.parts.infer import make_accelerator, predict_probabilities  # late: torch
@@ -114,10 +119,11 @@ def predict_rows(
         prepared.pixels,
         rows,
         record["preprocessing"],
-        tta,
+        settings.predict.tta,
         accelerator,
         settings.runtime,
         label,
+        settings.predict.sizes or (),
     )
 
 

@@ -68,6 +68,13 @@ def test_yaml_reads_3e_4_as_text_and_we_mend_it(tmp_path: Path) -> None:
         ("competition: demo\naugment: [{A: {}, B: {}}]\n", "augment.0"),
         ("competition: demo\nmodel: {backbone: resnet50x}\n", "did you mean"),
         ("competition: demo\npredict: {tta: hflp}\n", "'hflp'"),
+        (
+            "competition: demo\npredict: {sizes: [64, 32, 64]}\n",
+            "predict.sizes: each size may stand",
+        ),
+        ("competition: demo\npredict: {sizes: []}\n", "predict.sizes: List should have at least 1"),
+        ("competition: demo\npredict: {sizes: [8]}\n", "predict.sizes.0: it should be greater"),
+        ("competition: demo\npredict: {sizes: 64}\n", "predict.sizes: it should be a valid list"),
     ],
 )
 def test_bad_files(text: str, said: str, tmp_path: Path) -> None:

@@ -1,14 +1,18 @@
 """Predictions carry their ids, do not depend on batches, and see each image once."""
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import timm
 import torch
 from accelerate import Accelerator
 
+from pipeline.parts import records
+from pipeline.parts.augment import Resize
 from pipeline.parts.cli import UserError
 from pipeline.parts.config import Runtime
 from pipeline.parts.infer import Normalise, predict_probabilities
@@ -30,11 +34,31 @@ class Corner(torch.nn.Module):
         return x[:, :, 0, 0] * torch.tensor([1.0, 0.5, -1.0])
 
 
-def probabilities(tta: str, pixels: np.ndarray, rows: list[int], batch: int = 2) -> np.ndarray:
+class Side(torch.nn.Module):
+    """Answers with the size of what it is shown, and counts how often it was shown each."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = Counter()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen[len(x), x.shape[2], x.shape[3]] += 1
+        return torch.tensor([0.25, 0.0, 0.0]).mul(x.shape[2]).expand(len(x), 3)
+
+
+def probabilities(
+    tta: str,
+    pixels: np.ndarray,
+    rows: list[int],
+    batch: int = 2,
+    sizes: tuple[int, ...] = (),
+    model: torch.nn.Module | None = None,
+) -> np.ndarray:
     runtime = Runtime(device="cpu", predict_batch=batch)
     accelerator = Accelerator(cpu=True)
+    model = model or Corner()
     return predict_probabilities(
-        Corner(), pixels, np.array(rows), FACTS, tta, accelerator, runtime, "test"
+        model, pixels, np.array(rows), FACTS, tta, accelerator, runtime, "test", sizes
     )
 
 
@@ -70,6 +94,48 @@ def test_five_crop_cuts_from_the_packed_picture() -> None:
     corners = [(1, 1), (0, 0), (0, 2), (2, 0), (2, 2)]
     expected = by_hand(pixels, corners)
     np.testing.assert_allclose(probabilities("five-crop", pixels, [0, 1, 2, 3, 4]), expected, 1e-4)
+
+
+def resized(pixels: np.ndarray, size: int) -> np.ndarray:
+    return np.stack([Resize(size, "bicubic")(picture) for picture in pixels])
+
+
+@pytest.mark.parametrize(("tta", "count"), [("none", 1), ("d4", 8), ("five-crop", 5)])
+def test_each_view_is_seen_once_at_each_size(tta: str, count: int) -> None:
+    model = Side()
+    prob = probabilities(tta, random_pixels(8), [0, 1, 2], 64, (3, 6), model)
+    assert model.seen == {(3, 3, 3): count, (3, 6, 6): count, (1, 3, 3): 1, (1, 6, 6): 1}
+    first = [np.exp(side / 4) / (np.exp(side / 4) + 2) for side in (3, 6)]
+    assert prob.dtype == np.float32
+    np.testing.assert_allclose(prob[:, 0], np.mean(first), rtol=1e-6)
+    np.testing.assert_allclose(prob[:, 0], 0.602824, atol=1e-6)
+
+
+def test_mean_over_views_and_sizes_is_plain() -> None:
+    pixels = random_pixels(8)
+    corners = {size: [(0, 0), (0, size - 1)] for size in (4, 6)}
+    expected = [by_hand(resized(pixels, size), places) for size, places in corners.items()]
+    prob = probabilities("hflip", pixels, [0, 1, 2, 3, 4], sizes=(4, 6))
+    np.testing.assert_allclose(prob, np.mean(expected, axis=0), atol=1e-5)
+
+
+def test_five_crop_shows_the_same_share_at_each_size() -> None:
+    pixels = random_pixels(8)
+    small = by_hand(resized(pixels, 4), [(0, 0), (0, 0), (0, 1), (1, 0), (1, 1)])
+    prob = probabilities("five-crop", pixels, [0, 1, 2, 3, 4], sizes=(3,))
+    np.testing.assert_allclose(prob, small, atol=1e-5)
+
+
+def test_sizes_that_cannot_be_are_one_line() -> None:
+    with pytest.raises(UserError, match="at 9 px would enlarge the packed pictures"):
+        probabilities("none", random_pixels(8), [0], sizes=(6, 9))
+    pixels = random_pixels(160)
+    for dynamic, size, said in ((False, 96, r"Input height \(96\)"), (True, 90, "divisible by")):
+        vit = timm.create_model("test_vit", num_classes=3, dynamic_img_size=dynamic)
+        assert probabilities("none", pixels, [0], sizes=(160,), model=vit).shape == (1, 3)
+        with pytest.raises(UserError, match=f"no pictures of {size} px: .*{said}") as error:
+            probabilities("none", pixels, [0], sizes=(size, 160), model=vit)
+        assert "\n" not in str(error.value)
 
 
 def test_batches_do_not_matter() -> None:
@@ -147,3 +213,28 @@ def test_untrained_fold_is_named(
     run("train", experiment, "--fold", "0")
     said = run("predict", experiment, expect=2)
     assert "fold1/model.safetensors: not trained" in said
+
+
+def test_sizes_have_files_of_their_own_and_the_blend_finds_them(
+    run: Callable[..., str], trained: str, write: Callable[..., str], space: Path
+) -> None:
+    run("predict", trained)
+    plain = (space / "runs/tiny/fold0/oof.none.npz").stat().st_mtime_ns
+    for sizes in ([32], [40], [40, 32]):
+        write(predict={"sizes": sizes})
+        run("predict", trained)
+    assert "up to date" in run("predict", trained)
+    names = ("none", "none-32", "none-40", "none-32-40")
+    files = [Predictions.load(space / f"runs/tiny/fold0/oof.{name}.npz") for name in names]
+    own, same, large, both = (file.prob for file in files)
+    np.testing.assert_array_equal(own, same)
+    assert np.abs(own - large).max() > 1e-3
+    np.testing.assert_allclose(both, (own + large) / 2, atol=1e-6)
+    assert (space / "runs/tiny/fold0/oof.none.npz").stat().st_mtime_ns == plain
+    assert "tiny none-32-40" in run("ensemble", trained)
+    record = records.load(space / "runs/tiny/test.npz")
+    assert record["key"]["members"]["tiny"]["tta"] == "none-32-40"
+    run("submit", trained.removesuffix(".yaml").rpartition("/")[2])
+    write(predict={"sizes": [41]})
+    assert "at 41 px would enlarge" in run("predict", trained, expect=2)
+    assert "no oof predictions with tta none-41" in run("ensemble", trained, expect=2)

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from pipeline.parts.tta import views
+from pipeline.parts.cli import UserError
+from pipeline.parts.tta import canvas, refuse_enlarging, views
 
 
 def keys(tta: str, image: torch.Tensor, size: int) -> list[tuple[float, ...]]:
@@ -36,3 +37,22 @@ def test_five_crop_takes_centre_and_corners() -> None:
     corners = [view(x)[0, 0, 0, 0].item() for view in views("five-crop", 4)]
     assert corners == [7, 0, 2, 12, 14]
     assert all(view(x).shape == (1, 1, 4, 4) for view in views("five-crop", 4))
+
+
+def test_canvas_keeps_the_share_that_a_crop_shows() -> None:
+    assert [canvas("d4", size, trained=128, packed=160) for size in (96, 128, 160)] == [
+        96,
+        128,
+        160,
+    ]
+    assert [canvas("five-crop", size, 128, 160) for size in (64, 128)] == [80, 160]
+
+
+def test_pictures_are_not_enlarged() -> None:
+    refuse_enlarging("d4", [64, 160], trained=128, packed=160)
+    refuse_enlarging("five-crop", [64, 128], trained=128, packed=160)
+    for tta, size, limit in (("d4", 161, 160), ("five-crop", 129, 128)):
+        with pytest.raises(
+            UserError, match=rf"{tta} at {size} px .* \(160 px.* at most {limit} px"
+        ):
+            refuse_enlarging(tta, [64, size], trained=128, packed=160)

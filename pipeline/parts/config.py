@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+)
 from pydantic_core import PydanticCustomError
 
 from pipeline.parts.cli import UserError
@@ -109,8 +116,28 @@ class Train(Settings):
     seed: int = 0
 
 
+def each_once(sizes: list[int]) -> list[int]:
+    """Sorted, since their order means nothing: one file name for all orders."""
+    if len(set(sizes)) < len(sizes):
+        raise PydanticCustomError("twice", "each size may stand once")
+    return sorted(sizes)
+
+
+Sizes = Annotated[
+    list[Annotated[int, Field(ge=16)]], Field(min_length=1), AfterValidator(each_once)
+]
+
+
 class Predict(Settings):
+    """How a picture is looked at: the mean over the views of `tta` at each of `sizes`."""
+
     tta: Literal["none", "hflip", "flips", "d4", "five-crop"] = "none"
+    sizes: Sizes | None = None  # px; None: model.size
+
+    @property
+    def looks(self) -> str:
+        """Name of these settings in file names and keys: `d4`, or `d4-128-160` with sizes."""
+        return "-".join([self.tta, *map(str, self.sizes or [])])
 
 
 class Runtime(Settings):

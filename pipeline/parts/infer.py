@@ -2,6 +2,7 @@
 
 import ctypes
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,15 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import nn
+from torch.utils.data import DataLoader
 
 from pipeline.parts.augment import Resize
+from pipeline.parts.cli import UserError
 from pipeline.parts.config import Runtime
 from pipeline.parts.images import Pixels
 from pipeline.parts.loader import Pictures, in_order, make_loader
 from pipeline.parts.progress import Progress
-from pipeline.parts.tta import views, wants_margin
+from pipeline.parts.tta import View, canvas, refuse_enlarging, views
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h
 
@@ -76,20 +79,44 @@ def predict_probabilities(
     accelerator: Accelerator,
     runtime: Runtime,
     label: str,
+    sizes: Sequence[int] = (),
 ) -> np.ndarray:
-    """Mean probability over the views of `tta`, float32 [len(rows), classes], in that order."""
-    size = preprocessing["size"]
-    resize = Resize(size, preprocessing["interpolation"])
-    transform = np.asarray if wants_margin(tta) else resize
-    pictures = Pictures(pixels, rows, np.zeros(len(rows)), transform)
-    on_gpu = accelerator.device.type == "cuda"
-    batches = in_order(len(rows), runtime.predict_batch)
-    loader = make_loader(pictures, batches, workers(runtime, on_gpu), on_gpu)
-    normalise = Normalise(preprocessing, accelerator.device)
-    looks = views(tta, size)
+    """Mean probability over the views of `tta`, float32 [len(rows), classes], in that order.
+
+    With `sizes` (px) the views are seen at each of them, else at the training size. Each size is
+    a pass of its own over the pictures: reading them costs little beside the forward passes.
+    Raises UserError for a size that the pictures or the model do not have.
+    """
+    trained, packed = preprocessing["size"], len(pixels[rows[0]])
+    device = accelerator.device
     model.eval()
+    refuse_enlarging(tta, sizes, trained, packed)
+    refuse_foreign(model, sizes, device)
     found = []
-    with torch.inference_mode(), Progress(label, len(rows), "images") as progress:
+    for size in sizes or [trained]:
+        resize = Resize(canvas(tta, size, trained, packed), preprocessing["interpolation"])
+        pictures = Pictures(pixels, rows, np.zeros(len(rows)), resize)
+        batches = in_order(len(rows), runtime.predict_batch)
+        on_gpu = device.type == "cuda"
+        loader = make_loader(pictures, batches, workers(runtime, on_gpu), on_gpu)
+        normalise = Normalise(preprocessing, device)
+        with Progress(f"{label} {size} px" if sizes else label, len(rows), "images") as progress:
+            found.append(
+                mean_over_views(model, loader, normalise, views(tta, size), accelerator, progress)
+            )
+    return np.mean(found, axis=0)
+
+
+def mean_over_views(
+    model: nn.Module,
+    loader: DataLoader,
+    normalise: Normalise,
+    looks: list[View],
+    accelerator: Accelerator,
+    progress: Progress,
+) -> np.ndarray:
+    found = []
+    with torch.inference_mode():
         for images, _ in loader:
             images = normalise(images)
             with accelerator.autocast():
@@ -97,6 +124,22 @@ def predict_probabilities(
             found.append(torch.stack(probs).mean(0).cpu())
             progress.advance(len(images))
     return torch.cat(found).numpy()
+
+
+def refuse_foreign(model: nn.Module, sizes: Sequence[int], device: torch.device) -> None:
+    """Raise UserError for a size that the model cannot take.
+
+    ViT and Swin take their own size only, MaxViT multiples of its windows, most CNNs any:
+    each says so itself when it is given an empty picture.
+    """
+    for size in sizes:
+        try:
+            with torch.inference_mode():
+                model(torch.zeros(1, 3, size, size, device=device))
+        except (AssertionError, RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            text = f"predict.sizes: this backbone takes no pictures of {size} px: {reason}"
+            raise UserError(text) from None
 
 
 def channels_last(images: torch.Tensor) -> torch.Tensor:

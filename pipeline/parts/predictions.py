@@ -48,8 +48,9 @@ class Predictions:
         return self.prob[rows][:, columns]
 
 
-def prediction_path(run: str, fold: int, split: Split, tta: str) -> Path:
-    return root("runs") / run / f"fold{fold}" / f"{split}.{tta}.npz"
+def prediction_path(run: str, fold: int, split: Split, looks: str) -> Path:
+    """`looks` is the name of an experiment's predict settings: `d4`, `d4-128-160`."""
+    return root("runs") / run / f"fold{fold}" / f"{split}.{looks}.npz"
 
 
 def spread(scores: list[float]) -> str:

@@ -1,13 +1,16 @@
 """Test-time augmentation: named lists of views, each used exactly once.
 
 A view is a function of normalised images [batch, 3, height, width]; it moves pixels and computes
-none, so a view costs one forward pass and nothing else.
+none, so a view costs one forward pass and nothing else. Other sizes are made before, by the one
+resize that training pictures see too.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
+
+from pipeline.parts.cli import UserError
 
 View = Callable[[torch.Tensor], torch.Tensor]
 
@@ -44,6 +47,21 @@ def views(tta: str, size: int) -> list[View]:
     return VIEWS[tta]
 
 
-def wants_margin(tta: str) -> bool:
-    """Whether the views cut from the packed picture instead of its resized self."""
-    return tta == "five-crop"
+def canvas(tta: str, size: int, trained: int, packed: int) -> int:
+    """Side in px of the picture that views of `size` px are taken from.
+
+    Five-crop cuts from the packed picture, or at another size than the `trained` one from a
+    picture scaled alike, so that a crop always shows the same share of it.
+    """
+    return round(packed * size / trained) if tta == "five-crop" else size
+
+
+def refuse_enlarging(tta: str, sizes: Sequence[int], trained: int, packed: int) -> None:
+    """Raise UserError for a size beyond the packed pictures: it would show nothing new."""
+    limit = trained if tta == "five-crop" else packed
+    for size in sizes:
+        if size > limit:
+            raise UserError(
+                f"predict.sizes: {tta} at {size} px would enlarge the packed pictures "
+                f"({packed} px, for training at {trained}); at most {limit} px"
+            )
