@@ -23,8 +23,9 @@ from pipeline.parts.cli import UserError, run_stage, say, took
 from pipeline.parts.config import Experiment, load_competition, load_experiment
 from pipeline.parts.predictions import spread
 from pipeline.parts.prepared import Prepared, load_prepared
-from pipeline.parts.runs import first_weights_digest, model_path
+from pipeline.parts.runs import first_weights_digest, model_path, teacher_digests
 from pipeline.parts.splits import classes_of, folds_digest, load_folds
+from pipeline.parts.targets import training_targets
 
 VERSION = 1
 
@@ -75,7 +76,11 @@ def train_fold(
     classes = classes_of(table)
     metric = load_competition(settings.competition).metric
     train, valid = split_rows(prepared.rows, table, classes, fold)
-    trainer = Trainer(settings, fold, len(classes), prepared.pixels, train, valid, metric)
+    targets = training_targets(settings, fold, key["folds"], train, classes)
+    if settings.train.distill:
+        say("train", f"fold {fold}  {describe_teacher(settings)}")
+    pixels = prepared.pixels
+    trainer = Trainer(settings, fold, len(classes), pixels, train, valid, metric, targets)
     last = out.with_name("last.pt")
     if last.exists():
         trainer.resume(torch.load(last, map_location="cpu", weights_only=True))
@@ -109,7 +114,7 @@ def train_fold(
 def split_rows(
     rows: pd.DataFrame, table: pd.DataFrame, classes: list[str], fold: int
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Training and held-out images of a fold: image, row (in the pixels), target."""
+    """Training and held-out images of a fold: image, row (in the pixels), target, hash, fold."""
     position = {name: i for i, name in enumerate(rows.id) if rows.split[i] == "train"}
     if set(position) != set(table.image):
         gone = sorted(set(position) ^ set(table.image))
@@ -119,8 +124,10 @@ def split_rows(
             "image": table.image,
             "row": table.image.map(position),
             "target": table.label.map({label: i for i, label in enumerate(classes)}),
+            "fold": table.fold,
         }
     )
+    frame["hash"] = rows.hash.to_numpy()[frame.row]
     return frame[table.fold != fold], frame[table.fold == fold]
 
 
@@ -136,7 +143,16 @@ def train_key(
         "folds": folds,
         "pixels": prepared.record["digests"]["train"],
         "first_weights": first_weights_digest(settings, fold, folds),
+        "teacher": teacher_digests(settings, fold, folds),
     }
+
+
+def describe_teacher(settings: Experiment) -> str:
+    weight, run = settings.train.distill_weight, settings.train.distill
+    return (
+        f"targets: {1 - weight:.0%} labels, {weight:.0%} out-of-fold probabilities of {run}, whose "
+        "models saw held-out labels of this fold: its score will be slightly optimistic"
+    )
 
 
 def refuse_or_forget(model: Path, key: dict[str, Any], force: bool) -> None:

@@ -6,18 +6,19 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from timm.data import Mixup
 
 from pipeline.parts import records
 from pipeline.parts.config import Mix
-from pipeline.parts.mix import Mixer, mosaic
+from pipeline.parts.mix import Mixer, in_pairs, mosaic
 from pipeline.parts.runs import model_path
 
 ALL = {"mixup": 0.4, "cutmix": 1.0, "mosaic": True}
 
 
-def mixer(classes: int, smoothing: float = 0.0, epochs: int = 10, **settings: object) -> Mixer:
+def mixer(classes: int, epochs: int = 10, **settings: object) -> Mixer:
     np.random.seed(1)
-    return Mixer(Mix(**settings), classes, smoothing, epochs)
+    return Mixer(Mix(**settings), classes, epochs)
 
 
 def colours(n: int, side: int = 16) -> torch.Tensor:
@@ -34,21 +35,19 @@ def measured(images: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("method", ALL)
 def test_odd_batches_and_rows_that_sum_to_one(method: str) -> None:
-    mix = mixer(176, 0.1, **{method: ALL[method]})
+    mix = mixer(176, **{method: ALL[method]})
     for n in (1, 2, 3, 5, 8):
         images, soft = mix(colours(n), torch.arange(n))
         assert images.shape == (n, 3, 16, 16)
         assert soft.shape == (n, 176)
         torch.testing.assert_close(soft.sum(1), torch.ones(n), atol=1e-6, rtol=0)
-        assert soft.min() >= 0.1 / 176 - 1e-7
-        assert mix.smoothing_left(soft) == 0.0
 
 
 @pytest.mark.parametrize("method", ["mixup", "cutmix"])
 def test_the_odd_one_stays_plain(method: str) -> None:
-    images, soft = mixer(4, 0.1, **{method: 1.0})(colours(5), torch.tensor([0, 1, 2, 3, 1]))
+    images, soft = mixer(4, **{method: 1.0})(colours(5), torch.tensor([0, 1, 2, 3, 1]))
     assert (images[4] == 4).all()
-    torch.testing.assert_close(soft[4], torch.tensor([0.025, 0.925, 0.025, 0.025]))
+    torch.testing.assert_close(soft[4], torch.tensor([0.0, 1.0, 0.0, 0.0]))
     assert not torch.equal(images[:4], colours(5)[:4])
 
 
@@ -93,24 +92,12 @@ def test_mosaic_shows_four_pictures_none_of_them_as_a_sliver() -> None:
     assert len(rows.unique(dim=0)) > 200, "each picture has a centre of its own"
 
 
-@pytest.mark.parametrize("method", ALL)
-def test_smoothing_of_mixed_targets_is_the_loss_functions_own(method: str) -> None:
-    settings = {method: ALL[method]}
-    _, plain = mixer(6, **settings)(colours(6), torch.arange(6))
-    _, smooth = mixer(6, 0.1, **settings)(colours(6), torch.arange(6))
-    torch.testing.assert_close(smooth, plain * 0.9 + 0.1 / 6)
-    logits = torch.randn(6, 6)
-    expected = F.cross_entropy(logits, plain, label_smoothing=0.1)
-    torch.testing.assert_close(F.cross_entropy(logits, smooth), expected)
-
-
 def test_off_means_untouched() -> None:
-    mix = mixer(2, 0.1)
+    mix = mixer(2)
     images, target = torch.rand(3, 3, 2, 2), torch.tensor([0, 1, 1])
     same_images, same_target = mix(images, target)
     assert same_images is images
     assert same_target is target
-    assert mix.smoothing_left(target) == 0.1
 
 
 def test_the_last_epochs_are_not_mixed() -> None:
@@ -158,3 +145,30 @@ def test_training_tells_the_epoch(
         digests.append(records.load(model_path(name, 0))["digest"])
     assert digests[0] == digests[1]
     assert digests[0] != digests[2]
+
+
+@pytest.mark.parametrize("settings", [{"mixup": 1.0}, {"cutmix": 1.0}, {"mosaic": True}])
+def test_soft_rows_mix_as_their_pictures_do(settings: dict[str, float]) -> None:
+    """Pictures whose channels are their target rows: after mixing, mean colour = target."""
+    rows = torch.tensor([[0.5, 0.5, 0.0], [0.0, 0.1, 0.9], [0.2, 0.2, 0.6], [1.0, 0.0, 0.0]])
+    images = rows[:, :, None, None].expand(4, 3, 8, 8).clone()
+    mixed, soft = mixer(3, **settings)(images, rows)
+    torch.testing.assert_close(mixed.mean((2, 3)), soft)
+    assert not torch.allclose(soft, rows)
+
+
+@pytest.mark.parametrize("alphas", [(0.4, 0.0), (0.0, 1.0)])
+def test_labels_mix_as_timm_mixes_them(alphas: tuple[float, float]) -> None:
+    target = torch.tensor([3, 1, 0, 2])
+    for seed in range(20):
+        np.random.seed(seed)
+        images, soft = in_pairs(Mixup(*alphas), noise(), F.one_hot(target, 4).float())
+        np.random.seed(seed)
+        timms = Mixup(*alphas, label_smoothing=0.0, num_classes=4)
+        same_images, same_soft = timms(noise(), target)
+        assert torch.equal(images, same_images)
+        torch.testing.assert_close(soft, same_soft)
+
+
+def noise() -> torch.Tensor:
+    return torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -14,14 +14,23 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.parts import records
-from pipeline.parts.config import Train
-from pipeline.parts.fit import make_ema, make_schedule
+from pipeline.parts.config import Train, load_experiment
+from pipeline.parts.fit import Trainer, make_ema, make_schedule
 
 HARD = {  # everything that draws random numbers or carries state from step to step
     "augment": [{"RandomResizedCrop": {"scale": [0.5, 1.0]}}, "SquareSymmetry"],
     "mix": {"mixup": 0.4, "cutmix": 1.0, "mosaic": True, "prob": 0.8, "off_epochs": 1},
     "model": {"drop_rate": 0.2, "drop_path_rate": 0.1},
-    "train": {"epochs": 3, "ema": 0.3, "clip_grad": 1.0, "label_smoothing": 0.1},
+    "train": {
+        "epochs": 3,
+        "ema": 0.3,
+        "clip_grad": 1.0,
+        "label_smoothing": 0.1,
+        "accumulate": 3,  # of 4 batches: the second step of an epoch has one
+        "sampler": "balanced",
+        "class_weights": "inverse",
+        "twins": "soft",
+    },
 }
 
 
@@ -79,8 +88,6 @@ def test_every_epoch_is_a_resume_point(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Stopped after each epoch in turn, also between the last epoch and the model file."""
-    from pipeline.parts.fit import Trainer
-
     whole, stopped = write("whole", **HARD), write("stopped", **HARD)
     split(whole)
     run("train", whole, "--fold", "0")
@@ -127,8 +134,6 @@ def test_half_a_run_of_other_settings_is_refused_too(
     space: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from pipeline.parts.fit import Trainer
-
     experiment = write()
     split(experiment)
     with monkeypatch.context() as patch:
@@ -265,3 +270,44 @@ def test_ema_warms_up_from_the_model_itself(
     assert same(weights(space, "plain"), weights(space, "average"))
     run("train", write("longer", train={"ema": 0.5}), "--fold", "0")
     assert not same(weights(space), weights(space, "longer"))
+
+
+def trainer(experiment: str, n: int = 22) -> Trainer:
+    """Of made-up pixels; only the head learns, since BatchNorm depends on the batch."""
+    pixels = np.random.default_rng(0).integers(0, 256, (n, 40, 40, 3), np.uint8)
+    rows = pd.DataFrame({"row": np.arange(n), "target": np.arange(n) % 3})
+    settings = load_experiment(experiment)
+    targets = rows.target.to_numpy()
+    return Trainer(settings, 0, 3, pixels, rows, rows, "accuracy", targets)
+
+
+def test_accumulated_batches_are_one_big_batch(write: Callable[..., str]) -> None:
+    """Sizes 8, 7, 7 in steps of two: 15 images, then the 7 that are left."""
+    train = {"class_weights": "inverse", "label_smoothing": 0.1, "clip_grad": 0.5, "warmup": 0}
+    settings = {"model": {"freeze": "backbone"}, "augment": [], "runtime": {"precision": "no"}}
+    small = trainer(write("small", **settings, train={**train, "accumulate": 2}))
+    big = trainer(write("big", **settings, train=train))
+    batches = list(small.loader)
+    assert [len(target) for _, target in batches] == [8, 7, 7]
+    whole = tuple(torch.cat(parts) for parts in zip(*batches[:2], strict=True))
+    for group, batch in ((batches[:2], whole), (batches[2:], batches[2])):
+        losses = [one.step(some, len(batch[0])) for one, some in ((small, group), (big, [batch]))]
+        torch.testing.assert_close(*losses)
+        for one, other in zip(small.model.parameters(), big.model.parameters(), strict=True):
+            torch.testing.assert_close(one.grad, other.grad)
+            torch.testing.assert_close(one, other)
+
+
+def test_schedule_and_average_count_optimizer_steps(
+    write: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = trainer(write(train={"accumulate": 2, "ema": 0.5, "epochs": 3}))
+    scheduled, averaged, stepped = [], [], []
+    monkeypatch.setattr(one.schedule, "step_update", scheduled.append)
+    monkeypatch.setattr(one.ema, "update", lambda model, step: averaged.append(step))
+    monkeypatch.setattr(one, "step", lambda group, size: stepped.append(size) or torch.ones(()))
+    assert one.steps == 6
+    for one.epoch in range(3):
+        assert one.train_epoch()[0] == 1
+    assert scheduled == averaged == list(range(6))
+    assert stepped == [15, 7] * 3

@@ -105,12 +105,20 @@ class Mix(Settings):
 class Train(Settings):
     epochs: int = Field(5, ge=1)
     batch_size: int = Field(64, ge=2)
+    accumulate: int = Field(1, ge=1)  # batches per optimizer step
     lr: float = Field(1e-3, gt=0)
     head_lr_mult: float = Field(10.0, gt=0)
     layer_decay: float = Field(1.0, gt=0, le=1)
     weight_decay: float = Field(0.05, ge=0)
     warmup: Probability = 0.1  # share of all steps
+    loss: Literal["cross_entropy", "bce", "focal"] = "cross_entropy"
+    focal_gamma: float = Field(2.0, ge=0)  # how fast easy images fade; 0: cross entropy
     label_smoothing: Probability = 0.0
+    class_weights: Literal["none", "inverse", "effective"] = "none"
+    sampler: Literal["none", "balanced", "sqrt"] = "none"  # how often each class is shown
+    twins: Literal["hard", "soft"] = "hard"  # soft: equal pixels share their labels
+    distill: str | None = None  # experiment whose out-of-fold probabilities are taught as well
+    distill_weight: Probability = 0.3  # their share of the target
     clip_grad: float | None = Field(None, gt=0)  # largest gradient norm
     ema: Probability = 0.0  # averaging window as a share of all steps; 0: off
     seed: int = 0

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEmaV3
 from torch import nn
@@ -20,11 +19,20 @@ from pipeline.parts.cli import UserError
 from pipeline.parts.config import Experiment, Train
 from pipeline.parts.images import Pixels
 from pipeline.parts.infer import Normalise, make_accelerator, predict_probabilities, workers
-from pipeline.parts.loader import EpochBatches, Pictures, derive_seed, make_loader
+from pipeline.parts.loader import (
+    Batch,
+    EpochBatches,
+    Pictures,
+    derive_seed,
+    grouped,
+    make_loader,
+)
+from pipeline.parts.loss import Loss, class_weights
 from pipeline.parts.metrics import METRICS
 from pipeline.parts.mix import Mixer
 from pipeline.parts.model import build_model, parameter_groups, preprocessing, save_weights
 from pipeline.parts.progress import Progress
+from pipeline.parts.sampler import make_sampler
 
 LOG_COLUMNS = ["epoch", "lr", "train_loss", "valid_loss", "valid_score", "images_per_s", "seconds"]
 
@@ -44,6 +52,7 @@ class Trainer:
         train: pd.DataFrame,
         valid: pd.DataFrame,
         metric: str,
+        targets: np.ndarray,  # of the training images: int [n] or rows [n, classes]
     ):
         self.settings, self.fold, self.metric = settings, fold, metric
         self.pixels, self.valid = pixels, valid
@@ -52,17 +61,20 @@ class Trainer:
         torch.manual_seed(self.seed)  # the random head
         model = build_model(settings.model, classes, fold).to(self.accelerator.device)
         self.preprocessing = preprocessing(model, settings.model)
-        self.batches = EpochBatches(len(train), settings.train.batch_size, self.seed)
-        self.loader = self._train_loader(train)
-        self.steps = settings.train.epochs * len(self.batches)
+        draw = make_sampler(settings.train, train.target.to_numpy(), self.seed)
+        self.batches = EpochBatches(len(train), settings.train.batch_size, self.seed, draw)
+        self.loader = self._train_loader(train.row.to_numpy(), targets)
+        self.epoch_steps = math.ceil(len(self.batches) / settings.train.accumulate)
+        self.steps = settings.train.epochs * self.epoch_steps
         optimizer = torch.optim.AdamW(
             parameter_groups(model, settings.train), lr=settings.train.lr, fused=True
         )
         self.schedule = make_schedule(optimizer, settings.train, self.steps)
         self.ema = make_ema(model, settings.train, self.steps)  # a copy: before it is wrapped
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
-        smoothing, epochs = settings.train.label_smoothing, settings.train.epochs
-        self.mixer = Mixer(settings.mix, classes, smoothing, epochs)
+        self.mixer = Mixer(settings.mix, classes, settings.train.epochs)
+        weights = class_weights(settings.train, targets, classes)
+        self.loss = Loss(settings.train, weights).to(self.accelerator.device)
         self.normalise = Normalise(self.preprocessing, self.accelerator.device)
         self.epoch, self.log = 0, []
 
@@ -91,14 +103,15 @@ class Trainer:
         started = time.monotonic()
         total, images = torch.zeros((), device=self.accelerator.device), 0
         with Progress(self.label(), self.batches.n, "images") as progress:
-            for number, (pixels, target) in enumerate(self.loader):
-                done = self.epoch * len(self.batches) + number
+            for number, group in enumerate(grouped(self.loader, self.settings.train.accumulate)):
+                done = self.epoch * self.epoch_steps + number
                 self.schedule.step_update(done)
-                total += self.step(pixels, target) * len(pixels)  # no .item(): no waiting
+                size = sum(len(pixels) for pixels, _ in group)
+                total += self.step(group, size) * size  # no .item(): no waiting
                 if self.ema:
                     self.ema.update(self.model, step=done)  # without a step it would not warm up
-                images += len(pixels)
-                progress.advance(len(pixels))
+                images += size
+                progress.advance(size)
         loss = total.item() / images
         if not math.isfinite(loss):
             raise UserError(
@@ -107,18 +120,22 @@ class Trainer:
             )
         return loss, images / (time.monotonic() - started)
 
-    def step(self, pixels: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        images = self.normalise(pixels)
-        target = target.to(images.device, non_blocking=True)
-        images, target = self.mixer(images, target)
-        logits = self.model(images)  # Accelerate wraps it in autocast
-        loss = F.cross_entropy(logits, target, label_smoothing=self.mixer.smoothing_left(target))
+    def step(self, group: list[Batch], size: int) -> torch.Tensor:
+        """One step down the mean loss of the `size` images in all batches of a group."""
         self.optimizer.zero_grad()
-        self.accelerator.backward(loss)
+        total = torch.zeros((), device=self.accelerator.device)
+        for pixels, target in group:
+            images = self.normalise(pixels)
+            target = target.to(images.device, non_blocking=True)
+            images, target = self.mixer(images, target)
+            logits = self.model(images)  # Accelerate wraps it in autocast
+            loss = self.loss(logits, target) * (len(pixels) / size)
+            self.accelerator.backward(loss)
+            total += loss.detach()
         if self.settings.train.clip_grad:
             self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.train.clip_grad)
         self.optimizer.step()
-        return loss.detach()
+        return total
 
     def predict_valid(self, label: str) -> np.ndarray:
         """Plain probabilities of the held-out images with the weights that would be saved."""
@@ -186,12 +203,11 @@ class Trainer:
             f"{row['seconds']:.0f} s"
         )
 
-    def _train_loader(self, train: pd.DataFrame) -> torch.utils.data.DataLoader:
+    def _train_loader(self, rows: np.ndarray, targets: np.ndarray) -> torch.utils.data.DataLoader:
         size, mode = self.preprocessing["size"], self.preprocessing["interpolation"]
         augment = Augment(self.settings.augment, size, mode)
-        rows, target = train.row.to_numpy(), train.target.to_numpy()
         on_gpu = self.accelerator.device.type == "cuda"
-        pictures = Pictures(self.pixels, rows, target, augment)
+        pictures = Pictures(self.pixels, rows, targets, augment)
         return make_loader(pictures, self.batches, workers(self.settings.runtime, on_gpu), on_gpu)
 
 

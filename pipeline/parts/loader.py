@@ -5,7 +5,8 @@ number): 0, 1 or 8 workers give equal batches, and a resumed epoch equals an uni
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import cv2
@@ -31,7 +32,10 @@ def derive_seed(*parts: int | str) -> int:
 
 
 class Pictures(Dataset):
-    """Indexed by a BatchSpec: (uint8 [batch, size, size, 3], targets int64 [batch])."""
+    """Indexed by a BatchSpec: (uint8 [batch, size, size, 3], targets of [batch]).
+
+    `targets` is int [n], or float32 [n, classes] whose rows sum to 1.
+    """
 
     def __init__(
         self,
@@ -41,7 +45,8 @@ class Pictures(Dataset):
         transform: Callable[[np.ndarray], np.ndarray],
     ):
         self.pixels, self.rows, self.transform = pixels, rows, transform
-        self.targets = torch.from_numpy(np.array(targets, dtype=np.int64))
+        dtype = np.int64 if targets.ndim == 1 else np.float32
+        self.targets = torch.from_numpy(np.array(targets, dtype=dtype))
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -56,11 +61,18 @@ class Pictures(Dataset):
 class EpochBatches:
     """Shuffled batches of the current `epoch`, all within one image of equal size.
 
-    Every image is used once an epoch, and no tiny last batch upsets BatchNorm.
+    Every image is used once an epoch, or what `draw` (epoch → n rows) says. No tiny last batch
+    upsets BatchNorm.
     """
 
-    def __init__(self, n: int, batch_size: int, seed: int):
-        self.n, self.seed, self.epoch = n, seed, 0
+    def __init__(
+        self,
+        n: int,
+        batch_size: int,
+        seed: int,
+        draw: Callable[[int], np.ndarray] | None = None,
+    ):
+        self.n, self.seed, self.epoch, self.draw = n, seed, 0, draw
         self.count = max(1, round(n / batch_size))
 
     def __len__(self) -> int:
@@ -68,6 +80,8 @@ class EpochBatches:
 
     def __iter__(self) -> Iterator[BatchSpec]:
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.n)
+        if self.draw:
+            order = self.draw(self.epoch)[order]
         for number, rows in enumerate(np.array_split(order, self.count)):
             yield BatchSpec(derive_seed(self.seed, self.epoch, number), rows.tolist())
 
@@ -77,6 +91,13 @@ def in_order(n: int, batch_size: int) -> list[BatchSpec]:
         BatchSpec(0, list(range(start, min(start + batch_size, n))))
         for start in range(0, n, batch_size)
     ]
+
+
+def grouped(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
+    """Lists of `size` batches; the last may be shorter."""
+    rest = iter(batches)
+    while group := list(itertools.islice(rest, size)):
+        yield group
 
 
 def make_loader(

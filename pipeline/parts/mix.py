@@ -4,13 +4,14 @@ All random numbers come from NumPy's global generator, which the training seeds 
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from timm.data import Mixup
 
 from pipeline.parts.config import Mix
+from pipeline.parts.loss import as_rows
 
 Mixed = tuple[torch.Tensor, torch.Tensor]
 MIDDLE = (0.25, 0.75)  # where four pictures meet, as in YOLO: each keeps 1/16 of the area or more
@@ -19,63 +20,53 @@ MIDDLE = (0.25, 0.75)  # where four pictures meet, as in YOLO: each keeps 1/16 o
 class Mixer:
     """Mixes a share of the batches by one of the methods that are on, drawn at random.
 
-    `epoch` is told by the training: in the last `off_epochs` every batch stays as it is.
+    Nothing is smoothed here: the loss does that. `epoch` is told by the training: in the last
+    `off_epochs` every batch stays as it is.
     """
 
-    def __init__(self, settings: Mix, classes: int, smoothing: float, epochs: int):
-        self.classes, self.smoothing, self.prob = classes, smoothing, settings.prob
+    def __init__(self, settings: Mix, classes: int, epochs: int):
+        self.classes, self.prob = classes, settings.prob
         self.epoch, self.mixed_epochs = 0, epochs - settings.off_epochs
         self.methods: dict[str, Callable[[torch.Tensor, torch.Tensor], Mixed]] = {}
         if settings.mixup:
-            self.methods["mixup"] = self._in_pairs(settings.mixup, 0.0)
+            self.methods["mixup"] = partial(in_pairs, Mixup(settings.mixup, 0.0))
         if settings.cutmix:
-            self.methods["cutmix"] = self._in_pairs(0.0, settings.cutmix)
+            self.methods["cutmix"] = partial(in_pairs, Mixup(0.0, settings.cutmix))
         if settings.mosaic:
-            self.methods["mosaic"] = self._mosaic
+            self.methods["mosaic"] = in_mosaics
 
     def __call__(self, images: torch.Tensor, target: torch.Tensor) -> Mixed:
-        """Mix [batch, 3, h, w], in place or not, and int targets [batch].
+        """Mix [batch, 3, h, w], in place or not, and int targets [batch] or rows [batch, classes].
 
-        Returns them as they are, or pictures of equal shape and soft targets [batch, classes],
-        smoothed already, whose rows sum to 1.
+        Returns them as they are, or pictures of equal shape and soft rows [batch, classes] that
+        add up as the targets' rows did.
         """
         off = not self.methods or self.epoch >= self.mixed_epochs
         if off or np.random.rand() >= self.prob:
             return images, target
         name = list(self.methods)[np.random.randint(len(self.methods))]
-        return self.methods[name](images, target)
+        return self.methods[name](images, as_rows(target, self.classes))
 
-    def smoothing_left(self, target: torch.Tensor) -> float:
-        """What the loss must still smooth: soft targets are smoothed already."""
-        return 0.0 if target.is_floating_point() else self.smoothing
 
-    def _in_pairs(
-        self, mixup: float, cutmix: float
-    ) -> Callable[[torch.Tensor, torch.Tensor], Mixed]:
-        """timm's methods, which want pairs: the last picture of an odd batch stays plain."""
-        pairs = Mixup(mixup, cutmix, label_smoothing=self.smoothing, num_classes=self.classes)
+def in_pairs(mixup: Mixup, images: torch.Tensor, rows: torch.Tensor) -> Mixed:
+    """timm's methods, which want pairs: the last picture of an odd batch stays plain."""
+    even = len(images) // 2 * 2
+    if not even:
+        return images, rows
+    # timm mixes labels only: told each image's number as its label, it answers with shares
+    mixup.num_classes, mixup.label_smoothing = even, 0.0
+    mixed, shares = mixup(images[:even], torch.arange(even, device=images.device))
+    own, pair = shares.diagonal().unsqueeze(1), rows[:even]
+    soft = pair * own + pair.flip(0) * (1 - own)
+    return torch.cat([mixed, images[even:]]), torch.cat([soft, rows[even:]])
 
-        def mix(images: torch.Tensor, target: torch.Tensor) -> Mixed:
-            even = len(images) // 2 * 2
-            mixed, soft = pairs(images[:even], target[:even])
-            if even == len(images):
-                return mixed, soft
-            rest = self._smooth(F.one_hot(target[even:], self.classes).to(soft))
-            return torch.cat([mixed, images[even:]]), torch.cat([soft, rest])
 
-        return mix
-
-    def _mosaic(self, images: torch.Tensor, target: torch.Tensor) -> Mixed:
-        size = np.array(images.shape[2:])
-        low, high = (np.rint(share * size).astype(int) for share in MIDDLE)
-        centres = np.random.randint(low, high + 1, (len(images), 2))
-        pictures, shares = mosaic(images, torch.from_numpy(centres).to(images.device))
-        one_hot = F.one_hot(target, self.classes).to(shares)
-        soft = sum(shares[:, k, None] * one_hot.roll(k, 0) for k in range(4))
-        return pictures, self._smooth(soft)
-
-    def _smooth(self, soft: torch.Tensor) -> torch.Tensor:
-        return soft * (1 - self.smoothing) + self.smoothing / self.classes
+def in_mosaics(images: torch.Tensor, rows: torch.Tensor) -> Mixed:
+    size = np.array(images.shape[2:])
+    low, high = (np.rint(share * size).astype(int) for share in MIDDLE)
+    centres = np.random.randint(low, high + 1, (len(images), 2))
+    pictures, shares = mosaic(images, torch.from_numpy(centres).to(images.device))
+    return pictures, sum(shares[:, k, None] * rows.roll(k, 0) for k in range(4))
 
 
 def mosaic(images: torch.Tensor, centres: torch.Tensor) -> Mixed:

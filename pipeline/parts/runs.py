@@ -4,7 +4,8 @@ from pathlib import Path
 
 from pipeline.parts import records
 from pipeline.parts.cli import UserError
-from pipeline.parts.config import Experiment, root
+from pipeline.parts.config import Experiment, load_experiment, root
+from pipeline.parts.predictions import prediction_path
 
 
 def model_path(run: str, fold: int) -> Path:
@@ -44,3 +45,38 @@ def first_weights_digest(settings: Experiment, fold: int, folds: str) -> str | N
     if same and record["key"]["folds"] != folds:
         raise UserError(f"model.weights: {path} was trained on other folds: it would leak")
     return records.file_digest(path)
+
+
+def teacher_files(settings: Experiment, fold: int, folds: str) -> dict[int, Path]:
+    """Out-of-fold predictions of `train.distill` by fold, but for `fold` itself; {} where off.
+
+    Raises UserError for this run itself, an unknown run, one of another competition or on other
+    folds than `folds` (a digest), and for predictions that are missing.
+    """
+    if settings.train.distill is None:
+        return {}
+    try:
+        teacher = load_experiment(settings.train.distill)
+    except UserError as error:
+        raise UserError(f"train.distill: {error}") from None
+    if teacher.name == settings.name:
+        raise UserError(f"train.distill: {teacher.name} cannot be its own teacher")
+    if teacher.competition != settings.competition:
+        raise UserError(f"train.distill: {teacher.name} is of competition {teacher.competition!r}")
+    paths = {}
+    for number in set(range(settings.folds.n)) - {fold}:
+        path = prediction_path(teacher.name, number, "oof", teacher.predict.tta)
+        record = records.load(path)
+        if record is None:
+            command = f"python -m pipeline.predict {settings.train.distill} --split oof"
+            raise UserError(f"train.distill: no predictions {path}; run {command}")
+        if record["folds"] != folds:
+            raise UserError(f"train.distill: {path} is from other folds: it would leak")
+        paths[number] = path
+    return paths
+
+
+def teacher_digests(settings: Experiment, fold: int, folds: str) -> dict[str, str]:
+    """Digests of `teacher_files` for the key, by fold."""
+    files = teacher_files(settings, fold, folds)
+    return {f"oof{number}": records.file_digest(path) for number, path in files.items()}

@@ -7,6 +7,7 @@ from pipeline.parts.augment import Augment, Resize
 from pipeline.parts.config import Experiment
 from pipeline.parts.images import Pixels
 from pipeline.parts.loader import BatchSpec, Pictures, derive_seed, make_loader
+from pipeline.parts.loss import as_rows
 from pipeline.parts.mix import Mixer
 from pipeline.parts.model import preprocessing
 from pipeline.parts.weights import build_backbone
@@ -20,8 +21,7 @@ class Views:
         config = preprocessing(build_backbone(bare, fold=0), bare)
         size, mode = config["size"], config["interpolation"]
         self.resize, self.augment = Resize(size, mode), Augment(settings.augment, size, mode)
-        # no smoothing: shares are those of the pictures
-        self.mixer = Mixer(settings.mix, classes, 0.0, settings.train.epochs)
+        self.mixer = Mixer(settings.mix, classes, settings.train.epochs)
         self.pixels, self.classes, self.seed = pixels, classes, seed
 
     def original(self, row: int) -> np.ndarray:
@@ -44,6 +44,7 @@ class Views:
         """
         images = torch.from_numpy(self.augmented(rows, method)).float().permute(0, 3, 1, 2)
         np.random.seed(derive_seed(self.seed, "mix", method))
-        images, shares = self.mixer.methods[method](images, torch.from_numpy(targets))
+        rows = as_rows(torch.from_numpy(targets), self.classes)
+        images, shares = self.mixer.methods[method](images, rows)
         pixels = images.round().clamp(0, 255).byte().permute(0, 2, 3, 1)
         return pixels.numpy(), shares.numpy()
