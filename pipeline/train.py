@@ -70,7 +70,8 @@ def train_fold(
     """
     import torch  # late: a finished fold needs none of it
 
-    from pipeline.parts.fit import Trainer, peak_memory_gb
+    from pipeline.parts.fit import Trainer
+    from pipeline.parts.infer import peak_memory_gb
 
     started = time.monotonic()
     classes = classes_of(table)
@@ -80,7 +81,7 @@ def train_fold(
     if settings.train.distill:
         say("train", f"fold {fold}  {describe_teacher(settings)}")
     pixels = prepared.pixels
-    trainer = Trainer(settings, fold, len(classes), pixels, train, valid, metric, targets)
+    trainer = Trainer(settings, fold, classes, pixels, train, valid, metric, targets)
     last = out.with_name("last.pt")
     if last.exists():
         trainer.resume(torch.load(last, map_location="cpu", weights_only=True))

@@ -15,7 +15,14 @@ from pipeline.parts.cli import run_stage
 TINY = {
     "competition": "demo",
     "folds": {"n": 2},
-    "model": {"backbone": "test_resnet", "weights": "none", "size": 32},
+    "model": {
+        "backbone": "test_resnet",
+        "weights": "none",
+        "size": 32,
+        "reads": "last",
+        "head": "random",
+        "batchnorm": "train",
+    },
     "train": {"epochs": 2, "batch_size": 8, "lr": 0.001},
 }
 

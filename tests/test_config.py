@@ -47,7 +47,7 @@ def test_unknown_key_names_file_key_and_neighbour(tmp_path: Path) -> None:
 
 
 def test_all_mistakes_are_named_at_once(tmp_path: Path) -> None:
-    message = fails("competition: demo\ntrain: {lr: fast, epochs: 0}\nmodle: {}\n", tmp_path)
+    message = fails("competition: demo\ntrain: {lr: fast, epochs: -1}\nmodle: {}\n", tmp_path)
     assert len(message.splitlines()) == 3
     assert "train.lr" in message
     assert "'fast'" in message
@@ -68,6 +68,13 @@ def test_yaml_reads_3e_4_as_text_and_we_mend_it(tmp_path: Path) -> None:
         ("competition: demo\naugment: [{A: {}, B: {}}]\n", "augment.0"),
         ("competition: demo\nmodel: {backbone: resnet50x}\n", "did you mean"),
         ("competition: demo\npredict: {tta: hflp}\n", "'hflp'"),
+        ("competition: demo\nmodel: {size: 64, weights: none}\n", "none needs batchnorm: train"),
+        ("competition: demo\nmodel: {size: 64, head: names}\n", "names needs reads: last"),
+        ("competition: demo\nmodel: {size: 64, freeze_epochs: 2}\n", "needs freeze:"),
+        (
+            "competition: demo\nmodel: {size: 64, head: random}\ntrain: {epochs: 0}\n",
+            "epochs: 0 needs model.head",
+        ),
         (
             "competition: demo\npredict: {sizes: [64, 32, 64]}\n",
             "predict.sizes: each size may stand",

@@ -18,10 +18,14 @@ from pipeline.parts.model import (
     parameter_groups,
     preprocessing,
     save_weights,
+    thaw,
+    train_mode,
 )
 from pipeline.parts.weights import PYPI
 
-TINY = {"backbone": "test_efficientnet", "weights": "none", "size": 32}
+TINY = {"backbone": "test_efficientnet", "weights": "none", "size": 32, "batchnorm": "train"}
+
+CLASSES = ["a", "b", "c"]
 
 
 def statistics(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -30,11 +34,12 @@ def statistics(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("freeze", ["backbone", "blocks.1"])
 def test_frozen_layers_do_not_move(freeze: str) -> None:
-    model = build_model(Model(**TINY, freeze=freeze), classes=3, fold=0)
+    model = build_model(Model(**TINY, reads="last"), classes=CLASSES, fold=0)
     before_stats = statistics(model)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    model.train()  # the trap: it would set BatchNorm's statistics moving again
     optimizer = torch.optim.SGD(parameter_groups(model, Train()), lr=0.1)
+    freeze_until(model, freeze)
+    train_mode(model, "train")  # the trap: model.train() would set BatchNorm's statistics moving
     model(torch.randn(4, 3, 32, 32)).square().sum().backward()
     optimizer.step()
     moved = {
@@ -82,16 +87,54 @@ def test_each_parameter_is_in_one_group(name: str) -> None:
     assert {decay[id(p)] for p in model.parameters() if p.ndim <= 1} == {0}
 
 
-def test_frozen_parameters_are_in_no_group() -> None:
-    model = build_model(Model(**TINY, freeze="backbone"), classes=3, fold=0)
-    grouped = [p for group in parameter_groups(model, Train()) for p in group["params"]]
-    assert sum(p.numel() for p in grouped) == 3 * model.num_features + 3
+@pytest.mark.parametrize("reads", ["blocks", "last"])
+def test_frozen_statistics_stay_while_weights_learn(reads: str) -> None:
+    model = build_model(Model(**TINY, reads=reads), classes=CLASSES, fold=0)
+    before_stats = statistics(model)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizer = torch.optim.SGD(parameter_groups(model, Train()), lr=0.1)
+    train_mode(model, "frozen")
+    model(torch.randn(4, 3, 32, 32)).square().sum().backward()
+    optimizer.step()
+    assert all(torch.equal(v, before_stats[name]) for name, v in statistics(model).items())
+    moved = {name for name, p in model.named_parameters() if (p != before[name]).any()}
+    assert any("bn1.weight" in name for name in moved), "scale and shift of BatchNorm still learn"
+    assert any("conv_stem" in name for name in moved)
+    train_mode(model, "train")
+    model(torch.randn(4, 3, 32, 32))
+    assert any((v != before_stats[name]).any() for name, v in statistics(model).items())
 
 
-@pytest.mark.parametrize("freeze", [None, "backbone"])
-def test_saved_weights_come_back(freeze: str | None, tmp_path: Path) -> None:
-    settings = Model(**TINY, freeze=freeze)
-    model = build_model(settings, classes=3, fold=0).eval()
+def test_thawing_starts_with_an_empty_optimizer_state() -> None:
+    """Frozen weights get no decay and no moments; thawed ones are stepped like new ones."""
+    model = build_model(Model(**TINY), classes=CLASSES, fold=0)
+    optimizer = torch.optim.AdamW(parameter_groups(model, Train(weight_decay=0.5)), lr=0.1)
+    freeze_until(model, "backbone")
+    stem = model.backbone.conv_stem.weight
+    start = stem.detach().clone()
+
+    def step() -> None:
+        train_mode(model, "frozen")
+        optimizer.zero_grad()
+        model(torch.randn(4, 3, 32, 32)).square().sum().backward()
+        optimizer.step()
+
+    for _ in range(3):
+        step()
+    assert torch.equal(stem, start)
+    assert stem not in optimizer.state
+    assert optimizer.state[model.head.weight]["step"] == 3
+    thaw(model)
+    step()
+    assert not torch.equal(stem, start)
+    assert optimizer.state[stem]["step"] == 1
+    assert optimizer.state[model.head.weight]["step"] == 4
+
+
+@pytest.mark.parametrize("reads", ["blocks", "last"])
+def test_saved_weights_come_back(reads: str, tmp_path: Path) -> None:
+    settings = Model(**TINY, reads=reads)
+    model = build_model(settings, classes=CLASSES, fold=0).eval()
     images = torch.randn(2, 3, 32, 32)
     expected = model(images)
     path = tmp_path / "model.safetensors"
@@ -107,7 +150,7 @@ def test_saved_weights_come_back(freeze: str | None, tmp_path: Path) -> None:
 
 
 def test_preprocessing_is_the_backbones_own() -> None:
-    settings = Model(backbone="tf_efficientnet_lite0", weights="none", size=128)
+    settings = Model(backbone="tf_efficientnet_lite0", size=128)
     facts = preprocessing(timm.create_model(settings.backbone), settings)
     assert facts["mean"] == [0.5, 0.5, 0.5]
     assert facts["interpolation"] == "bicubic"
@@ -116,8 +159,8 @@ def test_preprocessing_is_the_backbones_own() -> None:
 
 def test_pypi_weights_are_real(tmp_path: Path) -> None:
     """Every tensor but the new head is the package's own."""
-    settings = Model(size=224)
-    model = build_model(settings, classes=5, fold=0)
+    settings = Model(size=224, reads="last")
+    model = build_model(settings, classes=list("abcde"), fold=0)
     package = importlib.util.find_spec(PYPI[settings.backbone])
     state = torch.load(next(Path(package.origin).parent.glob("models/*.pth")), weights_only=True)
     own = model.state_dict()
@@ -133,8 +176,8 @@ def test_local_file_as_weights(tmp_path: Path) -> None:
     source = timm.create_model("test_resnet", num_classes=1000)
     save_file(source.state_dict(), tmp_path / "w.safetensors")
     settings = Model(backbone="test_resnet", weights=str(tmp_path / "w.safetensors"), size=32)
-    model = build_model(settings, classes=4, fold=0)
-    assert torch.equal(model.conv1[0].weight, source.conv1[0].weight)
+    model = build_model(settings, classes=list("abcd"), fold=0)
+    assert torch.equal(model.backbone.conv1[0].weight, source.conv1[0].weight)
     assert model.get_classifier().out_features == 4
     other = settings.model_copy(update={"backbone": "test_efficientnet"})
     with pytest.raises(UserError, match=r"w.safetensors does not fit test_efficientnet") as error:
@@ -146,12 +189,12 @@ def test_local_file_as_weights(tmp_path: Path) -> None:
     ("backbone", "weights", "said"),
     [
         ("test_resnet", "pypi", "pypi has none for 'test_resnet'"),
-        ("test_resnett", "none", "timm has no 'test_resnett'"),
+        ("test_resnett", "pypi", "timm has no 'test_resnett'"),
     ],
 )
 def test_weights_that_cannot_be_had(backbone: str, weights: str, said: str) -> None:
     with pytest.raises(UserError, match=said):
-        build_model(Model(backbone=backbone, weights=weights, size=32), classes=2, fold=0)
+        build_model(Model(backbone=backbone, weights=weights, size=32), classes=["a", "b"], fold=0)
 
 
 def test_failed_download_names_the_other_sources(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,7 +203,9 @@ def test_failed_download_names_the_other_sources(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr("pipeline.parts.weights.timm.create_model", no_network)
     with pytest.raises(UserError) as error:
-        build_model(Model(backbone="test_resnet", weights="hub", size=32), classes=2, fold=0)
+        build_model(
+            Model(backbone="test_resnet", weights="hub", size=32), classes=["a", "b"], fold=0
+        )
     assert "\n" not in str(error.value)
     for word in ("no route to the hub", "a path", "run:NAME", "pypi", "none"):
         assert word in str(error.value)

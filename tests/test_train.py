@@ -20,7 +20,14 @@ from pipeline.parts.fit import Trainer, make_ema, make_schedule
 HARD = {  # everything that draws random numbers or carries state from step to step
     "augment": [{"RandomResizedCrop": {"scale": [0.5, 1.0]}}, "SquareSymmetry"],
     "mix": {"mixup": 0.4, "cutmix": 1.0, "mosaic": True, "prob": 0.8, "off_epochs": 1},
-    "model": {"drop_rate": 0.2, "drop_path_rate": 0.1},
+    "model": {
+        "reads": "blocks",
+        "head": "lda",
+        "drop_rate": 0.2,
+        "drop_path_rate": 0.1,
+        "freeze": "layer2",
+        "freeze_epochs": 1,
+    },
     "train": {
         "epochs": 3,
         "ema": 0.3,
@@ -56,9 +63,9 @@ def test_killed_at_any_moment_it_ends_in_the_same_weights(
     assert "goes on after epoch" in done.stdout
     assert same(weights(space, "whole"), weights(space, "killed"))
     log = pd.read_csv(folder / "log.csv")
-    assert list(log.epoch) == [1, 2, 3]
+    assert list(log.epoch) == [0, 1, 2, 3]
     whole_log = pd.read_csv(space / "runs" / "whole" / "fold0" / "log.csv")
-    assert list(log.train_loss) == list(whole_log.train_loss)
+    pd.testing.assert_series_equal(log.train_loss, whole_log.train_loss, rtol=0, atol=0)
     assert sorted(path.name for path in folder.iterdir()) == [
         "log.csv",
         "model.safetensors",
@@ -208,17 +215,30 @@ def test_stages_before_are_named(run: Callable[..., str], write: Callable[..., s
     assert "run python -m pipeline.folds" in run("train", experiment, expect=2)
 
 
+@pytest.mark.parametrize("reads", ["last", "blocks"])
 def test_another_run_as_first_weights(
-    run: Callable[..., str], write: Callable[..., str], trained: str, space: Path
+    run: Callable[..., str],
+    write: Callable[..., str],
+    split: Callable[..., str],
+    space: Path,
+    reads: str,
 ) -> None:
+    run("train", split(write(model={"reads": reads})), "--fold", "1")
     still = {"lr": 1e-12, "weight_decay": 0.0, "epochs": 1}
-    run("train", write("second", model={"weights": "run:tiny"}, train=still), "--fold", "1")
+    begun = {"weights": "run:tiny", "reads": reads}
+    run("train", write("second", model=begun, train=still), "--fold", "1")
     first, second = weights(space, fold=1), weights(space, "second", fold=1)
-    assert torch.allclose(first["layer4.0.conv1.weight"], second["layer4.0.conv1.weight"])
-    assert not torch.allclose(first["fc.weight"], second["fc.weight"]), "the head is new"
+    deep = "layer4.0.conv1.weight" if reads == "last" else "backbone.layer4.0.conv1.weight"
+    head = "fc.weight" if reads == "last" else "head.weight"
+    assert torch.allclose(first[deep], second[deep])
+    assert not torch.allclose(first[head], second[head]), "the head is new"
+    if reads == "blocks":
+        begun["reads"] = "last"
+        other = write("cut", model=begun)
+        assert "set reads: blocks" in run("train", other, "--fold", "1", expect=2)
     other = write("third", model={"weights": "run:tiny"}, folds={"seed": 1})
     run("folds", other)
-    assert "it would leak" in run("train", other, "--fold", "0", expect=2)
+    assert "it would leak" in run("train", other, "--fold", "1", expect=2)
     none = write("fourth", model={"weights": "run:nothing"})
     assert "has no finished fold 0" in run("train", none, "--fold", "0", expect=2)
 
@@ -278,7 +298,7 @@ def trainer(experiment: str, n: int = 22) -> Trainer:
     rows = pd.DataFrame({"row": np.arange(n), "target": np.arange(n) % 3})
     settings = load_experiment(experiment)
     targets = rows.target.to_numpy()
-    return Trainer(settings, 0, 3, pixels, rows, rows, "accuracy", targets)
+    return Trainer(settings, 0, list("abc"), pixels, rows, rows, "accuracy", targets)
 
 
 def test_accumulated_batches_are_one_big_batch(write: Callable[..., str]) -> None:
@@ -287,6 +307,8 @@ def test_accumulated_batches_are_one_big_batch(write: Callable[..., str]) -> Non
     settings = {"model": {"freeze": "backbone"}, "augment": [], "runtime": {"precision": "no"}}
     small = trainer(write("small", **settings, train={**train, "accumulate": 2}))
     big = trainer(write("big", **settings, train=train))
+    for one in (small, big):
+        one.set_mode()
     batches = list(small.loader)
     assert [len(target) for _, target in batches] == [8, 7, 7]
     whole = tuple(torch.cat(parts) for parts in zip(*batches[:2], strict=True))

@@ -17,6 +17,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    model_validator,
 )
 from pydantic_core import PydanticCustomError
 
@@ -87,9 +88,26 @@ class Model(Settings):
     weights: str = "pypi"  # hub | pypi | none | run:NAME | a path
     size: int | None = Field(None, ge=16)  # px; None: the backbone's own
     fit: Literal["stretch", "pad"] = "stretch"  # how a picture becomes a square
+    reads: Literal["blocks", "last"] = "blocks"  # what the head sees of the backbone
+    head: Literal["lda", "names", "random"] = "lda"  # its first weights
+    names: str | None = None  # CSV label,imagenet for head: names
+    batchnorm: Literal["frozen", "train"] = "frozen"  # its running statistics
     freeze: str | None = None  # "backbone", or the last frozen module (blocks.2)
+    freeze_epochs: int | None = Field(None, ge=1)  # then it thaws; None: never
     drop_rate: Probability = 0.0
     drop_path_rate: Probability = 0.0
+
+    @model_validator(mode="after")
+    def _fitting(self) -> "Model":
+        if self.head == "names" and self.reads != "last":
+            raise PydanticCustomError("head", "head: names needs reads: last, as ImageNet's had")
+        if self.names and self.head != "names":
+            raise PydanticCustomError("head", "names: is for head: names")
+        if self.weights == "none" and self.batchnorm == "frozen":
+            raise PydanticCustomError("batchnorm", "weights: none needs batchnorm: train")
+        if self.freeze_epochs and not self.freeze:
+            raise PydanticCustomError("freeze", "freeze_epochs: needs freeze:")
+        return self
 
 
 class Mix(Settings):
@@ -103,11 +121,11 @@ class Mix(Settings):
 
 
 class Train(Settings):
-    epochs: int = Field(5, ge=1)
+    epochs: int = Field(5, ge=0)  # 0: the head's closed form is all
     batch_size: int = Field(64, ge=2)
     accumulate: int = Field(1, ge=1)  # batches per optimizer step
-    lr: float = Field(1e-3, gt=0)
-    head_lr_mult: float = Field(10.0, gt=0)
+    lr: float = Field(2e-4, gt=0)
+    head_lr_mult: float = Field(5.0, gt=0)
     layer_decay: float = Field(1.0, gt=0, le=1)
     weight_decay: float = Field(0.05, ge=0)
     warmup: Probability = 0.1  # share of all steps
@@ -169,6 +187,12 @@ class Experiment(Settings):
     predict: Predict = Predict()
     runtime: Runtime = Runtime()
 
+    @model_validator(mode="after")
+    def _trained(self) -> "Experiment":
+        if self.train.epochs == 0 and self.model.head == "random":
+            raise PydanticCustomError("epochs", "train.epochs: 0 needs model.head: lda or names")
+        return self
+
     def key(self) -> dict[str, Any]:
         """What a trained model depends on."""
         return self.model_dump(include={"model", "augment", "mix", "train"}, mode="json")
@@ -188,7 +212,7 @@ def load_experiment(name: str) -> Experiment:
 
     Raises UserError for a missing file, unknown keys, wrong types and values out of range.
     """
-    experiment = _load(Experiment, _find(name, HERE / "experiments", "experiment"))
+    experiment = _load(Experiment, find_yaml(name, "experiments"))
     if experiment.model.size is None:
         size = _own_size(experiment.model.backbone)
         model = experiment.model.model_copy(update={"size": size})
@@ -197,7 +221,21 @@ def load_experiment(name: str) -> Experiment:
 
 
 def load_competition(name: str) -> Competition:
-    return _load(Competition, _find(name, HERE / "competitions", "competition"))
+    return _load(Competition, find_yaml(name, "competitions"))
+
+
+def find_yaml(name: str, folder: str) -> Path:
+    """`pipeline/FOLDER/NAME.yaml`, or `name` itself where it is a path that ends in .yaml.
+
+    Raises UserError for a missing file, naming the nearest and all others.
+    """
+    here, kind = HERE / folder, folder.removesuffix("s")
+    path = Path(name) if name.endswith((".yaml", ".yml")) else here / f"{name}.yaml"
+    if not path.is_file():
+        known = sorted(file.stem for file in here.glob("*.yaml"))
+        near = difflib.get_close_matches(name, known, n=1)
+        raise UserError(f"no {kind} {name!r} ({path}){_mean(near)}; there are: {', '.join(known)}")
+    return path
 
 
 def root(name: Literal["data", "runs", "folds", "submissions"]) -> Path:
@@ -212,15 +250,6 @@ def _own_size(backbone: str) -> int:
         near = difflib.get_close_matches(backbone, timm.list_models(), n=3)
         raise UserError(f"model.backbone: timm has no {backbone!r}{_mean(near)}")
     return timm.get_pretrained_cfg(backbone).input_size[-1]
-
-
-def _find(name: str, folder: Path, kind: str) -> Path:
-    path = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
-    if not path.is_file():
-        known = sorted(file.stem for file in folder.glob("*.yaml"))
-        near = difflib.get_close_matches(name, known, n=1)
-        raise UserError(f"no {kind} {name!r} ({path}){_mean(near)}; there are: {', '.join(known)}")
-    return path
 
 
 Loaded = TypeVar("Loaded", bound=Settings)

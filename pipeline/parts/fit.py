@@ -1,7 +1,6 @@
 """The training loop of one fold: epochs that resume weight for weight."""
 
 import math
-import resource
 import time
 from pathlib import Path
 from typing import Any
@@ -9,14 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from timm.scheduler import CosineLRScheduler
-from timm.utils import ModelEmaV3
 from torch import nn
 
 from pipeline.parts import records
 from pipeline.parts.augment import Augment
 from pipeline.parts.cli import UserError
-from pipeline.parts.config import Experiment, Train
+from pipeline.parts.config import Experiment
+from pipeline.parts.head import start_head
 from pipeline.parts.images import Pixels
 from pipeline.parts.infer import Normalise, make_accelerator, predict_probabilities, workers
 from pipeline.parts.loader import (
@@ -30,9 +28,18 @@ from pipeline.parts.loader import (
 from pipeline.parts.loss import Loss, class_weights
 from pipeline.parts.metrics import METRICS
 from pipeline.parts.mix import Mixer
-from pipeline.parts.model import build_model, parameter_groups, preprocessing, save_weights
+from pipeline.parts.model import (
+    build_model,
+    freeze_until,
+    parameter_groups,
+    preprocessing,
+    save_weights,
+    thaw,
+    train_mode,
+)
 from pipeline.parts.progress import Progress
 from pipeline.parts.sampler import make_sampler
+from pipeline.parts.schedule import make_ema, make_schedule, warm_up_thawed
 
 LOG_COLUMNS = ["epoch", "lr", "train_loss", "valid_loss", "valid_score", "images_per_s", "seconds"]
 
@@ -47,7 +54,7 @@ class Trainer:
         self,
         settings: Experiment,
         fold: int,
-        classes: int,
+        classes: list[str],
         pixels: Pixels,
         train: pd.DataFrame,
         valid: pd.DataFrame,
@@ -63,35 +70,63 @@ class Trainer:
         self.preprocessing = preprocessing(model, settings.model)
         draw = make_sampler(settings.train, train.target.to_numpy(), self.seed)
         self.batches = EpochBatches(len(train), settings.train.batch_size, self.seed, draw)
-        self.loader = self._train_loader(train.row.to_numpy(), targets)
+        self.rows, self.labels = train.row.to_numpy(), train.target.to_numpy()
+        self.loader = self._train_loader(self.rows, targets)
         self.epoch_steps = math.ceil(len(self.batches) / settings.train.accumulate)
         self.steps = settings.train.epochs * self.epoch_steps
         optimizer = torch.optim.AdamW(
             parameter_groups(model, settings.train), lr=settings.train.lr, fused=True
         )
+        self.thaws = settings.model.freeze_epochs
+        if settings.model.freeze:
+            freeze_until(model, settings.model.freeze)
         self.schedule = make_schedule(optimizer, settings.train, self.steps)
         self.ema = make_ema(model, settings.train, self.steps)  # a copy: before it is wrapped
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
-        self.mixer = Mixer(settings.mix, classes, settings.train.epochs)
-        weights = class_weights(settings.train, targets, classes)
+        self.mixer = Mixer(settings.mix, len(classes), settings.train.epochs)
+        weights = class_weights(settings.train, targets, len(classes))
         self.loss = Loss(settings.train, weights).to(self.accelerator.device)
         self.normalise = Normalise(self.preprocessing, self.accelerator.device)
         self.epoch, self.log = 0, []
 
     def run(self, last: Path) -> None:
         """Train the epochs that are left; after each, `last` holds everything to go on from."""
+        if self.epoch == 0 and not self.log:
+            self.start_head()
+            self.write_log(last)
         while self.epoch < self.settings.train.epochs:
             started = time.monotonic()
             loss, rate = self.train_epoch()
             prob = self.predict_valid(f"{self.label()} valid")
             self.epoch += 1
-            row = self.row(loss, prob, rate, started)
+            row = self.row(prob, started, loss, rate)
             self.log.append(row)
             with records.writing(last) as tmp:
                 torch.save(self.state(), tmp)
-            with records.writing(last.with_name("log.csv")) as tmp:
-                pd.DataFrame(self.log, columns=LOG_COLUMNS).to_csv(tmp, index=False)
+            self.write_log(last)
             print(f"{'train':<9} {self.describe(row)}", flush=True)
+
+    def start_head(self) -> None:
+        """The head's first weights from one forward pass, judged in a log row of epoch 0."""
+        started, model = time.monotonic(), self.accelerator.unwrap_model(self.model)
+        words = start_head(
+            model,
+            self.settings,
+            self.preprocessing,
+            self.pixels,
+            self.rows,
+            self.labels,
+            self.accelerator,
+            self.seed,
+        )
+        if words is None:
+            return
+        if self.ema:
+            self.ema.module.load_state_dict(model.state_dict())
+        prob = self.predict_valid(f"fold {self.fold}  head valid")
+        row = self.row(prob, started)
+        self.log.append(row)
+        print(f"{'train':<9} {self.describe(row, words)}", flush=True)
 
     def train_epoch(self) -> tuple[float, float]:
         """One pass; returns the mean loss and images/s. Raises UserError when the loss is NaN."""
@@ -99,13 +134,16 @@ class Trainer:
         torch.manual_seed(seed)  # dropout, drop path
         np.random.seed(seed)  # mixing
         self.batches.epoch = self.mixer.epoch = self.epoch
-        self.model.train()
+        self.set_mode()
         started = time.monotonic()
         total, images = torch.zeros((), device=self.accelerator.device), 0
         with Progress(self.label(), self.batches.n, "images") as progress:
             for number, group in enumerate(grouped(self.loader, self.settings.train.accumulate)):
                 done = self.epoch * self.epoch_steps + number
                 self.schedule.step_update(done)
+                if self.thaws and self.epoch >= self.thaws:
+                    since = done - self.thaws * self.epoch_steps
+                    warm_up_thawed(self.optimizer, self.settings.train, self.steps, since)
                 size = sum(len(pixels) for pixels, _ in group)
                 total += self.step(group, size) * size  # no .item(): no waiting
                 if self.ema:
@@ -119,6 +157,13 @@ class Trainer:
                 "runtime.precision: no"
             )
         return loss, images / (time.monotonic() - started)
+
+    def set_mode(self) -> None:
+        """Training mode, with layers thawed when their time has come."""
+        model = self.accelerator.unwrap_model(self.model)
+        if self.thaws and self.epoch >= self.thaws:
+            thaw(model)
+        train_mode(model, self.settings.model.batchnorm)
 
     def step(self, group: list[Batch], size: int) -> torch.Tensor:
         """One step down the mean loss of the `size` images in all batches of a group."""
@@ -150,18 +195,29 @@ class Trainer:
             label,
         )
 
+    def write_log(self, last: Path) -> None:
+        with records.writing(last.with_name("log.csv")) as tmp:
+            pd.DataFrame(self.log, columns=LOG_COLUMNS).to_csv(tmp, index=False)
+
     def final_model(self) -> nn.Module:
         return self.ema.module if self.ema else self.model
 
-    def row(self, loss: float, prob: np.ndarray, rate: float, started: float) -> dict[str, float]:
+    def row(
+        self,
+        prob: np.ndarray,
+        started: float,
+        loss: float | None = None,
+        rate: float | None = None,
+    ) -> dict[str, float | None]:
+        """A row of the log; the head's start has neither training loss nor images/s."""
         target = self.valid.target.to_numpy()
         return {
             "epoch": self.epoch,
             "lr": self.last_lr(),
-            "train_loss": round(loss, 5),
+            "train_loss": loss and round(loss, 5),
             "valid_loss": round(METRICS["log_loss"](target, prob), 5),
             "valid_score": round(METRICS[self.metric](target, prob), 5),
-            "images_per_s": round(rate, 1),
+            "images_per_s": rate and round(rate, 1),
             "seconds": round(time.monotonic() - started, 1),
         }
 
@@ -195,12 +251,14 @@ class Trainer:
         epochs = self.settings.train.epochs
         return f"fold {self.fold}  epoch {min(self.epoch + 1, epochs)}/{epochs}"
 
-    def describe(self, row: dict[str, float]) -> str:
-        return (
-            f"fold {self.fold}  epoch {row['epoch']}/{self.settings.train.epochs}  "
-            f"loss {row['train_loss']:.3f}  valid loss {row['valid_loss']:.3f}  "
-            f"{self.metric} {row['valid_score']:.4f}  {row['images_per_s']:.0f} images/s  "
-            f"{row['seconds']:.0f} s"
+    def describe(self, row: dict[str, float | None], start: str = "") -> str:
+        told = {"loss": row["train_loss"], "valid loss": row["valid_loss"]}
+        losses = [f"{name} {value:.3f}" for name, value in told.items() if value is not None]
+        epoch = "head" if start else f"epoch {row['epoch']}/{self.settings.train.epochs}"
+        end = start or f"{row['images_per_s']:.0f} images/s"
+        score = f"{self.metric} {row['valid_score']:.4f}"
+        return "  ".join(
+            [f"fold {self.fold}", epoch, *losses, score, end, f"{row['seconds']:.0f} s"]
         )
 
     def _train_loader(self, rows: np.ndarray, targets: np.ndarray) -> torch.utils.data.DataLoader:
@@ -209,35 +267,3 @@ class Trainer:
         on_gpu = self.accelerator.device.type == "cuda"
         pictures = Pictures(self.pixels, rows, targets, augment)
         return make_loader(pictures, self.batches, workers(self.settings.runtime, on_gpu), on_gpu)
-
-
-def make_schedule(
-    optimizer: torch.optim.Optimizer, settings: Train, steps: int
-) -> CosineLRScheduler:
-    """Linear warm-up, then a half cosine to zero, per step; applies each group's lr_scale."""
-    warmup = round(settings.warmup * steps)
-    return CosineLRScheduler(
-        optimizer,
-        t_initial=max(1, steps - warmup),
-        warmup_t=warmup,
-        warmup_prefix=True,
-        t_in_epochs=False,
-    )
-
-
-def make_ema(model: nn.Module, settings: Train, steps: int) -> ModelEmaV3 | None:
-    """Weight average over a window of `settings.ema` of all steps.
-
-    A fixed decay of 0.9998 would leave a short run near its random start.
-    """
-    if not settings.ema:
-        return None
-    return ModelEmaV3(model, decay=math.exp(-1 / max(1.0, settings.ema * steps)), use_warmup=True)
-
-
-def peak_memory_gb() -> dict[str, float]:
-    """Largest resident memory of this process and, on a GPU, of its tensors."""
-    peak = {"ram_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2)}
-    if torch.cuda.is_available():
-        peak["gpu_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 2)
-    return peak

@@ -1,6 +1,7 @@
 """One function turns pictures into probabilities: validation, OOF, test and notebook use it."""
 
 import ctypes
+import resource
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -151,3 +152,11 @@ def workers(runtime: Runtime, on_gpu: bool) -> int:
     if runtime.workers is not None:
         return runtime.workers
     return min(4, torch.get_num_threads()) if on_gpu else 0
+
+
+def peak_memory_gb() -> dict[str, float]:
+    """Largest resident memory of this process and, on a GPU, of its tensors."""
+    peak = {"ram_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2)}
+    if torch.cuda.is_available():
+        peak["gpu_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 2)
+    return peak

@@ -8,30 +8,49 @@ import torch
 from safetensors.torch import load_file, save_file
 from timm.data import resolve_model_data_config
 from timm.optim import param_groups_layer_decay
-from timm.utils import freeze
-from timm.utils.model import unfreeze_batch_norm_2d
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline.parts import records
-from pipeline.parts.cli import UserError
+from pipeline.parts.cli import UserError, say
 from pipeline.parts.config import Model, Train
+from pipeline.parts.names import imagenet_classes, match_names, name_start, read_mapping
+from pipeline.parts.pyramid import Pyramid
 from pipeline.parts.weights import build_backbone
 
 
-def build_model(settings: Model, classes: int, fold: int) -> nn.Module:
-    """Backbone with first weights, a new random head of `classes` outputs, frozen as asked."""
+def build_model(settings: Model, classes: list[str], fold: int) -> nn.Module:
+    """Backbone with first weights, and a new head: random, or by the names of the classes."""
     drops = {"drop_rate": settings.drop_rate, "drop_path_rate": settings.drop_path_rate}
     model = build_backbone(settings, fold, **drops)
-    model.reset_classifier(classes)
-    if settings.freeze:
-        freeze_until(model, settings.freeze)
-    return model.to(memory_format=torch.channels_last)
+    start = named_head(model, settings, classes) if settings.head == "names" else None
+    model = _with_head(model, settings.reads, len(classes), settings.drop_rate)
+    if start is not None:
+        model.get_classifier().load_state_dict(start)
+    return model
+
+
+def named_head(
+    model: nn.Module, settings: Model, classes: list[str]
+) -> dict[str, torch.Tensor | None]:
+    """State of a head whose rows are those of ImageNet's classes of the same names.
+
+    Raises UserError for weights that are not ImageNet's, and when no name is found.
+    """
+    if settings.weights == "none" or settings.weights.startswith("run:"):
+        raise UserError(f"model.head: names needs ImageNet's weights, not {settings.weights!r}")
+    known = imagenet_classes(model)
+    mapping = read_mapping(Path(settings.names), classes, known) if settings.names else None
+    matches = match_names(classes, known, mapping)
+    say("train", matches.coverage())
+    old = model.get_classifier()
+    weight, bias = name_start(old.weight.detach(), old.bias.detach(), matches)
+    return {"weight": weight, "bias": bias}
 
 
 def preprocessing(model: nn.Module, settings: Model) -> dict[str, Any]:
     """What inference must repeat: from the backbone's own config, never typed again."""
-    config = resolve_model_data_config(model)
+    config = resolve_model_data_config(_body(model))
     return {
         "size": settings.size,
         "fit": settings.fit,
@@ -44,50 +63,68 @@ def preprocessing(model: nn.Module, settings: Model) -> dict[str, Any]:
 def freeze_until(model: nn.Module, last: str) -> None:
     """Freeze all modules up to and including `last` (or all but the head for "backbone").
 
-    BatchNorm is frozen with its running statistics: `model.train()` does not move them.
     Raises UserError for a module the backbone does not have.
     """
+    body_model = _body(model)
     head = {id(module) for module in _classifier(model).modules()}
-    leaves = [name for name, module in model.named_modules() if _is_leaf(module)]
-    body = [name for name in leaves if id(model.get_submodule(name)) not in head]
+    leaves = [name for name, module in body_model.named_modules() if _is_leaf(module)]
+    body = [name for name in leaves if id(body_model.get_submodule(name)) not in head]
     if last != "backbone":
         inside = [i for i, name in enumerate(body) if f"{name}.".startswith(f"{last}.")]
         if not inside:
-            tops = [name for name, _ in model.named_children()]
+            tops = [name for name, _ in body_model.named_children()]
             raise UserError(f"model.freeze: no module {last!r}; try backbone or one of {tops}")
         body = body[: inside[-1] + 1]
     free = set(leaves) - set(body)
-    for name, parameter in model.named_parameters():
+    for name, parameter in body_model.named_parameters():
         owner = name.rpartition(".")[0]
         # positional embeddings and layer scales hang on modules that are no leaves
-        if not owner or not any(leaf.startswith(f"{owner}.") or leaf == owner for leaf in free):
+        if owner in body or not any(f"{leaf}.".startswith(f"{owner}.") for leaf in free if owner):
             parameter.requires_grad = False
-    freeze(model, body)
+
+
+def thaw(model: nn.Module) -> None:
+    for parameter in model.parameters():
+        parameter.requires_grad = True
+
+
+def train_mode(model: nn.Module, batchnorm: str) -> None:
+    """`model.train()`, but BatchNorm that is frozen keeps its running statistics and uses them."""
+    model.train()
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            weights = list(module.parameters())
+            if batchnorm == "frozen" or (weights and not weights[0].requires_grad):
+                module.eval()
 
 
 def parameter_groups(model: nn.Module, settings: Train) -> list[dict[str, Any]]:
     """Groups with `lr_scale`: layer decay in the backbone, a larger rate for the head.
 
-    No weight decay on norms and biases. Only timm's schedulers apply `lr_scale`.
+    No weight decay on norms and biases. Only timm's schedulers apply `lr_scale`. Call it before
+    freezing: frozen parameters have no gradient, so the optimizer leaves them and their (still
+    empty) state alone until they thaw.
     """
-    head = {id(parameter) for parameter in _classifier(model).parameters()}
-    decay = settings.layer_decay
-    groups = param_groups_layer_decay(model, settings.weight_decay, layer_decay=decay)
+    head = list(_classifier(model).parameters())
+    in_head = {id(parameter) for parameter in head}
+    decay, layer_decay = settings.weight_decay, settings.layer_decay
+    groups = param_groups_layer_decay(_body(model), decay, layer_decay=layer_decay)
     split = []
     for group in groups:
-        for in_head in (False, True):
-            parameters = [p for p in group["params"] if (id(p) in head) is in_head]
-            scale = group["lr_scale"] * (settings.head_lr_mult if in_head else 1.0)
-            if parameters:
-                split.append({**group, "params": parameters, "lr_scale": scale})
+        rest = [p for p in group["params"] if id(p) not in in_head]
+        if rest:
+            split.append({**group, "params": rest, "head": False})
+    for matrices in (True, False):
+        params = [p for p in head if (p.ndim > 1) is matrices]
+        wanted = {"weight_decay": decay if matrices else 0.0, "lr_scale": settings.head_lr_mult}
+        if params:
+            split.append({"params": params, "head": True, **wanted})
     return split
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
-    """Plain weights: frozen BatchNorm layers become ordinary ones again."""
-    state = unfreeze_batch_norm_2d(model).state_dict()
     with records.writing(path) as tmp:
-        save_file({name: value.contiguous().cpu() for name, value in state.items()}, tmp)
+        save_file({name: v.contiguous().cpu() for name, v in model.state_dict().items()}, tmp)
 
 
 def load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
@@ -100,9 +137,29 @@ def load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
         raise UserError(f"{path}: no finished model; run python -m pipeline.train")
     if records.file_digest(path) != record["digest"]:
         raise UserError(f"{path}: not the weights that its record describes: a damaged copy?")
-    model = timm.create_model(record["model"]["backbone"], num_classes=len(record["classes"]))
+    backbone = timm.create_model(record["model"]["backbone"])
+    model = _with_head(backbone, record["model"]["reads"], len(record["classes"]))
     model.load_state_dict(load_file(path))
-    return model.eval().to(memory_format=torch.channels_last), record
+    return model.eval(), record
+
+
+def head_inputs(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """What the head's linear layer is given [batch, width], of a model in eval mode."""
+    if isinstance(model, Pyramid):
+        return model.features(images)
+    return model.forward_head(model.forward_features(images), pre_logits=True)
+
+
+def _with_head(model: nn.Module, reads: str, classes: int, drop_rate: float = 0.0) -> nn.Module:
+    if reads == "blocks":
+        model = Pyramid(model, classes, drop_rate)
+    else:
+        model.reset_classifier(classes)
+    return model.to(memory_format=torch.channels_last)
+
+
+def _body(model: nn.Module) -> nn.Module:
+    return model.backbone if isinstance(model, Pyramid) else model
 
 
 def _classifier(model: nn.Module) -> nn.Module:

@@ -34,7 +34,7 @@ def build_backbone(settings: Model, fold: int, **kwargs: float) -> nn.Module:
     if weights == "pypi":
         return _with_state(timm.create_model(name, **kwargs), _pypi_state(name))
     if weights.startswith("run:"):
-        return _from_run(name, model_path(weights.removeprefix("run:"), fold), **kwargs)
+        return _from_run(settings, model_path(weights.removeprefix("run:"), fold), **kwargs)
     overlay, failure = {"file": weights}, f"{weights} does not fit {name}"
     return _pretrained(name, failure, "a path", pretrained_cfg_overlay=overlay, **kwargs)
 
@@ -63,12 +63,21 @@ def _pypi_state(name: str) -> dict[str, torch.Tensor]:
     return torch.load(file, map_location="cpu", weights_only=True)
 
 
-def _from_run(name: str, path: Path, **kwargs: float) -> nn.Module:
-    record = records.load(path)
+def _from_run(settings: Model, path: Path, **kwargs: float) -> nn.Module:
+    record, name = records.load(path), settings.backbone
     if record["model"]["backbone"] != name:
         raise UserError(f"model.weights: {path} holds a {record['model']['backbone']}, not {name}")
+    state = load_file(path)
+    if record["model"]["reads"] == "blocks":  # what follows the last block was cut off
+        if settings.reads != "blocks":
+            raise UserError(f"model.weights: {path} ends at its last block: set reads: blocks")
+        body = {k.removeprefix("backbone."): v for k, v in state.items() if "backbone." in k}
+        model = timm.create_model(name, **kwargs)
+        model.prune_intermediate_layers(1, prune_head=True)
+        model.load_state_dict(body)
+        return model
     model = timm.create_model(name, num_classes=len(record["classes"]), **kwargs)
-    model.load_state_dict(load_file(path))
+    model.load_state_dict(state)
     return model
 
 

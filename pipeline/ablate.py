@@ -1,0 +1,117 @@
+"""Measures what each setting is worth: one fold, several seeds, one table.
+
+reads   pipeline/ablations/NAME.yaml: a base experiment and the variants' own settings
+writes  runs/NAME-VARIANT-SEED/ as training does, runs/NAME-ablation/{results.csv, table.md}
+run     python -m pipeline.ablate leaves-small
+
+Killed, it goes on where it was: each run is an ordinary experiment, trained and predicted once.
+Scores are those of the held-out fold at the last epoch, plain and with the experiment's TTA.
+"""
+
+import re
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import pandas as pd
+import typer
+import yaml
+
+from pipeline.parts import records
+from pipeline.parts.cli import UserError, run_stage, say, took
+from pipeline.parts.config import Experiment, find_yaml, load_competition, load_experiment, root
+from pipeline.parts.predictions import Predictions, prediction_path
+from pipeline.parts.prepared import load_prepared
+from pipeline.parts.runs import model_path
+from pipeline.parts.splits import classes_of, load_folds
+from pipeline.predict import update
+from pipeline.train import run_in_own_process
+
+FOLD = 0
+
+
+def main(
+    name: str,
+    seeds: Annotated[int, typer.Option(min=1, help="how often each variant is trained")] = 3,
+) -> None:
+    plan, name = load_plan(name), Path(name).stem
+    started, out = time.monotonic(), root("runs") / f"{name}-ablation"
+    rows = []
+    for seed in range(seeds):  # all variants once before any twice: a killed table is fair
+        for variant, changes in plan["variants"].items():
+            settings, path = write_experiment(plan["base"], name, variant, changes, seed)
+            rows.append({"variant": variant, "seed": seed, **measure(settings, path)})
+            with records.writing(out / "results.csv") as tmp:
+                pd.DataFrame(rows).to_csv(tmp, index=False)
+            with records.writing(out / "table.md") as tmp:
+                tmp.write_text(table(pd.DataFrame(rows)))
+    print((out / "table.md").read_text())
+    say("ablate", f"{out}/table.md, {took(started)}")
+
+
+def load_plan(name: str) -> dict[str, Any]:
+    """Raises UserError unless the file names a base and its variants."""
+    path = find_yaml(name, "ablations")
+    plan = yaml.safe_load(path.read_text())
+    if not isinstance(plan, dict) or set(plan) != {"base", "variants"}:
+        raise UserError(f"{path}: expected base: EXPERIMENT and variants: {{NAME: settings}}")
+    return plan
+
+
+def write_experiment(
+    base: str, name: str, variant: str, changes: dict[str, Any] | None, seed: int
+) -> tuple[Experiment, Path]:
+    """The base experiment's own YAML with a variant's settings and the seed laid over it."""
+    settings = yaml.safe_load(find_yaml(base, "experiments").read_text())
+    for section, values in [*(changes or {}).items(), ("train", {"seed": seed})]:
+        old = settings.get(section)
+        settings[section] = {**(old or {}), **values} if isinstance(values, dict) else values
+    slug = re.sub(r"[^a-z0-9.]+", "-", variant.lower()).strip("-")
+    run = f"{name}-{slug}-{seed}"
+    path = root("runs") / f"{name}-ablation" / f"{run}.yaml"
+    with records.writing(path) as tmp:
+        tmp.write_text(yaml.safe_dump(settings, sort_keys=False))
+    return load_experiment(str(path)), path
+
+
+def measure(settings: Experiment, path: Path) -> dict[str, float]:
+    """Train and predict the held-out fold unless that is done; its scores and training time."""
+    from pipeline.parts.metrics import METRICS  # late: scikit-learn
+
+    model = model_path(settings.name, FOLD)
+    if records.load(model) is None:
+        run_in_own_process(str(path), FOLD)
+    record, table = records.load(model), load_folds(settings)
+    held_out = table[table.fold == FOLD]
+    prepared = load_prepared(settings)
+    update(settings, FOLD, "oof", prepared, list(held_out.image), record)
+    file = prediction_path(settings.name, FOLD, "oof", settings.predict.looks)
+    classes = classes_of(table)
+    prob = Predictions.load(file).aligned(list(held_out.image), classes)
+    target = held_out.label.map({label: i for i, label in enumerate(classes)}).to_numpy()
+    metric = load_competition(settings.competition).metric
+    seconds = pd.read_csv(model.with_name("log.csv")).seconds.sum()
+    return {
+        "plain": record["scores"]["valid_score"],
+        "tta": METRICS[metric](target, prob),
+        "minutes": seconds / 60,
+    }
+
+
+def table(rows: pd.DataFrame) -> str:
+    """Markdown: mean ± standard deviation over the seeds done so far, best of a column bold."""
+    groups = rows.groupby("variant", sort=False)
+    best = {column: groups[column].mean().idxmax() for column in ("plain", "tta")}
+    lines = ["| | plain | TTA | minutes |", "|---|---|---|---|"]
+    for variant, group in groups:
+        cells = []
+        for column in ("plain", "tta"):
+            deviation = f" ± {group[column].std():.3f}" if len(group) > 1 else ""
+            text = f"{group[column].mean():.3f}{deviation}"
+            cells.append(f"**{text}**" if best[column] == variant else text)
+        lines.append(f"| {variant} | {' | '.join(cells)} | {group.minutes.mean():.1f} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    run_stage(main)

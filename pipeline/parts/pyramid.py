@@ -1,0 +1,86 @@
+"""A head that reads every block of the backbone, not its last layer alone.
+
+What tells two leaves apart may be a texture that ImageNet's last layer has long summed away. The
+mean and the deviation of every block's output over the picture's places keep it: the statistics
+of Gatys et al. 2016 (style), read linearly as in Head2Toe (Evci et al., ICML 2022).
+"""
+
+from os.path import commonpath
+
+import torch
+from timm.models import group_parameters
+from torch import nn
+
+MOST = 8192  # numbers that a head reads; a backbone of more is read once a stage
+
+
+class Pyramid(nn.Module):
+    """Backbone, the standardised means and deviations of its blocks' outputs, a linear head.
+
+    `mean` and `scale` [width] are 0 and 1 until the head's start sets them.
+    """
+
+    def __init__(self, backbone: nn.Module, classes: int, drop_rate: float = 0.0):
+        super().__init__()
+        backbone.prune_intermediate_layers(1, prune_head=True)  # what follows the last block
+        self.backbone = backbone
+        self.channels_last = getattr(backbone, "output_fmt", "NCHW") == "NHWC"
+        self.pooled: list[torch.Tensor] = []
+        fine, coarse = (self._widths(blocks(backbone, by_stage)) for by_stage in (False, True))
+        self.taps = fine if sum(fine.values()) <= MOST else coarse
+        for name in self.taps:
+            backbone.get_submodule(name).register_forward_hook(self._pool)
+        width = sum(self.taps.values())
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("scale", torch.ones(width))
+        self.drop = nn.Dropout(drop_rate)
+        self.head = nn.Linear(width, classes)
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """Standardised float32 [batch, width] of normalised images [batch, 3, h, w]."""
+        self.pooled = []
+        self.backbone.forward_features(images)
+        pooled, self.pooled = torch.cat(self.pooled, 1), []
+        return (pooled - self.mean) * self.scale
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.drop(self.features(images)))
+
+    def get_classifier(self) -> nn.Linear:
+        return self.head
+
+    def _pool(self, block: nn.Module, _: object, out: torch.Tensor) -> None:
+        """Keep [batch, 2 × channels] of tokens [batch, n, c] or maps of either layout."""
+        if out.ndim == 4 and not self.channels_last:
+            out = out.permute(0, 2, 3, 1)
+        variance, mean = torch.var_mean(out.flatten(1, -2).float(), 1, correction=0)
+        self.pooled += [mean, (variance + 1e-6).sqrt()]  # a root's slope at 0 has no end
+
+    def _widths(self, names: list[str]) -> dict[str, int]:
+        """How many numbers each of these modules gives; those that never run are left out."""
+        found = {}
+
+        def look(name: str, out: torch.Tensor) -> None:
+            self._pool(self.backbone, None, out)
+            found[name] = 2 * self.pooled.pop().shape[1]
+
+        hooks = [
+            self.backbone.get_submodule(name).register_forward_hook(
+                lambda module, given, out, name=name: look(name, out)
+            )
+            for name in names
+        ]
+        side = self.backbone.pretrained_cfg["input_size"][-1]
+        with torch.no_grad():
+            self.backbone.eval().forward_features(torch.zeros(1, 3, side, side))
+        for hook in hooks:
+            hook.remove()
+        return found
+
+
+def blocks(backbone: nn.Module, by_stage: bool) -> list[str]:
+    """Modules that are one block, or one stage, of a timm model, as it groups its layers."""
+    groups = group_parameters(backbone, backbone.group_matcher(coarse=by_stage))
+    owners = [[name.rpartition(".")[0] for name in names] for names in groups.values()]
+    shared = [commonpath([f"/{name.replace('.', '/')}" for name in names]) for names in owners]
+    return [name for path in dict.fromkeys(shared) if (name := path[1:].replace("/", "."))]

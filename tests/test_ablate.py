@@ -1,0 +1,74 @@
+"""The ablation: every variant once per seed, resumed without retraining, held-out scores."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from pipeline import ablate
+from pipeline.parts.runs import model_path
+
+
+@pytest.fixture
+def plan(write: Callable[..., str], space: Path) -> str:
+    head = {"reads": "blocks", "head": "lda"}
+    base = write(model=head, train={"epochs": 1}, predict={"tta": "hflip"})
+    path = space / "tiny-plan.yaml"
+    variants = {"as it is": None, "closed form": {"train": {"epochs": 0}}}
+    path.write_text(yaml.safe_dump({"base": base, "variants": variants}))
+    return str(path)
+
+
+def test_every_variant_and_seed_once(
+    plan: str, run: Callable[..., str], split: Callable[[str], str], space: Path
+) -> None:
+    split(yaml.safe_load(Path(plan).read_text())["base"])
+    text = run("ablate", plan, "--seeds", "2")
+    rows = pd.read_csv(space / "runs" / "tiny-plan-ablation" / "results.csv")
+    assert list(rows.variant) == ["as it is", "closed form"] * 2
+    assert list(rows.seed) == [0, 0, 1, 1]
+    assert rows.tta.between(0, 1).all()
+    logs = [
+        pd.read_csv(model_path(f"tiny-plan-{variant}-0", 0).with_name("log.csv"))
+        for variant in ("as-it-is", "closed-form")
+    ]
+    assert [list(log.epoch) for log in logs] == [[0, 1], [0]]
+    assert rows.plain[1] == logs[1].valid_score[0]
+    assert "| closed form |" in text
+
+
+def test_resumes_without_training_again(
+    plan: str,
+    run: Callable[..., str],
+    split: Callable[[str], str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    split(yaml.safe_load(Path(plan).read_text())["base"])
+    first = run("ablate", plan, "--seeds", "1")
+    monkeypatch.setattr(ablate, "run_in_own_process", lambda *_: pytest.fail("trained again"))
+    again = run("ablate", plan, "--seeds", "1")
+    assert again.partition("ablate ")[0] == first[first.index("| |") :].partition("ablate ")[0]
+
+
+def test_bold_is_the_best_mean() -> None:
+    rows = pd.DataFrame(
+        {
+            "variant": ["a", "b", "a", "b"],
+            "seed": [0, 0, 1, 1],
+            "plain": [0.5, 0.9, 0.7, 0.1],
+            "tta": [0.5, 0.9, 0.5, 0.9],
+            "minutes": [1.0, 2.0, 3.0, 4.0],
+        }
+    )
+    assert ablate.table(rows).splitlines()[2:] == [
+        "| a | **0.600 ± 0.141** | 0.500 ± 0.000 | 2.0 |",
+        "| b | 0.500 ± 0.566 | **0.900 ± 0.000** | 3.0 |",
+    ]
+
+
+def test_a_plan_without_variants_is_refused(run: Callable[..., str], space: Path) -> None:
+    (space / "bad.yaml").write_text("base: demo\n")
+    assert "expected base: EXPERIMENT" in run("ablate", str(space / "bad.yaml"), expect=2)
+    assert "no ablation 'leafs'" in run("ablate", "leafs", expect=2)
