@@ -23,7 +23,7 @@ from pipeline.parts.cli import UserError, run_stage, say, took
 from pipeline.parts.config import Experiment, load_competition, load_experiment
 from pipeline.parts.predictions import spread
 from pipeline.parts.prepared import Prepared, load_prepared
-from pipeline.parts.runs import first_weights_digest, model_path, teacher_digests
+from pipeline.parts.runs import first_weights_digest, model_path, names_digest, teacher_digests
 from pipeline.parts.splits import classes_of, folds_digest, load_folds
 from pipeline.parts.targets import training_targets
 
@@ -145,6 +145,7 @@ def train_key(
         "pixels": prepared.record["digests"]["train"],
         "first_weights": first_weights_digest(settings, fold, folds),
         "teacher": teacher_digests(settings, fold, folds),
+        "names": names_digest(settings),
     }
 
 

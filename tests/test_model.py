@@ -15,6 +15,7 @@ from pipeline.parts.model import (
     build_model,
     freeze_until,
     load_model,
+    named_head,
     parameter_groups,
     preprocessing,
     save_weights,
@@ -210,3 +211,24 @@ def test_failed_download_names_the_other_sources(monkeypatch: pytest.MonkeyPatch
     for word in ("no route to the hub", "a path", "run:NAME", "pypi", "none"):
         assert word in str(error.value)
     assert ", hub" not in str(error.value), "what failed is no way out"
+
+
+def test_a_head_by_names_has_imagenets_rows(tmp_path: Path) -> None:
+    """By name, by the mapping, and (not found) the mean of those; the backbone stays as it was."""
+    mapping = tmp_path / "names.csv"
+    mapping.write_text("label,imagenet\nred one,n03345487\nred one,tabby\n")
+    settings = {"reads": "last", "head": "names", "names": str(mapping)}
+    model = build_model(Model(**settings), classes=["Persian_cat", "red one", "none such"], fold=0)
+    package = importlib.util.find_spec(PYPI["tf_efficientnet_lite0"])
+    state = torch.load(next(Path(package.origin).parent.glob("models/*.pth")), weights_only=True)
+    old, own = list(state.values())[-2], model.classifier.weight
+    mapped = (old[555] + old[281]) / 2
+    torch.testing.assert_close(own[:2], torch.stack([old[283], mapped]))
+    torch.testing.assert_close(own[2], (old[283] + mapped) / 2)
+
+
+@pytest.mark.parametrize("weights", ["none", "run:other"])
+def test_only_imagenets_weights_have_its_names(weights: str) -> None:
+    settings = Model(reads="last", head="names", weights=weights, batchnorm="train")
+    with pytest.raises(UserError, match="names needs ImageNet's weights"):
+        named_head(timm.create_model("test_resnet"), settings, CLASSES)

@@ -47,6 +47,16 @@ def first_weights_digest(settings: Experiment, fold: int, folds: str) -> str | N
     return records.file_digest(path)
 
 
+def names_digest(settings: Experiment) -> str | None:
+    """Digest of the CSV that names ImageNet's classes for ours; raises UserError without it."""
+    if settings.model.names is None:
+        return None
+    path = Path(settings.model.names)
+    if not path.is_file():
+        raise UserError(f"model.names: no file {str(path)!r}, a CSV of label,imagenet")
+    return records.file_digest(path)
+
+
 def teacher_files(settings: Experiment, fold: int, folds: str) -> dict[int, Path]:
     """Out-of-fold predictions of `train.distill` by fold, but for `fold` itself; {} where off.
 
