@@ -124,7 +124,7 @@ class Train(Settings):
     epochs: int = Field(5, ge=0)  # 0: the head's closed form is all
     batch_size: int = Field(64, ge=2)
     accumulate: int = Field(1, ge=1)  # batches per optimizer step
-    lr: float = Field(2e-4, gt=0)
+    lr: float = Field(7e-5, gt=0)
     head_lr_mult: float = Field(5.0, gt=0)
     layer_decay: float = Field(1.0, gt=0, le=1)
     weight_decay: float = Field(0.05, ge=0)
