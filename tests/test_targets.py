@@ -70,6 +70,16 @@ def test_distilled_targets_are_the_blend(teacher: str, write: Callable[..., str]
     np.testing.assert_allclose(got.sum(1), 1, rtol=1e-5)
 
 
+def test_a_teacher_of_several_sizes_is_found(
+    run: Callable[..., str], trained: str, write: Callable[..., str]
+) -> None:
+    """Its predictions carry the sizes in their names."""
+    wide = write(predict={"tta": "hflip", "sizes": [32, 40]})
+    run("predict", wide, "--split", "oof")
+    got, _, _ = targets(write("student", train={"distill": wide}))
+    np.testing.assert_allclose(got.sum(1), 1, atol=1e-5)
+
+
 def oof(run: str, fold: int) -> Path:
     return Path(run).parent / "runs" / Path(run).stem / f"fold{fold}" / "oof.none.npz"
 

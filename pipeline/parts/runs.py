@@ -75,7 +75,7 @@ def teacher_files(settings: Experiment, fold: int, folds: str) -> dict[int, Path
         raise UserError(f"train.distill: {teacher.name} is of competition {teacher.competition!r}")
     paths = {}
     for number in set(range(settings.folds.n)) - {fold}:
-        path = prediction_path(teacher.name, number, "oof", teacher.predict.tta)
+        path = prediction_path(teacher.name, number, "oof", teacher.predict.looks)
         record = records.load(path)
         if record is None:
             command = f"python -m pipeline.predict {settings.train.distill} --split oof"
