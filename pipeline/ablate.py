@@ -19,13 +19,14 @@ import yaml
 
 from pipeline.parts import records
 from pipeline.parts.cli import UserError, run_stage, say, took
-from pipeline.parts.config import Experiment, find_yaml, load_competition, load_experiment, root
+from pipeline.parts.config import Experiment, load_competition, load_experiment, root
 from pipeline.parts.predictions import Predictions, prediction_path
 from pipeline.parts.prepared import load_prepared
 from pipeline.parts.runs import model_path
 from pipeline.parts.splits import classes_of, load_folds
+from pipeline.parts.yaml_files import find_yaml, read_yaml
 from pipeline.predict import update
-from pipeline.train import run_in_own_process
+from pipeline.train import run_in_own_process, unfinished
 
 FOLD = 0
 
@@ -52,8 +53,8 @@ def main(
 def load_plan(name: str) -> dict[str, Any]:
     """Raises UserError unless the file names a base and its variants."""
     path = find_yaml(name, "ablations")
-    plan = yaml.safe_load(path.read_text())
-    if not isinstance(plan, dict) or set(plan) != {"base", "variants"}:
+    plan = read_yaml(path)
+    if set(plan) != {"base", "variants"} or not isinstance(plan["variants"], dict):
         raise UserError(f"{path}: expected base: EXPERIMENT and variants: {{NAME: settings}}")
     return plan
 
@@ -62,10 +63,11 @@ def write_experiment(
     base: str, name: str, variant: str, changes: dict[str, Any] | None, seed: int
 ) -> tuple[Experiment, Path]:
     """The base experiment's own YAML with a variant's settings and the seed laid over it."""
-    settings = yaml.safe_load(find_yaml(base, "experiments").read_text())
+    settings = read_yaml(find_yaml(base, "experiments"))
     for section, values in [*(changes or {}).items(), ("train", {"seed": seed})]:
         old = settings.get(section)
-        settings[section] = {**(old or {}), **values} if isinstance(values, dict) else values
+        both = isinstance(old, dict) and isinstance(values, dict)
+        settings[section] = {**old, **values} if both else values
     slug = re.sub(r"[^a-z0-9.]+", "-", variant.lower()).strip("-")
     run = f"{name}-{slug}-{seed}"
     path = root("runs") / f"{name}-ablation" / f"{run}.yaml"
@@ -75,15 +77,18 @@ def write_experiment(
 
 
 def measure(settings: Experiment, path: Path) -> dict[str, float]:
-    """Train and predict the held-out fold unless that is done; its scores and training time."""
+    """Train and predict the held-out fold unless that is done; its scores and training time.
+
+    Raises UserError for a run of the same name that other settings made.
+    """
     from pipeline.parts.metrics import METRICS  # late: scikit-learn
 
     model = model_path(settings.name, FOLD)
-    if records.load(model) is None:
+    prepared, table = load_prepared(settings), load_folds(settings)
+    if unfinished(settings, FOLD, prepared, table, force=False):
         run_in_own_process(str(path), FOLD)
-    record, table = records.load(model), load_folds(settings)
+    record = records.load(model)
     held_out = table[table.fold == FOLD]
-    prepared = load_prepared(settings)
     update(settings, FOLD, "oof", prepared, list(held_out.image), record)
     file = prediction_path(settings.name, FOLD, "oof", settings.predict.looks)
     classes = classes_of(table)

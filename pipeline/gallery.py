@@ -7,7 +7,6 @@ run     python -m pipeline.gallery demo [--image images/12.jpg] [--rows 4] [--se
 Transform, loader and mixing are those of training, at its size. An equal seed draws an equal page.
 """
 
-import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +15,7 @@ import pandas as pd
 import typer
 
 from pipeline.parts import records
-from pipeline.parts.cli import UserError, run_stage, say
+from pipeline.parts.cli import UserError, did_you_mean, run_stage, say
 from pipeline.parts.config import Experiment, load_experiment, root
 from pipeline.parts.prepared import Prepared, load_prepared
 from pipeline.parts.sheet import ACCENT, INK, Cell, Page
@@ -144,9 +143,8 @@ def find_row(table: pd.DataFrame, image: str) -> int:
     """Row of an image id, of the training part if it is in both."""
     found = table.index[table.id == image]
     if not len(found):
-        near = difflib.get_close_matches(image, list(table.id), n=1)
-        mean = f"; did you mean {near[0]!r}?" if near else ""
-        raise UserError(f"--image: the competition has no {image!r}{mean}")
+        near = did_you_mean(image, table.id)
+        raise UserError(f"--image: the competition has no {image!r}{near}")
     return found[0]
 
 

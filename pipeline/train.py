@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import pandas as pd
 import typer
@@ -26,6 +26,9 @@ from pipeline.parts.prepared import Prepared, load_prepared
 from pipeline.parts.runs import first_weights_digest, model_path, names_digest, teacher_digests
 from pipeline.parts.splits import classes_of, folds_digest, load_folds
 from pipeline.parts.targets import training_targets
+
+if TYPE_CHECKING:
+    from pipeline.parts.fit import Trainer
 
 VERSION = 1
 
@@ -40,20 +43,31 @@ def main(
     if fold is not None and not 0 <= fold < settings.folds.n:
         raise UserError(f"--fold {fold}: the folds are 0 to {settings.folds.n - 1}")
     started = time.monotonic()
-    todo = []
-    for k in range(settings.folds.n) if fold is None else [fold]:
-        model = model_path(settings.name, k)
-        key = train_key(settings, k, prepared, table)
-        refuse_or_forget(model, key, force)
-        if not records.is_current(model, key):
-            todo.append((k, key))
-    for k, key in todo:
+    todo = unfinished(settings, fold, prepared, table, force)
+    for k, key in todo.items():
         if fold is None:
             run_in_own_process(experiment, k)
         else:
             train_fold(settings, k, prepared, table, model_path(settings.name, k), key)
     if fold is None:
         say("train", f"{summary(settings)}, {took(started) if todo else 'up to date'}")
+
+
+def unfinished(
+    settings: Experiment, fold: int | None, prepared: Prepared, table: pd.DataFrame, force: bool
+) -> dict[int, dict[str, Any]]:
+    """Folds still to be trained (of one, or of all) and their keys.
+
+    Raises UserError for a fold that other settings made, unless `force` forgets it.
+    """
+    todo = {}
+    for k in range(settings.folds.n) if fold is None else [fold]:
+        model = model_path(settings.name, k)
+        key = train_key(settings, k, prepared, table)
+        refuse_or_forget(model, key, force)
+        if not records.is_current(model, key):
+            todo[k] = key
+    return todo
 
 
 def train_fold(
@@ -70,18 +84,10 @@ def train_fold(
     """
     import torch  # late: a finished fold needs none of it
 
-    from pipeline.parts.fit import Trainer
     from pipeline.parts.infer import peak_memory_gb
 
     started = time.monotonic()
-    classes = classes_of(table)
-    metric = load_competition(settings.competition).metric
-    train, valid = split_rows(prepared.rows, table, classes, fold)
-    targets = training_targets(settings, fold, key["folds"], train, classes)
-    if settings.train.distill:
-        say("train", f"fold {fold}  {describe_teacher(settings)}")
-    pixels = prepared.pixels
-    trainer = Trainer(settings, fold, classes, pixels, train, valid, metric, targets)
+    trainer = make_trainer(settings, fold, prepared, table, key["folds"])
     last = out.with_name("last.pt")
     if last.exists():
         trainer.resume(torch.load(last, map_location="cpu", weights_only=True))
@@ -96,20 +102,31 @@ def train_fold(
         key,
         started,
         digest=records.file_digest(out),
-        classes=classes,
+        classes=classes_of(table),
         model=settings.model.model_dump(mode="json"),
-        preprocessing=trainer.preprocessing,
         competition=settings.competition,
-        metric=metric,
-        scores=trainer.log[-1],
-        images={"train": len(train), "valid": len(valid)},
-        precision=trainer.accelerator.mixed_precision,
         peak=peak,
+        **trainer.facts(),
     )
     last.unlink(missing_ok=True)
     out.with_name("started.json").unlink()
     memory = f"at most {peak['ram_gb']:.1f} GB of memory"
     say("train", f"fold {fold}  {out}, {took(started)}, {memory}")
+
+
+def make_trainer(
+    settings: Experiment, fold: int, prepared: Prepared, table: pd.DataFrame, folds: str
+) -> "Trainer":
+    """The fold's images and what they are taught; `folds` is the digest of the split."""
+    from pipeline.parts.fit import Trainer  # late: torch
+
+    classes = classes_of(table)
+    metric = load_competition(settings.competition).metric
+    train, valid = split_rows(prepared.rows, table, classes, fold)
+    targets = training_targets(settings, fold, folds, train, classes)
+    if settings.train.distill:
+        say("train", f"fold {fold}  {describe_teacher(settings)}")
+    return Trainer(settings, fold, classes, prepared.pixels, train, valid, metric, targets)
 
 
 def split_rows(

@@ -72,3 +72,22 @@ def test_a_plan_without_variants_is_refused(run: Callable[..., str], space: Path
     (space / "bad.yaml").write_text("base: demo\n")
     assert "expected base: EXPERIMENT" in run("ablate", str(space / "bad.yaml"), expect=2)
     assert "no ablation 'leafs'" in run("ablate", "leafs", expect=2)
+
+
+def test_a_changed_variant_is_refused_not_reported_from_its_old_run(
+    plan: str, run: Callable[..., str], split: Callable[[str], str]
+) -> None:
+    content = yaml.safe_load(Path(plan).read_text())
+    split(content["base"])
+    run("ablate", plan, "--seeds", "1")
+    content["variants"]["as it is"] = {"train": {"lr": 0.5}}
+    Path(plan).write_text(yaml.safe_dump(content))
+    assert "train.lr: 0.001 → 0.5" in run("ablate", plan, "--seeds", "1", expect=2)
+
+
+@pytest.mark.parametrize("text", ["base: demo\nvariants: [a", "base: demo\nvariants: [a]\n"])
+def test_a_broken_plan_is_one_line(text: str, run: Callable[..., str], space: Path) -> None:
+    (space / "bad.yaml").write_text(text)
+    said = run("ablate", str(space / "bad.yaml"), expect=2)
+    assert len(said.splitlines()) == 1
+    assert "bad.yaml: " in said

@@ -11,9 +11,10 @@ import yaml
 from pipeline.parts import records
 from pipeline.parts.augment import Augment, Resize
 from pipeline.parts.cli import UserError
-from pipeline.parts.config import HERE, Experiment, load_experiment
+from pipeline.parts.config import Experiment, load_experiment
 from pipeline.parts.predictions import Predictions
 from pipeline.parts.runs import model_path
+from pipeline.parts.yaml_files import HERE
 
 PRESETS = sorted(path.stem for path in (HERE / "augmentations").glob("*.yaml"))
 BLACK = [{"MultiplicativeNoise": {"multiplier": [0, 0], "p": 1.0}}]

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.parts.cli import UserError
-from pipeline.parts.config import HERE, load_competition, load_experiment
+from pipeline.parts.config import load_competition, load_experiment
+from pipeline.parts.yaml_files import HERE
 
 EXPERIMENTS = sorted(path.stem for path in (HERE / "experiments").glob("*.yaml"))
 
@@ -106,3 +107,9 @@ def test_runtime_is_outside_the_key(tmp_path: Path) -> None:
     a, b, c = (load_experiment(str(tmp_path / f"{name}.yaml")).key() for name in "abc")
     assert a == b
     assert a != c
+
+
+def test_settings_that_do_not_go_together_are_told_without_the_whole_file(tmp_path: Path) -> None:
+    text = "competition: demo\nmodel: {size: 64, head: random}\ntrain: {epochs: 0}\n"
+    told = fails(text, tmp_path)
+    assert told.endswith("broken.yaml: train.epochs: 0 needs model.head: lda or names")

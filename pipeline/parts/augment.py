@@ -3,7 +3,6 @@
 A pure function of (picture, random numbers), applied in training only.
 """
 
-import difflib
 import inspect
 import os
 import warnings
@@ -16,7 +15,7 @@ import cv2
 import numpy as np
 from pydantic import ValidationError
 
-from pipeline.parts.cli import UserError
+from pipeline.parts.cli import UserError, did_you_mean
 
 INTERPOLATION = {
     "nearest": cv2.INTER_NEAREST,
@@ -57,9 +56,7 @@ class Resize:
 def _transform(name: str, kwargs: dict[str, Any], size: int, mode: int) -> A.BasicTransform:
     cls = getattr(A, name, None)
     if not (isinstance(cls, type) and issubclass(cls, A.BasicTransform)):
-        near = difflib.get_close_matches(name, dir(A), n=1)
-        mean = f"; did you mean {near[0]!r}?" if near else ""
-        raise UserError(f"augment: albumentations has no {name!r}{mean}")
+        raise UserError(f"augment: albumentations has no {name!r}{did_you_mean(name, dir(A))}")
     known = inspect.signature(cls.__init__).parameters
     if "size" in known:  # what the backbone wants, unless the YAML says otherwise
         kwargs = {"size": (size, size), **kwargs}

@@ -1,9 +1,10 @@
 """The command line around a stage: help from its docstring, one clear line for bad input."""
 
+import difflib
 import errno
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import wraps
 
 import typer
@@ -53,6 +54,12 @@ def say(stage: str, text: str) -> None:
 
 def warn(stage: str, text: str) -> None:
     print(f"{stage:<9} warning: {text}", file=sys.stderr, flush=True)
+
+
+def did_you_mean(name: str, known: Iterable[str], n: int = 1) -> str:
+    """The end of a message about an unknown name: the nearest known ones, or nothing."""
+    near = difflib.get_close_matches(name, list(known), n=n)
+    return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
 def took(started: float) -> str:

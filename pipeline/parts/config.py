@@ -5,9 +5,8 @@
 
 import difflib
 import os
-import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
@@ -16,14 +15,13 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    ValidationError,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
 
-from pipeline.parts.cli import UserError
+from pipeline.parts.cli import UserError, did_you_mean
+from pipeline.parts.yaml_files import TOGETHER, find_yaml, known_yaml, load_yaml
 
-HERE = Path(__file__).parents[1]
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -36,14 +34,13 @@ def one_augmentation(value: Any) -> Any:
     """A preset's name means its list, so that a key holds what was done and not a name."""
     if not isinstance(value, str):
         return value
-    folder = HERE / "augmentations"
-    known = sorted(path.stem for path in folder.glob("*.yaml"))
+    known = known_yaml("augmentations")
     if value not in known:
         near = difflib.get_close_matches(value, known, n=1)
         nearest = f" (nearest: {near[0]!r})" if near else ""
         text = f"it should be a list or one of {', '.join(known)}{nearest}"
         raise PydanticCustomError("preset", "{text}", {"text": text})
-    return yaml.safe_load((folder / f"{value}.yaml").read_text())
+    return yaml.safe_load(find_yaml(value, "augmentations").read_text())
 
 
 Transform = Annotated[
@@ -100,13 +97,15 @@ class Model(Settings):
     @model_validator(mode="after")
     def _fitting(self) -> "Model":
         if self.head == "names" and self.reads != "last":
-            raise PydanticCustomError("head", "head: names needs reads: last, as ImageNet's had")
+            raise PydanticCustomError(
+                TOGETHER, "model.head: names needs reads: last, as ImageNet's had"
+            )
         if self.names and self.head != "names":
-            raise PydanticCustomError("head", "names: is for head: names")
+            raise PydanticCustomError(TOGETHER, "model.names is for head: names")
         if self.weights == "none" and self.batchnorm == "frozen":
-            raise PydanticCustomError("batchnorm", "weights: none needs batchnorm: train")
+            raise PydanticCustomError(TOGETHER, "model.weights: none needs batchnorm: train")
         if self.freeze_epochs and not self.freeze:
-            raise PydanticCustomError("freeze", "freeze_epochs: needs freeze:")
+            raise PydanticCustomError(TOGETHER, "model.freeze_epochs needs freeze:")
         return self
 
 
@@ -190,7 +189,7 @@ class Experiment(Settings):
     @model_validator(mode="after")
     def _trained(self) -> "Experiment":
         if self.train.epochs == 0 and self.model.head == "random":
-            raise PydanticCustomError("epochs", "train.epochs: 0 needs model.head: lda or names")
+            raise PydanticCustomError(TOGETHER, "train.epochs: 0 needs model.head: lda or names")
         return self
 
     def key(self) -> dict[str, Any]:
@@ -212,7 +211,7 @@ def load_experiment(name: str) -> Experiment:
 
     Raises UserError for a missing file, unknown keys, wrong types and values out of range.
     """
-    experiment = _load(Experiment, find_yaml(name, "experiments"))
+    experiment = load_yaml(Experiment, find_yaml(name, "experiments"))
     if experiment.model.size is None:
         size = _own_size(experiment.model.backbone)
         model = experiment.model.model_copy(update={"size": size})
@@ -221,21 +220,7 @@ def load_experiment(name: str) -> Experiment:
 
 
 def load_competition(name: str) -> Competition:
-    return _load(Competition, find_yaml(name, "competitions"))
-
-
-def find_yaml(name: str, folder: str) -> Path:
-    """`pipeline/FOLDER/NAME.yaml`, or `name` itself where it is a path that ends in .yaml.
-
-    Raises UserError for a missing file, naming the nearest and all others.
-    """
-    here, kind = HERE / folder, folder.removesuffix("s")
-    path = Path(name) if name.endswith((".yaml", ".yml")) else here / f"{name}.yaml"
-    if not path.is_file():
-        known = sorted(file.stem for file in here.glob("*.yaml"))
-        near = difflib.get_close_matches(name, known, n=1)
-        raise UserError(f"no {kind} {name!r} ({path}){_mean(near)}; there are: {', '.join(known)}")
-    return path
+    return load_yaml(Competition, find_yaml(name, "competitions"))
 
 
 def root(name: Literal["data", "runs", "folds", "submissions"]) -> Path:
@@ -247,45 +232,6 @@ def _own_size(backbone: str) -> int:
     import timm  # late: only backbones without a `size` pay for it
 
     if not timm.is_model(backbone):
-        near = difflib.get_close_matches(backbone, timm.list_models(), n=3)
-        raise UserError(f"model.backbone: timm has no {backbone!r}{_mean(near)}")
+        near = did_you_mean(backbone, timm.list_models(), n=3)
+        raise UserError(f"model.backbone: timm has no {backbone!r}{near}")
     return timm.get_pretrained_cfg(backbone).input_size[-1]
-
-
-Loaded = TypeVar("Loaded", bound=Settings)
-
-
-def _load(cls: type[Loaded], path: Path) -> Loaded:
-    try:
-        values = yaml.safe_load(path.read_text()) or {}
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: expected `key: value` lines")
-    try:
-        return cls(**{"name": path.stem, **values})
-    except ValidationError as error:
-        lines = [_explain(cls, path, item) for item in error.errors()]
-        raise UserError("\n".join(lines)) from None
-
-
-def _explain(cls: type[Settings], path: Path, item: dict[str, Any]) -> str:
-    name = ".".join(str(part) for part in item["loc"])
-    if item["type"] == "extra_forbidden":
-        known = list(_section(cls, item["loc"]).model_fields)
-        near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
-        return f"{path}: unknown key {name!r}{_mean(near)}; known here: {', '.join(known)}"
-    if item["type"] == "missing":
-        return f"{path}: {name!r} is missing"
-    message = re.sub(r"^Input", "it", item["msg"])
-    return f"{path}: {name}: {message}, not {item['input']!r}"
-
-
-def _section(cls: type[Settings], loc: tuple[Any, ...]) -> type[Settings]:
-    for part in loc[:-1]:
-        cls = cls.model_fields[part].annotation
-    return cls
-
-
-def _mean(near: list[str]) -> str:
-    return f"; did you mean {' or '.join(repr(name) for name in near)}?" if near else ""

@@ -12,7 +12,7 @@ from torch import nn
 
 from pipeline.parts import records
 from pipeline.parts.augment import Augment
-from pipeline.parts.cli import UserError
+from pipeline.parts.cli import UserError, say
 from pipeline.parts.config import Experiment
 from pipeline.parts.head import start_head
 from pipeline.parts.images import Pixels
@@ -25,8 +25,8 @@ from pipeline.parts.loader import (
     grouped,
     make_loader,
 )
+from pipeline.parts.log import Row, describe, make_row, write_log
 from pipeline.parts.loss import Loss, class_weights
-from pipeline.parts.metrics import METRICS
 from pipeline.parts.mix import Mixer
 from pipeline.parts.model import (
     build_model,
@@ -40,8 +40,6 @@ from pipeline.parts.model import (
 from pipeline.parts.progress import Progress
 from pipeline.parts.sampler import make_sampler
 from pipeline.parts.schedule import make_ema, make_schedule, warm_up_thawed
-
-LOG_COLUMNS = ["epoch", "lr", "train_loss", "valid_loss", "valid_score", "images_per_s", "seconds"]
 
 
 class Trainer:
@@ -91,20 +89,19 @@ class Trainer:
 
     def run(self, last: Path) -> None:
         """Train the epochs that are left; after each, `last` holds everything to go on from."""
-        if self.epoch == 0 and not self.log:
+        if self.epoch == 0:
             self.start_head()
-            self.write_log(last)
+            write_log(self.log, last.with_name("log.csv"))
         while self.epoch < self.settings.train.epochs:
             started = time.monotonic()
             loss, rate = self.train_epoch()
             prob = self.predict_valid(f"{self.label()} valid")
             self.epoch += 1
-            row = self.row(prob, started, loss, rate)
-            self.log.append(row)
+            row = self.note(prob, started, loss=loss, rate=rate)
             with records.writing(last) as tmp:
                 torch.save(self.state(), tmp)
-            self.write_log(last)
-            print(f"{'train':<9} {self.describe(row)}", flush=True)
+            write_log(self.log, last.with_name("log.csv"))
+            self.tell(row)
 
     def start_head(self) -> None:
         """The head's first weights from one forward pass, judged in a log row of epoch 0."""
@@ -124,9 +121,7 @@ class Trainer:
         if self.ema:
             self.ema.module.load_state_dict(model.state_dict())
         prob = self.predict_valid(f"fold {self.fold}  head valid")
-        row = self.row(prob, started)
-        self.log.append(row)
-        print(f"{'train':<9} {self.describe(row, words)}", flush=True)
+        self.tell(self.note(prob, started), words)
 
     def train_epoch(self) -> tuple[float, float]:
         """One pass; returns the mean loss and images/s. Raises UserError when the loss is NaN."""
@@ -195,31 +190,15 @@ class Trainer:
             label,
         )
 
-    def write_log(self, last: Path) -> None:
-        with records.writing(last.with_name("log.csv")) as tmp:
-            pd.DataFrame(self.log, columns=LOG_COLUMNS).to_csv(tmp, index=False)
-
     def final_model(self) -> nn.Module:
         return self.ema.module if self.ema else self.model
 
-    def row(
-        self,
-        prob: np.ndarray,
-        started: float,
-        loss: float | None = None,
-        rate: float | None = None,
-    ) -> dict[str, float | None]:
-        """A row of the log; the head's start has neither training loss nor images/s."""
-        target = self.valid.target.to_numpy()
-        return {
-            "epoch": self.epoch,
-            "lr": self.last_lr(),
-            "train_loss": loss and round(loss, 5),
-            "valid_loss": round(METRICS["log_loss"](target, prob), 5),
-            "valid_score": round(METRICS[self.metric](target, prob), 5),
-            "images_per_s": rate and round(rate, 1),
-            "seconds": round(time.monotonic() - started, 1),
-        }
+    def note(self, prob: np.ndarray, started: float, **trained: float) -> Row:
+        """Append a row to the log: the state that is saved next holds it."""
+        target, lr = self.valid.target.to_numpy(), self.last_lr()
+        row = make_row(self.epoch, lr, target, prob, self.metric, started, **trained)
+        self.log.append(row)
+        return row
 
     def last_lr(self) -> float:
         group = self.optimizer.param_groups[0]
@@ -244,6 +223,16 @@ class Trainer:
         if self.accelerator.scaler:
             self.accelerator.scaler.load_state_dict(state["scaler"])
 
+    def facts(self) -> dict[str, Any]:
+        """What the record of the finished model tells of its training."""
+        return {
+            "preprocessing": self.preprocessing,
+            "metric": self.metric,
+            "scores": self.log[-1],
+            "images": {"train": len(self.rows), "valid": len(self.valid)},
+            "precision": self.accelerator.mixed_precision,
+        }
+
     def save(self, path: Path) -> None:
         save_weights(self.accelerator.unwrap_model(self.final_model()), path)
 
@@ -251,15 +240,8 @@ class Trainer:
         epochs = self.settings.train.epochs
         return f"fold {self.fold}  epoch {min(self.epoch + 1, epochs)}/{epochs}"
 
-    def describe(self, row: dict[str, float | None], start: str = "") -> str:
-        told = {"loss": row["train_loss"], "valid loss": row["valid_loss"]}
-        losses = [f"{name} {value:.3f}" for name, value in told.items() if value is not None]
-        epoch = "head" if start else f"epoch {row['epoch']}/{self.settings.train.epochs}"
-        end = start or f"{row['images_per_s']:.0f} images/s"
-        score = f"{self.metric} {row['valid_score']:.4f}"
-        return "  ".join(
-            [f"fold {self.fold}", epoch, *losses, score, end, f"{row['seconds']:.0f} s"]
-        )
+    def tell(self, row: Row, start: str = "") -> None:
+        say("train", describe(row, self.fold, self.settings.train.epochs, self.metric, start))
 
     def _train_loader(self, rows: np.ndarray, targets: np.ndarray) -> torch.utils.data.DataLoader:
         size, mode = self.preprocessing["size"], self.preprocessing["interpolation"]

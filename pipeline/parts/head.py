@@ -14,14 +14,11 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import nn
 
-from pipeline.parts.augment import Resize
 from pipeline.parts.cli import UserError
 from pipeline.parts.config import Experiment
 from pipeline.parts.images import Pixels
-from pipeline.parts.infer import Normalise, channels_last, workers
-from pipeline.parts.loader import Pictures, in_order, make_loader
+from pipeline.parts.infer import batches_in_order, over_views
 from pipeline.parts.model import head_inputs
-from pipeline.parts.progress import Progress
 from pipeline.parts.pyramid import Pyramid
 from pipeline.parts.tta import View, dihedral, identity
 
@@ -161,23 +158,15 @@ def training_features(
     On leaves-small (fold 0, no training, D4 TTA) one view gave .798, two .844, four .849; random
     crops in place of the turns .813.
     """
-    size, on_gpu = preprocessing["size"], accelerator.device.type == "cuda"
-    pictures = Pictures(
-        pixels, rows, np.zeros(len(rows)), Resize(size, preprocessing["interpolation"])
-    )
-    batches = in_order(len(rows), settings.runtime.predict_batch)
-    loader = make_loader(pictures, batches, workers(settings.runtime, on_gpu), on_gpu)
-    normalise = Normalise(preprocessing, accelerator.device)
-    looks = [identity, *turns(settings)]
+    looks, size = [identity, *turns(settings)], preprocessing["size"]
+    data = (pixels, rows, size, preprocessing, accelerator, settings.runtime)
+    read = partial(head_inputs, model)
     model.eval()
-    found = []
-    with torch.inference_mode(), Progress("head", len(rows), "images") as progress:
-        for images, _ in loader:
-            images = normalise(images)
-            with accelerator.autocast():
-                seen = [head_inputs(model, channels_last(look(images))).float() for look in looks]
-            found.append(torch.stack(seen, 1).cpu())
-            progress.advance(len(images))
+    with torch.inference_mode():
+        found = [
+            torch.stack(over_views(read, images, looks, accelerator), 1).cpu()
+            for images in batches_in_order(*data, label="head")
+        ]
     return torch.cat(found)
 
 

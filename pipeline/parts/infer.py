@@ -3,7 +3,7 @@
 import ctypes
 import resource
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import nn
-from torch.utils.data import DataLoader
 
 from pipeline.parts.augment import Resize
 from pipeline.parts.cli import UserError
@@ -89,42 +88,60 @@ def predict_probabilities(
     Raises UserError for a size that the pictures or the model do not have.
     """
     trained, packed = preprocessing["size"], len(pixels[rows[0]])
-    device = accelerator.device
     model.eval()
     refuse_enlarging(tta, sizes, trained, packed)
-    refuse_foreign(model, sizes, device)
+    refuse_foreign(model, sizes, accelerator.device)
     found = []
     for size in sizes or [trained]:
-        resize = Resize(canvas(tta, size, trained, packed), preprocessing["interpolation"])
-        pictures = Pictures(pixels, rows, np.zeros(len(rows)), resize)
-        batches = in_order(len(rows), runtime.predict_batch)
-        on_gpu = device.type == "cuda"
-        loader = make_loader(pictures, batches, workers(runtime, on_gpu), on_gpu)
-        normalise = Normalise(preprocessing, device)
-        with Progress(f"{label} {size} px" if sizes else label, len(rows), "images") as progress:
-            found.append(
-                mean_over_views(model, loader, normalise, views(tta, size), accelerator, progress)
-            )
+        side = canvas(tta, size, trained, packed)
+        told = f"{label} {size} px" if sizes else label
+        batches = batches_in_order(pixels, rows, side, preprocessing, accelerator, runtime, told)
+        found.append(mean_over_views(model, batches, views(tta, size), accelerator))
     return np.mean(found, axis=0)
 
 
-def mean_over_views(
-    model: nn.Module,
-    loader: DataLoader,
-    normalise: Normalise,
-    looks: list[View],
+def batches_in_order(
+    pixels: Pixels,
+    rows: np.ndarray,
+    side: int,
+    preprocessing: dict[str, Any],
     accelerator: Accelerator,
-    progress: Progress,
+    runtime: Runtime,
+    label: str,
+) -> Iterator[torch.Tensor]:
+    """Normalised pictures [batch, 3, side, side] on the device, with the progress they make."""
+    resize, on_gpu = Resize(side, preprocessing["interpolation"]), accelerator.device.type == "cuda"
+    pictures = Pictures(pixels, rows, np.zeros(len(rows)), resize)
+    batches = in_order(len(rows), runtime.predict_batch)
+    loader = make_loader(pictures, batches, workers(runtime, on_gpu), on_gpu)
+    normalise = Normalise(preprocessing, accelerator.device)
+    with Progress(label, len(rows), "images") as progress:
+        for images, _ in loader:
+            yield normalise(images)
+            progress.advance(len(images))
+
+
+def mean_over_views(
+    model: nn.Module, batches: Iterable[torch.Tensor], looks: list[View], accelerator: Accelerator
 ) -> np.ndarray:
+    """Mean probability over the views of all pictures, float32 [n, classes]."""
     found = []
     with torch.inference_mode():
-        for images, _ in loader:
-            images = normalise(images)
-            with accelerator.autocast():
-                probs = [model(channels_last(look(images))).float().softmax(1) for look in looks]
-            found.append(torch.stack(probs).mean(0).cpu())
-            progress.advance(len(images))
+        for images in batches:
+            logits = over_views(model, images, looks, accelerator)
+            found.append(torch.stack([one.softmax(1) for one in logits]).mean(0).cpu())
     return torch.cat(found).numpy()
+
+
+def over_views(
+    function: Callable[[torch.Tensor], torch.Tensor],
+    images: torch.Tensor,
+    looks: list[View],
+    accelerator: Accelerator,
+) -> list[torch.Tensor]:
+    """What `function` gives for each view of a batch, in float32."""
+    with accelerator.autocast():
+        return [function(channels_last(look(images))).float() for look in looks]
 
 
 def refuse_foreign(model: nn.Module, sizes: Sequence[int], device: torch.device) -> None:

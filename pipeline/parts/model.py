@@ -65,18 +65,18 @@ def freeze_until(model: nn.Module, last: str) -> None:
 
     Raises UserError for a module the backbone does not have.
     """
-    body_model = _body(model)
+    backbone = _body(model)
     head = {id(module) for module in _classifier(model).modules()}
-    leaves = [name for name, module in body_model.named_modules() if _is_leaf(module)]
-    body = [name for name in leaves if id(body_model.get_submodule(name)) not in head]
+    leaves = [name for name, module in backbone.named_modules() if _is_leaf(module)]
+    body = [name for name in leaves if id(backbone.get_submodule(name)) not in head]
     if last != "backbone":
         inside = [i for i, name in enumerate(body) if f"{name}.".startswith(f"{last}.")]
         if not inside:
-            tops = [name for name, _ in body_model.named_children()]
+            tops = [name for name, _ in backbone.named_children()]
             raise UserError(f"model.freeze: no module {last!r}; try backbone or one of {tops}")
         body = body[: inside[-1] + 1]
     free = set(leaves) - set(body)
-    for name, parameter in body_model.named_parameters():
+    for name, parameter in backbone.named_parameters():
         owner = name.rpartition(".")[0]
         # positional embeddings and layer scales hang on modules that are no leaves
         if owner in body or not any(f"{leaf}.".startswith(f"{owner}.") for leaf in free if owner):

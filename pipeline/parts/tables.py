@@ -3,14 +3,13 @@
 Everything is read as text: a label `01`, `NA` or `None` stays what it is.
 """
 
-import difflib
 import os
 import re
 from pathlib import Path
 
 import pandas as pd
 
-from pipeline.parts.cli import UserError
+from pipeline.parts.cli import UserError, did_you_mean
 from pipeline.parts.config import Competition, root
 
 SHOWN = 20  # problems named in full before "and N more"
@@ -42,9 +41,8 @@ def read_csv(path: Path, columns: list[str]) -> pd.DataFrame:
         raise UserError(f"{path}: not a CSV file: {error}") from None
     for column in columns:
         if column not in table:
-            near = difflib.get_close_matches(column, list(table), n=1)
-            mean = f"; did you mean {near[0]!r}?" if near else ""
-            raise UserError(f"{path}: no column {column!r}, it has {list(table)}{mean}")
+            near = did_you_mean(column, table)
+            raise UserError(f"{path}: no column {column!r}, it has {list(table)}{near}")
     return table
 
 

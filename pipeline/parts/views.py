@@ -44,7 +44,7 @@ class Views:
         """
         images = torch.from_numpy(self.augmented(rows, method)).float().permute(0, 3, 1, 2)
         np.random.seed(derive_seed(self.seed, "mix", method))
-        rows = as_rows(torch.from_numpy(targets), self.classes)
-        images, shares = self.mixer.methods[method](images, rows)
+        labels = as_rows(torch.from_numpy(targets), self.classes)
+        images, shares = self.mixer.methods[method](images, labels)
         pixels = images.round().clamp(0, 255).byte().permute(0, 2, 3, 1)
         return pixels.numpy(), shares.numpy()

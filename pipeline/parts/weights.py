@@ -71,7 +71,8 @@ def _from_run(settings: Model, path: Path, **kwargs: float) -> nn.Module:
     if record["model"]["reads"] == "blocks":  # what follows the last block was cut off
         if settings.reads != "blocks":
             raise UserError(f"model.weights: {path} ends at its last block: set reads: blocks")
-        body = {k.removeprefix("backbone."): v for k, v in state.items() if "backbone." in k}
+        inside = [name for name in state if name.startswith("backbone.")]
+        body = {name.removeprefix("backbone."): state[name] for name in inside}
         model = timm.create_model(name, **kwargs)
         model.prune_intermediate_layers(1, prune_head=True)
         model.load_state_dict(body)
