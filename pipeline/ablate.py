@@ -1,8 +1,8 @@
 """Measures what each setting is worth: one fold, several seeds, one table.
 
 reads   pipeline/ablations/NAME.yaml: a base experiment and the variants' own settings
-writes  runs/NAME-VARIANT-SEED/ as training does, runs/NAME-ablation/{results.csv, table.md}
-run     python -m pipeline.ablate leaves-small
+writes  runs/BASE-VARIANT-SEED/ as training does, runs/BASE-NAME/{results.csv, table.md}
+run     python -m pipeline.ablate recipe [--base leaves-lite0] [--only "EMA"]
 
 Killed, it goes on where it was: each run is an ordinary experiment, trained and predicted once.
 Scores are those of the held-out fold at the last epoch, plain and with the experiment's TTA.
@@ -33,14 +33,17 @@ FOLD = 0
 
 def main(
     name: str,
+    base: Annotated[str, typer.Option(help="the experiment to vary; default the plan's")] = "",
+    only: Annotated[list[str], typer.Option(help="variants whose name holds this")] = [],  # noqa: B006
     seeds: Annotated[int, typer.Option(min=1, help="how often each variant is trained")] = 3,
 ) -> None:
-    plan, name = load_plan(name), Path(name).stem
-    started, out = time.monotonic(), root("runs") / f"{name}-ablation"
+    plan = load_plan(name)
+    base, variants = base or plan["base"], chosen(plan["variants"], only)
+    started, out = time.monotonic(), root("runs") / f"{Path(base).stem}-{Path(name).stem}"
     rows = []
     for seed in range(seeds):  # all variants once before any twice: a killed table is fair
-        for variant, changes in plan["variants"].items():
-            settings, path = write_experiment(plan["base"], name, variant, changes, seed)
+        for variant, changes in variants.items():
+            settings, path = write_experiment(base, out, variant, changes, seed)
             rows.append({"variant": variant, "seed": seed, **measure(settings, path)})
             with records.writing(out / "results.csv") as tmp:
                 pd.DataFrame(rows).to_csv(tmp, index=False)
@@ -59,8 +62,18 @@ def load_plan(name: str) -> dict[str, Any]:
     return plan
 
 
+def chosen(variants: dict[str, Any], only: list[str]) -> dict[str, Any]:
+    """Raises UserError where a wish holds for no variant."""
+    for part in only:
+        if not any(part in name for name in variants):
+            raise UserError(
+                f"--only: no variant's name holds '{part}'; there are: {list(variants)}"
+            )
+    return {k: v for k, v in variants.items() if not only or any(part in k for part in only)}
+
+
 def write_experiment(
-    base: str, name: str, variant: str, changes: dict[str, Any] | None, seed: int
+    base: str, out: Path, variant: str, changes: dict[str, Any] | None, seed: int
 ) -> tuple[Experiment, Path]:
     """The base experiment's own YAML with a variant's settings and the seed laid over it."""
     settings = read_yaml(find_yaml(base, "experiments"))
@@ -69,8 +82,7 @@ def write_experiment(
         both = isinstance(old, dict) and isinstance(values, dict)
         settings[section] = {**old, **values} if both else values
     slug = re.sub(r"[^a-z0-9.]+", "-", variant.lower()).strip("-")
-    run = f"{name}-{slug}-{seed}"
-    path = root("runs") / f"{name}-ablation" / f"{run}.yaml"
+    path = out / f"{Path(base).stem}-{slug}-{seed}.yaml"
     with records.writing(path) as tmp:
         tmp.write_text(yaml.safe_dump(settings, sort_keys=False))
     return load_experiment(str(path)), path

@@ -26,12 +26,12 @@ def test_every_variant_and_seed_once(
 ) -> None:
     split(yaml.safe_load(Path(plan).read_text())["base"])
     text = run("ablate", plan, "--seeds", "2")
-    rows = pd.read_csv(space / "runs" / "tiny-plan-ablation" / "results.csv")
+    rows = pd.read_csv(space / "runs" / "tiny-tiny-plan" / "results.csv")
     assert list(rows.variant) == ["as it is", "closed form"] * 2
     assert list(rows.seed) == [0, 0, 1, 1]
     assert rows.tta.between(0, 1).all()
     logs = [
-        pd.read_csv(model_path(f"tiny-plan-{variant}-0", 0).with_name("log.csv"))
+        pd.read_csv(model_path(f"tiny-{variant}-0", 0).with_name("log.csv"))
         for variant in ("as-it-is", "closed-form")
     ]
     assert [list(log.epoch) for log in logs] == [[0, 1], [0]]
@@ -50,6 +50,22 @@ def test_resumes_without_training_again(
     monkeypatch.setattr(ablate, "run_in_own_process", lambda *_: pytest.fail("trained again"))
     again = run("ablate", plan, "--seeds", "1")
     assert again.partition("ablate ")[0] == first[first.index("| |") :].partition("ablate ")[0]
+
+
+def test_another_base_and_some_variants_only(
+    plan: str,
+    write: Callable[..., str],
+    run: Callable[..., str],
+    split: Callable[[str], str],
+    space: Path,
+) -> None:
+    other = write("other", train={"epochs": 1, "lr": 0.002})
+    split(other)
+    run("ablate", plan, "--base", other, "--only", "it is", "--seeds", "1")
+    out = space / "runs" / "other-tiny-plan"
+    assert list(pd.read_csv(out / "results.csv").variant) == ["as it is"]
+    assert yaml.safe_load((out / "other-as-it-is-0.yaml").read_text())["train"]["lr"] == 0.002
+    assert "no variant's name holds 'EMA'" in run("ablate", plan, "--only", "EMA", expect=2)
 
 
 def test_bold_is_the_best_mean() -> None:
