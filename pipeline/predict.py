@@ -97,33 +97,40 @@ def update(
     in_test = rows.split == "test"
     chosen = rows[in_test] if split == "test" else rows[rows.id.isin(held_out) & ~in_test]
     label = f"fold {fold}  {split} {settings.predict.tta}"
-    prob = predict_rows(settings, fold, prepared, chosen.index.to_numpy(), label)
+    prob = predict_rows(settings, fold, prepared, split, chosen.index.to_numpy(), label)
     Predictions(list(chosen.id), record["classes"], prob).save(out)
     records.commit(out, key, started, images=len(chosen), folds=record["key"]["folds"])
     return True
 
 
 def predict_rows(
-    settings: Experiment, fold: int, prepared: Prepared, rows: np.ndarray, label: str
+    settings: Experiment, fold: int, prepared: Prepared, split: Split, rows: np.ndarray, label: str
 ) -> np.ndarray:
     """Probabilities float32 [len(rows), classes] of rows of the packed pixels, in that order."""
-    from pipeline.parts.infer import make_accelerator, predict_probabilities  # late: torch
+    from pipeline.parts.features import MOST, probabilities_without_training  # late: torch
+    from pipeline.parts.infer import make_accelerator, predict_probabilities
     from pipeline.parts.model import load_model
 
     model, record = load_model(model_path(settings.name, fold))
     if (fit := record["preprocessing"]["fit"]) != settings.model.fit:
         raise UserError(f"fold {fold} was trained on pictures made square by {fit}")
     accelerator = make_accelerator(settings.runtime)
+    model = model.to(accelerator.device)
+    where, tta, sizes = record["preprocessing"], settings.predict.tta, settings.predict.sizes
+    part = "test" if split == "test" else "train"
+    few = (prepared.rows.split == part).sum() <= MOST
+    if few and not (record["key"]["train"]["epochs"] or sizes or tta == "five-crop"):
+        return probabilities_without_training(model, settings, where, part, rows, accelerator)
     return predict_probabilities(
-        model.to(accelerator.device),
+        model,
         prepared.pixels,
         rows,
-        record["preprocessing"],
-        settings.predict.tta,
+        where,
+        tta,
         accelerator,
         settings.runtime,
         label,
-        settings.predict.sizes or (),
+        sizes or (),
     )
 
 

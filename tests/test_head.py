@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from torch import nn
 
-from pipeline.parts import records
+from pipeline.parts import head, records
 from pipeline.parts.cli import UserError
 from pipeline.parts.config import load_experiment
 from pipeline.parts.head import Statistics, discriminant, set_head, turns
@@ -31,9 +31,13 @@ def clouds(n: int, seed: int = 0, spread: float = 1.0) -> tuple[torch.Tensor, np
     return torch.from_numpy(centres[labels] + noise).float()[:, None], labels
 
 
+def statistics(features: torch.Tensor, labels: np.ndarray) -> Statistics:
+    return Statistics(features, labels, 3, np.arange(len(labels)))
+
+
 def test_it_is_the_textbooks_discriminant() -> None:
     features, labels = clouds(400)
-    weight, bias = Statistics(features, labels, 3).solve(shrinkage=0.0)
+    weight, bias = statistics(features, labels).solve(shrinkage=0.0)
     logits = (features[:, 0].double() @ weight.T + bias).numpy()
     textbook = LinearDiscriminantAnalysis(solver="lsqr").fit(features[:, 0].numpy(), labels)
     intercept = textbook.intercept_ - np.log(textbook.priors_)  # ours are equal
@@ -49,33 +53,43 @@ def test_shrinkage_and_scale_fit_pictures_not_seen() -> None:
     labels = np.arange(60) % 3
     centres = rng.normal(size=(3, 80)) * 0.4
     features = torch.from_numpy(centres[labels] + rng.normal(size=(60, 80))).float()[:, None]
-    head = discriminant(features, labels, 3)
+    found = discriminant(features, labels, 3)
     test_labels = np.arange(600) % 3
     test = torch.from_numpy(centres[test_labels] + rng.normal(size=(600, 80))).float()
     target = torch.from_numpy(test_labels)
-    weight, bias = Statistics(features, labels, 3).solve(0.01)
+    weight, bias = statistics(features, labels).solve(0.01)
     plain = F.cross_entropy(test.double() @ weight.T + bias, target)
-    fitted = F.cross_entropy(test @ head.weight.T + head.bias, target)
+    fitted = F.cross_entropy(test @ found.weight.T + found.bias, target)
     assert fitted < 0.5 * plain
     assert fitted < np.log(3)
-    assert head.scale < 1
+    assert found.scale < 1
 
 
 def test_views_count_as_more_pictures() -> None:
     features, labels = clouds(90)
-    twice = Statistics(torch.cat([features, features], 1), labels, 3)
-    once = Statistics(features, labels, 3)
+    twice = statistics(torch.cat([features, features], 1), labels)
+    once = statistics(features, labels)
     torch.testing.assert_close(twice.means, once.means)
     torch.testing.assert_close(twice.covariance * (180 - 3), once.covariance * (90 - 3) * 2)
+
+
+def test_statistics_of_some_images_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, labels = clouds(90)
+    some = np.arange(3, 90, 2)
+    alone = statistics(features[some], labels[some])
+    monkeypatch.setattr(head, "CHUNK", 7)
+    chunked = Statistics(features, labels, 3, some)
+    torch.testing.assert_close(chunked.means, alone.means)
+    torch.testing.assert_close(chunked.covariance, alone.covariance)
 
 
 def test_a_class_of_one_image_and_an_absent_one() -> None:
     features, labels = clouds(40)
     labels[:] = np.arange(40) % 2
     labels[7] = 3
-    head = discriminant(features, labels, 5)
-    assert head.weight.isfinite().all()
-    assert head.weight.shape == (5, WIDTH)
+    found = discriminant(features, labels, 5)
+    assert found.weight.isfinite().all()
+    assert found.weight.shape == (5, WIDTH)
 
 
 @pytest.mark.parametrize("reads", ["blocks", "last"])
@@ -86,18 +100,17 @@ def test_head_gives_the_logits_of_standardised_features(reads: str) -> None:
     labels = np.arange(30) % 3
     features = torch.randn(30, 2, width) * torch.linspace(0.5, 4, width) + 7
     features[:, :, 3] = 1.0  # a dead channel
-    set_head(model, features, labels, "lda")
+    set_head(model, features.clone(), labels, "lda")
     deviation, mean = torch.std_mean(features.flatten(0, 1), 0)
     standard = (features - mean) / deviation.clamp(min=0.1 * deviation.mean())
     expected = discriminant(standard, labels, 3)
-    head = model.get_classifier()
     given = features[:, 0]
     if reads == "blocks":
         given = (given - model.mean) * model.scale
         lengths = ((features - model.mean) * model.scale).square().sum(2)
         assert 0.9 < lengths.mean() < 1.01, "features of length 1"
     logits = standard[:, 0] @ expected.weight.T + expected.bias
-    torch.testing.assert_close(head(given), logits, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(model.get_classifier()(given), logits, rtol=1e-3, atol=1e-3)
 
 
 def test_a_head_that_is_not_linear_is_refused() -> None:

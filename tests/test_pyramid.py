@@ -23,17 +23,18 @@ def test_means_and_deviations_of_every_block() -> None:
     ]
     model = Pyramid(backbone, 5).eval()
     assert list(model.taps) == list(maps)
-    torch.testing.assert_close(model.features(images), torch.cat(expected, 1), atol=2e-3, rtol=0)
+    torch.testing.assert_close(model.statistics(images), torch.cat(expected, 1), atol=2e-3, rtol=0)
     assert model(images).shape == (3, 5)
 
 
 def test_features_are_standardised() -> None:
     model = Pyramid(timm.create_model("test_resnet"), 2).eval()
     images = torch.randn(2, 3, 32, 32)
-    raw = model.features(images)
+    raw = model.statistics(images)
     model.mean.fill_(0.5)
     model.scale.fill_(3.0)
-    torch.testing.assert_close(model.features(images), (raw - 0.5) * 3)
+    torch.testing.assert_close(model.statistics(images), raw)
+    torch.testing.assert_close(model(images), model.head((raw - 0.5) * 3))
 
 
 @pytest.mark.parametrize(
@@ -44,7 +45,7 @@ def test_layouts_of_other_families(name: str) -> None:
     backbone = timm.create_model(name)
     model = Pyramid(backbone, 3).eval()
     side = backbone.pretrained_cfg["input_size"][-1]
-    features = model.features(torch.randn(1, 3, side, side))
+    features = model.statistics(torch.randn(1, 3, side, side))
     assert features.shape == (1, sum(model.taps.values()))
     channels = {w // 2 for w in model.taps.values()}
     assert (

@@ -110,7 +110,6 @@ class Trainer:
             model,
             self.settings,
             self.preprocessing,
-            self.pixels,
             self.rows,
             self.labels,
             self.accelerator,

@@ -16,13 +16,10 @@ from torch import nn
 
 from pipeline.parts.cli import UserError
 from pipeline.parts.config import Experiment
-from pipeline.parts.images import Pixels
-from pipeline.parts.infer import batches_in_order, over_views
-from pipeline.parts.model import head_inputs
+from pipeline.parts.features import MOST, frozen_features
 from pipeline.parts.pyramid import Pyramid
-from pipeline.parts.tta import View, dihedral, identity
+from pipeline.parts.tta import VIEWS, View, dihedral
 
-MOST = 20_000  # training images that a closed form looks at
 QUARTERS = [partial(dihedral, turns=t, flip=t % 2 == 1) for t in (1, 2, 3)]
 TURNS: dict[str, list[View]] = {
     "SquareSymmetry": QUARTERS,
@@ -32,6 +29,7 @@ TURNS: dict[str, list[View]] = {
 }
 SHRINKAGES = (0.01, 0.03, 0.1, 0.3)
 SCALES = np.geomspace(0.005, 2.0, 60)
+CHUNK = 1024  # images
 HELD_OUT = 5  # every fifth image of a class judges shrinkage and scale
 
 
@@ -46,7 +44,6 @@ def start_head(
     model: nn.Module,
     settings: Experiment,
     preprocessing: dict[str, Any],
-    pixels: Pixels,
     rows: np.ndarray,
     labels: np.ndarray,
     accelerator: Accelerator,
@@ -57,7 +54,10 @@ def start_head(
     if how.reads == "last" and how.head != "lda":
         return "by name" if how.head == "names" else None
     chosen = np.random.default_rng(seed).permutation(len(rows))[:MOST]
-    features = training_features(model, settings, preprocessing, pixels, rows[chosen], accelerator)
+    # leaves-small, fold 0, D4 TTA: one view gives .798, two .844, four .849; random crops .813
+    looks = [*VIEWS["none"], *turns(settings)]
+    data = (preprocessing, "train", rows[chosen], looks, accelerator)
+    features = frozen_features(model, settings, *data)
     return set_head(model, features, labels[chosen], how.head)
 
 
@@ -71,11 +71,11 @@ def discriminant(features: torch.Tensor, labels: np.ndarray, classes: int) -> Li
     held = rank % HELD_OUT == 1  # the first image of a class always stays
     best = (np.inf, 0.1, 1.0)
     if held.any():
-        statistics = Statistics(features[~held], labels[~held], classes)
+        statistics = Statistics(features, labels, classes, np.flatnonzero(~held))
         found = [judge(statistics, features[held], labels[held], s) for s in SHRINKAGES]
         best = min(found)
     _, shrinkage, scale = best
-    weight, bias = Statistics(features, labels, classes).solve(shrinkage)
+    weight, bias = Statistics(features, labels, classes, np.arange(len(labels))).solve(shrinkage)
     return LinearHead((weight * scale).float(), (bias * scale).float(), shrinkage, scale)
 
 
@@ -92,17 +92,27 @@ def judge(
 
 
 class Statistics:
-    """Class means and the covariance within classes, in double precision."""
+    """Class means and the covariance within classes, in double precision.
 
-    def __init__(self, features: torch.Tensor, labels: np.ndarray, classes: int):
+    `images` are those that count; a chunk at a time, as all in double would be gigabytes.
+    """
+
+    def __init__(
+        self, features: torch.Tensor, labels: np.ndarray, classes: int, images: np.ndarray
+    ):
         views, width = features.shape[1:]
-        flat = features.reshape(-1, width).double()
-        target = torch.from_numpy(labels).repeat_interleave(views)
-        count = torch.bincount(target, minlength=classes).clamp(min=1).double()
-        sums = torch.zeros(classes, width, dtype=torch.double).index_add_(0, target, flat)
+        target = torch.from_numpy(labels)
+        chunks = torch.from_numpy(images).split(CHUNK)
+        sums = torch.zeros(classes, width, dtype=torch.double)
+        for chunk in chunks:
+            sums.index_add_(0, target[chunk], features[chunk].double().sum(1))
+        count = views * torch.bincount(target[images], minlength=classes).clamp(min=1)
         self.means = sums / count[:, None]
-        within = flat - self.means[target]
-        self.covariance = within.T @ within / max(1, len(flat) - classes)
+        scatter = torch.zeros(width, width, dtype=torch.double)
+        for chunk in chunks:
+            within = (features[chunk].double() - self.means[target[chunk], None]).flatten(0, 1)
+            scatter.addmm_(within.T, within)
+        self.covariance = scatter / max(1, views * len(images) - classes)
 
     def solve(self, shrinkage: float) -> tuple[torch.Tensor, torch.Tensor]:
         """Weight and bias of the discriminant, its covariance shrunk towards a multiple of 1.
@@ -122,7 +132,8 @@ def set_head(model: nn.Module, features: torch.Tensor, labels: np.ndarray, start
 
     A pyramid's features become vectors of length 1 on average, so that a step of Adam, which
     moves all weights alike, does not turn the logits over because there are thousands of them.
-    `features` [n, views, width] are the head's inputs now, `labels` [n] those of its images.
+    `features` [n, views, width] are the head's inputs, `labels` [n] those of its images; they are
+    standardised in place, as they may fill gigabytes.
     Raises UserError for a head that is not one linear layer.
     """
     head = model.get_classifier()
@@ -131,7 +142,7 @@ def set_head(model: nn.Module, features: torch.Tensor, labels: np.ndarray, start
     deviation, mean = torch.std_mean(features.flatten(0, 1), 0)
     scale = 1 / deviation.clamp(min=0.1 * deviation.mean())  # a dead channel must stay dead
     if start == "lda":
-        found = discriminant((features - mean) * scale, labels, head.out_features)
+        found = discriminant(features.sub_(mean).mul_(scale), labels, head.out_features)
     if isinstance(model, Pyramid):
         model.mean.copy_(mean)
         model.scale.copy_(scale / head.in_features**0.5)
@@ -143,31 +154,6 @@ def set_head(model: nn.Module, features: torch.Tensor, labels: np.ndarray, start
         if head.bias is not None:
             head.bias.copy_(found.bias - found.weight @ (mean * scale))
     return f"closed form, shrinkage {found.shrinkage:g}, scale {found.scale:.2g}"
-
-
-def training_features(
-    model: nn.Module,
-    settings: Experiment,
-    preprocessing: dict[str, Any],
-    pixels: Pixels,
-    rows: np.ndarray,
-    accelerator: Accelerator,
-) -> torch.Tensor:
-    """Head inputs float32 [len(rows), views, width] of whole pictures, plain and turned.
-
-    On leaves-small (fold 0, no training, D4 TTA) one view gave .798, two .844, four .849; random
-    crops in place of the turns .813.
-    """
-    looks, size = [identity, *turns(settings)], preprocessing["size"]
-    data = (pixels, rows, size, preprocessing, accelerator, settings.runtime)
-    read = partial(head_inputs, model)
-    model.eval()
-    with torch.inference_mode():
-        found = [
-            torch.stack(over_views(read, images, looks, accelerator), 1).cpu()
-            for images in batches_in_order(*data, label="head")
-        ]
-    return torch.cat(found)
 
 
 def turns(settings: Experiment) -> list[View]:

@@ -144,10 +144,17 @@ def load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
 
 
 def head_inputs(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """What the head's linear layer is given [batch, width], of a model in eval mode."""
+    """What the head is given [batch, width], of a model in eval mode: its backbone's alone."""
     if isinstance(model, Pyramid):
-        return model.features(images)
+        return model.statistics(images)
     return model.forward_head(model.forward_features(images), pre_logits=True)
+
+
+def head_logits(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+    """What the head makes of `head_inputs`."""
+    if isinstance(model, Pyramid):
+        return model.from_statistics(inputs)
+    return _classifier(model)(inputs)
 
 
 def _with_head(model: nn.Module, reads: str, classes: int, drop_rate: float = 0.0) -> nn.Module:

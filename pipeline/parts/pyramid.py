@@ -36,15 +36,19 @@ class Pyramid(nn.Module):
         self.drop = nn.Dropout(drop_rate)
         self.head = nn.Linear(width, classes)
 
-    def features(self, images: torch.Tensor) -> torch.Tensor:
-        """Standardised float32 [batch, width] of normalised images [batch, 3, h, w]."""
+    def statistics(self, images: torch.Tensor) -> torch.Tensor:
+        """Means and deviations, float32 [batch, width], of normalised images [batch, 3, h, w]."""
         self.pooled = []
         self.backbone.forward_features(images)
         pooled, self.pooled = torch.cat(self.pooled, 1), []
-        return (pooled - self.mean) * self.scale
+        return pooled
+
+    def from_statistics(self, pooled: torch.Tensor) -> torch.Tensor:
+        """Logits [batch, classes]."""
+        return self.head(self.drop((pooled - self.mean) * self.scale))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.head(self.drop(self.features(images)))
+        return self.from_statistics(self.statistics(images))
 
     def get_classifier(self) -> nn.Linear:
         return self.head

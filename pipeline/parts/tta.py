@@ -5,18 +5,14 @@ none, so a view costs one forward pass and nothing else. Other sizes are made be
 resize that training pictures see too.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import torch
 
 from pipeline.parts.cli import UserError
 
-View = Callable[[torch.Tensor], torch.Tensor]
-
-
-def identity(x: torch.Tensor) -> torch.Tensor:
-    return x
+View = partial[torch.Tensor]
 
 
 def dihedral(x: torch.Tensor, turns: int, flip: bool) -> torch.Tensor:
@@ -33,8 +29,8 @@ def crop(x: torch.Tensor, top: float, left: float, size: int) -> torch.Tensor:
 
 
 VIEWS: dict[str, list[View]] = {
-    "none": [identity],
-    "hflip": [identity, partial(dihedral, turns=0, flip=True)],
+    "none": [partial(dihedral, turns=0, flip=False)],
+    "hflip": [partial(dihedral, turns=0, flip=f) for f in (False, True)],
     "flips": [partial(dihedral, turns=t, flip=f) for t in (0, 2) for f in (False, True)],
     "d4": [partial(dihedral, turns=t, flip=f) for t in range(4) for f in (False, True)],
 }
@@ -45,6 +41,11 @@ def views(tta: str, size: int) -> list[View]:
         places = [(0.5, 0.5), (0, 0), (0, 1), (1, 0), (1, 1)]
         return [partial(crop, top=top, left=left, size=size) for top, left in places]
     return VIEWS[tta]
+
+
+def view_name(view: View) -> str:
+    """As `turns1-flipTrue`, for a file's name."""
+    return "-".join(f"{name}{value}" for name, value in view.keywords.items())
 
 
 def canvas(tta: str, size: int, trained: int, packed: int) -> int:
