@@ -1,13 +1,15 @@
 """A tiny competition, drawn once, and a workspace of its own for every test."""
 
+import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 import yaml
+from kaggle_stub import KaggleStub
 
 from pipeline.demo import draw_competition
 from pipeline.parts.cli import run_stage
@@ -99,3 +101,17 @@ def trained(run: Callable[..., str], write: Callable[..., str], split: Callable[
     for fold in ("0", "1"):
         run("train", experiment, "--fold", fold)
     return experiment
+
+
+@pytest.fixture
+def kaggle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KaggleStub]:
+    """A Kaggle of its own, to which the real client is sent with a good token."""
+    for name in [name for name in os.environ if name.startswith("KAGGLE_")]:
+        monkeypatch.delenv(name)
+    for name in ("no_proxy", "NO_PROXY", "all_proxy", "ALL_PROXY", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with KaggleStub() as stub:
+        sent = {"HOME": str(tmp_path), "KAGGLE_API_TOKEN": stub.token, **stub.environment}
+        for name, value in sent.items():
+            monkeypatch.setenv(name, value)
+        yield stub
