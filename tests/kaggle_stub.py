@@ -28,6 +28,7 @@ class KaggleStub:
         self.token = "good-token"
         self.competitions: dict[str, dict[str, bytes]] = {}  # slug -> its files
         self.cut: int | None = None  # the next download breaks off after so many bytes
+        self.lost = False  # nothing answers one who asks for the rest of it
         self.daily = 5
         self.pending_polls = 0  # polls before a submission has its score, a notebook its end
         self.score = ("0.91", "0.90")  # public, private
@@ -191,6 +192,9 @@ class Handler(BaseHTTPRequestHandler):
         wanted = re.match(r"bytes=(\d+)-", self.headers.get("Range", ""))
         start = int(wanted[1]) if wanted else 0
         self.stub.calls.append(f"GET {start}")
+        if start and self.stub.lost:
+            self.close_connection = True
+            return
         data = whole[start:]
         about = {"Last-Modified": "Thu, 02 Jan 2020 02:17:12 GMT", "Accept-Ranges": "bytes"}
         if wanted:

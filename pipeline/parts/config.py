@@ -60,7 +60,7 @@ class Competition(Settings):
 
     name: str = ""
     title: str = ""
-    slug: str | None = None  # kaggle competitions download -c SLUG
+    slug: str | None = None  # the end of its address on Kaggle
     id: str = "image"
     label: str = "label"
     group: str | None = None  # column whose equal values must stay in one fold

@@ -19,8 +19,7 @@ def data_folder(competition: Competition, override: Path | None = None) -> Path:
     """Where the competition's files lie: --data, else DATA_DIR/NAME, else data/NAME."""
     folder = override or root("data") / competition.name
     if not (folder / competition.train).is_file():
-        slug = competition.slug
-        get = f"kaggle competitions download -c {slug} -p {folder}, unzip, " if slug else ""
+        get = f"run python -m pipeline.fetch {competition.name}, " if competition.slug else ""
         raise UserError(
             f"{folder / competition.train}: no such file; {get}or point with --data FOLDER or "
             f"DATA_DIR (the folder that holds {competition.name}/)"
