@@ -32,6 +32,7 @@ class KaggleStub:
         self.daily = 5
         self.pending_polls = 0  # polls before a submission has its score, a notebook its end
         self.score = ("0.91", "0.90")  # public, private
+        self.verdict = "COMPLETE"  # or ERROR
         self.submissions: list[Json] = []
         self.datasets: dict[str, list[Json]] = {}  # OWNER/SLUG -> a request per version
         self.kernels: dict[str, list[Json]] = {}
@@ -104,12 +105,17 @@ class KaggleStub:
         public, private = ("", "") if waiting else self.score
         about = {
             "date": "2026-11-24T00:00:00Z",
-            "status": "PENDING" if waiting else "COMPLETE",
+            "status": "PENDING" if waiting else self.verdict,
             "publicScore": public,
             "privateScore": private,
         }
         made = enumerate(self.submissions, start=1)
-        return {"submissions": [{"ref": ref, **about} for ref, _ in made]}
+        return {
+            "submissions": [
+                {"ref": ref, "description": one["submissionDescription"], **about}
+                for ref, one in made
+            ]
+        }
 
     def _waiting(self) -> bool:
         self.pending_polls -= 1
