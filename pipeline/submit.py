@@ -21,7 +21,7 @@ from pipeline.parts import records
 from pipeline.parts.cli import UserError, run_stage, say, took
 from pipeline.parts.config import Competition, load_competition, root
 from pipeline.parts.predictions import Predictions, spread
-from pipeline.parts.tables import read_csv
+from pipeline.parts.tables import labels_of, read_csv
 from pipeline.parts.upload import upload
 
 VERSION = 1
@@ -89,7 +89,8 @@ def fill_sample(
     table = sample[[competition.id]].copy()
     try:
         if competition.submission == "probability":
-            table[columns] = predictions.aligned(ids, columns)
+            shares = pd.DataFrame(predictions.aligned(ids, columns), columns=columns)
+            table = pd.concat([table, shares], axis=1)
         else:
             if columns != [competition.label]:
                 raise UserError(f"columns {columns}, expected [{competition.label!r}]")
@@ -121,12 +122,13 @@ def hidden_score(path: Path, predictions: Predictions, competition: Competition)
     """The metric against known answers; they are used here only, after everything is decided."""
     from pipeline.parts.metrics import METRICS  # late: scikit-learn
 
-    answers = read_csv(path, [competition.id, competition.label])
+    answers = read_csv(path, [competition.id, *competition.label_columns])
+    labels = labels_of(competition, answers, str(path))
     index = {name: i for i, name in enumerate(predictions.classes)}
-    if unknown := sorted(set(answers[competition.label]) - set(index)):
+    if unknown := sorted(set(labels) - set(index)):
         raise UserError(f"{path}: label {unknown[0]!r} does not occur in training")
     prob = predictions.aligned(list(answers[competition.id]), predictions.classes)
-    target = answers[competition.label].map(index).to_numpy()
+    target = labels.map(index).to_numpy()
     return round(METRICS[competition.metric](target, prob), 5)
 
 
