@@ -75,7 +75,7 @@ def _rows(
             "id": table[competition.id],
             "label": labels_of(competition, table, str(folder / file)) if train else "",
             "group": table[competition.group] if train and competition.group else "",
-            "path": _paths(folder / file, table, template),
+            "path": image_paths(folder / file, table, template),
         }
     )
     problems = _problems(folder, rows, train)
@@ -100,7 +100,8 @@ def labels_of(competition: Competition, table: pd.DataFrame, where: str) -> pd.S
     return marks.idxmax(axis=1)
 
 
-def _paths(file: Path, table: pd.DataFrame, template: str) -> list[str]:
+def image_paths(file: Path, table: pd.DataFrame, template: str) -> list[str]:
+    """Each row's picture, relative to the data. Raises UserError for a column it lacks."""
     names = re.findall(r"\{([^{}]+)\}", template)
     if not names:
         raise UserError(
