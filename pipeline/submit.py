@@ -62,13 +62,7 @@ def main(
         records.commit(out, key, started, **facts)
     say("submit", f"{describe(out)}, {'up to date' if current else took(started)}")
     if send:
-        if not competition.slug:
-            raise UserError(f"{competition.name} has no slug: it is not on Kaggle")
-        try:
-            audit(read_csv(out, []), sample, competition)
-        except UserError as error:
-            raise UserError(f"{out}: {error}; delete it to make it anew") from None
-        upload(out, competition.slug)
+        send_audited(out, sample, competition)
 
 
 def fill_sample(
@@ -116,6 +110,17 @@ def audit(table: pd.DataFrame, sample: pd.DataFrame, competition: Competition) -
         bad = ~((share >= 0) & (share <= 1)).all(axis=1)
         if bad.any():
             raise UserError(f"row {table[competition.id][bad].iloc[0]!r} holds no probabilities")
+
+
+def send_audited(out: Path, sample: pd.DataFrame, competition: Competition) -> None:
+    """Upload the file as it lies there, hands may have been on it. Raises UserError."""
+    if not competition.slug:
+        raise UserError(f"{competition.name} has no slug: it is not on Kaggle")
+    try:
+        audit(read_csv(out, []), sample, competition)
+    except UserError as error:
+        raise UserError(f"{out}: {error}; delete it to make it anew") from None
+    upload(out, competition.slug)
 
 
 def hidden_score(path: Path, predictions: Predictions, competition: Competition) -> float:

@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from kaggle_stub import KaggleStub
 from PIL import Image
+from test_archives import sevenzipped
 from test_names import KAGGLES_120
 
 from pipeline.parts.cli import UserError
@@ -185,3 +187,27 @@ def test_one_hot_rows_are_labels_and_bad_ones_are_named(tmp_path: Path) -> None:
     train.write_text(train.read_text().replace("Train_2,0,0,1,0", "Train_2,0,1,1,0"))
     with pytest.raises(UserError, match=r"train.csv line 4: expected a 1 and else 0 among healthy"):
         read_rows(load_competition(name), tmp_path)
+
+
+def test_from_a_token_to_a_score(
+    space: Path,
+    kaggle: KaggleStub,
+    run: Callable[..., str],
+    write: Callable[..., str],
+    split: Callable[[str], str],
+    blended: Callable[[str], str],
+) -> None:
+    """CIFAR-10 as Kaggle keeps it: CSVs, and a 7z for each folder of pictures."""
+    folder = tiny_copy("cifar-10", space / "kaggle")
+    kept = {path.name: path.read_bytes() for path in folder.glob("*.csv")}
+    for part in ("train", "test"):
+        pictures = {f"{part}/{path.name}": path.read_bytes() for path in (folder / part).iterdir()}
+        kept[f"{part}.7z"] = sevenzipped(pictures)
+    kaggle.competitions["cifar-10"] = kept
+    run("fetch", "cifar-10")
+    assert files(space / "data" / "cifar-10") == files(folder)
+    assert "slug: cifar-10" in run("prepare", "--inspect", str(space / "data" / "cifar-10"))
+    text = run("submit", blended(split(write(competition="cifar-10"))), "--upload")
+    assert "public 0.91" in text
+    assert (space / "submissions" / "ledger.csv").read_text().count("cifar-10") == 1
+    assert kaggle.submissions[0]["csv"].startswith("id,label\n1,")
