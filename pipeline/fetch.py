@@ -86,7 +86,6 @@ def fetch(slug: str, folder: Path) -> None:
     download(api, slug, archive)
     try:
         check(archive, listed)
-        say("fetch", f"unpacking {archive}")
         shutil.rmtree(staging, ignore_errors=True)
         files = unpack(archive, staging)
     except BrokenArchiveError as error:

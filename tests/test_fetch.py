@@ -34,8 +34,11 @@ def leaves(space: Path, kaggle: KaggleStub, monkeypatch: pytest.MonkeyPatch) -> 
 def test_downloads_unpacks_and_records_then_does_nothing(
     leaves: Path, kaggle: KaggleStub, run: Run
 ) -> None:
+    left = leaves.with_name(".classify-leaves.unpacking")  # by a run that was killed
+    left.mkdir()
+    (left / "half.jpg").touch()
     text = run("fetch", "classify-leaves")
-    assert "2 files, 1.6 MB" in text
+    assert "2 files, 1.6 MB" in text and not (leaves / "half.jpg").exists()
     assert (leaves / "images" / "1.jpg").read_bytes() == PICTURE
     record = json.loads(leaves.with_name("classify-leaves.json").read_text())
     assert record["key"]["slug"] == "classify-leaves" and record["files"] == 2

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import TypeVar
 
-from pipeline.parts.cli import UserError
+from pipeline.parts.cli import UserError, say
 
 Read = TypeVar("Read")
 
@@ -47,7 +47,9 @@ def unpack(archive: Path, into: Path) -> list[Path]:
     held = members(archive)
     for member in held:
         _refuse(archive, member)
-    need_room(into, sum(member.size for member in held), f"unpacking {archive.name}")
+    size = sum(member.size for member in held)
+    need_room(into, size, f"unpacking {archive.name}")
+    say("fetch", f"unpacking {archive.name}: {len(held):,} files, {size / 1e6:,.1f} MB")
     into.mkdir(parents=True, exist_ok=True)
     extract = _extract_7z if _is_7z(archive) else _extract_zip
     _reading(archive, lambda path: extract(path, into))
