@@ -24,6 +24,19 @@ DISEASES = ["bacterial_leaf_blight", "blast", "normal"]
 FEATURES = [f"{kind}{i}" for kind in ("margin", "shape", "texture") for i in range(1, 65)]
 
 
+def classify_leaves(draw: Draw) -> dict[str, Table]:
+    """Ids are paths; train and test pictures are numbered through in one folder."""
+    train = [f"images/{i},{['abies_concolor', 'maclura_pomifera'][i % 2]}" for i in range(8)]
+    test = [f"images/{i}.jpg" for i in range(8, 12)]
+    for i in range(12):
+        draw(f"images/{i}.jpg")
+    return {
+        "train.csv": ("image,label", [line.replace(",", ".jpg,") for line in train]),
+        "test.csv": ("image", test),
+        "sample_submission.csv": ("image,label", [f"{name},maclura_pomifera" for name in test]),
+    }
+
+
 def cifar_10(draw: Draw) -> dict[str, Table]:
     """Ids count from 1 in train and again in test; there is no test.csv."""
     for i in range(1, 9):
@@ -110,6 +123,7 @@ def leaf_classification(draw: Draw) -> dict[str, Table]:
 
 
 COPIES = {
+    "classify-leaves": classify_leaves,
     "cifar-10": cifar_10,
     "dog-breed-identification": dog_breed_identification,
     "cassava-leaf-disease": cassava_leaf_disease,
@@ -118,6 +132,7 @@ COPIES = {
     "leaf-classification": leaf_classification,
 }
 CLASSES = {
+    "classify-leaves": ["abies_concolor", "maclura_pomifera"],
     "cifar-10": ["frog", "truck"],
     "dog-breed-identification": BREEDS,
     "cassava-leaf-disease": ["0", "1", "2", "3"],

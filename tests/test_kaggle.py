@@ -1,5 +1,7 @@
 """Kaggle's real client against a stand-in: signing in, and each failure in one line."""
 
+import sys
+
 import pytest
 from kaggle_stub import KaggleStub
 
@@ -37,6 +39,12 @@ def test_no_token(kaggle: KaggleStub, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_bad_token(kaggle: KaggleStub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KAGGLE_API_TOKEN", "old-token")
     with pytest.raises(UserError, match="refuses the token of KAGGLE_API_TOKEN: expired"):
+        sign_in()
+
+
+def test_no_client(kaggle: KaggleStub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "kaggle.api.kaggle_api_extended", None)
+    with pytest.raises(UserError, match=r"kaggle.*; run pip install -r requirements\.txt"):
         sign_in()
 
 

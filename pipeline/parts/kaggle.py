@@ -28,7 +28,7 @@ TOKEN = (
 
 def sign_in() -> KaggleApi:
     """The client, ready for calls. Raises UserError: no token, a refused one, no network."""
-    with told("competition", ""), redirect_stdout(io.StringIO()):  # it prints a page of help
+    with redirect_stdout(io.StringIO()):  # it prints a page of help
         try:
             from kaggle.api.kaggle_api_extended import KaggleApi
             from kagglesdk.kaggle_env import get_access_token_from_env
@@ -36,7 +36,8 @@ def sign_in() -> KaggleApi:
             raise UserError(f"{error}; run pip install -r requirements.txt") from None
         api = KaggleApi()
         try:
-            api.authenticate()
+            with told("competition", ""):
+                api.authenticate()
         except SystemExit:
             token, source = get_access_token_from_env()
             raise UserError(
