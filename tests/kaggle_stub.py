@@ -106,6 +106,7 @@ class KaggleStub:
         about = {
             "date": "2026-11-24T00:00:00Z",
             "status": "PENDING" if waiting else self.verdict,
+            "errorDescription": "" if self.verdict == "COMPLETE" else "Missing rows",
             "publicScore": public,
             "privateScore": private,
         }

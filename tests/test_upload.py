@@ -38,6 +38,7 @@ def test_an_upload_is_scored_and_noted(name: str, space: Path, kaggle: KaggleStu
     kaggle.pending_polls = 3
     text = run("submit", name, "--upload")
     assert "public 0.91, private 0.90 (OOF 0.62500, accuracy), 4 left today" in text
+    assert "to tiny-leaves, 5 left today" in text
     csv = (space / "submissions" / "tiny.csv").read_text()
     (sent,) = kaggle.submissions
     assert sent["csv"] == csv and sent["competitionName"] == "tiny-leaves"
@@ -117,7 +118,7 @@ def test_a_file_that_kaggle_cannot_score(
     name: str, space: Path, kaggle: KaggleStub, run: Run
 ) -> None:
     kaggle.verdict = "ERROR"
-    assert "Kaggle cannot score it" in run("submit", name, "--upload", expect=2)
+    assert "Kaggle cannot score it: Missing rows" in run("submit", name, "--upload", expect=2)
     assert list(ledger(space).status) == ["error"]
     kaggle.verdict = "COMPLETE"
     kaggle.submissions.clear()

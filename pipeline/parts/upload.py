@@ -39,10 +39,11 @@ def upload(csv: Path, slug: str) -> None:
         row["ref"] = str(sent_before(api, row) or send(api, csv, row))
         ledger.put(row)
         say("submit", f"sent; its score is awaited, for at most {POLL * POLLS // 60} min")
-    row |= outcome(await_score(api, slug, row["ref"]))
+    judged = await_score(api, slug, row["ref"])
+    row |= outcome(judged)
     ledger.put(row)
     if row["status"] == "error":
-        raise UserError(f"{csv}: Kaggle cannot score it, see its page of submissions for why")
+        raise UserError(f"{csv}: Kaggle cannot score it: {judged.error_description}")
     left = submissions_left(api, slug)
     say("submit", f"{row['name']}: {scores(row)}{left}; {ledger.ledger_path()}")
 
@@ -104,7 +105,8 @@ def submissions_left(api: KaggleApi, slug: str, refuse: bool = False) -> str:
         raise UserError(
             f"{slug}: no submissions left, {limits.num_today} made today; the day ends at 0:00 UTC"
         )
-    return f", {limits.num_allowed_now} left today" if limits.num_today else ""
+    in_team = limits.num_today or limits.num_allowed_now  # all zero before the first
+    return f", {limits.num_allowed_now} left today" if in_team else ""
 
 
 def await_score(api: KaggleApi, slug: str, ref: str, polls: int = POLLS) -> ApiSubmission | None:
