@@ -37,6 +37,8 @@ fi
 
 if [[ $experiment == demo ]]; then
   python -m pipeline.demo # draws data/demo in seconds
+elif [[ $from == prepare ]]; then
+  python -m pipeline.fetch --experiment "$experiment" # only what is on Kaggle and not here
 fi
 
 name=$(basename "$experiment" .yaml)

@@ -3,6 +3,7 @@
 reads   data/COMPETITION: train and test CSV, the pictures they name
 writes  runs/_data/COMPETITION/SIZE-FIT/{images.csv, pixels.npy}: facts and uint8 pixels
 run     python -m pipeline.prepare demo
+        python -m pipeline.prepare --inspect data/NEW    proposes the YAML of a new competition
 
 All broken, missing or empty files are named in one list and nothing is written. Twins (pixel-
 identical pictures) and twins whose labels contradict each other are counted.
@@ -26,6 +27,7 @@ from pipeline.parts.config import Experiment, load_competition, load_experiment
 from pipeline.parts.images import BadImageError, decode, square
 from pipeline.parts.prepared import prepared_folder
 from pipeline.parts.progress import Progress
+from pipeline.parts.proposal import propose
 from pipeline.parts.tables import data_folder, listing, read_rows
 
 VERSION = 1
@@ -33,9 +35,15 @@ Facts = dict[str, object]
 
 
 def main(
-    experiment: str,
+    experiment: Annotated[str | None, typer.Argument(show_default=False)] = None,
     data: Annotated[Path | None, typer.Option(help="folder that holds train.csv")] = None,
+    inspect: Annotated[Path | None, typer.Option(help="propose a YAML from this folder")] = None,
 ) -> None:
+    if inspect:
+        print(propose(inspect), end="")
+        return
+    if experiment is None:
+        raise UserError("which experiment? or a new competition's folder after --inspect")
     settings = load_experiment(experiment)
     competition = load_competition(settings.competition)
     folder = data_folder(competition, data)

@@ -5,26 +5,32 @@ writes  submissions/NAME.csv and its record: git commit, members, CV
 run     python -m pipeline.submit demo
 
 Ids and their order, columns and their order come from the sample. Nothing is written before the
-audit passes.
+audit passes. --upload audits the file once more, sends it, and waits for the score, which goes
+into submissions/ledger.csv; a file is sent once.
 """
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
+import typer
 
 from pipeline.parts import records
 from pipeline.parts.cli import UserError, run_stage, say, took
 from pipeline.parts.config import Competition, load_competition, root
 from pipeline.parts.predictions import Predictions, spread
-from pipeline.parts.tables import read_csv
+from pipeline.parts.tables import labels_of, read_csv
+from pipeline.parts.upload import upload
 
 VERSION = 1
 
 
-def main(name: str) -> None:
+def main(
+    name: str,
+    send: Annotated[bool, typer.Option("--upload", help="then send it to Kaggle")] = False,
+) -> None:
     started = time.monotonic()
     blend = root("runs") / name / "test.npz"
     record = records.load(blend)
@@ -55,6 +61,8 @@ def main(name: str) -> None:
             facts["hidden"] = hidden_score(solution_path, predictions, competition)
         records.commit(out, key, started, **facts)
     say("submit", f"{describe(out)}, {'up to date' if current else took(started)}")
+    if send:
+        send_audited(out, sample, competition)
 
 
 def fill_sample(
@@ -75,7 +83,8 @@ def fill_sample(
     table = sample[[competition.id]].copy()
     try:
         if competition.submission == "probability":
-            table[columns] = predictions.aligned(ids, columns)
+            shares = pd.DataFrame(predictions.aligned(ids, columns), columns=columns)
+            table = pd.concat([table, shares], axis=1)
         else:
             if columns != [competition.label]:
                 raise UserError(f"columns {columns}, expected [{competition.label!r}]")
@@ -96,18 +105,35 @@ def audit(table: pd.DataFrame, sample: pd.DataFrame, competition: Competition) -
         raise UserError("ids are not in the order of the sample")
     if table.isna().any().any() or (table == "").any().any():
         raise UserError("an answer is empty")
+    if competition.submission == "probability":
+        share = table.drop(columns=competition.id).apply(pd.to_numeric, errors="coerce")
+        bad = ~((share >= 0) & (share <= 1)).all(axis=1)
+        if bad.any():
+            raise UserError(f"row {table[competition.id][bad].iloc[0]!r} holds no probabilities")
+
+
+def send_audited(out: Path, sample: pd.DataFrame, competition: Competition) -> None:
+    """Upload the file as it lies there, hands may have been on it. Raises UserError."""
+    if not competition.slug:
+        raise UserError(f"{competition.name} has no slug: it is not on Kaggle")
+    try:
+        audit(read_csv(out, []), sample, competition)
+    except UserError as error:
+        raise UserError(f"{out}: {error}; delete it to make it anew") from None
+    upload(out, competition.slug)
 
 
 def hidden_score(path: Path, predictions: Predictions, competition: Competition) -> float:
     """The metric against known answers; they are used here only, after everything is decided."""
     from pipeline.parts.metrics import METRICS  # late: scikit-learn
 
-    answers = read_csv(path, [competition.id, competition.label])
+    answers = read_csv(path, [competition.id, *competition.label_columns])
+    labels = labels_of(competition, answers, str(path))
     index = {name: i for i, name in enumerate(predictions.classes)}
-    if unknown := sorted(set(answers[competition.label]) - set(index)):
+    if unknown := sorted(set(labels) - set(index)):
         raise UserError(f"{path}: label {unknown[0]!r} does not occur in training")
     prob = predictions.aligned(list(answers[competition.id]), predictions.classes)
-    target = answers[competition.label].map(index).to_numpy()
+    target = labels.map(index).to_numpy()
     return round(METRICS[competition.metric](target, prob), 5)
 
 

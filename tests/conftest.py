@@ -1,16 +1,24 @@
 """A tiny competition, drawn once, and a workspace of its own for every test."""
 
+import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from kaggle_stub import KaggleStub
 
 from pipeline.demo import draw_competition
+from pipeline.parts import records
 from pipeline.parts.cli import run_stage
+from pipeline.parts.config import load_experiment, root
+from pipeline.parts.predictions import Predictions
+from pipeline.parts.prepared import load_prepared
+from pipeline.parts.splits import classes_of, load_folds
 
 TINY = {
     "competition": "demo",
@@ -99,3 +107,36 @@ def trained(run: Callable[..., str], write: Callable[..., str], split: Callable[
     for fold in ("0", "1"):
         run("train", experiment, "--fold", fold)
     return experiment
+
+
+@pytest.fixture
+def kaggle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KaggleStub]:
+    """A Kaggle of its own, to which the real client is sent with a good token."""
+    for name in [name for name in os.environ if name.startswith("KAGGLE_")]:
+        monkeypatch.delenv(name)
+    for name in ("no_proxy", "NO_PROXY", "all_proxy", "ALL_PROXY", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with KaggleStub() as stub:
+        sent = {"HOME": str(tmp_path), "KAGGLE_API_TOKEN": stub.token, **stub.environment}
+        for name, value in sent.items():
+            monkeypatch.setenv(name, value)
+        yield stub
+
+
+@pytest.fixture
+def blended() -> Callable[..., str]:
+    """Stands in for train, predict and ensemble: answers to the test pictures, by chance."""
+
+    def blend(experiment: str, name: str = "tiny") -> str:
+        settings = load_experiment(experiment)
+        rows = load_prepared(settings).rows
+        test, classes = list(rows.id[rows.split == "test"]), classes_of(load_folds(settings))
+        prob = np.random.default_rng(0).dirichlet(np.ones(len(classes)), len(test))
+        out = root("runs") / name / "test.npz"
+        Predictions(test, classes, prob.astype(np.float32)).save(out)
+        key = {"competition": settings.competition, "members": {}, "weights": {}}
+        scores = {name: {"folds": [0.5, 0.75], "all": 0.625}}
+        records.commit(out, key, 0.0, metric="accuracy", scores=scores)
+        return name
+
+    return blend

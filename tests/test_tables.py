@@ -45,7 +45,7 @@ def test_path_template_over_columns(tmp_path: Path) -> None:
         ("image,label\n,x\n", "line 2: empty id"),
         ("image,label\n../../etc/passwd,x\n", "line 2: path '../../etc/passwd' leads outside"),
         ("image,label\n/etc/passwd,x\n", "line 2: path '/etc/passwd' leads outside"),
-        ("image,label\nz.jpg,x\n", "1 ids stand in train and test, first z.jpg"),
+        ("image,label\nz.jpg,x\n", "1 pictures stand in train and test, first z.jpg"),
     ],
 )
 def test_bad_rows(train: str, said: str, tmp_path: Path) -> None:

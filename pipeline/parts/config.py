@@ -60,9 +60,9 @@ class Competition(Settings):
 
     name: str = ""
     title: str = ""
-    slug: str | None = None  # kaggle competitions download -c SLUG
+    slug: str | None = None  # the end of its address on Kaggle
     id: str = "image"
-    label: str = "label"
+    label: str | Annotated[list[str], Field(min_length=2)] = "label"  # a list: one-hot columns
     group: str | None = None  # column whose equal values must stay in one fold
     train: str = "train.csv"
     test: str = "test.csv"
@@ -72,6 +72,16 @@ class Competition(Settings):
     test_image: str | None = None  # when test pictures lie elsewhere
     submission: Literal["label", "probability"] = "label"
     metric: Literal["accuracy", "log_loss", "macro_f1", "auc", "quadratic_kappa"] = "accuracy"
+
+    @model_validator(mode="after")
+    def _answered(self) -> "Competition":
+        if self.submission == "label" and not isinstance(self.label, str):
+            raise PydanticCustomError(TOGETHER, "a list as label needs submission: probability")
+        return self
+
+    @property
+    def label_columns(self) -> list[str]:
+        return [self.label] if isinstance(self.label, str) else self.label
 
 
 class Folds(Settings):

@@ -19,8 +19,7 @@ def data_folder(competition: Competition, override: Path | None = None) -> Path:
     """Where the competition's files lie: --data, else DATA_DIR/NAME, else data/NAME."""
     folder = override or root("data") / competition.name
     if not (folder / competition.train).is_file():
-        slug = competition.slug
-        get = f"kaggle competitions download -c {slug} -p {folder}, unzip, " if slug else ""
+        get = f"run python -m pipeline.fetch {competition.name}, " if competition.slug else ""
         raise UserError(
             f"{folder / competition.train}: no such file; {get}or point with --data FOLDER or "
             f"DATA_DIR (the folder that holds {competition.name}/)"
@@ -52,13 +51,15 @@ def read_rows(competition: Competition, folder: Path) -> pd.DataFrame:
     `label` and `group` are empty for test rows. Raises UserError naming each bad row.
     """
     extra = [competition.group] if competition.group else []
-    train_columns = [competition.id, competition.label, *extra]
+    train_columns = [competition.id, *competition.label_columns, *extra]
     train = _rows(competition, folder, competition.train, "train", train_columns)
     test = _rows(competition, folder, competition.test, "test", [competition.id])
     rows = pd.concat([train, test], ignore_index=True)
-    both = rows[rows.duplicated("id")].id
+    both = test.path[test.path.isin(train.path)]  # equal ids may mean train/1.png and test/1.png
     if len(both):
-        raise UserError(f"{folder}: {len(both)} ids stand in train and test, first {both.iloc[0]}")
+        raise UserError(
+            f"{folder}: {len(both)} pictures stand in train and test, first {both.iloc[0]}"
+        )
     return rows
 
 
@@ -72,9 +73,9 @@ def _rows(
         {
             "split": split,
             "id": table[competition.id],
-            "label": table[competition.label] if train else "",
+            "label": labels_of(competition, table, str(folder / file)) if train else "",
             "group": table[competition.group] if train and competition.group else "",
-            "path": _paths(folder / file, table, template),
+            "path": image_paths(folder / file, table, template),
         }
     )
     problems = _problems(folder, rows, train)
@@ -83,7 +84,24 @@ def _rows(
     return rows
 
 
-def _paths(file: Path, table: pd.DataFrame, template: str) -> list[str]:
+def labels_of(competition: Competition, table: pd.DataFrame, where: str) -> pd.Series:
+    """The label of each row: a column, or the name of the one-hot column that holds its 1.
+
+    Raises UserError naming each row with no 1 or several.
+    """
+    if isinstance(competition.label, str):
+        return table[competition.label]
+    marks = table[competition.label].apply(pd.to_numeric, errors="coerce")
+    bad = marks.index[~(marks.isin([0, 1]).all(axis=1) & (marks.sum(axis=1) == 1))]
+    if len(bad):
+        names = ", ".join(competition.label)
+        problems = [f"{where} line {i + 2}: expected a 1 and else 0 among {names}" for i in bad]
+        raise UserError(listing(problems))
+    return marks.idxmax(axis=1)
+
+
+def image_paths(file: Path, table: pd.DataFrame, template: str) -> list[str]:
+    """Each row's picture, relative to the data. Raises UserError for a column it lacks."""
     names = re.findall(r"\{([^{}]+)\}", template)
     if not names:
         raise UserError(

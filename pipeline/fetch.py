@@ -1,0 +1,151 @@
+"""Before stage 1: download a competition's files from Kaggle and unpack them.
+
+reads   a Kaggle token (variable KAGGLE_API_TOKEN or ~/.kaggle/access_token)
+writes  data/COMPETITION (DATA_DIR) and its record, written last
+run     python -m pipeline.fetch classify-leaves
+
+COMPETITION is one of pipeline/competitions/, or any slug of Kaggle. Stopped, it goes on where it
+was; done, it does nothing. Sizes are checked against Kaggle's list; archives in the archive are
+unpacked too, nothing outside the folder.
+"""
+
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline.parts import records
+from pipeline.parts.archives import BrokenArchiveError, members, need_room, unpack
+from pipeline.parts.cli import UserError, did_you_mean, run_stage, say, took
+from pipeline.parts.config import Competition, Experiment, load_competition, root
+from pipeline.parts.kaggle import sign_in, told
+from pipeline.parts.tables import data_folder, listing
+from pipeline.parts.yaml_files import find_yaml, known_yaml, load_yaml
+
+if TYPE_CHECKING:
+    from kaggle.api.kaggle_api_extended import KaggleApi
+
+VERSION = 1
+PAGES, PAGE = 10, 200  # of Kaggle's list of files; what lies beyond is trusted to checksums
+
+
+def main(
+    name: Annotated[str, typer.Argument(metavar="COMPETITION")],
+    experiment: Annotated[
+        bool, typer.Option("--experiment", help="the name is an experiment's; only if not here")
+    ] = False,
+) -> None:
+    if experiment:
+        return fetch_missing(load_yaml(Experiment, find_yaml(name, "experiments")).competition)
+    known = known_yaml("competitions")
+    if name in known or name.endswith((".yaml", ".yml")):
+        competition = load_competition(name)
+    else:
+        say("fetch", f"no {name}.yaml: taken as a slug of Kaggle{did_you_mean(name, known)}")
+        competition = Competition(name=name, slug=name)
+    if competition.slug is None:
+        raise UserError(f"competition {name!r} has no slug: its data are not on Kaggle")
+    return fetch(competition.slug, root("data") / competition.name)
+
+
+def fetch_missing(name: str) -> None:
+    """Fetch a competition's files when they are not here and Kaggle has them.
+
+    Raises UserError saying where they were sought and why they cannot be fetched.
+    """
+    competition = load_competition(name)
+    try:
+        data_folder(competition)
+    except UserError as missing:
+        if competition.slug:
+            try:
+                fetch(competition.slug, root("data") / competition.name)
+            except UserError as error:
+                raise UserError(f"{missing}\n{error}") from None
+
+
+def fetch(slug: str, folder: Path) -> None:
+    """Download, check and unpack the files of `slug` into `folder`; nothing if that is done.
+
+    Raises UserError for anything Kaggle, the network, the disk or the archive refuses; what is
+    downloaded stays for the next try.
+    """
+    started = time.monotonic()
+    key = {"version": VERSION, "slug": slug}
+    if records.is_current(folder, key):
+        return say("fetch", f"{folder}: {describe(folder)}, up to date")
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(f"{folder} is there and not from here; use it as it is, or move it away")
+    archive = folder.with_name(f".{slug}.zip")
+    staging = folder.with_name(f".{slug}.unpacking")
+    api = sign_in()
+    listed = listed_sizes(api, slug)
+    download(api, slug, archive)
+    try:
+        check(archive, listed)
+        shutil.rmtree(staging, ignore_errors=True)
+        files = unpack(archive, staging)
+    except BrokenArchiveError as error:
+        archive.unlink()
+        raise UserError(f"{error}; it is deleted, the same command fetches it again") from None
+    size = sum(file.stat().st_size for file in files)
+    staging.rename(folder)
+    records.commit(folder, key, started, files=len(files), bytes=size)
+    archive.unlink()
+    return say("fetch", f"{folder}: {describe(folder)}, {took(started)}")
+
+
+def listed_sizes(api: "KaggleApi", slug: str) -> dict[str, int]:
+    """Bytes by file name as Kaggle lists them; of thousands of files, the first."""
+    sizes, page = {}, None
+    with told("competition", slug):
+        for _ in range(PAGES):
+            answer = api.competition_list_files(slug, page_token=page, page_size=PAGE)
+            sizes |= {file.name: file.total_bytes for file in answer.files}
+            if not (page := answer.next_page_token):
+                break
+    return sizes
+
+
+def download(api: "KaggleApi", slug: str, archive: Path) -> None:
+    """All files in one archive; a part of it that is here already is gone on with."""
+    from kagglesdk.competitions.types.competition_api_service import ApiDownloadDataFilesRequest
+
+    request = ApiDownloadDataFilesRequest()
+    request.competition_name = slug
+    with told("competition", slug), api.build_kaggle_client() as kaggle:
+        answer = kaggle.competitions.competition_api_client.download_data_files(request)
+        size = int(answer.headers.get("Content-Length", 0))
+        have = archive.stat().st_size if archive.exists() else 0
+        need_room(archive.parent, size - have, f"downloading {slug}")
+        if api.download_needed(answer, str(archive)):
+            say("fetch", f"downloading {slug}, {size / 1e6:,.1f} MB, {have / 1e6:,.1f} MB here")
+            quiet = not sys.stderr.isatty()
+            api.download_file(answer, str(archive), kaggle.http_client(), quiet, resume=True)
+
+
+def check(archive: Path, listed: dict[str, int]) -> None:
+    """Every file that Kaggle lists is in the archive, with its size. Raises UserError.
+
+    Compared by base name: the list has said `train/1.jpg` and `1.jpg`.
+    """
+    held = {(Path(member.name).name, member.size) for member in members(archive)}
+    problems = [
+        f"{archive}: {name}, {size:,} bytes in Kaggle's list, is not in it or of another size"
+        for name, size in listed.items()
+        if (Path(name).name, size) not in held
+    ]
+    if problems:
+        raise UserError(f"{listing(problems)}\ndelete {archive} to fetch it again, or unzip it")
+
+
+def describe(folder: Path) -> str:
+    record = records.load(folder)
+    return f"{record['files']:,} files, {record['bytes'] / 1e6:,.1f} MB"
+
+
+if __name__ == "__main__":
+    run_stage(main)
