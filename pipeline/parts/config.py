@@ -168,7 +168,9 @@ class Predict(Settings):
 class Runtime(Settings):
     """How fast, never what: nothing here is in a key."""
 
+    tune: Literal["auto", "off"] = "auto"  # auto: what `bench` measured; settings here win over it
     device: Literal["auto", "cpu"] = "auto"
+    processes: int | None = Field(None, ge=1)  # folds at a time; None: one a GPU, one on a CPU
     precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     workers: int | None = Field(None, ge=0)  # None: 0 on a CPU, else up to 4
     predict_batch: int = Field(64, ge=1)
