@@ -107,21 +107,27 @@ def predict_rows(
     settings: Experiment, fold: int, prepared: Prepared, rows: np.ndarray, label: str
 ) -> np.ndarray:
     """Probabilities float32 [len(rows), classes] of rows of the packed pixels, in that order."""
-    from pipeline.parts.infer import make_accelerator, predict_probabilities  # late: torch
+    from pipeline.parts.infer import (
+        arranged,
+        make_accelerator,
+        predict_probabilities,
+    )  # late: torch
     from pipeline.parts.model import load_model
+    from pipeline.parts.tune import tuned
 
     model, record = load_model(model_path(settings.name, fold))
     if (fit := record["preprocessing"]["fit"]) != settings.model.fit:
         raise UserError(f"fold {fold} was trained on pictures made square by {fit}")
-    accelerator = make_accelerator(settings.runtime)
+    runtime = tuned(settings).runtime
+    accelerator = make_accelerator(runtime)
     return predict_probabilities(
-        model.to(accelerator.device),
+        arranged(model.to(accelerator.device), runtime),
         prepared.pixels,
         rows,
         record["preprocessing"],
         settings.predict.tta,
         accelerator,
-        settings.runtime,
+        runtime,
         label,
         settings.predict.sizes or (),
     )

@@ -83,8 +83,9 @@ def train_fold(
     import torch  # late: a finished fold needs none of it
 
     from pipeline.parts.infer import peak_memory_gb
+    from pipeline.parts.tune import tuned
 
-    started = time.monotonic()
+    started, settings = time.monotonic(), tuned(settings)
     trainer = make_trainer(settings, fold, prepared, table, key["folds"])
     last = out.with_name("last.pt")
     if last.exists():
@@ -104,6 +105,7 @@ def train_fold(
         model=settings.model.model_dump(mode="json"),
         competition=settings.competition,
         peak=peak,
+        runtime=settings.runtime.model_dump(mode="json"),
         **trainer.facts(),
     )
     last.unlink(missing_ok=True)

@@ -16,7 +16,13 @@ from pipeline.parts.cli import UserError, say
 from pipeline.parts.config import Experiment
 from pipeline.parts.head import start_head
 from pipeline.parts.images import Pixels
-from pipeline.parts.infer import Normalise, make_accelerator, predict_probabilities, workers
+from pipeline.parts.infer import (
+    Normalise,
+    arranged,
+    make_accelerator,
+    predict_probabilities,
+    workers,
+)
 from pipeline.parts.loader import (
     Batch,
     EpochBatches,
@@ -65,6 +71,7 @@ class Trainer:
         self.accelerator = make_accelerator(settings.runtime)
         torch.manual_seed(self.seed)  # the random head
         model = build_model(settings.model, classes, fold).to(self.accelerator.device)
+        model = arranged(model, settings.runtime)
         self.preprocessing = preprocessing(model, settings.model)
         draw = make_sampler(settings.train, train.target.to_numpy(), self.seed)
         self.batches = EpochBatches(len(train), settings.train.batch_size, self.seed, draw)
