@@ -5,11 +5,11 @@ writes  runs/_tune/MACHINE/{card.json,card.png}; with an experiment BACKBONE-SIZ
         choices that train and predict then go by (runtime.tune)
 run     python -m pipeline.bench [EXPERIMENT] [--budget 9h]
 
-What an experiment's own `runtime` says is not chosen. With other work beside it every figure is
-lower: measure on a quiet machine.
+What an experiment's own `runtime` says is not chosen. Measure on a quiet machine.
 """
 
 import json
+import os
 import re
 import time
 from pathlib import Path
@@ -19,7 +19,7 @@ import pandas as pd
 import typer
 
 from pipeline.parts import records
-from pipeline.parts.cli import UserError, duration, run_stage, say, took
+from pipeline.parts.cli import UserError, duration, run_stage, say, took, warn
 from pipeline.parts.config import Experiment, Runtime, load_experiment
 from pipeline.parts.prepared import Prepared, load_prepared
 from pipeline.parts.splits import folds_digest, load_folds
@@ -37,6 +37,7 @@ def main(
 ) -> None:
     started = time.monotonic()
     seconds = parse_duration(budget) if budget else None
+    warn_if_busy()
     if experiment is None:
         out = card_of_machine()
     else:
@@ -54,6 +55,13 @@ def parse_duration(text: str) -> float:
     if not match or not float(match[1]):
         raise UserError(f"--budget: {text!r} is no time; write 9h, 45m or 90s")
     return float(match[1]) * {"h": 3600, "m": 60, "s": 1}[match[2]]
+
+
+def warn_if_busy() -> None:
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    if load > 0.3 * cores:
+        text = f"{load:.1f} processes run already on {cores} cores: all figures will be too low"
+        warn("bench", text)
 
 
 def card_of_machine() -> Path:
@@ -90,7 +98,7 @@ def draw_card(folder: Path) -> None:
 
     card = json.loads((folder / "card.json").read_text())
     machine = card["machine"]
-    name = ", ".join([machine["cpu"], f"{machine['threads']} threads", *machine["gpus"]])
+    name = ", ".join([machine["cpu"], f"{card['threads']} threads", *machine["gpus"]])
     told = "lines: the best a device can do · points: what inference reaches, loader included"
     roof = Chart(f"Roofline: {name}", told, "FLOP per byte of memory traffic", "FLOP/s")
     for device, rates in card["flops"].items():
@@ -120,7 +128,9 @@ def card_of_experiment(
     rates, trainer = search.run(), search.trainer
     work = work_per_image(trainer.accelerator.unwrap_model(trainer.model), settings.model.size)
     start, path = search.ready - started, tune_path(settings)
-    found = {"runtime": search.chosen, "rates": rates, "start": start, **work}
+    fixed = settings.runtime.model_fields_set
+    chosen = {name: value for name, value in search.chosen.items() if name not in fixed}
+    found = {"runtime": chosen, "rates": rates, "start": start, **work}
     write_json(path, found)
     print_table(describe_search(search))
     print_verdict(rates)
@@ -132,7 +142,7 @@ def card_of_experiment(
 def build(
     settings: Experiment, prepared: Prepared, table: pd.DataFrame, runtime: Runtime
 ) -> "Trainer":
-    """The Trainer of fold 0, with its real weights: those of random ones underflow, ten times slower.
+    """The Trainer of fold 0 with its real weights; numbers of random ones underflow, which is slow.
 
     What it is taught costs no time, so no teacher need be trained yet.
     """

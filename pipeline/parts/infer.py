@@ -53,20 +53,6 @@ def _precision(cpu: bool) -> str:
     return "bf16" if "avx512_bf16" in flags or "amx_bf16" in flags else "no"
 
 
-def arranged(model: nn.Module, runtime: Runtime) -> nn.Module:
-    """The model as `runtime` wants it run; what it computes stays."""
-    if not runtime.channels_last:
-        model.to(memory_format=torch.contiguous_format)
-        model.register_forward_pre_hook(_contiguous)  # pictures arrive channels-last
-    if runtime.compile:
-        model.compile()
-    return model
-
-
-def _contiguous(_: nn.Module, given: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    return tuple(images.contiguous() for images in given)
-
-
 class Normalise:
     """uint8 [batch, h, w, 3] on the host → normalised float [batch, 3, h, w] on the device.
 

@@ -31,22 +31,27 @@ def describe_machine(runtime: Runtime) -> dict[str, Any]:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    gpus = range(torch.cuda.device_count() if runtime.device == "auto" else 0)
     return {
         "cpu": names[0] if names else os.uname().machine,
-        "threads": torch.get_num_threads(),
-        "gpus": [torch.cuda.get_device_name(i) for i in gpus],
+        "cores": os.cpu_count(),
+        "gpus": sorted(gpus(runtime)),
         "torch": torch.__version__,
     }
 
 
+def gpus(runtime: Runtime) -> dict[str, torch.device]:
+    """A GPU of each kind by its name: folds that share a machine see one each, and one card."""
+    count = torch.cuda.device_count() if runtime.device == "auto" else 0
+    return {torch.cuda.get_device_name(i): torch.device("cuda", i) for i in range(count)}
+
+
 def measure_machine(runtime: Runtime) -> dict[str, Any]:
     """The machine's card: FLOP/s and bytes/s of the CPU and of one GPU of each kind, and more."""
-    machine = describe_machine(runtime)
-    kinds = {name: torch.device("cuda", i) for i, name in enumerate(machine["gpus"])}
+    kinds = gpus(runtime)
     devices = {"cpu": CPU, **kinds}
     return {
-        "machine": machine,
+        "machine": describe_machine(runtime),
+        "threads": torch.get_num_threads(),
         "flops": {name: matmul_rates(device) for name, device in devices.items()},
         "memory": {name: memory_rate(device) for name, device in devices.items()},
         "from host": {name: transfer_rates(device) for name, device in kinds.items()},

@@ -52,6 +52,8 @@ def tuned(settings: Experiment) -> Experiment:
         return settings
     try:
         chosen = json.loads(path.read_text())["runtime"]
+        if "workers" in chosen:  # folds side by side share the cores
+            chosen["workers"] = min(chosen["workers"], torch.get_num_threads())
         runtime = Runtime(**{**chosen, **runtime.model_dump(exclude_unset=True)})
     except (json.JSONDecodeError, KeyError, TypeError, ValidationError):
         raise UserError(f"{path}: not what bench wrote; delete it, or run bench again") from None
