@@ -11,14 +11,19 @@ import torch
 
 from pipeline.parts import tune
 from pipeline.parts.cli import UserError
-from pipeline.parts.config import Experiment, Runtime
+from pipeline.parts.config import Experiment, Runtime, Train
 from pipeline.parts.model import arranged
 from pipeline.parts.tune import Search, images_per_s, tune_path, tuned
 
 EXPERIMENT = Experiment(competition="demo", model={"backbone": "test_resnet", "size": 32})
-STEP = {"no": 100.0, "bf16": 180.0}  # images/s by precision, and with channels_last below
+STEP = {
+    "no": 100.0,
+    "bf16": 180.0,
+    "fp16": 120.0,
+}  # images/s by precision, and with channels_last below
 BOTH = {0: 150.0, 1: 154.0, 2: 175.0, 4: 170.0, 8: 160.0}
-FORWARD = {64: 400.0, 128: 500.0, 256: 501.0}
+FORWARD = {64: 400.0, 128: 500.0, 256: 501.0, 512: 502.0}
+DEVICE = [torch.device("cpu")]  # of the invented Trainers
 
 
 def with_runtime(**runtime: Any) -> Experiment:
@@ -32,16 +37,18 @@ def search(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Search]:
     def build(runtime: Runtime) -> SimpleNamespace:
         precision = "no" if runtime.precision == "auto" else runtime.precision
         return SimpleNamespace(
-            settings=SimpleNamespace(train=SimpleNamespace(epochs=3), runtime=runtime),
-            accelerator=SimpleNamespace(device=torch.device("cpu"), mixed_precision=precision),
+            settings=SimpleNamespace(train=Train(batch_size=64), runtime=runtime),
+            accelerator=SimpleNamespace(device=DEVICE[0], mixed_precision=precision),
+            steps=1000,
             loader=[(torch.zeros(64), torch.zeros(64))],
             set_mode=lambda: None,
             step=None,
         )
 
     def step_rate(trainer: Any, *_: Any) -> float:
-        slower = 1.0 if trainer.settings.runtime.channels_last else 0.9
-        return slower * STEP[trainer.accelerator.mixed_precision]
+        factor = 1.0 if trainer.settings.runtime.channels_last else 0.9
+        factor *= 1.3 if trainer.settings.runtime.compile else 1.0
+        return factor * STEP[trainer.accelerator.mixed_precision]
 
     def load_rate(trainer: Any, size: int, count: int, use: Any) -> float:
         return BOTH[count] if use is trainer.step else 900.0
@@ -82,7 +89,9 @@ def test_the_faster_is_chosen_and_a_small_gain_is_not(search: Callable[..., Sear
 
 
 def test_what_the_experiment_says_is_not_tried(search: Callable[..., Search]) -> None:
-    found = search(precision="no", workers=1)
+    found = search(precision="no", workers=1, channels_last=False)
+    assert found.chosen["channels_last"] is False
+    assert found.rates["model"] == 90.0
     assert found.chosen["precision"] == "no"
     assert found.chosen["workers"] == 1
     assert [value for name, value, _ in found.tried if name in ("precision", "workers")] == [
@@ -106,6 +115,26 @@ def test_batches_grow_only_while_they_surely_fit(
     monkeypatch.setattr(tune, "peak_memory_gb", lambda: {"ram_gb": 1e6})
     found = search()
     assert [value for name, value, _ in found.tried if name == "predict_batch"] == [64]
+
+
+@pytest.mark.parametrize(("compiles", "compiled"), [(700.0, False), (600.0, True)])
+def test_a_gpu_has_more_choices_and_compiles_where_training_is_long(
+    search: Callable[..., Search],
+    monkeypatch: pytest.MonkeyPatch,
+    compiles: float,
+    compiled: bool,
+) -> None:
+    monkeypatch.setitem(DEVICE, 0, torch.device("cuda"))
+    """A fold of 1000 steps of 64 images takes 640 s at 100 images/s."""
+    monkeypatch.setattr(tune, "COMPILES", compiles)
+    memory = SimpleNamespace(total_memory=16e9)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: memory)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _: None)
+    monkeypatch.setattr(tune, "peak_memory_gb", lambda: {"ram_gb": 1e6, "gpu_gb": 1.0})
+    found = search(workers=2)
+    assert ("precision", "fp16", 120.0) in found.tried
+    assert found.chosen.get("compile", False) is compiled
+    assert found.chosen["predict_batch"] == 128
 
 
 def test_images_per_s_leaves_the_warm_up_out(monkeypatch: pytest.MonkeyPatch) -> None:

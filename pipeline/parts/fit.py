@@ -60,6 +60,8 @@ class Trainer:
         torch.manual_seed(self.seed)  # the random head
         model = build_model(settings.model, classes, fold)
         model = arranged(model, settings.runtime).to(self.accelerator.device)
+        if settings.runtime.compile:
+            model.compile()
         self.preprocessing = preprocessing(model, settings.model)
         draw = make_sampler(settings.train, train.target.to_numpy(), self.seed)
         self.batches = EpochBatches(len(train), settings.train.batch_size, self.seed, draw)

@@ -61,12 +61,10 @@ def preprocessing(model: nn.Module, settings: Model) -> dict[str, Any]:
 
 
 def arranged(model: nn.Module, runtime: Runtime) -> nn.Module:
-    """The model as `runtime` wants it run; what it computes stays."""
+    """The model in the memory format that `runtime` names; what it computes stays."""
     if not runtime.channels_last:
         model.to(memory_format=torch.contiguous_format)
         model.register_forward_pre_hook(_contiguous)  # pictures arrive channels-last
-    if runtime.compile:
-        model.compile()
     return model
 
 

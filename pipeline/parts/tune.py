@@ -31,6 +31,7 @@ SECONDS = 2.0  # of one measurement
 FASTER = 1.05  # a smaller gain is noise, and no reason to leave the default
 FEW = 8  # images of a first try
 MOST = 1024  # images in a batch of inference
+COMPILES = 600.0  # seconds of a fold's training from which on a minute of compiling may pay
 
 
 def machine_folder(runtime: Runtime) -> Path:
@@ -98,19 +99,22 @@ class Search:
         return trainer
 
     def choose_model(self, batch: Batch, size: int) -> float:
-        default = self.trainer.accelerator.mixed_precision
-        precisions = ["no", "bf16", "fp16"] if self.on_gpu else ["no", "bf16"]
-        choices = {"precision": sorted(precisions, key=lambda p: p != default)}
-        choices["channels_last"] = [True, False]
-        if self.on_gpu:  # a CPU's compiler takes longer than it saves
-            choices["compile"] = [False, True]
         best = self.measure_step(self.trainer, batch, size)
+        choices = {"precision": ["no", "bf16"], "channels_last": [True, False]}
+        if self.on_gpu:
+            choices["precision"].append("fp16")
+            train = self.trainer.settings.train
+            if self.trainer.steps * train.batch_size * train.accumulate / best > COMPILES:
+                choices["compile"] = [False, True]
+        precision = self.trainer.accelerator.mixed_precision
+        defaults = {**self.runtime.model_dump(), "precision": precision}
         for name, values in choices.items():
 
             def measure(value: Any, name: str = name) -> float:
                 return self.measure_step(self.make(**{name: value}), batch, size)
 
-            best = self.choose(name, values[0], values[1:], measure, best)
+            others = [value for value in values if value != defaults[name]]
+            best = self.choose(name, defaults[name], others, measure, best)
         self.trainer = self.make()
         return best
 
@@ -134,6 +138,8 @@ class Search:
             return forward_rate(self.trainer, batch)
 
         default = self.runtime.predict_batch
+        if self.on_gpu:
+            torch.cuda.reset_peak_memory_stats(self.device)  # training's peak is another matter
         doubled = itertools.takewhile(self.roomy, (default * 2**k for k in itertools.count(1)))
         return self.choose("predict_batch", default, doubled, measure)
 
