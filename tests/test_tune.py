@@ -23,7 +23,7 @@ STEP = {
 }  # images/s by precision, and with channels_last below
 BOTH = {0: 150.0, 1: 154.0, 2: 175.0, 4: 170.0, 8: 160.0}
 FORWARD = {64: 400.0, 128: 500.0, 256: 501.0, 512: 502.0}
-DEVICE = [torch.device("cpu")]  # of the invented Trainers
+DEVICE = {"type": torch.device("cpu")}  # of the invented Trainers
 
 
 def with_runtime(**runtime: Any) -> Experiment:
@@ -38,7 +38,7 @@ def search(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Search]:
         precision = "no" if runtime.precision == "auto" else runtime.precision
         return SimpleNamespace(
             settings=SimpleNamespace(train=Train(batch_size=64), runtime=runtime),
-            accelerator=SimpleNamespace(device=DEVICE[0], mixed_precision=precision),
+            accelerator=SimpleNamespace(device=DEVICE["type"], mixed_precision=precision),
             steps=1000,
             loader=[(torch.zeros(64), torch.zeros(64))],
             set_mode=lambda: None,
@@ -124,8 +124,8 @@ def test_a_gpu_has_more_choices_and_compiles_where_training_is_long(
     compiles: float,
     compiled: bool,
 ) -> None:
-    monkeypatch.setitem(DEVICE, 0, torch.device("cuda"))
     """A fold of 1000 steps of 64 images takes 640 s at 100 images/s."""
+    monkeypatch.setitem(DEVICE, "type", torch.device("cuda"))
     monkeypatch.setattr(tune, "COMPILES", compiles)
     memory = SimpleNamespace(total_memory=16e9)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: memory)
