@@ -5,7 +5,7 @@ writes  runs/_tune/MACHINE/{card.json,card.png}; with an experiment BACKBONE-SIZ
         choices that train and predict then go by (runtime.tune)
 run     python -m pipeline.bench [EXPERIMENT] [--budget 9h]
 
-What an experiment's own `runtime` says is not chosen. Measure on a quiet machine.
+What an experiment's own `runtime` says stays. Measure on a quiet machine.
 """
 
 import json
@@ -37,6 +37,8 @@ def main(
 ) -> None:
     started = time.monotonic()
     seconds = parse_duration(budget) if budget else None
+    if seconds and experiment is None:
+        raise UserError("--budget needs the EXPERIMENT that it is for")
     warn_if_busy()
     if experiment is None:
         out = card_of_machine()
@@ -60,8 +62,7 @@ def parse_duration(text: str) -> float:
 def warn_if_busy() -> None:
     load, cores = os.getloadavg()[0], os.cpu_count() or 1
     if load > 0.3 * cores:
-        text = f"{load:.1f} processes run already on {cores} cores: all figures will be too low"
-        warn("bench", text)
+        warn("bench", f"{load:.1f} processes run already on {cores} cores: figures will be too low")
 
 
 def card_of_machine() -> Path:
@@ -97,8 +98,7 @@ def draw_card(folder: Path) -> None:
     from pipeline.parts.chart import Chart, side_by_side
 
     card = json.loads((folder / "card.json").read_text())
-    machine = card["machine"]
-    name = ", ".join([machine["cpu"], f"{card['threads']} threads", *machine["gpus"]])
+    name = ", ".join([card["machine"]["cpu"], *card["machine"]["gpus"]])
     told = "lines: the best a device can do · points: what inference reaches, loader included"
     roof = Chart(f"Roofline: {name}", told, "FLOP per byte of memory traffic", "FLOP/s")
     for device, rates in card["flops"].items():

@@ -107,12 +107,8 @@ def predict_rows(
     settings: Experiment, fold: int, prepared: Prepared, rows: np.ndarray, label: str
 ) -> np.ndarray:
     """Probabilities float32 [len(rows), classes] of rows of the packed pixels, in that order."""
-    from pipeline.parts.infer import (
-        arranged,
-        make_accelerator,
-        predict_probabilities,
-    )  # late: torch
-    from pipeline.parts.model import load_model
+    from pipeline.parts.infer import make_accelerator, predict_probabilities  # late: torch
+    from pipeline.parts.model import arranged, load_model
     from pipeline.parts.tune import tuned
 
     model, record = load_model(model_path(settings.name, fold))

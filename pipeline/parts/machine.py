@@ -51,7 +51,6 @@ def measure_machine(runtime: Runtime) -> dict[str, Any]:
     devices = {"cpu": CPU, **kinds}
     return {
         "machine": describe_machine(runtime),
-        "threads": torch.get_num_threads(),
         "flops": {name: matmul_rates(device) for name, device in devices.items()},
         "memory": {name: memory_rate(device) for name, device in devices.items()},
         "from host": {name: transfer_rates(device) for name, device in kinds.items()},
@@ -188,7 +187,7 @@ def work_per_image(model: nn.Module, size: int, batch: int = 16) -> dict[str, fl
     device = next(model.parameters()).device
     images = torch.zeros(batch, 3, size, size, device=device).to(memory_format=torch.channels_last)
     with torch.no_grad(), FlopCounterMode(display=False) as flops:
-        model.eval()(images)
+        model.eval().forward(images)  # not a compiled call, which would hide its operations
     with torch.no_grad(), Traffic() as traffic:
-        model(images)
+        model.forward(images)
     return {"flops": flops.get_total_flops() / batch, "bytes": traffic.bytes / batch}
