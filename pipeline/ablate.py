@@ -20,13 +20,14 @@ import yaml
 from pipeline.parts import records
 from pipeline.parts.cli import UserError, run_stage, say, took
 from pipeline.parts.config import Experiment, load_competition, load_experiment, root
+from pipeline.parts.launch import train_folds
 from pipeline.parts.predictions import Predictions, prediction_path
 from pipeline.parts.prepared import load_prepared
 from pipeline.parts.runs import model_path
 from pipeline.parts.splits import classes_of, load_folds
 from pipeline.parts.yaml_files import find_yaml, read_yaml
 from pipeline.predict import update
-from pipeline.train import run_in_own_process, unfinished
+from pipeline.train import unfinished
 
 FOLD = 0
 
@@ -98,7 +99,7 @@ def measure(settings: Experiment, path: Path) -> dict[str, float]:
     model = model_path(settings.name, FOLD)
     prepared, table = load_prepared(settings), load_folds(settings)
     if unfinished(settings, FOLD, prepared, table, force=False):
-        run_in_own_process(str(path), FOLD)
+        train_folds(str(path), [FOLD], settings.runtime)
     record = records.load(model)
     held_out = table[table.fold == FOLD]
     update(settings, FOLD, "oof", prepared, list(held_out.image), record)

@@ -109,12 +109,14 @@ def predict_rows(
     """Probabilities float32 [len(rows), classes] of rows of the packed pixels, in that order."""
     from pipeline.parts.features import MOST, probabilities_without_training  # late: torch
     from pipeline.parts.infer import make_accelerator, predict_probabilities
-    from pipeline.parts.model import load_model
+    from pipeline.parts.model import arranged, load_model
+    from pipeline.parts.tune import tuned
 
     model, record = load_model(model_path(settings.name, fold))
     if (fit := record["preprocessing"]["fit"]) != settings.model.fit:
         raise UserError(f"fold {fold} was trained on pictures made square by {fit}")
-    accelerator = make_accelerator(settings.runtime)
+    runtime = tuned(settings).runtime
+    accelerator = make_accelerator(runtime)
     model = model.to(accelerator.device)
     where, tta, sizes = record["preprocessing"], settings.predict.tta, settings.predict.sizes
     part = "test" if split == "test" else "train"
@@ -122,13 +124,13 @@ def predict_rows(
     if few and not (record["key"]["train"]["epochs"] or sizes or tta == "five-crop"):
         return probabilities_without_training(model, settings, where, part, rows, accelerator)
     return predict_probabilities(
-        model,
+        arranged(model, runtime),
         prepared.pixels,
         rows,
         where,
         tta,
         accelerator,
-        settings.runtime,
+        runtime,
         label,
         sizes or (),
     )

@@ -79,12 +79,12 @@ def prepare(
     size, fit = settings.cache_size, settings.model.fit
     if not packed:
         warn("prepare", "pixels are over runtime.pack_gb: files are decoded at each epoch")
-        return write_facts(out, rows, read_all(rows, folder, size, fit, lambda i, pixels: None))
+        return write_facts(out, rows, read_all(rows, folder, size, fit, lambda pixels: None))
     with records.writing(out.with_name("pixels.npy")) as tmp:
-        shape = (len(rows), size, size, 3)
-        pack = np.lib.format.open_memmap(tmp, mode="w+", dtype=np.uint8, shape=shape)
-        facts = read_all(rows, folder, size, fit, pack.__setitem__)
-        pack.flush()
+        with tmp.open("wb") as file:  # written in order: mapped, it would all stay in memory
+            header = {"descr": "|u1", "fortran_order": False, "shape": (len(rows), size, size, 3)}
+            np.lib.format.write_array_header_1_0(file, header)
+            facts = read_all(rows, folder, size, fit, lambda pixels: file.write(pixels.tobytes()))
         return write_facts(out, rows, facts)
 
 
@@ -96,9 +96,9 @@ def write_facts(out: Path, rows: pd.DataFrame, facts: list[Facts]) -> pd.DataFra
 
 
 def read_all(
-    rows: pd.DataFrame, folder: Path, size: int, fit: str, keep: Callable[[int, np.ndarray], None]
+    rows: pd.DataFrame, folder: Path, size: int, fit: str, keep: Callable[[np.ndarray], object]
 ) -> list[Facts]:
-    """Facts of every picture in the order of `rows`; its square pixels go to `keep`."""
+    """Facts of every picture in the order of `rows`, in which `keep` is given square pixels."""
     cv2.setNumThreads(1)  # the pool below is the parallelism
     problems: list[str] = []
     facts: list[Facts] = []
@@ -110,7 +110,7 @@ def read_all(
             else:
                 fact, pixels = result
                 facts.append(fact)
-                keep(i, pixels)
+                keep(pixels)
             progress.advance()
     if problems:
         raise UserError(

@@ -4,13 +4,12 @@ reads   folds/COMPETITION-5-seed42.csv, the packed pixels
 writes  runs/EXPERIMENT/foldK/{model.safetensors, model.safetensors.json, log.csv}
 run     python -m pipeline.train demo --fold 0
 
-Each fold is one process. A killed run goes on at its last finished epoch, to the same weights.
-A finished fold is never retrained under changed settings: choose a new name, or --force.
+Each fold is one process: one at a time, or one a GPU. A killed run goes on at its last finished
+epoch, to the same weights; a fold that dies takes no other with it. A finished fold is never
+retrained under changed settings: choose a new name, or --force.
 """
 
 import json
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,6 +20,7 @@ import typer
 from pipeline.parts import records
 from pipeline.parts.cli import UserError, run_stage, say, took
 from pipeline.parts.config import Experiment, load_competition, load_experiment
+from pipeline.parts.launch import train_folds
 from pipeline.parts.predictions import spread
 from pipeline.parts.prepared import Prepared, load_prepared
 from pipeline.parts.runs import first_weights_digest, model_path, names_digest, teacher_digests
@@ -44,13 +44,11 @@ def main(
         raise UserError(f"--fold {fold}: the folds are 0 to {settings.folds.n - 1}")
     started = time.monotonic()
     todo = unfinished(settings, fold, prepared, table, force)
-    for k, key in todo.items():
-        if fold is None:
-            run_in_own_process(experiment, k)
-        else:
-            train_fold(settings, k, prepared, table, model_path(settings.name, k), key)
     if fold is None:
+        train_folds(experiment, todo, settings.runtime)
         say("train", f"{summary(settings)}, {took(started) if todo else 'up to date'}")
+    for key in todo.values() if fold is not None else ():
+        train_fold(settings, fold, prepared, table, model_path(settings.name, fold), key)
 
 
 def unfinished(
@@ -85,8 +83,9 @@ def train_fold(
     import torch  # late: a finished fold needs none of it
 
     from pipeline.parts.infer import peak_memory_gb
+    from pipeline.parts.tune import tuned
 
-    started = time.monotonic()
+    started, settings = time.monotonic(), tuned(settings)
     trainer = make_trainer(settings, fold, prepared, table, key["folds"])
     last = out.with_name("last.pt")
     if last.exists():
@@ -106,6 +105,7 @@ def train_fold(
         model=settings.model.model_dump(mode="json"),
         competition=settings.competition,
         peak=peak,
+        runtime=settings.runtime.model_dump(mode="json"),
         **trainer.facts(),
     )
     last.unlink(missing_ok=True)
@@ -190,16 +190,6 @@ def refuse_or_forget(model: Path, key: dict[str, Any], force: bool) -> None:
     if changes:
         for path in (records.record_path(model), model, last, started):
             path.unlink(missing_ok=True)
-
-
-def run_in_own_process(experiment: str, fold: int) -> None:
-    """A fold a process: its memory is surely freed, and a crash names its fold."""
-    command = [sys.executable, "-m", "pipeline.train", experiment, "--fold", str(fold)]
-    code = subprocess.run(command).returncode
-    if code in (2, 130):
-        sys.exit(code)  # it has said why
-    if code:
-        raise UserError(f"fold {fold} died (exit {code}); the same command goes on where it was")
 
 
 def summary(settings: Experiment) -> str:

@@ -47,7 +47,7 @@ def test_resumes_without_training_again(
 ) -> None:
     split(yaml.safe_load(Path(plan).read_text())["base"])
     first = run("ablate", plan, "--seeds", "1")
-    monkeypatch.setattr(ablate, "run_in_own_process", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(ablate, "train_folds", lambda *_: pytest.fail("trained again"))
     again = run("ablate", plan, "--seeds", "1")
     assert again.partition("ablate ")[0] == first[first.index("| |") :].partition("ablate ")[0]
 

@@ -63,8 +63,11 @@ def did_you_mean(name: str, known: Iterable[str], n: int = 1) -> str:
 
 
 def took(started: float) -> str:
-    """Seconds since `started` (`time.monotonic()`), as a person reads them."""
-    seconds = time.monotonic() - started
+    """Time since `started` (`time.monotonic()`), as a person reads it."""
+    return duration(time.monotonic() - started)
+
+
+def duration(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.1f} s"
     return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -178,8 +178,12 @@ class Predict(Settings):
 class Runtime(Settings):
     """How fast, never what: nothing here is in a key."""
 
+    tune: Literal["auto", "off"] = "auto"  # auto: what `bench` measured; settings here win over it
     device: Literal["auto", "cpu"] = "auto"
+    processes: int | None = Field(None, ge=1)  # folds at a time; None: one a GPU, one on a CPU
     precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    channels_last: bool = True  # order of a picture's numbers in memory
+    compile: bool = False  # torch.compile, in training
     workers: int | None = Field(None, ge=0)  # None: 0 on a CPU, else up to 4
     predict_batch: int = Field(64, ge=1)
     pack_gb: float = Field(16.0, ge=0)  # larger competitions are read from their files

@@ -17,18 +17,12 @@ from pipeline.parts.config import Experiment
 from pipeline.parts.head import start_head
 from pipeline.parts.images import Pixels
 from pipeline.parts.infer import Normalise, make_accelerator, predict_probabilities, workers
-from pipeline.parts.loader import (
-    Batch,
-    EpochBatches,
-    Pictures,
-    derive_seed,
-    grouped,
-    make_loader,
-)
+from pipeline.parts.loader import Batch, EpochBatches, Pictures, derive_seed, grouped, make_loader
 from pipeline.parts.log import Row, describe, make_row, write_log
 from pipeline.parts.loss import Loss, class_weights
 from pipeline.parts.mix import Mixer
 from pipeline.parts.model import (
+    arranged,
     build_model,
     freeze_until,
     parameter_groups,
@@ -64,7 +58,10 @@ class Trainer:
         self.seed = derive_seed(settings.train.seed, "fold", fold)
         self.accelerator = make_accelerator(settings.runtime)
         torch.manual_seed(self.seed)  # the random head
-        model = build_model(settings.model, classes, fold).to(self.accelerator.device)
+        model = build_model(settings.model, classes, fold)
+        model = arranged(model, settings.runtime).to(self.accelerator.device)
+        if settings.runtime.compile:
+            model.compile()
         self.preprocessing = preprocessing(model, settings.model)
         draw = make_sampler(settings.train, train.target.to_numpy(), self.seed)
         self.batches = EpochBatches(len(train), settings.train.batch_size, self.seed, draw)
@@ -219,7 +216,7 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.ema:
             self.ema.module.load_state_dict(state["ema"])
-        if self.accelerator.scaler:
+        if self.accelerator.scaler and state["scaler"]:  # bench may have changed the precision
             self.accelerator.scaler.load_state_dict(state["scaler"])
 
     def facts(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline.parts import records
 from pipeline.parts.cli import UserError, say
-from pipeline.parts.config import Model, Train
+from pipeline.parts.config import Model, Runtime, Train
 from pipeline.parts.names import imagenet_classes, match_names, name_start, read_mapping
 from pipeline.parts.pyramid import Pyramid
 from pipeline.parts.weights import build_backbone
@@ -58,6 +58,18 @@ def preprocessing(model: nn.Module, settings: Model) -> dict[str, Any]:
         "mean": list(config["mean"]),
         "std": list(config["std"]),
     }
+
+
+def arranged(model: nn.Module, runtime: Runtime) -> nn.Module:
+    """The model in the memory format that `runtime` names; what it computes stays."""
+    if not runtime.channels_last:
+        model.to(memory_format=torch.contiguous_format)
+        model.register_forward_pre_hook(_contiguous)  # pictures arrive channels-last
+    return model
+
+
+def _contiguous(_: nn.Module, given: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    return tuple(images.contiguous() for images in given)
 
 
 def freeze_until(model: nn.Module, last: str) -> None:

@@ -1,5 +1,6 @@
 """A progress bar in a terminal, plain lines now and then in a log."""
 
+import os
 import sys
 import time
 from types import TracebackType
@@ -17,7 +18,9 @@ class Progress:
 
     def __enter__(self) -> Self:
         self.started = self.shown = time.monotonic()
-        self.bar = _bar(self.unit) if sys.stderr.isatty() else None
+        self.bar = (
+            _bar(self.unit) if sys.stderr.isatty() and os.environ.get("TERM") != "dumb" else None
+        )
         if self.bar:
             self.task = self.bar.add_task(self.label, total=self.total, rate="")
             self.bar.start()

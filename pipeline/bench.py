@@ -1,0 +1,251 @@
+"""Measures what this machine can do, how fast an experiment runs on it, and what it will take.
+
+reads   nothing; with an experiment its packed pixels and folds
+writes  runs/_tune/MACHINE/{card.json,card.png}; with an experiment BACKBONE-SIZE.json there, the
+        choices that train and predict then go by (runtime.tune)
+run     python -m pipeline.bench [EXPERIMENT] [--budget 9h]
+
+What an experiment's own `runtime` says stays. Measure on a quiet machine.
+"""
+
+import json
+import os
+import re
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import pandas as pd
+import typer
+
+from pipeline.parts import records
+from pipeline.parts.cli import UserError, duration, run_stage, say, took, warn
+from pipeline.parts.config import Experiment, Runtime, load_experiment
+from pipeline.parts.prepared import Prepared, load_prepared
+from pipeline.parts.splits import folds_digest, load_folds
+
+if TYPE_CHECKING:
+    from pipeline.parts.fit import Trainer
+    from pipeline.parts.tune import Search
+
+Rows = list[tuple[str, ...]]
+
+
+def main(
+    experiment: Annotated[str | None, typer.Argument(help="default: the machine alone")] = None,
+    budget: Annotated[str | None, typer.Option(help="time that there is: 9h, 45m")] = None,
+) -> None:
+    started = time.monotonic()
+    seconds = parse_duration(budget) if budget else None
+    if seconds and experiment is None:
+        raise UserError("--budget needs the EXPERIMENT that it is for")
+    warn_if_busy()
+    if experiment is None:
+        out = card_of_machine()
+    else:
+        settings = load_experiment(experiment)
+        data = load_prepared(settings), load_folds(settings)
+        out, found = card_of_experiment(settings, *data, started)
+        if seconds:
+            print_plan(settings, plan(settings, *data, found), seconds)
+    say("bench", f"{out}, {took(started)}")
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of `9h`, `45m`, `90s`. Raises UserError."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([hms])", text)
+    if not match or not float(match[1]):
+        raise UserError(f"--budget: {text!r} is no time; write 9h, 45m or 90s")
+    return float(match[1]) * {"h": 3600, "m": 60, "s": 1}[match[2]]
+
+
+def warn_if_busy() -> None:
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    if load > 0.3 * cores:
+        warn("bench", f"{load:.1f} processes run already on {cores} cores: figures will be too low")
+
+
+def card_of_machine() -> Path:
+    """Measure the machine, print its table and draw its picture; returns where that is."""
+    from pipeline.parts.machine import measure_machine  # late: torch
+    from pipeline.parts.tune import machine_folder
+
+    card, folder = measure_machine(Runtime()), machine_folder(Runtime())
+    write_json(folder / "card.json", card)
+    print_table(describe_card(card))
+    draw_card(folder)
+    return folder / "card.png"
+
+
+def describe_card(card: dict[str, Any]) -> Rows:
+    """The machine's figures, a line each."""
+    from pipeline.parts.chart import prefixed
+
+    rows = []
+    for device, rates in card["flops"].items():
+        rows += [(device, name, prefixed(rate, "FLOP/s")) for name, rate in rates.items()]
+        rows += [(device, "memory, read + write", prefixed(card["memory"][device], "B/s"))]
+    for device, rates in card["from host"].items():
+        rows += [(device, f"from {name} memory", prefixed(r, "B/s")) for name, r in rates.items()]
+    rows += [("cpu", f"read of {prefixed(b)}B", f"{ns:.1f} ns") for b, ns in card["ladder"][::3]]
+    each = card["pictures"].items()
+    rows += [("core", f"pictures {name}", f"{rate:,.0f} images/s") for name, rate in each]
+    return [*rows, ("disk", "sequential read", prefixed(card["disk"], "B/s"))]
+
+
+def draw_card(folder: Path) -> None:
+    """Roofline of each device with the measured backbones on it, beside the latency ladder."""
+    from pipeline.parts.chart import Chart, side_by_side
+
+    card = json.loads((folder / "card.json").read_text())
+    name = ", ".join([card["machine"]["cpu"], *card["machine"]["gpus"]])
+    told = "lines: the best a device can do · points: what inference reaches, loader included"
+    roof = Chart(f"Roofline: {name}", told, "FLOP per byte of memory traffic", "FLOP/s")
+    for device, rates in card["flops"].items():
+        for precision, peak in rates.items():
+            ridge = peak / card["memory"][device]
+            points = [(ridge / 10, peak / 10), (ridge, peak), (max(1000, 2 * ridge), peak)]
+            roof.add(f"{device} {precision}", points)
+    for path in sorted(set(folder.glob("*.json")) - {folder / "card.json"}):
+        found = json.loads(path.read_text())
+        point = (found["flops"] / found["bytes"], found["flops"] * found["rates"]["forward"])
+        roof.add(f"{path.stem} px", [point], dots=True)
+    ladder = Chart("Latency of memory", "a chain of reads, each depends on the last", "bytes", "ns")
+    ladder.add("cpu", card["ladder"])
+    with records.writing(folder / "card.png") as tmp:
+        side_by_side([roof, ladder]).save(tmp, format="PNG", optimize=True)
+
+
+def card_of_experiment(
+    settings: Experiment, prepared: Prepared, table: pd.DataFrame, started: float
+) -> tuple[Path, dict[str, Any]]:
+    """Measure and choose, tell how, and write it for train and predict; also returns it."""
+    from pipeline.parts.machine import work_per_image  # late: torch
+    from pipeline.parts.tune import Search, tune_path
+
+    search = Search(settings, lambda runtime: build(settings, prepared, table, runtime))
+    say("bench", f"{settings.model.backbone}, {settings.model.size} px")
+    rates, trainer = search.run(), search.trainer
+    work = work_per_image(trainer.accelerator.unwrap_model(trainer.model), settings.model.size)
+    start, path = search.ready - started, tune_path(settings)
+    fixed = settings.runtime.model_fields_set
+    chosen = {name: value for name, value in search.chosen.items() if name not in fixed}
+    found = {"runtime": chosen, "rates": rates, "start": start, **work}
+    write_json(path, found)
+    print_table(describe_search(search))
+    print_verdict(rates)
+    if path.with_name("card.json").exists():
+        draw_card(path.parent)
+    return path, found
+
+
+def build(
+    settings: Experiment, prepared: Prepared, table: pd.DataFrame, runtime: Runtime
+) -> "Trainer":
+    """The Trainer of fold 0 with its real weights; numbers of random ones underflow, which is slow.
+
+    What it is taught costs no time, so no teacher need be trained yet.
+    """
+    from pipeline.train import make_trainer
+
+    train = settings.train.model_copy(update={"distill": None})
+    settings = settings.model_copy(update={"train": train, "runtime": runtime})
+    return make_trainer(settings, 0, prepared, table, folds_digest(table))
+
+
+def describe_search(search: "Search") -> Rows:
+    """What was tried, how fast it was, and what train and predict will go by."""
+    rows = []
+    for name, value, rate in search.tried:
+        told = "no time to measure it" if rate is None else f"{rate:,.0f} images/s"
+        chosen = "chosen" if search.chosen[name] == value else ""
+        rows.append((f"{name}: {value}", told, chosen))
+    return rows
+
+
+def print_verdict(rates: dict[str, float]) -> None:
+    """Whether loader or device is what training waits for, and by how much."""
+    loader, model, both = rates["loader"], rates["model"], rates["both"]
+    bound = "loader-bound" if loader < model else "device-bound"
+    factor = max(loader, model) / min(loader, model)
+    say(
+        "bench",
+        f"{bound}: the loader alone gives {loader:,.0f} images/s, the training step alone takes "
+        f"{model:,.0f} ({factor:.1f} times apart); both together {both:,.0f}, "
+        f"{both / min(loader, model):.0%} of the slower",
+    )
+
+
+def plan(
+    settings: Experiment, prepared: Prepared, table: pd.DataFrame, found: dict[str, Any]
+) -> dict[str, float]:
+    """Seconds of each part of the whole experiment on this machine."""
+    from pipeline.parts.features import MOST
+    from pipeline.parts.head import turns
+    from pipeline.parts.launch import slots
+
+    rates, n, epochs = found["rates"], settings.folds.n, settings.train.epochs
+    rounds = -(-n // len(slots(settings.runtime)))  # folds that train one after another
+    test, held = int((prepared.rows.split == "test").sum()), int((table.fold >= 0).sum())
+    train, valid = len(table) - held / n, held / n  # images of a fold
+    closed = settings.model.reads == "blocks" or settings.model.head == "lda"
+    looked_at = min(len(table), MOST) * (1 + len(turns(settings)))  # once for all folds
+    return {
+        "start of the folds": rounds * found["start"],
+        "head": closed * (looked_at + rounds * valid) / rates["forward"],
+        "training": rounds * epochs * train / rates["both"],
+        "validation": rounds * epochs * valid / rates["forward"],
+        "predict oof": held / rates["looks"],
+        "predict test": n * test / rates["looks"],
+    }
+
+
+def print_plan(settings: Experiment, seconds: dict[str, float], budget: float) -> None:
+    """The table of the parts, whether their sum fits, and else what to cut first."""
+    total = sum(seconds.values())
+    print_table([(name, duration(s), f"{s / total:.0%}") for name, s in seconds.items()])
+    fits = "fits into" if total <= budget else "does NOT fit into"
+    say("bench", f"in all {duration(total)}: {fits} {duration(budget)} ({total / budget:.0%})")
+    for text in cuts(settings, seconds, budget):
+        say("bench", f"cut  {text}")
+
+
+def cuts(settings: Experiment, seconds: dict[str, float], budget: float) -> list[str]:
+    """What to cut until the rest fits, that which costs the least accuracy first."""
+    from pipeline.parts.tta import VIEWS
+
+    left, told, epochs = dict(seconds), [], settings.train.epochs
+    views = len(VIEWS.get(settings.predict.tta, range(5)))
+    if sum(left.values()) > budget and views > 2:
+        left |= {part: left[part] * 2 / views for part in ("predict oof", "predict test")}
+        told.append(f"predict.tta: hflip  then {duration(sum(left.values()))}")
+    if (over := sum(left.values()) - budget) > 0 and epochs > 1:
+        each = (left["training"] + left["validation"]) / epochs
+        fewer = max(1, int(epochs - over / each))
+        left |= {part: left[part] * fewer / epochs for part in ("training", "validation")}
+        told.append(f"train.epochs: {fewer}  then {duration(sum(left.values()))}")
+    if (rest := sum(left.values())) > budget:
+        side = max(16, int(settings.model.size * (budget / rest) ** 0.5) // 16 * 16)
+        told.append(f"model.size: {side}, as time goes with its square")
+    return told
+
+
+def print_table(rows: Rows) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for _ in rows[0]:
+        table.add_column()
+    for row in rows:
+        table.add_row(*row)
+    Console(highlight=False).print(table)
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    with records.writing(path) as tmp:
+        tmp.write_text(json.dumps(value, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,120 @@
+"""Folds in processes of their own: side by side, a slot each, and one death is not the others'."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline.parts import launch, records
+from pipeline.parts.cli import UserError
+from pipeline.parts.config import Runtime
+
+FOLD = """
+import os, sys, time
+code, out = int(sys.argv[1]), sys.argv[2]
+started = time.time()
+time.sleep(0.4)
+gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "none")
+open(out, "w").write(f"{started} {time.time()} {gpu} {os.environ['OMP_NUM_THREADS']}")
+sys.exit(code)
+"""
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[int, list[str]]]:
+    """Run folds whose processes only sleep and end with these codes; returns what each noted."""
+
+    def run_fake(
+        codes: dict[int, int], gpus: list[str], error: str | None = None, **runtime: int
+    ) -> dict[int, list[str]]:
+        def start(_: str, fold: int, slot: dict[str, str]) -> subprocess.Popen:
+            command = [sys.executable, "-c", FOLD, str(codes[fold]), str(tmp_path / f"{fold}")]
+            return subprocess.Popen(command, env={"OMP_NUM_THREADS": "-", **slot})
+
+        monkeypatch.setattr(launch, "start", start)
+        monkeypatch.setattr(launch, "visible_gpus", lambda: gpus)
+        try:
+            launch.train_folds("any", codes, Runtime(**runtime))
+        except UserError as told:
+            assert error, told
+            assert error in str(told)
+        return {
+            k: (tmp_path / f"{k}").read_text().split()
+            for k in codes
+            if (tmp_path / f"{k}").exists()
+        }
+
+    return run_fake
+
+
+def overlap(one: list[str], other: list[str]) -> bool:
+    return max(float(one[0]), float(other[0])) < min(float(one[1]), float(other[1]))
+
+
+def test_a_fold_a_gpu_and_the_next_fold_takes_the_gpu_that_is_free(fake, monkeypatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")
+    noted = fake({0: 0, 1: 0, 2: 0, 3: 0}, gpus=["3", "5"])
+    assert sorted(note[2] for note in noted.values()) == ["3", "3", "5", "5"]
+    assert {note[3] for note in noted.values()} == {"4"}, "the cores are shared evenly"
+    for gpu in ("3", "5"):
+        one, other = (note for note in noted.values() if note[2] == gpu)
+        assert not overlap(one, other), "a GPU has one fold at a time"
+    assert overlap(noted[0], noted[1])
+
+
+def test_one_at_a_time_on_a_cpu_and_processes_of_them_where_asked(fake) -> None:
+    noted = fake({0: 0, 1: 0}, gpus=[])
+    assert noted[0][2:] == ["none", "-"]
+    assert not overlap(noted[0], noted[1])
+    noted = fake({0: 0, 1: 0, 2: 0}, gpus=[], processes=3)
+    assert overlap(noted[0], noted[1])
+    assert overlap(noted[1], noted[2])
+
+
+def test_a_dead_fold_takes_no_other_with_it(fake) -> None:
+    told = "fold 1 (exit 7) died; folds [0, 2, 3] are done; the same command goes on"
+    noted = fake({0: 0, 1: 7, 2: 0, 3: 0}, gpus=["0", "1"], error=told)
+    assert set(noted) == {0, 1, 2, 3}
+
+
+def test_after_bad_input_no_further_fold_is_started(fake, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as end:
+        fake({0: 2, 1: 0}, gpus=[])
+    assert end.value.code == 2
+    assert not (tmp_path / "1").exists()
+
+
+def test_visible_gpus_are_those_that_the_environment_allows(monkeypatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert launch.visible_gpus() == ["0", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-aa,GPU-bb")
+    assert launch.visible_gpus() == ["GPU-aa", "GPU-bb"]
+
+
+def test_two_folds_train_side_by_side_and_the_dead_one_is_made_up_for(
+    run: Callable[..., str], write: Callable[..., str], split: Callable[[str], str], space: Path
+) -> None:
+    experiment = split(write(runtime={"processes": 2}, train={"epochs": 1}))
+    blocked = space / "runs" / "tiny" / "fold1"
+    blocked.parent.mkdir(parents=True)
+    blocked.touch()  # its process cannot make its folder
+    said = run("train", experiment, expect=2)
+    assert "fold 1 (exit 1) died; folds [0] are done" in said
+    first = records.load(space / "runs" / "tiny" / "fold0" / "model.safetensors")
+    blocked.unlink()
+    assert "2 folds, accuracy" in run("train", experiment)
+    assert records.load(space / "runs" / "tiny" / "fold0" / "model.safetensors") == first
+    assert records.load(blocked / "model.safetensors")["key"]["fold"] == 1
+
+
+def test_a_fold_that_does_not_listen_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "GRACE", 0.2)
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    started = time.monotonic()
+    launch.stop([process])
+    assert process.returncode is not None
+    assert time.monotonic() - started < 5
