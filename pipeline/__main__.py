@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 FLOW = ["prepare", "folds", "train", "predict", "ensemble", "submit"]
-AROUND = ["fetch", "demo", "gallery", "ablate"]
+AROUND = ["fetch", "demo", "gallery", "ablate", "bundle"]
 
 
 def summary(stage: str) -> str:
