@@ -53,8 +53,7 @@ def main(
     if not current:
         predictions = Predictions.load(blend)
         table = fill_sample(sample, predictions, competition, str(sample_path))
-        with records.writing(out) as tmp:
-            table.to_csv(tmp, index=False, float_format="%.7g", lineterminator="\n")
+        write_table(table, out)
         facts = {"members": record["key"]["members"], "weights": record["key"]["weights"]}
         facts |= {"metric": record["metric"], "cv": cv_of(record), "rows": len(table)}
         if key["solution"]:
@@ -95,6 +94,11 @@ def fill_sample(
     table = table[list(sample)]
     audit(table, sample, competition)
     return table
+
+
+def write_table(table: pd.DataFrame, out: Path) -> None:
+    with records.writing(out) as tmp:
+        table.to_csv(tmp, index=False, float_format="%.7g", lineterminator="\n")
 
 
 def audit(table: pd.DataFrame, sample: pd.DataFrame, competition: Competition) -> None:

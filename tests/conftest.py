@@ -4,10 +4,12 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from kaggle_stub import KaggleStub
@@ -47,8 +49,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def space(drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty project: data/demo is a copy of the drawn competition."""
     shutil.copytree(drawn, tmp_path / "data" / "demo")
-    for name in ("data", "runs", "folds", "submissions"):
-        monkeypatch.setenv(f"{name.upper()}_DIR", str(tmp_path / name))
+    enter(monkeypatch, tmp_path)
     return tmp_path
 
 
@@ -140,3 +141,61 @@ def blended() -> Callable[..., str]:
         return name
 
     return blend
+
+
+@pytest.fixture(scope="session")
+def bundled(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """form -> a project whose ensemble `blend` was submitted and bundled: do not change it.
+
+    `label` blends two runs of two folds, the first seen in two views; `probability` is that one.
+    """
+
+    @cache
+    def make(form: str) -> Path:
+        home = tmp_path_factory.mktemp(form)
+        data = home / "data" / "leaves"
+        shutil.copytree(drawn, data)
+        if form == "probability":
+            classes = sorted(set(pd.read_csv(data / "train.csv").label))
+            sample = pd.read_csv(data / "sample_submission.csv")[["image"]]
+            sample.assign(**dict.fromkeys(classes, 0.25)).to_csv(
+                data / "sample_submission.csv", index=False
+            )
+        competition = {"slug": "leaves", "submission": form}
+        (home / "leaves.yaml").write_text(yaml.safe_dump(competition))
+        with pytest.MonkeyPatch.context() as patch:
+            enter(patch, home)
+            settings = TINY | {"competition": str(home / "leaves.yaml")}
+            instant = {"model": {**TINY["model"], "reads": "blocks", "head": "lda"}}
+            instant |= {"train": {"epochs": 0}, "predict": {"tta": "hflip"}}
+            runs = [experiment(home / "one.yaml", settings, **instant)]
+            if form == "label":
+                runs.append(experiment(home / "two.yaml", settings))
+            stage("prepare")(runs[0])
+            stage("folds")(runs[0])
+            for run in runs:
+                for fold in (0, 1):
+                    stage("train")(run, fold)
+                stage("predict")(run)
+            weighted = [runs[0], *(f"{run}:2" for run in runs[1:])]
+            stage("ensemble")(weighted, "blend")
+            stage("submit")("blend")
+            stage("bundle")("blend")
+        return home
+
+    return make
+
+
+def experiment(path: Path, settings: dict[str, object], **changes: object) -> str:
+    path.write_text(yaml.safe_dump({**settings, **changes}))
+    return str(path)
+
+
+def stage(name: str) -> Callable[..., None]:
+    return import_module(f"pipeline.{name}").main
+
+
+def enter(patch: pytest.MonkeyPatch, home: Path) -> None:
+    """Make a folder the project that all stages work in."""
+    for name in ("data", "runs", "folds", "submissions"):
+        patch.setenv(f"{name.upper()}_DIR", str(home / name))

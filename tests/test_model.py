@@ -8,7 +8,7 @@ import pytest
 import timm
 import torch
 
-from pipeline.parts import records
+from pipeline.parts import pyramid, records
 from pipeline.parts.cli import UserError
 from pipeline.parts.config import Model, Train
 from pipeline.parts.model import (
@@ -22,6 +22,7 @@ from pipeline.parts.model import (
     thaw,
     train_mode,
 )
+from pipeline.parts.pyramid import Pyramid
 from pipeline.parts.weights import PYPI
 
 TINY = {"backbone": "test_efficientnet", "weights": "none", "size": 32, "batchnorm": "train"}
@@ -232,3 +233,21 @@ def test_only_imagenets_weights_have_its_names(weights: str) -> None:
     settings = Model(reads="last", head="names", weights=weights, batchnorm="train")
     with pytest.raises(UserError, match="names needs ImageNet's weights"):
         named_head(timm.create_model("test_resnet"), settings, CLASSES)
+
+
+def test_a_timm_that_cuts_and_groups_otherwise_loads_the_same_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Kaggle's 1.0.26: it keeps conv_head, and counts it to the last block."""
+    path, backbone = tmp_path / "model.safetensors", timm.create_model("test_efficientnet")
+    model = Pyramid(backbone, 2).eval()
+    save_weights(model, path)
+    facts = {"model": {"backbone": "test_efficientnet", "reads": "blocks"}, "taps": model.taps}
+    facts |= {"classes": ["a", "b"], "digest": records.file_digest(path)}
+    records.commit(path, {}, 0.0, **facts)
+    images = torch.randn(2, 3, 64, 64)
+    expected = model(images)
+    monkeypatch.setattr(type(backbone), "prune_intermediate_layers", lambda *_, **__: None)
+    monkeypatch.setattr(pyramid, "blocks", lambda *_: ["blocks.0"])
+    assert "conv_head.weight" in timm.create_model("test_efficientnet").state_dict()
+    torch.testing.assert_close(load_model(path)[0](images), expected)

@@ -5,6 +5,7 @@
 
 import difflib
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -72,6 +73,7 @@ class Competition(Settings):
     test_image: str | None = None  # when test pictures lie elsewhere
     submission: Literal["label", "probability"] = "label"
     metric: Literal["accuracy", "log_loss", "macro_f1", "auc", "quadratic_kappa"] = "accuracy"
+    limit_hours: float = Field(9.0, ge=0.5)  # of a notebook, where notebooks are submitted
 
     @model_validator(mode="after")
     def _answered(self) -> "Competition":
@@ -173,6 +175,12 @@ class Predict(Settings):
     def looks(self) -> str:
         """Name of these settings in file names and keys: `d4`, or `d4-128-160` with sizes."""
         return "-".join([self.tta, *map(str, self.sizes or [])])
+
+    @classmethod
+    def named(cls, looks: str) -> "Predict":
+        """The settings whose `looks` these are."""
+        tta, *sizes = re.split(r"-(?=\d)", looks)
+        return cls(tta=tta, sizes=sizes or None)
 
 
 class Runtime(Settings):

@@ -50,7 +50,7 @@ def frozen_features(
     key = {
         "version": VERSION,
         "backbone": backbone_digest(model),
-        "reads": settings.model.reads,
+        "taps": list(getattr(model, "taps", [])),  # what a Pyramid reads
         "preprocessing": preprocessing,
         "pixels": prepared.record["digests"][split],
         "precision": accelerator.mixed_precision,

@@ -151,10 +151,9 @@ class Trainer:
 
     def set_mode(self) -> None:
         """Training mode, with layers thawed when their time has come."""
-        model = self.accelerator.unwrap_model(self.model)
         if self.thaws and self.epoch >= self.thaws:
-            thaw(model)
-        train_mode(model, self.settings.model.batchnorm)
+            thaw(self.accelerator.unwrap_model(self.model))
+        train_mode(self.accelerator.unwrap_model(self.model), self.settings.model.batchnorm)
 
     def step(self, group: list[Batch], size: int) -> torch.Tensor:
         """One step down the mean loss of the `size` images in all batches of a group."""
@@ -227,6 +226,7 @@ class Trainer:
             "scores": self.log[-1],
             "images": {"train": len(self.rows), "valid": len(self.valid)},
             "precision": self.accelerator.mixed_precision,
+            "taps": getattr(self.accelerator.unwrap_model(self.model), "taps", None),
         }
 
     def save(self, path: Path) -> None:

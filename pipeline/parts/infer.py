@@ -80,11 +80,13 @@ def predict_probabilities(
     runtime: Runtime,
     label: str,
     sizes: Sequence[int] = (),
+    some: slice = slice(None),
 ) -> np.ndarray:
     """Mean probability over the views of `tta`, float32 [len(rows), classes], in that order.
 
     With `sizes` (px) the views are seen at each of them, else at the training size. Each size is
     a pass of its own over the pictures: reading them costs little beside the forward passes.
+    `some` takes a part of the views, for one who has no time for all.
     Raises UserError for a size that the pictures or the model do not have.
     """
     trained, packed = preprocessing["size"], len(pixels[rows[0]])
@@ -96,7 +98,7 @@ def predict_probabilities(
         side = canvas(tta, size, trained, packed)
         told = f"{label} {size} px" if sizes else label
         batches = batches_in_order(pixels, rows, side, preprocessing, accelerator, runtime, told)
-        found.append(mean_over_views(model, batches, views(tta, size), accelerator))
+        found.append(mean_over_views(model, batches, views(tta, size)[some], accelerator))
     return np.mean(found, axis=0)
 
 

@@ -150,9 +150,22 @@ def load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     if records.file_digest(path) != record["digest"]:
         raise UserError(f"{path}: not the weights that its record describes: a damaged copy?")
     backbone = timm.create_model(record["model"]["backbone"])
-    model = _with_head(backbone, record["model"]["reads"], len(record["classes"]))
-    model.load_state_dict(load_file(path))
+    reads, classes, state = record["model"]["reads"], len(record["classes"]), load_file(path)
+    model = _with_head(backbone, reads, classes, taps=record.get("taps"))
+    if reads == "blocks":
+        cut_to(model, state)
+    model.load_state_dict(state)
     return model.eval(), record
+
+
+def cut_to(model: nn.Module, state: dict[str, torch.Tensor]) -> None:
+    """Take away the layers that `state` does not hold: those behind the last that is read.
+
+    How many of them timm takes away itself depends on its version.
+    """
+    for name in set(model.state_dict()) - set(state):
+        parent, _, layer = name.rpartition(".")[0].rpartition(".")
+        setattr(model.get_submodule(parent), layer, nn.Identity())
 
 
 def head_inputs(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
@@ -169,9 +182,15 @@ def head_logits(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
     return _classifier(model)(inputs)
 
 
-def _with_head(model: nn.Module, reads: str, classes: int, drop_rate: float = 0.0) -> nn.Module:
+def _with_head(
+    model: nn.Module,
+    reads: str,
+    classes: int,
+    drop_rate: float = 0.0,
+    taps: dict[str, int] | None = None,
+) -> nn.Module:
     if reads == "blocks":
-        model = Pyramid(model, classes, drop_rate)
+        model = Pyramid(model, classes, drop_rate, taps)
     else:
         model.reset_classifier(classes)
     return model.to(memory_format=torch.channels_last)

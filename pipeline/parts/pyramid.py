@@ -17,17 +17,24 @@ MOST = 8192  # numbers that a head reads; a backbone of more is read once a stag
 class Pyramid(nn.Module):
     """Backbone, the standardised means and deviations of its blocks' outputs, a linear head.
 
-    `mean` and `scale` [width] are 0 and 1 until the head's start sets them.
+    `mean` and `scale` [width] are 0 and 1 until the head's start sets them. `taps` are the modules
+    it reads and how many numbers each gives; versions of timm differ in what they call a block, so
+    a trained model names its own.
     """
 
-    def __init__(self, backbone: nn.Module, classes: int, drop_rate: float = 0.0):
+    def __init__(
+        self,
+        backbone: nn.Module,
+        classes: int,
+        drop_rate: float = 0.0,
+        taps: dict[str, int] | None = None,
+    ):
         super().__init__()
         backbone.prune_intermediate_layers(1, prune_head=True)  # what follows the last block
         self.backbone = backbone
         self.channels_last = getattr(backbone, "output_fmt", "NCHW") == "NHWC"
         self.pooled: list[torch.Tensor] = []
-        fine, coarse = (self._widths(blocks(backbone, by_stage)) for by_stage in (False, True))
-        self.taps = fine if sum(fine.values()) <= MOST else coarse
+        self.taps = taps or self._choose()
         for name in self.taps:
             backbone.get_submodule(name).register_forward_hook(self._pool)
         width = sum(self.taps.values())
@@ -59,6 +66,10 @@ class Pyramid(nn.Module):
             out = out.permute(0, 2, 3, 1)
         variance, mean = torch.var_mean(out.flatten(1, -2).float(), 1, correction=0)
         self.pooled += [mean, (variance + 1e-6).sqrt()]  # a root's slope at 0 has no end
+
+    def _choose(self) -> dict[str, int]:
+        fine, coarse = (self._widths(blocks(self.backbone, by_stage)) for by_stage in (False, True))
+        return fine if sum(fine.values()) <= MOST else coarse
 
     def _widths(self, names: list[str]) -> dict[str, int]:
         """How many numbers each of these modules gives; those that never run are left out."""

@@ -56,8 +56,12 @@ def commit(output: Path, key: dict[str, Any], started: float, **facts: Any) -> N
     """Write the record that marks `output` as finished; `started` is from time.monotonic()."""
     seconds = round(time.monotonic() - started, 1)
     record = {"key": key, **facts, "seconds": seconds, **provenance()}
-    with writing(record_path(output)) as tmp:
-        tmp.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    write_json(record_path(output), record)
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    with writing(path) as tmp:
+        tmp.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 @contextmanager

@@ -53,7 +53,7 @@ def read_rows(competition: Competition, folder: Path) -> pd.DataFrame:
     extra = [competition.group] if competition.group else []
     train_columns = [competition.id, *competition.label_columns, *extra]
     train = _rows(competition, folder, competition.train, "train", train_columns)
-    test = _rows(competition, folder, competition.test, "test", [competition.id])
+    test = read_test(competition, folder)
     rows = pd.concat([train, test], ignore_index=True)
     both = test.path[test.path.isin(train.path)]  # equal ids may mean train/1.png and test/1.png
     if len(both):
@@ -61,6 +61,11 @@ def read_rows(competition: Competition, folder: Path) -> pd.DataFrame:
             f"{folder}: {len(both)} pictures stand in train and test, first {both.iloc[0]}"
         )
     return rows
+
+
+def read_test(competition: Competition, folder: Path) -> pd.DataFrame:
+    """The test images alone, as `read_rows` has them."""
+    return _rows(competition, folder, competition.test, "test", [competition.id])
 
 
 def _rows(

@@ -1,0 +1,197 @@
+"""After submit: a notebook that makes the same submission on Kaggle, offline and in time.
+
+reads   runs/NAME/test.npz's record, its members' models, this package
+writes  runs/NAME/bundle/: code/ and weights/ (datasets), notebook/ (.ipynb and metadata), a record
+run     python -m pipeline.bundle demo --rehearse
+
+The notebook checks the sha256 of the weights, predicts as `predict` does and blends as `ensemble`
+does. It leaves out TTA views, then models, where the competition's limit_hours (9) demand it, and
+always leaves a valid submission.csv. --rehearse runs it here, in a copy of Kaggle's folders with
+another hidden test, and compares each row with submissions/NAME.csv. --push sends what changed to
+Kaggle, runs the notebook there, submits that version and notes its score in the ledger.
+"""
+
+import shutil
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipeline.parts import records
+from pipeline.parts.cli import UserError, run_stage, say, took
+from pipeline.parts.config import Competition, load_competition, root
+from pipeline.parts.kaggle import sign_in
+from pipeline.parts.manifest import Job, Manifest, Member
+from pipeline.parts.members import find_members, pack_member, pictures_of, record_of
+from pipeline.parts.notebook import (
+    PACKAGE,
+    dataset_metadata,
+    kernel_metadata,
+    notebook,
+    package_files,
+    slug_of,
+)
+from pipeline.parts.predictions import spread
+from pipeline.parts.push import push_bundle, signed
+from pipeline.parts.rehearsal import rehearse
+from pipeline.submit import cv_of
+
+VERSION = 1
+
+
+def main(
+    name: str,
+    owner: Annotated[
+        str, typer.Option(envvar="KAGGLE_USERNAME", help="your name on Kaggle")
+    ] = "owner",
+    fp16: Annotated[bool, typer.Option("--fp16", help="weights of half the size")] = False,
+    single_file: Annotated[
+        bool, typer.Option("--single-file", help="the package inside the notebook")
+    ] = False,
+    rehearsal: Annotated[
+        bool, typer.Option("--rehearse", help="run it as on Kaggle, compare each answer")
+    ] = False,
+    push: Annotated[
+        bool, typer.Option("--push", help="upload, run on Kaggle, submit, wait for the score")
+    ] = False,
+    rows: Annotated[
+        int | None, typer.Option(min=0, help="images in the rehearsal; default: 2/3 of ours")
+    ] = None,
+) -> None:
+    api = sign_in() if push else None
+    out, competition = current_bundle(name, signed(api) if api else owner, fp16, single_file)
+    if rehearsal:
+        started = time.monotonic()
+        story, verdict = rehearse(out, competition, fp16, rows)
+        say("bundle", f"rehearsed: {verdict}, {took(started)}; it said:\n{story.rstrip()}")
+    if api:
+        if not competition.slug:
+            raise UserError(f"{competition.name} has no slug: it is not on Kaggle")
+        push_bundle(api, out, competition.slug)
+
+
+def current_bundle(
+    name: str, owner: str, fp16: bool, single_file: bool
+) -> tuple[Path, Competition]:
+    """Make the bundle of an ensemble unless it is current; returns its folder."""
+    started = time.monotonic()
+    blend = root("runs") / name / "test.npz"
+    record = records.load(blend)
+    if record is None:
+        raise UserError(f"{blend}: no predictions; run python -m pipeline.ensemble {name}")
+    competition = load_competition(record["key"]["competition"])
+    members = find_members(record)
+    out = blend.with_name("bundle")
+    key = {
+        "version": VERSION,
+        "owner": owner,
+        "fp16": fp16,
+        "single_file": single_file,
+        "competition": competition.model_dump(mode="json"),
+        "members": {member.file: record_of(member)["digest"] for member in members},
+        "blend": records.file_digest(blend),
+        "code": {str(path): records.file_digest(PACKAGE.parent / path) for path in package_files()},
+    }
+    current = records.is_current(out, key)
+    if not current:
+        facts = bundle(out, key, record, competition, members)
+        records.commit(out, key, started, **facts)
+    say("bundle", f"{describe(out)}, {'up to date' if current else took(started)}")
+    return out, competition
+
+
+def bundle(
+    out: Path,
+    key: dict[str, Any],
+    record: dict[str, Any],
+    competition: Competition,
+    members: list[Member],
+) -> dict[str, Any]:
+    """Write the folders beside `out` and put them in its place; returns facts for its record.
+
+    `record` is the ensemble's.
+    """
+    tmp, name, owner = out.with_name(".bundle.tmp"), out.parent.name, key["owner"]
+    shutil.rmtree(tmp, ignore_errors=True)
+    where = competition.slug or competition.name
+    code, weights, kernel = (slug_of(where, name, end) for end in ("code", "weights", "submit"))
+    facts = write_weights(tmp / "weights", name, key["fp16"], record, competition, members)
+    describe_dataset(tmp / "weights", owner, weights)
+    if not key["single_file"]:
+        write_code(tmp / "code")
+        describe_dataset(tmp / "code", owner, code)
+    job = Job(name=name, competition=competition, weights=weights)
+    book = notebook(job, code, about(name, where, record), key["single_file"])
+    records.write_json(tmp / "notebook" / "notebook.ipynb", book)
+    datasets = [weights] if key["single_file"] else [code, weights]
+    metadata = kernel_metadata(owner, kernel, competition.slug, datasets)
+    records.write_json(tmp / "notebook" / "kernel-metadata.json", metadata)
+    records.record_path(out).unlink(missing_ok=True)
+    shutil.rmtree(out, ignore_errors=True)
+    tmp.rename(out)
+    return {**facts, "kernel": metadata["id"], "datasets": metadata["dataset_sources"]}
+
+
+def write_weights(
+    folder: Path,
+    name: str,
+    fp16: bool,
+    record: dict[str, Any],
+    competition: Competition,
+    members: list[Member],
+) -> dict[str, Any]:
+    """Models, their records and the manifest; with `fp16` also what it does to the OOF score."""
+    folder.mkdir(parents=True)
+    classes = record_of(members[0])["classes"]
+    rows = pictures_of(members[0], competition.name).rows
+    shares = rows.label[rows.split == "train"].value_counts(normalize=True)
+    manifest = Manifest(
+        name=name,
+        classes=classes,
+        prior=[float(shares[label]) for label in classes],
+        members=[pack_member(member, folder, fp16) for member in members],
+        cv=cv_of(record),
+        metric=record["metric"],
+        git=record["git"],
+    )
+    manifest.save(folder)
+    megabytes = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
+    facts = {"models": len(members), "mb": round(megabytes, 1), "oof": manifest.cv["all"]}
+    if fp16:
+        from pipeline.parts.halves import out_of_fold_score  # late: torch
+
+        facts["oof_fp16"] = out_of_fold_score(manifest, folder, competition.name)
+    return facts
+
+
+def write_code(folder: Path) -> None:
+    for path in package_files():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(PACKAGE.parent / path, folder / path)
+
+
+def describe_dataset(folder: Path, owner: str, slug: str) -> None:
+    records.write_json(folder / "dataset-metadata.json", dataset_metadata(owner, slug))
+
+
+def about(name: str, competition: str, record: dict[str, Any]) -> str:
+    cv, git = cv_of(record), record["git"] or "unknown"
+    members = ", ".join(f"{run} × {weight:.2g}" for run, weight in record["key"]["weights"].items())
+    return (
+        f"# {name} on {competition}\n\n{record['metric']} CV {spread(cv['folds'])}, "
+        f"OOF {cv['all']:.4f}; members: {members}; git {git}.\n\n"
+        f"Made by `python -m pipeline.bundle {name}`: change things there, not here."
+    )
+
+
+def describe(out: Path) -> str:
+    record = records.load(out)
+    halves = ""
+    if "oof_fp16" in record:
+        halves = f" at fp16 (OOF {record['oof']:.5f} → {record['oof_fp16']:.5f})"
+    return f"{out}: {record['models']} models, {record['mb']:,.1f} MB{halves}"
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,114 @@
+"""The notebook of a bundle: thin cells around `parts/kernel.py`, and what Kaggle is told of it."""
+
+import base64
+import io
+import re
+import zipfile
+from pathlib import Path
+from pprint import pformat
+from typing import Any
+
+from pipeline.parts import records
+from pipeline.parts.manifest import Job
+
+PACKAGE = Path(__file__).parents[1]
+LONGEST = 50  # characters of a title or slug, by Kaggle's client
+GPUS = "NvidiaTeslaT4"  # means two of them
+
+FROM_DATASET = """\
+# The package, from the dataset {code}: a folder, or the archive it was uploaded as.
+import os, sys, tempfile, zipfile
+from pathlib import Path
+
+INPUT = Path(os.environ.get("KAGGLE_INPUT_DIR", "/kaggle/input"))
+for mounted in [*INPUT.glob("datasets/*/{code}"), INPUT / "{code}"]:
+    for archive in mounted.rglob("*.zip"):
+        mounted = Path(tempfile.mkdtemp())
+        zipfile.ZipFile(archive).extractall(mounted / "pipeline")
+    sys.path[:0] = [str(found.parents[1]) for found in mounted.rglob("pipeline/__main__.py")]"""
+
+EMBEDDED = """\
+# The package itself, a zip archive in base64.
+import base64, io, sys, tempfile, zipfile
+
+PACKAGE = "{package}"
+folder = tempfile.mkdtemp()
+zipfile.ZipFile(io.BytesIO(base64.b64decode(PACKAGE))).extractall(folder)
+sys.path.insert(0, folder)"""
+
+STEPS = [
+    "# submission.csv is the sample: from here on there is always one\n"
+    "test = kernel.open_test(job)",
+    "# submission.csv is the share of each class in training\nweights = kernel.open_weights(test)",
+    "# submission.csv gets better with every model and view, until the time is over\n"
+    "kernel.predict(test, weights)",
+    "kernel.audit(test)",
+]
+
+
+def notebook(job: Job, code: str, about: str, single_file: bool) -> dict[str, Any]:
+    """A notebook in Jupyter's format 4.5. `code` is the slug of the dataset with the package."""
+    settings = pformat(job.model_dump(exclude_defaults=True), width=96, sort_dicts=False)
+    package = base64.b64encode(zipped_package()).decode() if single_file else ""
+    bring = EMBEDDED.format(package=package) if single_file else FROM_DATASET.format(code=code)
+    opening = f"from pipeline.parts import kernel\n\njob = kernel.Job(**{settings})"
+    cells = [cell("markdown", about), *(cell("code", text) for text in [bring, opening, *STEPS])]
+    for number, one in enumerate(cells):
+        one["id"] = f"cell{number}"
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
+    return {"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
+
+
+def cell(kind: str, text: str) -> dict[str, Any]:
+    code = {"execution_count": None, "outputs": []} if kind == "code" else {}
+    return {"cell_type": kind, "metadata": {}, "source": text, **code}
+
+
+def package_files() -> list[Path]:
+    """Modules and YAML files of this package, relative to the folder that holds it."""
+    kept = [path for path in PACKAGE.rglob("*") if path.suffix in (".py", ".yaml", ".csv")]
+    return sorted(path.relative_to(PACKAGE.parent) for path in kept)
+
+
+def zipped_package() -> bytes:
+    """The package as a zip archive, equal for equal files."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in package_files():
+            archive.writestr(zipfile.ZipInfo(str(path)), (PACKAGE.parent / path).read_bytes())
+    return packed.getvalue()
+
+
+def kernel_metadata(
+    owner: str, slug: str, competition: str | None, datasets: list[str]
+) -> dict[str, Any]:
+    return {
+        "id": f"{owner}/{slug}",
+        "title": slug,  # must lead to the slug, and this surely does
+        "code_file": "notebook.ipynb",
+        "language": "python",
+        "kernel_type": "notebook",
+        "is_private": True,
+        "enable_gpu": True,
+        "enable_internet": False,  # without this line it would be on
+        "machine_shape": GPUS,
+        "dataset_sources": [f"{owner}/{name}" for name in datasets],
+        "competition_sources": [competition] if competition else [],
+        "kernel_sources": [],
+        "model_sources": [],
+    }
+
+
+def dataset_metadata(owner: str, slug: str) -> dict[str, Any]:
+    return {"id": f"{owner}/{slug}", "title": slug, "licenses": [{"name": "other"}]}
+
+
+def slug_of(competition: str, name: str, ending: str) -> str:
+    """Slug and title at once: 6 to 50 small letters, digits and hyphens, its own for each name."""
+    text = name if name.startswith(competition) else f"{competition}-{name}"
+    whole = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+    room = LONGEST - len(ending) - 1
+    if len(whole) > room or whole != text:  # two names must not become one
+        whole = f"{whole[: room - 7].strip('-')}-{records.digest(text)[:6]}"
+    return f"{whole}-{ending}"

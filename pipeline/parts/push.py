@@ -1,0 +1,137 @@
+"""A bundle's way to Kaggle: datasets, notebook, a run there, and the submission of that run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.parts import ledger, records
+from pipeline.parts.cli import UserError, say, took
+from pipeline.parts.config import root
+from pipeline.parts.kaggle import accepted, told
+from pipeline.parts.upload import about, await_score, outcome, scores, submissions_left
+
+if TYPE_CHECKING:
+    from kaggle.api.kaggle_api_extended import KaggleApi
+
+POLL = 15  # seconds between two questions to Kaggle
+READY_POLLS, RUN_POLLS = 120, 2400  # for a dataset (half an hour), for a notebook (10 hours)
+
+
+def signed(api: KaggleApi) -> str:
+    """The name on Kaggle of who signed in."""
+    return api.get_config_value(api.CONFIG_NAME_USER)
+
+
+def push_bundle(api: KaggleApi, bundle: Path, slug: str) -> None:
+    """Upload what changed, run the notebook on Kaggle, submit that run, await its score.
+
+    Each step that is done is kept in runs/NAME/pushed.json: the same command goes on after it.
+    Raises UserError for all that Kaggle refuses, and for a run that failed or had no weights.
+    """
+    state = bundle.with_name("pushed.json")
+    done: dict[str, Any] = json.loads(state.read_text()) if state.is_file() else {}
+    described = bundle / "notebook" / "kernel-metadata.json"
+    ref = json.loads(described.read_text())["id"]
+    for part in ("code", "weights"):
+        folder = bundle / part
+        if folder.is_dir() and done.get(part) != (digest := folder_digest(folder)):
+            push_dataset(api, folder)
+            done |= {part: digest, "kernel": None}  # a notebook reads the datasets of its day
+            records.write_json(state, done)
+    digest = folder_digest(bundle / "notebook")
+    if done.get("kernel") != digest:
+        done |= {"kernel": digest, "version": push_notebook(api, bundle / "notebook", ref)}
+        records.write_json(state, done)
+    await_run(api, ref, done["version"])
+    submit_version(api, bundle.parent.name, slug, ref, done["version"])
+
+
+def folder_digest(folder: Path) -> str:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return records.digest([(str(p.relative_to(folder)), records.file_digest(p)) for p in files])
+
+
+def push_dataset(api: KaggleApi, folder: Path) -> None:
+    """Create a private dataset, or a new version of it; returns when it can be mounted."""
+    started = time.monotonic()
+    ref = json.loads((folder / "dataset-metadata.json").read_text())["id"]
+    version = dataset_version(api, ref)
+    say("bundle", f"uploading {folder} to {ref}")
+    with told("dataset", ref):
+        if version:
+            answer = api.dataset_create_version(str(folder), "", quiet=True, dir_mode="zip")
+        else:
+            answer = api.dataset_create_new(str(folder), quiet=True, dir_mode="zip")
+    accepted(answer, f"dataset {ref}")
+    for _ in range(READY_POLLS):
+        if dataset_version(api, ref) > version:
+            return say("bundle", f"{ref} is ready, {took(started)}")
+        time.sleep(POLL)
+    raise UserError(f"dataset {ref} is not ready yet; the same command later goes on")
+
+
+def dataset_version(api: KaggleApi, ref: str) -> int:
+    """Number of the dataset's version that can be mounted; 0 where there is none yet."""
+    from requests import HTTPError
+
+    with told("dataset", ref):
+        try:
+            about = json.loads(api.dataset_status(ref, format="json"))
+        except HTTPError as error:
+            if error.response.status_code not in (403, 404):
+                raise
+            return 0  # Kaggle does not tell a dataset that is not there from a foreign one
+    return about["current_version_number"] if about["status"] == "ready" else 0
+
+
+def push_notebook(api: KaggleApi, folder: Path, ref: str) -> int:
+    """Send the notebook, which starts it; returns its version's number."""
+    with told("notebook", ref):
+        answer = api.kernels_push(str(folder))
+    accepted(answer, f"notebook {ref}")
+    say("bundle", f"{answer.url}: version {answer.version_number} starts")
+    return answer.version_number
+
+
+def await_run(api: KaggleApi, ref: str, version: int) -> None:
+    """Wait for the run of the latest version. Raises UserError when it failed, or had to guess."""
+    for _ in range(RUN_POLLS):
+        with told("notebook", ref):
+            answer = api.kernels_status(ref)
+        if answer.status.name in ("ERROR", "CANCEL_ACKNOWLEDGED"):
+            why = answer.failure_message or answer.status.name.lower()
+            raise UserError(f"{ref} version {version} failed on Kaggle: {why}; its page has a log")
+        if answer.status.name == "COMPLETE":
+            break
+        time.sleep(POLL)
+    else:
+        raise UserError(f"{ref} version {version} still runs; the same command later goes on")
+    with told("notebook", ref):
+        if "!!!!!!" in api.kernels_logs(ref):
+            raise UserError(f"{ref} version {version} ran, but without models: see its log")
+
+
+def submit_version(api: KaggleApi, name: str, slug: str, ref: str, version: int) -> None:
+    """Submit a version of the notebook once; its score goes into the ledger beside ours."""
+    mark = hashlib.sha256(f"{ref} version {version}".encode()).hexdigest()
+    row = ledger.find(slug, mark)
+    if row is None:
+        left = submissions_left(api, slug, refuse=True)
+        row = about(root("submissions") / f"{name}.csv", slug, mark)
+        text = f"{name}: {row['metric']} OOF {row['oof']}, {ref} version {version}"
+        say("bundle", f"submitting {ref} version {version} to {slug}{left}")
+        with told("competition", slug):
+            answer = api.competition_submit_code("submission.csv", text, slug, ref, version, True)
+        if not answer.ref:
+            raise UserError(f"{slug}: {answer.message}; the same command tries again")
+        ledger.put(row := row | {"ref": str(answer.ref)})
+    if row["status"] == "pending":
+        row |= outcome(await_score(api, slug, row["ref"]))
+        ledger.put(row)
+    if row["status"] == "error":
+        raise UserError(f"{slug}: {ref} version {version} failed on the hidden test: see its page")
+    say("bundle", f"{name}: {scores(row)}; {ledger.ledger_path()}")

@@ -1,0 +1,117 @@
+"""A bundle's notebook in a copy of Kaggle's folders, its answers compared with ours.
+
+The hidden test is ours under new names and in another size, so that each answer has a local one.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pandas as pd
+
+from pipeline.parts.cli import UserError
+from pipeline.parts.config import Competition, root
+from pipeline.parts.offline import execute
+from pipeline.parts.predictions import Predictions
+from pipeline.parts.tables import read_csv, read_test
+from pipeline.submit import prepared_data
+
+TOLERANCE, TOLERANCE_FP16 = 1e-3, 1e-2  # of a probability: other batches, other roundings
+
+
+def rehearse(bundle: Path, competition: Competition, fp16: bool, n: int | None) -> tuple[str, str]:
+    """Run the notebook of a bundle; returns what it printed, and how its answers compare.
+
+    `n` is the size of the hidden test (None: two thirds of ours). Raises UserError when the
+    notebook fails, writes where it must not, or answers otherwise than submissions/NAME.csv.
+    """
+    name = bundle.parent.name
+    local = root("submissions") / f"{name}.csv"
+    if not local.is_file():
+        raise UserError(f"{local}: nothing to compare with; run python -m pipeline.submit {name}")
+    data = prepared_data(competition)
+    with TemporaryDirectory(prefix="kaggle") as folder:
+        inputs, working, scratch = (Path(folder) / part for part in ("input", "working", "temp"))
+        working.mkdir()
+        scratch.mkdir()
+        mount(bundle, inputs)
+        mounted = inputs / "competitions" / (competition.slug or competition.name)
+        size = round(len(read_test(competition, data)) * 2 / 3) if n is None else n
+        ours = hide(data, competition, mounted, size)
+        story = execute(bundle / "notebook" / "notebook.ipynb", inputs, working, scratch)
+        answers = read_csv(working / "submission.csv", [competition.id])
+    blend = Predictions.load(bundle.with_name("test.npz"))
+    tolerance = TOLERANCE_FP16 if fp16 else TOLERANCE
+    return story, compare(answers, read_csv(local, []), ours, competition, blend, tolerance)
+
+
+def mount(bundle: Path, inputs: Path) -> None:
+    """Copy a bundle's datasets to where Kaggle mounts them today."""
+    for folder in (bundle / "code", bundle / "weights"):
+        if folder.is_dir():  # the code may be in the notebook
+            described = "dataset-metadata.json"  # read by the client, and not uploaded
+            ref = json.loads((folder / described).read_text())["id"]
+            left_out = shutil.ignore_patterns(described)
+            shutil.copytree(folder, inputs / "datasets" / ref, ignore=left_out)
+
+
+def hide(data: Path, competition: Competition, folder: Path, n: int) -> pd.Series:
+    """Write a hidden test of `n` images into `folder`; returns our id of each, by its new one.
+
+    Our pictures come in another order, more than once where they are too few, and all under ids
+    that nobody has seen.
+    """
+    rows, column = read_test(competition, data), competition.id
+    chosen = np.random.default_rng(n).permutation(len(rows))[np.arange(n) % len(rows)]
+    ours = rows.id.iloc[chosen].tolist()
+    new = [str(Path(name).with_stem(f"{Path(name).stem}h{i}")) for i, name in enumerate(ours)]
+    known = pd.Series(ours, index=new, dtype=object)
+    test, sample = (read_csv(data / f, [column]) for f in (competition.test, competition.sample))
+    for table, name, step in ((test, competition.test, 1), (sample, competition.sample, -1)):
+        hidden = table.set_index(column).loc[ours].assign(**{column: new})[list(table)]
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        hidden[::step].to_csv(folder / name, index=False)  # two orders, as on Kaggle
+    path = dict(zip(rows.id, rows.path, strict=True))
+    for row in read_test(competition, folder).itertuples():
+        (folder / row.path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(data / path[known[row.id]], folder / row.path)
+    return known
+
+
+def compare(
+    answers: pd.DataFrame,
+    local: pd.DataFrame,
+    ours: pd.Series,
+    competition: Competition,
+    blend: Predictions,
+    tolerance: float,
+) -> str:
+    """How the notebook's answers are to the local ones of the same pictures, row by row.
+
+    Labels may differ only where the blend's two best probabilities are within `tolerance`.
+    Raises UserError naming the first row that differs.
+    """
+    column = competition.id
+    if set(answers[column]) != set(ours.index) or len(answers) != len(ours):
+        raise UserError(f"the notebook answers {len(answers)} ids, expected {len(ours)}")
+    got = answers.set_index(column).loc[ours.index]
+    want = local.set_index(column).loc[ours]
+    if competition.submission == "probability":
+        gaps = np.abs(got.to_numpy(dtype=float) - want[list(got)].to_numpy(dtype=float))
+        wrong = (gaps > tolerance).any(axis=1)
+        told = f"largest difference of a probability {gaps.max(initial=0):.1g}"
+    else:
+        differ = got[competition.label].to_numpy() != want[competition.label].to_numpy()
+        best = np.sort(blend.aligned(blend.image, blend.classes))[:, -2:]
+        tied = dict(zip(blend.image, best[:, 1] - best[:, 0] < tolerance, strict=True))
+        wrong = differ & ~np.array([tied[name] for name in ours], dtype=bool)
+        told = f"{int(differ.sum())} other labels, all in a tie" if differ.any() else "equal labels"
+    if wrong.any():
+        first = ours.index[wrong.argmax()]
+        raise UserError(
+            f"{int(wrong.sum())} of {len(ours)} answers differ from the local submission, first "
+            f"{first!r} ({ours[first]!r} here): {got.loc[first].tolist()[:3]}"
+        )
+    return f"{len(ours):,} rows as in the local submission, {told}"
