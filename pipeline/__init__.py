@@ -6,4 +6,8 @@ train     folds + pixels            -> one model per fold
 predict   models + pixels           -> out-of-fold and test probabilities, with TTA
 ensemble  probabilities             -> one blend, scored honestly
 submit    blend + sample submission -> submissions/NAME.csv
+
+Around the flow: fetch and bundle lead from Kaggle and back to it, bench measures the machine, demo
+draws a competition, gallery and ablate show and measure what training is given. The stages are
+verbs; parts/ holds the nouns they look things up in, kaggle/ those of Kaggle alone.
 """

@@ -18,13 +18,10 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.parts import records
-from pipeline.parts.cli import UserError, run_stage, say, took
-from pipeline.parts.config import Competition, load_competition, root
-from pipeline.parts.kaggle import sign_in
-from pipeline.parts.manifest import Job, Manifest, Member
-from pipeline.parts.members import find_members, pack_member, pictures_of, record_of
-from pipeline.parts.notebook import (
+from pipeline.kaggle.client import sign_in
+from pipeline.kaggle.manifest import Job, Manifest, Member
+from pipeline.kaggle.members import find_members, pack_member, pictures_of, record_of
+from pipeline.kaggle.notebook import (
     PACKAGE,
     dataset_metadata,
     kernel_metadata,
@@ -32,9 +29,12 @@ from pipeline.parts.notebook import (
     package_files,
     slug_of,
 )
+from pipeline.kaggle.push import push_bundle, signed
+from pipeline.kaggle.rehearsal import rehearse
+from pipeline.parts import records
+from pipeline.parts.cli import UserError, run_stage, say, took
+from pipeline.parts.config import Competition, load_competition, root
 from pipeline.parts.predictions import spread
-from pipeline.parts.push import push_bundle, signed
-from pipeline.parts.rehearsal import rehearse
 from pipeline.submit import cv_of
 
 VERSION = 1
@@ -159,7 +159,7 @@ def write_weights(
     megabytes = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
     facts = {"models": len(members), "mb": round(megabytes, 1), "oof": manifest.cv["all"]}
     if fp16:
-        from pipeline.parts.halves import out_of_fold_score  # late: torch
+        from pipeline.kaggle.halves import out_of_fold_score  # late: torch
 
         facts["oof_fp16"] = out_of_fold_score(manifest, folder, competition.name)
     return facts

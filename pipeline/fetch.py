@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.kaggle.archives import BrokenArchiveError, members, need_room, unpack
+from pipeline.kaggle.client import sign_in, told
 from pipeline.parts import records
-from pipeline.parts.archives import BrokenArchiveError, members, need_room, unpack
 from pipeline.parts.cli import UserError, did_you_mean, run_stage, say, took
 from pipeline.parts.config import Competition, Experiment, load_competition, root
-from pipeline.parts.kaggle import sign_in, told
 from pipeline.parts.tables import data_folder, listing
 from pipeline.parts.yaml_files import find_yaml, known_yaml, load_yaml
 

@@ -17,12 +17,12 @@ import numpy as np
 import pandas as pd
 import typer
 
+from pipeline.kaggle.upload import upload
 from pipeline.parts import records
 from pipeline.parts.cli import UserError, run_stage, say, took
 from pipeline.parts.config import Competition, load_competition, root
 from pipeline.parts.predictions import Predictions, spread
 from pipeline.parts.tables import labels_of, read_csv
-from pipeline.parts.upload import upload
 
 VERSION = 1
 

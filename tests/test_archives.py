@@ -9,8 +9,8 @@ from pathlib import Path
 import py7zr
 import pytest
 
-from pipeline.parts import archives
-from pipeline.parts.archives import BrokenArchiveError, unpack
+from pipeline.kaggle import archives
+from pipeline.kaggle.archives import BrokenArchiveError, unpack
 from pipeline.parts.cli import UserError
 
 

@@ -14,10 +14,10 @@ import pytest
 from conftest import enter
 from safetensors.numpy import load_file
 
+from pipeline.kaggle.manifest import Manifest, faults
+from pipeline.kaggle.notebook import FROM_DATASET, slug_of, zipped_package
+from pipeline.kaggle.offline import contents, refuse_writes
 from pipeline.parts.cli import UserError
-from pipeline.parts.manifest import Manifest, faults
-from pipeline.parts.notebook import FROM_DATASET, slug_of, zipped_package
-from pipeline.parts.offline import contents, refuse_writes
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from pipeline.parts.deadline import Deadline, work
+from pipeline.kaggle.deadline import Deadline, work
 
 
 @dataclass

@@ -14,7 +14,7 @@ import yaml
 from kaggle_stub import KaggleStub
 from test_archives import zipped
 
-from pipeline.parts import archives
+from pipeline.kaggle import archives
 
 PROJECT = Path(__file__).parents[1]
 MIB = 1 << 20  # the client writes so much at a time

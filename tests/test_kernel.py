@@ -10,12 +10,13 @@ import pandas as pd
 import pytest
 from conftest import enter
 
-from pipeline.parts import kernel, records, shards
+from pipeline.kaggle import kernel, shards
+from pipeline.kaggle.deadline import Deadline
+from pipeline.kaggle.manifest import FILE, Job, Manifest
+from pipeline.kaggle.rehearsal import compare, hide, mount
+from pipeline.parts import records
 from pipeline.parts.config import load_competition
-from pipeline.parts.deadline import Deadline
-from pipeline.parts.manifest import FILE, Job, Manifest
 from pipeline.parts.predictions import Predictions
-from pipeline.parts.rehearsal import compare, hide, mount
 
 
 class Kaggle:

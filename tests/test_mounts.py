@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.kaggle.mounts import find_input
 from pipeline.parts.cli import UserError
-from pipeline.parts.mounts import find_input
 
 
 @pytest.fixture

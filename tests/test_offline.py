@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.parts import offline
+from pipeline.kaggle import offline
+from pipeline.kaggle.notebook import cell
 from pipeline.parts.cli import UserError
-from pipeline.parts.notebook import cell
 
 pytest.importorskip("nbclient")
 

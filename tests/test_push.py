@@ -8,8 +8,8 @@ import pytest
 from conftest import enter
 from kaggle_stub import KaggleStub
 
-from pipeline.parts import push, upload
-from pipeline.parts.ledger import read_ledger
+from pipeline.kaggle import push, upload
+from pipeline.kaggle.ledger import read_ledger
 
 SENT = ["CreateDataset", "CreateDatasetVersion", "SaveKernel", "CreateCodeSubmission"]
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from kaggle_stub import KaggleStub
 
-from pipeline.parts import upload
+from pipeline.kaggle import upload
 
 Run = Callable[..., str]
 

@@ -16,14 +16,15 @@ import numpy as np
 import pandas as pd
 
 from pipeline import submit
-from pipeline.parts import manifest, records
+from pipeline.kaggle import manifest
+from pipeline.kaggle.deadline import Deadline, work
+from pipeline.kaggle.hidden import Pictures, read_pictures
+from pipeline.kaggle.manifest import Job, Manifest, Member
+from pipeline.kaggle.mounts import find_input, working_root
+from pipeline.kaggle.shards import Looks, Shards, all_looks, count_gpus, together
+from pipeline.parts import records
 from pipeline.parts.cli import say, warn
-from pipeline.parts.deadline import Deadline, work
-from pipeline.parts.hidden import Pictures, read_pictures
-from pipeline.parts.manifest import Job, Manifest, Member
-from pipeline.parts.mounts import find_input, working_root
 from pipeline.parts.predictions import Predictions
-from pipeline.parts.shards import Looks, Shards, all_looks, count_gpus, together
 from pipeline.parts.tables import read_csv, read_test
 
 RESERVE = 900  # seconds of the limit that are not ours: starting, stopping, scoring

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.kaggle.shards import Source
 from pipeline.parts.cli import say, warn
 from pipeline.parts.images import BadImageError, FilePixels
 from pipeline.parts.progress import Progress
-from pipeline.parts.shards import Source
 from pipeline.prepare import read_in_order
 
 SHOWN = 5  # broken pictures named one by one

@@ -6,13 +6,13 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+from pipeline.kaggle.manifest import Manifest, Member
+from pipeline.kaggle.members import pictures_of
+from pipeline.kaggle.shards import all_looks, sum_of_looks, together
 from pipeline.parts.config import root
-from pipeline.parts.manifest import Manifest, Member
-from pipeline.parts.members import pictures_of
 from pipeline.parts.metrics import METRICS
 from pipeline.parts.predictions import Predictions, prediction_path
 from pipeline.parts.prepared import Prepared
-from pipeline.parts.shards import all_looks, sum_of_looks, together
 
 
 def halve(source: Path, target: Path) -> None:

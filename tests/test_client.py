@@ -5,8 +5,8 @@ import sys
 import pytest
 from kaggle_stub import KaggleStub
 
+from pipeline.kaggle.client import accepted, sign_in, told
 from pipeline.parts.cli import UserError
-from pipeline.parts.kaggle import accepted, sign_in, told
 
 
 def message(kind: str, name: str, call) -> str:

@@ -1,4 +1,4 @@
-"""The notebook of a bundle: thin cells around `parts/kernel.py`, and what Kaggle is told of it."""
+"""The notebook of a bundle: thin cells around `kaggle/kernel.py`, and what Kaggle is told of it."""
 
 import base64
 import io
@@ -8,8 +8,8 @@ from pathlib import Path
 from pprint import pformat
 from typing import Any
 
+from pipeline.kaggle.manifest import Job
 from pipeline.parts import records
-from pipeline.parts.manifest import Job
 
 PACKAGE = Path(__file__).parents[1]
 LONGEST = 50  # characters of a title or slug, by Kaggle's client
@@ -51,7 +51,7 @@ def notebook(job: Job, code: str, about: str, single_file: bool) -> dict[str, An
     settings = pformat(job.model_dump(exclude_defaults=True), width=96, sort_dicts=False)
     package = base64.b64encode(zipped_package()).decode() if single_file else ""
     bring = EMBEDDED.format(package=package) if single_file else FROM_DATASET.format(code=code)
-    opening = f"from pipeline.parts import kernel\n\njob = kernel.Job(**{settings})"
+    opening = f"from pipeline.kaggle import kernel\n\njob = kernel.Job(**{settings})"
     cells = [cell("markdown", about), *(cell("code", text) for text in [bring, opening, *STEPS])]
     for number, one in enumerate(cells):
         one["id"] = f"cell{number}"

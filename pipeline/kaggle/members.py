@@ -4,10 +4,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from pipeline.kaggle.manifest import Member, sha256
 from pipeline.parts import records
 from pipeline.parts.cli import UserError
 from pipeline.parts.config import root
-from pipeline.parts.manifest import Member, sha256
 from pipeline.parts.predictions import prediction_path
 from pipeline.parts.prepared import Prepared
 from pipeline.parts.runs import model_path
@@ -66,7 +66,7 @@ def pack_member(member: Member, folder: Path, halved: bool) -> Member:
     """Copy a model and its record; returns the member with the sha256 of both files."""
     source, target = model_path(member.run, member.fold), folder / member.file
     if halved:
-        from pipeline.parts.halves import halve  # late: torch
+        from pipeline.kaggle.halves import halve  # late: torch
 
         halve(source, target)
     else:

@@ -8,11 +8,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.parts import ledger, records
+from pipeline.kaggle import ledger
+from pipeline.kaggle.client import accepted, told
+from pipeline.kaggle.upload import about, await_score, outcome, scores, submissions_left
+from pipeline.parts import records
 from pipeline.parts.cli import UserError, say, took
 from pipeline.parts.config import root
-from pipeline.parts.kaggle import accepted, told
-from pipeline.parts.upload import about, await_score, outcome, scores, submissions_left
 
 if TYPE_CHECKING:
     from kaggle.api.kaggle_api_extended import KaggleApi

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.kaggle.manifest import Member
 from pipeline.parts.config import Runtime
 from pipeline.parts.images import FilePixels
-from pipeline.parts.manifest import Member
 
 Source = Path | FilePixels  # packed pixels or the files; an opened memory map would travel whole
 Looks = list[tuple[int, slice]]  # px, and which of the views at that size

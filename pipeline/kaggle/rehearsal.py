@@ -11,9 +11,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pandas as pd
 
+from pipeline.kaggle.offline import execute
 from pipeline.parts.cli import UserError
 from pipeline.parts.config import Competition, root
-from pipeline.parts.offline import execute
 from pipeline.parts.predictions import Predictions
 from pipeline.parts.tables import read_csv, read_test
 from pipeline.submit import prepared_data

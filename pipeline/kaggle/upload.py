@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.parts import ledger, records
+from pipeline.kaggle import ledger
+from pipeline.kaggle.client import sign_in, told
+from pipeline.parts import records
 from pipeline.parts.cli import UserError, say
-from pipeline.parts.kaggle import sign_in, told
 
 if TYPE_CHECKING:
     from kaggle.api.kaggle_api_extended import KaggleApi
