@@ -54,7 +54,7 @@ def test_folders_as_the_client_wants_them(home: Callable) -> None:
     assert kernel["competition_sources"] == ["leaves"]
     assert kernel["dataset_sources"] == ["owner/leaves-blend-code", "owner/leaves-blend-weights"]
     assert (bundle / "notebook" / kernel["code_file"]).is_file()
-    assert (bundle / "code" / "pipeline" / "parts" / "kernel.py").is_file()
+    assert (bundle / "code" / "pipeline" / "kaggle" / "kernel.py").is_file()
     assert not list((bundle / "code").rglob("*.pyc"))
 
 
@@ -114,7 +114,7 @@ def test_a_single_file_holds_the_package(
     assert base64.b64decode(re.search(r'PACKAGE = "(.+)"', source)[1]) == zipped_package()
     monkeypatch.setattr(sys, "path", list(sys.path))
     exec(source, {})
-    assert (Path(sys.path[0]) / "pipeline" / "parts" / "kernel.py").is_file()
+    assert (Path(sys.path[0]) / "pipeline" / "kaggle" / "kernel.py").is_file()
 
 
 @pytest.mark.parametrize("place", ["datasets/me/the-code", "the-code"])
@@ -134,7 +134,7 @@ def test_the_package_is_found_however_it_was_unpacked(
     monkeypatch.setenv("KAGGLE_INPUT_DIR", str(tmp_path))
     monkeypatch.setattr(sys, "path", list(sys.path))
     exec(FROM_DATASET.format(code="the-code"), {})
-    assert (Path(sys.path[0]) / "pipeline" / "parts" / "kernel.py").is_file()
+    assert (Path(sys.path[0]) / "pipeline" / "kaggle" / "kernel.py").is_file()
 
 
 def test_slugs_are_valid_and_each_names_own() -> None:
