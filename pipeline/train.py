@@ -44,11 +44,13 @@ def main(
         raise UserError(f"--fold {fold}: the folds are 0 to {settings.folds.n - 1}")
     started = time.monotonic()
     todo = unfinished(settings, fold, prepared, table, force)
-    if fold is None:
+    if fold is None and settings.train.epochs:
         train_folds(experiment, todo, settings.runtime)
+    else:  # a fold of no epochs is done in seconds; a process of its own would take as many
+        for k, key in todo.items():
+            train_fold(settings, k, prepared, table, model_path(settings.name, k), key)
+    if fold is None:
         say("train", f"{summary(settings)}, {took(started) if todo else 'up to date'}")
-    for key in todo.values() if fold is not None else ():
-        train_fold(settings, fold, prepared, table, model_path(settings.name, fold), key)
 
 
 def unfinished(
