@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.kaggle.client import sign_in
+from pipeline.kaggle.client import on_kaggle, sign_in
 from pipeline.kaggle.manifest import Job, Manifest, Member
 from pipeline.kaggle.members import find_members, pack_member, pictures_of, record_of
 from pipeline.kaggle.notebook import (
@@ -32,9 +32,10 @@ from pipeline.kaggle.notebook import (
 from pipeline.kaggle.push import push_bundle, signed
 from pipeline.kaggle.rehearsal import rehearse
 from pipeline.parts import records
-from pipeline.parts.cli import UserError, run_stage, say, took
-from pipeline.parts.config import Competition, load_competition, root
+from pipeline.parts.cli import run_stage, say, took
+from pipeline.parts.config import Competition, load_competition
 from pipeline.parts.predictions import spread
+from pipeline.parts.runs import load_blend
 from pipeline.submit import cv_of
 
 VERSION = 1
@@ -66,9 +67,7 @@ def main(
         story, verdict = rehearse(out, competition, fp16, rows)
         say("bundle", f"rehearsed: {verdict}, {took(started)}; it said:\n{story.rstrip()}")
     if api:
-        if not competition.slug:
-            raise UserError(f"{competition.name} has no slug: it is not on Kaggle")
-        push_bundle(api, out, competition.slug)
+        push_bundle(api, out, on_kaggle(competition))
 
 
 def current_bundle(
@@ -76,10 +75,7 @@ def current_bundle(
 ) -> tuple[Path, Competition]:
     """Make the bundle of an ensemble unless it is current; returns its folder."""
     started = time.monotonic()
-    blend = root("runs") / name / "test.npz"
-    record = records.load(blend)
-    if record is None:
-        raise UserError(f"{blend}: no predictions; run python -m pipeline.ensemble {name}")
+    blend, record = load_blend(name)
     competition = load_competition(record["key"]["competition"])
     members = find_members(record)
     out = blend.with_name("bundle")

@@ -17,11 +17,13 @@ import numpy as np
 import pandas as pd
 import typer
 
+from pipeline.kaggle.client import on_kaggle
 from pipeline.kaggle.upload import upload
 from pipeline.parts import records
 from pipeline.parts.cli import UserError, run_stage, say, took
 from pipeline.parts.config import Competition, load_competition, root
 from pipeline.parts.predictions import Predictions, spread
+from pipeline.parts.runs import load_blend
 from pipeline.parts.tables import labels_of, read_csv
 
 VERSION = 1
@@ -32,10 +34,7 @@ def main(
     send: Annotated[bool, typer.Option("--upload", help="then send it to Kaggle")] = False,
 ) -> None:
     started = time.monotonic()
-    blend = root("runs") / name / "test.npz"
-    record = records.load(blend)
-    if record is None:
-        raise UserError(f"{blend}: no predictions; run python -m pipeline.ensemble {name}")
+    blend, record = load_blend(name)
     competition = load_competition(record["key"]["competition"])
     folder = prepared_data(competition)
     sample_path, solution_path = folder / competition.sample, folder / competition.solution
@@ -118,13 +117,12 @@ def audit(table: pd.DataFrame, sample: pd.DataFrame, competition: Competition) -
 
 def send_audited(out: Path, sample: pd.DataFrame, competition: Competition) -> None:
     """Upload the file as it lies there, hands may have been on it. Raises UserError."""
-    if not competition.slug:
-        raise UserError(f"{competition.name} has no slug: it is not on Kaggle")
+    slug = on_kaggle(competition)
     try:
         audit(read_csv(out, []), sample, competition)
     except UserError as error:
         raise UserError(f"{out}: {error}; delete it to make it anew") from None
-    upload(out, competition.slug)
+    upload(out, slug)
 
 
 def hidden_score(path: Path, predictions: Predictions, competition: Competition) -> float:

@@ -12,6 +12,7 @@ from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from pipeline.parts.cli import UserError
+from pipeline.parts.config import Competition
 
 if TYPE_CHECKING:
     from kaggle.api.kaggle_api_extended import KaggleApi
@@ -85,6 +86,13 @@ def _refusal(kind: Kind, name: str, error: HTTPError) -> str:
     if status >= 500:
         return f"Kaggle fails on its side ({said}); try the same command later"
     return f"{kind} {name}: Kaggle refuses: {said}"
+
+
+def on_kaggle(competition: Competition) -> str:
+    """A competition's slug. Raises UserError where it has none."""
+    if not competition.slug:
+        raise UserError(f"{competition.name} has no slug: it is not on Kaggle")
+    return competition.slug
 
 
 def accepted(answer: Answer, what: str) -> Answer:

@@ -7,9 +7,8 @@ from typing import Any
 from pipeline.kaggle.manifest import Member, sha256
 from pipeline.parts import records
 from pipeline.parts.cli import UserError
-from pipeline.parts.config import root
 from pipeline.parts.predictions import prediction_path
-from pipeline.parts.prepared import Prepared
+from pipeline.parts.prepared import Prepared, load_pictures
 from pipeline.parts.runs import model_path
 
 
@@ -55,11 +54,7 @@ def record_of(member: Member) -> dict[str, Any]:
 
 def pictures_of(member: Member, competition: str) -> Prepared:
     """The packed pictures the member was trained on; its name tells its competition's folder."""
-    folder = root("runs") / "_data" / competition / f"{member.pixels}-{member.fit}"
-    record = records.load(folder / "images.csv")
-    if record is None:
-        raise UserError(f"{folder}: no pictures; run python -m pipeline.prepare {member.run}")
-    return Prepared(folder, record)
+    return load_pictures(competition, member.pixels, member.fit, member.run)
 
 
 def pack_member(member: Member, folder: Path, halved: bool) -> Member:

@@ -40,13 +40,25 @@ class Prepared:
 
 
 def prepared_folder(experiment: Experiment) -> Path:
-    name = f"{experiment.cache_size}-{experiment.model.fit}"
-    return root("runs") / "_data" / experiment.competition_name / name
+    return _folder(experiment.competition_name, experiment.cache_size, experiment.model.fit)
 
 
 def load_prepared(experiment: Experiment) -> Prepared:
-    folder = prepared_folder(experiment)
+    """Raises UserError before `prepare` was run."""
+    return _load(prepared_folder(experiment), experiment.name)
+
+
+def load_pictures(competition: str, size: int, fit: str, run: str) -> Prepared:
+    """Those that `run` was trained on, whatever its experiment says now. Raises UserError."""
+    return _load(_folder(competition, size, fit), run)
+
+
+def _folder(competition: str, size: int, fit: str) -> Path:
+    return root("runs") / "_data" / competition / f"{size}-{fit}"
+
+
+def _load(folder: Path, experiment: str) -> Prepared:
     record = records.load(folder / "images.csv")
     if record is None:
-        raise UserError(f"{folder}: no pictures; run python -m pipeline.prepare {experiment.name}")
+        raise UserError(f"{folder}: no pictures; run python -m pipeline.prepare {experiment}")
     return Prepared(folder, record)

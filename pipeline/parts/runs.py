@@ -1,6 +1,7 @@
 """Where a run keeps its things, and what its first weights were."""
 
 from pathlib import Path
+from typing import Any
 
 from pipeline.parts import records
 from pipeline.parts.cli import UserError
@@ -12,6 +13,15 @@ def model_path(run: str, fold: int) -> Path:
     """`run` is an experiment's name or a run folder anywhere (a Kaggle input)."""
     folder = Path(run) if "/" in run else root("runs") / run
     return folder / f"fold{fold}" / "model.safetensors"
+
+
+def load_blend(name: str) -> tuple[Path, dict[str, Any]]:
+    """The test predictions that `ensemble` made, and their record. Raises UserError without."""
+    path = root("runs") / name / "test.npz"
+    record = records.load(path)
+    if record is None:
+        raise UserError(f"{path}: no predictions; run python -m pipeline.ensemble {name}")
+    return path, record
 
 
 def first_weights(settings: Experiment, fold: int) -> Path | None:
