@@ -71,7 +71,7 @@ def card_of_machine() -> Path:
     from pipeline.parts.tune import machine_folder
 
     card, folder = measure_machine(Runtime()), machine_folder(Runtime())
-    write_json(folder / "card.json", card)
+    records.write_json(folder / "card.json", card)
     print_table(describe_card(card))
     draw_card(folder)
     return folder / "card.png"
@@ -131,7 +131,7 @@ def card_of_experiment(
     fixed = settings.runtime.model_fields_set
     chosen = {name: value for name, value in search.chosen.items() if name not in fixed}
     found = {"runtime": chosen, "rates": rates, "start": start, **work}
-    write_json(path, found)
+    records.write_json(path, found)
     print_table(describe_search(search))
     print_verdict(rates)
     if path.with_name("card.json").exists():
@@ -240,11 +240,6 @@ def print_table(rows: Rows) -> None:
     for row in rows:
         table.add_row(*row)
     Console(highlight=False).print(table)
-
-
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    with records.writing(path) as tmp:
-        tmp.write_text(json.dumps(value, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ class TTA(StrEnum):
     NONE = "none"
     HFLIP = "hflip"
     FLIPS = "flips"
+    DIAGONALS = "diagonals"
     D4 = "d4"
     FIVE_CROP = "five-crop"
 
@@ -117,14 +118,14 @@ def predict_rows(
         raise UserError(f"fold {fold} was trained on pictures made square by {fit}")
     runtime = tuned(settings).runtime
     accelerator = make_accelerator(runtime)
-    model = model.to(accelerator.device)
     where, tta, sizes = record["preprocessing"], settings.predict.tta, settings.predict.sizes
+    model = arranged(model, runtime, where["size"], accelerator.device)
     part = "test" if split == "test" else "train"
     few = (prepared.rows.split == part).sum() <= MOST
     if few and not (record["key"]["train"]["epochs"] or sizes or tta == "five-crop"):
         return probabilities_without_training(model, settings, where, part, rows, accelerator)
     return predict_probabilities(
-        arranged(model, runtime),
+        model,
         prepared.pixels,
         rows,
         where,

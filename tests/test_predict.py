@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ from pipeline.parts import records
 from pipeline.parts.augment import Resize
 from pipeline.parts.cli import UserError
 from pipeline.parts.config import Runtime
-from pipeline.parts.infer import Normalise, predict_probabilities
+from pipeline.parts.infer import Normalise, faithful, predict_probabilities
 from pipeline.parts.predictions import Predictions
 
 FACTS = {
@@ -44,6 +45,17 @@ class Side(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         self.seen[len(x), x.shape[2], x.shape[3]] += 1
         return torch.tensor([0.25, 0.0, 0.0]).mul(x.shape[2]).expand(len(x), 3)
+
+
+class Near(torch.nn.Module):
+    """Two logits 0.1 apart, of some height, from one product: what a precision does to them."""
+
+    def __init__(self, height: float):
+        super().__init__()
+        self.weight = torch.tensor([[height + 0.1], [height]])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.linear(x[:, :1, 0, 0], self.weight)
 
 
 def probabilities(
@@ -238,3 +250,23 @@ def test_sizes_have_files_of_their_own_and_the_blend_finds_them(
     write(predict={"sizes": [41]})
     assert "at 41 px would enlarge" in run("predict", trained, expect=2)
     assert "no oof predictions with tta none-41" in run("ensemble", trained, expect=2)
+
+
+@pytest.mark.parametrize(
+    ("height", "wanted", "kept"),
+    [
+        (4.0, "bf16", "bf16"),
+        (40.0, "bf16", "fp16"),  # bf16 makes them equal: .500 instead of .525
+        (1e5, "bf16", "no"),  # more than fp16 can hold
+        (1e5, "fp16", "no"),
+        (4.0, "no", "no"),
+    ],
+)
+def test_precision_is_the_fastest_that_keeps_the_probabilities(
+    height: float, wanted: str, kept: str
+) -> None:
+    model, images = Near(height), torch.ones(3, 3, 2, 2)
+    accelerator = SimpleNamespace(mixed_precision=wanted)
+    with torch.inference_mode(), faithful(model, images, accelerator)():
+        dtype = model(images).dtype
+    assert dtype == {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}[kept]

@@ -14,7 +14,9 @@ def keys(tta: str, image: torch.Tensor, size: int) -> list[tuple[float, ...]]:
 ASYMMETRIC = torch.arange(12.0).reshape(1, 3, 2, 2)
 
 
-@pytest.mark.parametrize(("tta", "count"), [("none", 1), ("hflip", 2), ("flips", 4), ("d4", 8)])
+@pytest.mark.parametrize(
+    ("tta", "count"), [("none", 1), ("hflip", 2), ("flips", 4), ("diagonals", 4), ("d4", 8)]
+)
 def test_each_view_once(tta: str, count: int) -> None:
     seen = keys(tta, ASYMMETRIC, 2)
     assert len(seen) == len(set(seen)) == count
@@ -30,6 +32,13 @@ def test_flips_are_flips() -> None:
     x = ASYMMETRIC
     expected = {tuple(v.flatten().tolist()) for v in (x, x.flip(3), x.flip(2), x.flip(2, 3))}
     assert set(keys("flips", x, 2)) == expected
+
+
+def test_diagonals_are_half_a_turn_and_two_reflections() -> None:
+    x = ASYMMETRIC
+    other = x.transpose(2, 3)
+    expected = {tuple(v.flatten().tolist()) for v in (x, x.flip(2, 3), other, other.flip(2, 3))}
+    assert set(keys("diagonals", x, 2)) == expected
 
 
 def test_five_crop_takes_centre_and_corners() -> None:

@@ -168,7 +168,7 @@ Sizes = Annotated[
 class Predict(Settings):
     """How a picture is looked at: the mean over the views of `tta` at each of `sizes`."""
 
-    tta: Literal["none", "hflip", "flips", "d4", "five-crop"] = "none"
+    tta: Literal["none", "hflip", "flips", "diagonals", "d4", "five-crop"] = "none"
     sizes: Sizes | None = None  # px; None: model.size
 
     @property

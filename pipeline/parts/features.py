@@ -84,7 +84,8 @@ def compute(
     model.eval()
     with torch.inference_mode():
         for images in batches_in_order(*data, settings.runtime, label="features"):
-            for kept, one in zip(found, over_views(read, images, looks, accelerator), strict=True):
+            given = over_views(read, images, looks, accelerator.autocast)
+            for kept, one in zip(found, given, strict=True):
                 kept.append(one.cpu())
     return [torch.cat(kept) for kept in found]
 

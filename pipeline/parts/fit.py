@@ -59,7 +59,8 @@ class Trainer:
         self.accelerator = make_accelerator(settings.runtime)
         torch.manual_seed(self.seed)  # the random head
         model = build_model(settings.model, classes, fold)
-        model = arranged(model, settings.runtime).to(self.accelerator.device)
+        device = self.accelerator.device
+        model = arranged(model, settings.runtime, settings.model.size, device)
         if settings.runtime.compile:
             model.compile()
         self.preprocessing = preprocessing(model, settings.model)

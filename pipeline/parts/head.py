@@ -20,10 +20,9 @@ from pipeline.parts.features import MOST, frozen_features
 from pipeline.parts.pyramid import Pyramid
 from pipeline.parts.tta import VIEWS, View, dihedral
 
-QUARTERS = [partial(dihedral, turns=t, flip=t % 2 == 1) for t in (1, 2, 3)]
 TURNS: dict[str, list[View]] = {
-    "SquareSymmetry": QUARTERS,
-    "D4": QUARTERS,
+    "SquareSymmetry": VIEWS["diagonals"][1:],
+    "D4": VIEWS["diagonals"][1:],
     "HorizontalFlip": [partial(dihedral, turns=0, flip=True)],
     "VerticalFlip": [partial(dihedral, turns=2, flip=True)],
 }
@@ -69,13 +68,14 @@ def discriminant(features: torch.Tensor, labels: np.ndarray, classes: int) -> Li
     """
     rank = pd.Series(labels).groupby(labels).cumcount().to_numpy()
     held = rank % HELD_OUT == 1  # the first image of a class always stays
+    kept, rest = (
+        Statistics.of(features, labels, classes, np.flatnonzero(some)) for some in (~held, held)
+    )
     best = (np.inf, 0.1, 1.0)
     if held.any():
-        statistics = Statistics(features, labels, classes, np.flatnonzero(~held))
-        found = [judge(statistics, features[held], labels[held], s) for s in SHRINKAGES]
-        best = min(found)
+        best = min(judge(kept, features[held], labels[held], s) for s in SHRINKAGES)
     _, shrinkage, scale = best
-    weight, bias = Statistics(features, labels, classes, np.arange(len(labels))).solve(shrinkage)
+    weight, bias = (kept + rest).solve(shrinkage)
     return LinearHead((weight * scale).float(), (bias * scale).float(), shrinkage, scale)
 
 
@@ -91,40 +91,57 @@ def judge(
     return losses[i], shrinkage, float(SCALES[i])
 
 
-class Statistics:
-    """Class means and the covariance within classes, in double precision.
+class Statistics(NamedTuple):
+    """Sums from which class means and the covariance within classes follow; they can be added."""
 
-    `images` are those that count; a chunk at a time, as all in double would be gigabytes.
-    """
+    count: torch.Tensor  # [classes], images times views
+    sums: torch.Tensor  # [classes, width]
+    products: torch.Tensor  # [width, width], sum of the outer products
 
-    def __init__(
-        self, features: torch.Tensor, labels: np.ndarray, classes: int, images: np.ndarray
-    ):
+    @classmethod
+    def of(
+        cls, features: torch.Tensor, labels: np.ndarray, classes: int, images: np.ndarray
+    ) -> "Statistics":
+        """Of some `images` of standardised features, a chunk at a time: all would be gigabytes.
+
+        A chunk is multiplied in single precision, twice as fast, and added up in double.
+        """
         views, width = features.shape[1:]
         target = torch.from_numpy(labels)
-        chunks = torch.from_numpy(images).split(CHUNK)
+        count = views * torch.bincount(target[images], minlength=classes).double()
         sums = torch.zeros(classes, width, dtype=torch.double)
-        for chunk in chunks:
-            sums.index_add_(0, target[chunk], features[chunk].double().sum(1))
-        count = views * torch.bincount(target[images], minlength=classes).clamp(min=1)
-        self.means = sums / count[:, None]
-        scatter = torch.zeros(width, width, dtype=torch.double)
-        for chunk in chunks:
-            within = (features[chunk].double() - self.means[target[chunk], None]).flatten(0, 1)
-            scatter.addmm_(within.T, within)
-        self.covariance = scatter / max(1, views * len(images) - classes)
+        products = torch.zeros(width, width, dtype=torch.double)
+        for chunk in torch.from_numpy(images).split(CHUNK):
+            sums.index_add_(0, target[chunk], features[chunk].sum(1, dtype=torch.double))
+            flat = features[chunk].flatten(0, 1)
+            products += flat.T @ flat
+        return cls(count, sums, products)
+
+    def __add__(self, other: "Statistics") -> "Statistics":
+        return Statistics(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
+
+    @property
+    def means(self) -> torch.Tensor:
+        """[classes, width]; zeros for a class without images."""
+        return self.sums / self.count.clamp(min=1)[:, None]
+
+    def covariance(self) -> torch.Tensor:
+        """[width, width], a new one: it is changed in place, as it may be half a gigabyte."""
+        within = torch.addmm(self.products, self.sums.T, self.means, alpha=-1)
+        return within.div_(max(1, self.count.sum() - len(self.count)))
 
     def solve(self, shrinkage: float) -> tuple[torch.Tensor, torch.Tensor]:
         """Weight and bias of the discriminant, its covariance shrunk towards a multiple of 1.
 
         All classes are as likely: the imbalance of a small sample is not worth its variance.
         """
-        spread = self.covariance.diagonal().mean()
-        shrunk = (1 - shrinkage) * self.covariance
+        means, shrunk = self.means, self.covariance()
+        spread = shrunk.diagonal().mean()
+        shrunk.mul_(1 - shrinkage)
         shrunk.diagonal().add_(shrinkage * spread + 1e-9)
         factor = torch.linalg.cholesky(shrunk)
-        weight = torch.cholesky_solve(self.means.T, factor).T
-        return weight, -0.5 * (weight * self.means).sum(1)
+        weight = torch.cholesky_solve(means.T, factor).T
+        return weight, -0.5 * (weight * means).sum(1)
 
 
 def set_head(model: nn.Module, features: torch.Tensor, labels: np.ndarray, start: str) -> str:

@@ -4,6 +4,8 @@ import ctypes
 import resource
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ from pipeline.parts.progress import Progress
 from pipeline.parts.tta import View, canvas, refuse_enlarging, views
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h
+CLOSE = 1e-2  # of a probability, to that of float32
+Autocast = Callable[[], AbstractContextManager]
 
 
 def make_accelerator(runtime: Runtime) -> Accelerator:
@@ -127,22 +131,42 @@ def mean_over_views(
     model: nn.Module, batches: Iterable[torch.Tensor], looks: list[View], accelerator: Accelerator
 ) -> np.ndarray:
     """Mean probability over the views of all pictures, float32 [n, classes]."""
-    found = []
+    found, autocast = [], None
     with torch.inference_mode():
         for images in batches:
-            logits = over_views(model, images, looks, accelerator)
+            autocast = autocast or faithful(model, channels_last(images), accelerator)
+            logits = over_views(model, images, looks, autocast)
             found.append(torch.stack([one.softmax(1) for one in logits]).mean(0).cpu())
     return torch.cat(found).numpy()
+
+
+def faithful(model: nn.Module, images: torch.Tensor, accelerator: Accelerator) -> Autocast:
+    """The fastest precision whose probabilities of a first batch are CLOSE to float32's.
+
+    bf16 keeps 8 bits of a logit: what training hardly feels moves a probability by hundredths.
+    fp16 is as fast on a GPU and eight times finer, but ends at 65,504. A model in training is
+    wrapped in its own precision, and keeps that.
+    """
+    precisions = {"bf16": [torch.bfloat16, torch.float16], "fp16": [torch.float16]}
+    candidates = precisions.get(accelerator.mixed_precision, [])
+    exact = model(images).softmax(1) if candidates else None
+    for dtype in candidates:
+        autocast = partial(torch.autocast, images.device.type, dtype)
+        with autocast():
+            prob = model(images).float().softmax(1)
+        if (prob - exact).abs().max() <= CLOSE:  # not of a NaN either
+            return autocast
+    return nullcontext
 
 
 def over_views(
     function: Callable[[torch.Tensor], torch.Tensor],
     images: torch.Tensor,
     looks: list[View],
-    accelerator: Accelerator,
+    autocast: Autocast,
 ) -> list[torch.Tensor]:
     """What `function` gives for each view of a batch, in float32."""
-    with accelerator.autocast():
+    with autocast():
         return [function(channels_last(look(images))).float() for look in looks]
 
 

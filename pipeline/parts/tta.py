@@ -32,6 +32,7 @@ VIEWS: dict[str, list[View]] = {
     "none": [partial(dihedral, turns=0, flip=False)],
     "hflip": [partial(dihedral, turns=0, flip=f) for f in (False, True)],
     "flips": [partial(dihedral, turns=t, flip=f) for t in (0, 2) for f in (False, True)],
+    "diagonals": [partial(dihedral, turns=t, flip=t % 2 == 1) for t in range(4)],
     "d4": [partial(dihedral, turns=t, flip=f) for t in range(4) for f in (False, True)],
 }
 
