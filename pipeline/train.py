@@ -46,9 +46,12 @@ def main(
     todo = unfinished(settings, fold, prepared, table, force)
     if fold is None and settings.train.epochs:
         train_folds(experiment, todo, settings.runtime)
-    else:  # a fold of no epochs is done in seconds; a process of its own would take as many
+    elif todo:  # a fold of no epochs takes seconds; so would a process of its own
+        from pipeline.parts.infer import give_memory_back  # late: torch
+
         for k, key in todo.items():
             train_fold(settings, k, prepared, table, model_path(settings.name, k), key)
+            give_memory_back()
     if fold is None:
         say("train", f"{summary(settings)}, {took(started) if todo else 'up to date'}")
 

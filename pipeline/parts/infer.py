@@ -1,6 +1,7 @@
 """One function turns pictures into probabilities: validation, OOF, test and notebook use it."""
 
 import ctypes
+import gc
 import resource
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -47,6 +48,16 @@ def keep_freed_memory() -> None:
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(M_MMAP_MAX, 0)
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def give_memory_back() -> None:
+    """After a fold, in a process that does several: what it freed lies in pieces too small to use.
+
+    Without this the fifth fold of a resnet18 held 9 % more than the first.
+    """
+    gc.collect()  # a Trainer and its loader refer to each other
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
 
 
 def _precision(cpu: bool) -> str:
