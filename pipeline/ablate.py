@@ -19,7 +19,8 @@ import yaml
 
 from pipeline.parts import records
 from pipeline.parts.cli import UserError, run_stage, say, took
-from pipeline.parts.config import Experiment, load_competition, load_experiment, root
+from pipeline.parts.competition import load_competition
+from pipeline.parts.config import Experiment, load_experiment, root
 from pipeline.parts.launch import train_folds
 from pipeline.parts.predictions import Predictions, prediction_path
 from pipeline.parts.prepared import load_prepared

@@ -33,7 +33,7 @@ from pipeline.kaggle.push import push_bundle, signed
 from pipeline.kaggle.rehearsal import rehearse
 from pipeline.parts import records
 from pipeline.parts.cli import run_stage, say, took
-from pipeline.parts.config import Competition, load_competition
+from pipeline.parts.competition import Competition, load_competition
 from pipeline.parts.predictions import spread
 from pipeline.parts.runs import load_blend
 from pipeline.submit import cv_of

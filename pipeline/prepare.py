@@ -23,7 +23,8 @@ import typer
 
 from pipeline.parts import records
 from pipeline.parts.cli import UserError, run_stage, say, took, warn
-from pipeline.parts.config import Experiment, load_competition, load_experiment
+from pipeline.parts.competition import load_competition
+from pipeline.parts.config import Experiment, load_experiment
 from pipeline.parts.images import BadImageError, decode, square
 from pipeline.parts.prepared import prepared_folder
 from pipeline.parts.progress import Progress

@@ -15,7 +15,7 @@ from pipeline.kaggle.deadline import Deadline
 from pipeline.kaggle.manifest import FILE, Job, Manifest
 from pipeline.kaggle.rehearsal import compare, hide, mount
 from pipeline.parts import records
-from pipeline.parts.config import load_competition
+from pipeline.parts.competition import load_competition
 from pipeline.parts.predictions import Predictions
 
 

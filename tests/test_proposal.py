@@ -7,7 +7,7 @@ import pytest
 import yaml
 from test_competitions import COPIES, tiny_copy
 
-from pipeline.parts.config import Competition, load_competition
+from pipeline.parts.competition import Competition, load_competition
 from pipeline.parts.proposal import propose
 
 FROM_FILES = {"id", "label", "train", "test", "sample", "image", "test_image", "submission"}

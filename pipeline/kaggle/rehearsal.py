@@ -13,7 +13,8 @@ import pandas as pd
 
 from pipeline.kaggle.offline import execute
 from pipeline.parts.cli import UserError
-from pipeline.parts.config import Competition, root
+from pipeline.parts.competition import Competition
+from pipeline.parts.config import root
 from pipeline.parts.predictions import Predictions
 from pipeline.parts.tables import read_csv, read_test
 from pipeline.submit import prepared_data

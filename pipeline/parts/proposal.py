@@ -11,7 +11,7 @@ import yaml
 
 from pipeline.parts import records
 from pipeline.parts.cli import UserError
-from pipeline.parts.config import Competition
+from pipeline.parts.competition import Competition
 from pipeline.parts.tables import image_paths, read_csv, read_rows
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
