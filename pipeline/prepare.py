@@ -59,6 +59,8 @@ def main(
     if records.is_current(out, key):
         say("prepare", f"{out.parent}: {len(rows):,} images, up to date")
         return
+    if records.load(out):
+        say("prepare", "the CSVs or the pictures are not those of last time: all are read again")
     started = time.monotonic()
     packed = len(rows) * settings.cache_size**2 * 3 <= settings.runtime.pack_gb * 1e9
     facts = prepare(rows, folder, out, settings, packed)

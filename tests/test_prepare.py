@@ -39,7 +39,7 @@ def test_a_replaced_picture_is_noticed(
     before = load_prepared(load_experiment(experiment)).record["digests"]
     images = space / "data/demo/images"
     (images / "5.jpg").write_bytes((images / "7.jpg").read_bytes())
-    assert "up to date" not in run("prepare", experiment)
+    assert "pictures are not those of last time" in run("prepare", experiment)
     after = load_prepared(load_experiment(experiment)).record["digests"]
     assert after["train"] != before["train"]
     assert after["test"] == before["test"], "a changed training picture is no new test set"

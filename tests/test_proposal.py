@@ -27,6 +27,8 @@ def test_the_command_prints_it(space: Path, run: Callable[..., str]) -> None:
     assert yaml.safe_load(text) == {"id": "image", "label": "label"}
     assert "which experiment?" in run("prepare", expect=2)
     text = run("prepare", "--inspect", str(space / "nowhere"), expect=2)
+    assert text == f"error: {space / 'nowhere'}: no such folder\n"
+    text = run("prepare", "--inspect", str(space / "data"), expect=2)
     assert "no CSV named like train or labels" in text
 
 

@@ -211,7 +211,7 @@ def load_experiment(name: str) -> Experiment:
     return experiment
 
 
-def root(name: Literal["data", "runs", "folds", "submissions"]) -> Path:
+def root(name: Literal["data", "runs", "folds", "submissions", "weights"]) -> Path:
     """A root folder: `runs/`, or what RUNS_DIR says."""
     return Path(os.environ.get(f"{name.upper()}_DIR", name))
 

@@ -23,8 +23,10 @@ MANY = 0.5  # share of distinct values above which a number is no class
 def propose(folder: Path) -> str:
     """YAML text for pipeline/competitions/, its doubts as comments at the end.
 
-    Raises UserError where there is no CSV that could hold the labels.
+    Raises UserError where there is no folder, or no CSV in it that could hold the labels.
     """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder")
     found = Inspection(folder)
     settings: dict[str, Any] = {"slug": found.slug, "id": found.id, **found.answer()}
     settings |= {**found.files(), **found.templates()}
