@@ -85,7 +85,8 @@ def main(
         story, verdict = rehearse_training(out) if train else rehearse(out, competition, fp16, rows)
         say("bundle", f"rehearsed: {verdict}, {took(started)}; it said:\n{story.rstrip()}")
     if api:
-        (push_training if train else push_bundle)(api, out, on_kaggle(competition))
+        slug = on_kaggle(competition)
+        push_training(api, out) if train else push_bundle(api, out, slug)
 
 
 def refuse(options: list[tuple[str, object]], train: bool) -> None:

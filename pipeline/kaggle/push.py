@@ -53,7 +53,7 @@ def push_bundle(api: KaggleApi, bundle: Path, slug: str) -> None:
     submit_version(api, bundle.parent.name, slug, ref, done["version"])
 
 
-def push_training(api: KaggleApi, bundle: Path, slug: str) -> None:
+def push_training(api: KaggleApi, bundle: Path) -> None:
     """Upload what changed, train for one session on Kaggle, bring its output into runs/.
 
     The next session goes on from the output of this one. Each step that is done is kept in
@@ -66,16 +66,16 @@ def push_training(api: KaggleApi, bundle: Path, slug: str) -> None:
         return say("bundle", f"folds {folds} are trained and here")
     done = push_datasets(api, bundle, state)
     if not done.get("running"):
-        attach(bundle / "notebook", [ref] if done.get("version") else [])
+        attach(bundle / "notebook", [ref] if done.get("output") else [])
         version = push_notebook(api, bundle / "notebook", ref)
         records.write_json(state, done := done | {"version": version, "running": True})
     try:
         await_run(api, ref, done["version"])
-        bring_home(api, ref, bundle.parent)
     except FailedRunError:
         records.write_json(state, done | {"running": False})
         raise
-    records.write_json(state, done | {"running": False})
+    bring_home(api, ref, bundle.parent)
+    records.write_json(state, done | {"running": False, "output": True})
     if raised_alarm(api, ref):
         raise UserError(f"{ref} version {done['version']} had trouble: see its log")
     here = finished(bundle.parent, folds)

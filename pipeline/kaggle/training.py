@@ -26,7 +26,7 @@ from pipeline.parts import records
 from pipeline.parts.cli import UserError, say, took
 from pipeline.parts.competition import Competition, load_competition
 from pipeline.parts.config import Experiment, load_experiment, root
-from pipeline.parts.prepared import load_prepared
+from pipeline.parts.prepared import Prepared, load_prepared
 from pipeline.parts.runs import first_weights, teacher_files
 from pipeline.parts.splits import folds_digest, folds_path, load_folds
 from pipeline.train import chosen_folds, train_key
@@ -44,21 +44,9 @@ def current_training(
     started, settings = time.monotonic(), load_experiment(name)
     competition = load_competition(settings.competition)
     prepared, table = load_prepared(settings), load_folds(settings)
-    where, chosen = competition.slug or competition.name, chosen_folds(settings, folds)
-    slug = slug_of(where, settings.name, "train")
-    job = Job(
-        experiment=settings.name,
-        competition=where,
-        train=competition.train,
-        folds=chosen,
-        hours=competition.limit_hours if hours is None else hours,
-        datasets=[f"{slug}-code", f"{slug}-weights"][
-            : 1 if settings.model.weights == "none" else 2
-        ],
-        kernel=f"{owner}/{slug}",
-        facts=str((prepared.folder / "images.csv").relative_to(root("runs"))),
-        pixels=prepared.record["digests"]["train"],
-    )
+    chosen = chosen_folds(settings, folds)
+    limit = competition.limit_hours if hours is None else hours
+    job = make_job(settings, competition, prepared, owner, chosen, limit)
     key = {
         "version": VERSION,
         "job": job.model_dump(),
@@ -75,6 +63,30 @@ def current_training(
     told = f"folds {chosen}, {job.hours:g} h a session, {records.load(out)['mb']:,.1f} MB"
     say("bundle", f"{out}: {told}, {'up to date' if current else took(started)}")
     return out, competition
+
+
+def make_job(
+    settings: Experiment,
+    competition: Competition,
+    prepared: Prepared,
+    owner: str,
+    folds: list[int],
+    hours: float,
+) -> Job:
+    where = competition.slug or competition.name
+    slug = slug_of(where, settings.name, "train")
+    parts = ["code"] if settings.model.weights == "none" else ["code", "weights"]
+    return Job(
+        experiment=settings.name,
+        competition=where,
+        train=competition.train,
+        folds=folds,
+        hours=hours,
+        datasets=[f"{slug}-{part}" for part in parts],
+        kernel=f"{owner}/{slug}",
+        facts=str((prepared.folder / "images.csv").relative_to(root("runs"))),
+        pixels=prepared.record["digests"]["train"],
+    )
 
 
 def bundle_training(
