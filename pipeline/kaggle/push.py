@@ -17,7 +17,7 @@ from pipeline.kaggle.upload import about, await_score, outcome, scores, submissi
 from pipeline.parts import records
 from pipeline.parts.cli import UserError, say, took
 from pipeline.parts.config import root
-from pipeline.parts.log import how_far
+from pipeline.parts.runs import how_far
 
 if TYPE_CHECKING:
     from kaggle.api.kaggle_api_extended import KaggleApi

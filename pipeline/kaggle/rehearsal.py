@@ -19,10 +19,9 @@ from pipeline.parts import records
 from pipeline.parts.cli import UserError
 from pipeline.parts.competition import Competition
 from pipeline.parts.config import root
-from pipeline.parts.log import how_far
 from pipeline.parts.predictions import Predictions
 from pipeline.parts.prepared import Prepared
-from pipeline.parts.runs import model_path
+from pipeline.parts.runs import how_far, model_path
 from pipeline.parts.tables import read_csv, read_test
 from pipeline.submit import prepared_data
 

@@ -22,7 +22,7 @@ from pipeline.parts.cli import UserError, say
 from pipeline.parts.config import Settings
 from pipeline.parts.deadline import Deadline
 from pipeline.parts.launch import PAUSED
-from pipeline.parts.log import how_far
+from pipeline.parts.runs import how_far
 
 OVERTIME = RESERVE * 2 / 3  # seconds after which an epoch that takes too long is given up
 PACKAGE = Path(__file__).parents[2]  # the folder that holds it

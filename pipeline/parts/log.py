@@ -40,12 +40,6 @@ def write_log(rows: list[Row], path: Path) -> None:
         pd.DataFrame(rows, columns=COLUMNS).to_csv(tmp, index=False)
 
 
-def how_far(fold: Path) -> tuple[bool, int]:
-    """Whether the folder of a fold holds its finished model, and the epochs behind it."""
-    log, finished = fold / "log.csv", records.load(fold / "model.safetensors") is not None
-    return finished, max(pd.read_csv(log).epoch, default=0) if log.is_file() else 0
-
-
 def describe(row: Row, fold: int, epochs: int, metric: str, start: str = "") -> str:
     """One line of a row; `start` says how the head began, in the row before the first epoch."""
     told = {"loss": row["train_loss"], "valid loss": row["valid_loss"]}

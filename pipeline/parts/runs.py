@@ -15,6 +15,14 @@ def model_path(run: str, fold: int) -> Path:
     return folder / f"fold{fold}" / "model.safetensors"
 
 
+def how_far(fold: Path) -> tuple[bool, int]:
+    """Whether the folder of a fold holds its finished model, and the epochs behind it."""
+    log = fold / "log.csv"
+    rows = log.read_text().splitlines()[1:] if log.is_file() else []
+    epochs = [int(row.partition(",")[0]) for row in rows]
+    return records.load(fold / "model.safetensors") is not None, max(epochs, default=0)
+
+
 def load_blend(name: str) -> tuple[Path, dict[str, Any]]:
     """The test predictions that `ensemble` made, and their record. Raises UserError without."""
     path = root("runs") / name / "test.npz"
