@@ -9,7 +9,7 @@ import pytest
 import yaml
 from kaggle_stub import KaggleStub
 
-from pipeline.kaggle import luggage, push, session
+from pipeline.kaggle import luggage, push, rehearsal, session
 from pipeline.kaggle.mounts import working_root
 from pipeline.parts import records
 from pipeline.parts.cli import UserError
@@ -39,16 +39,35 @@ def job_of(bundle: Path) -> session.Job:
 
 
 def test_sessions_end_in_the_weights_of_an_uninterrupted_training(
-    leaves: str, run: Callable[..., str], space: Path
+    leaves: str, run: Callable[..., str], space: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("nbclient")
-    run("train", leaves, "--fold", "0")
+    for fold in ("0", "1"):
+        run("train", leaves, "--fold", fold)
+    home, away = space / "runs" / "tiny" / "fold0", space / "away"
+    compare = rehearsal.compare_weights
+
+    def keep(output: Path, *rest: object) -> str:
+        shutil.copytree(output / "fold0", away)
+        return compare(output, *rest)
+
+    monkeypatch.setattr(rehearsal, "compare_weights", keep)
     limits = ["--fold", "0", "--hours", "0.25"]  # all of it is reserve: an epoch, then stop
     said = run("bundle", leaves, "--train", *limits, "--rehearse")
     assert "2 sessions; fold 0: weights equal, bit for bit" in said
     assert "fold 0  stops after epoch 1" in said and "fold 0  goes on after epoch 1" in said
     assert "fold 0 goes on after epoch 1" in said and "cp -r away/runs/. runs/" in said
     assert "!!!!!!" not in said and "folds begin anew" in said
+    shutil.rmtree(home)
+    away.rename(home)
+    assert sorted(path.name for path in home.iterdir()) == [
+        "log.csv",
+        "model.safetensors",
+        "model.safetensors.json",
+    ]
+    assert "up to date" in run("train", leaves)
+    run("predict", leaves)
+    assert "tiny" in run("ensemble", leaves)
 
 
 def test_what_the_bundle_holds(leaves: str, run: Callable[..., str], space: Path) -> None:
