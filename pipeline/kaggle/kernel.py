@@ -222,4 +222,4 @@ def audit(test: Test) -> None:
     competition = test.job.competition
     table = read_csv(test.out, [competition.id])
     submit.audit(table, test.sheet, competition)
-    say("kernel", f"{test.out}: {len(table):,} rows, audited\n{table.iloc[:5, :6]}")
+    say("kernel", f"{test.out}: {len(table):,} rows, audited\n{table.iloc[:5, :4]}")

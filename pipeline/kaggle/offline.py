@@ -88,6 +88,7 @@ def environment(inputs: Path, working: Path, scratch: Path) -> dict[str, str]:
         "KAGGLE_WORKING_DIR": str(working),
         "KAGGLE_IS_COMPETITION_RERUN": "1",
         "PIP_NO_INDEX": "1",
+        "PYTHONWARNINGS": "ignore:IProgress not found",  # a remark of tqdm's on notebooks
         "IPYTHONDIR": str(scratch / "ipython"),
         "TMPDIR": str(scratch),
     }

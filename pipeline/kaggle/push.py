@@ -165,7 +165,8 @@ def push_notebook(api: KaggleApi, folder: Path, ref: str) -> int:
     with told("notebook", ref):
         answer = api.kernels_push(str(folder))
     accepted(answer, f"notebook {ref}")
-    say("bundle", f"{answer.url}: version {answer.version_number} starts")
+    begun = f"{answer.url}: version {answer.version_number} starts, its end is awaited"
+    say("bundle", f"{begun}; stopped, the same command goes on waiting")
     return answer.version_number
 
 
