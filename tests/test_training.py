@@ -7,16 +7,20 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import enter
 from kaggle_stub import KaggleStub
 
 from pipeline.kaggle import luggage, push, rehearsal, session
 from pipeline.kaggle.mounts import working_root
-from pipeline.parts import records
+from pipeline.parts import records, yaml_files
 from pipeline.parts.cli import UserError
 from pipeline.parts.config import Model, load_experiment
 from pipeline.parts.deadline import Deadline
 from pipeline.parts.model import save_weights
+from pipeline.parts.prepared import load_prepared
+from pipeline.parts.splits import load_folds
 from pipeline.parts.weights import build_backbone, kept_weights
+from pipeline.train import train_key
 
 
 @pytest.fixture
@@ -101,6 +105,35 @@ def test_a_file_that_only_this_machine_has_is_refused(
     file.write_bytes(b"0")
     experiment = split(write(model={"weights": str(file)}))
     assert "name it relative to the project" in run("bundle", experiment, "--train", expect=2)
+
+
+def test_a_runs_weights_and_a_teacher_travel(
+    trained: str,
+    run: Callable[..., str],
+    write: Callable[..., str],
+    space: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    package = space / "package"
+    for folder in ("experiments", "competitions", "augmentations"):
+        shutil.copytree(yaml_files.HERE / folder, package / folder)
+    shutil.copy(trained, package / "experiments")
+    monkeypatch.setattr(yaml_files, "HERE", package)
+    run("predict", trained, "--split", "oof")
+    second = write("second", model={"weights": "run:tiny"}, train={"distill": "tiny"})
+    run("bundle", second, "--train", "--fold", "1")
+    bundle, there = space / "runs" / "second" / "train-bundle", space / "there"
+    monkeypatch.setenv("KAGGLE_INPUT_DIR", str(space / "input"))
+    for part in ("code", "weights"):
+        shutil.copytree(bundle / part, space / "input" / part)
+        luggage.unpack(part, there)
+    (there / "runs" / "_data").symlink_to(space / "runs" / "_data")
+    enter(monkeypatch, there)
+    monkeypatch.setattr(yaml_files, "HERE", bundle / "code" / "pipeline")
+    settings = load_experiment("second")
+    key = train_key(settings, 1, load_prepared(settings), load_folds(settings))
+    assert records.plain(key) == records.load(bundle)["key"]["folds"]["1"]
+    assert key["first_weights"] and list(key["teacher"]) == ["oof0"]
 
 
 @pytest.fixture

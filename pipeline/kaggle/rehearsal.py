@@ -152,7 +152,7 @@ def rehearse_training(bundle: Path) -> tuple[str, str]:
             shutil.rmtree(last)
             working.rename(last)
         verdict = compare_weights(run, job, key["folds"])
-    return story, f"{sessions} sessions; {verdict}"
+    return story, f"{'one session' if sessions == 1 else f'{sessions} sessions'}; {verdict}"
 
 
 def data_of(job: Job) -> Path:

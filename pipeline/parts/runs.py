@@ -59,7 +59,8 @@ def first_weights_digest(settings: Experiment, fold: int, folds: str) -> str | N
     if not path.is_file():
         raise UserError(f"model.weights: no file {str(path)!r}; or: hub, pypi, none, run:NAME")
     record = records.load(path)
-    same = record and record["competition"] == settings.competition
+    # by name, since a run that was trained on Kaggle knows no paths of this machine
+    same = record and Path(record["competition"]).stem == settings.competition_name
     if same and record["key"]["folds"] != folds:
         raise UserError(f"model.weights: {path} was trained on other folds: it would leak")
     return records.file_digest(path)
