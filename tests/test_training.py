@@ -84,11 +84,13 @@ def test_what_the_bundle_holds(leaves: str, run: Callable[..., str], space: Path
     assert yaml.safe_load((package / "competitions" / "leaves.yaml").read_text()) == {
         "slug": "leaves"
     }
-    assert set(read(bundle / "code" / luggage.FILE)) == {
+    assert set(read(bundle / "code" / "luggage-code.json")) == {
         "folds/leaves-2-seed42.csv",
         "folds/leaves-2-seed42.csv.json",
     }
-    assert set(read(bundle / "weights" / luggage.FILE)) == {"weights/test_resnet.hub.safetensors"}
+    assert set(read(bundle / "weights" / "luggage-weights.json")) == {
+        "weights/test_resnet.hub.safetensors"
+    }
     kernel = read(bundle / "notebook" / "kernel-metadata.json")
     slug = kernel["id"].removeprefix("owner/")
     assert kernel["dataset_sources"] == [f"owner/{slug}-code", f"owner/{slug}-weights"]
@@ -200,7 +202,7 @@ def test_a_stage_that_never_ends_is_ended(
 
 def test_luggage_of_another_project_is_told_from_ours(space: Path, monkeypatch) -> None:
     monkeypatch.setenv("KAGGLE_INPUT_DIR", str(space / "nothing"))
-    with pytest.raises(UserError, match=r"no dataset 'a-b' with a luggage\.json"):
+    with pytest.raises(UserError, match=r"no dataset 'a-b' with a luggage-b\.json"):
         luggage.unpack("a-b", space)
 
 

@@ -26,6 +26,7 @@ from pipeline.parts.runs import how_far
 
 OVERTIME = RESERVE * 2 / 3  # seconds after which an epoch that takes too long is given up
 PACKAGE = Path(__file__).parents[2]  # the folder that holds it
+ROOTS = ("runs", "folds", "weights")
 
 
 class Job(Settings):
@@ -61,22 +62,18 @@ class Session:
 
         It is killed when the time is over: nothing is lost but the epoch at work.
         """
-        places = {f"{name}_DIR": self.home / name.lower() for name in ("RUNS", "FOLDS", "WEIGHTS")}
+        roots = {f"{name.upper()}_DIR": str(self.home / name) for name in ROOTS}
         process = subprocess.Popen(
             [sys.executable, "-m", f"pipeline.{stage}", self.job.experiment, *options],
             cwd=self.home,
-            env={
-                **os.environ,
-                "PYTHONPATH": str(PACKAGE),
-                **{k: str(v) for k, v in places.items()},
-            },
+            env={**os.environ, **roots, "PYTHONPATH": str(PACKAGE)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,  # so that its folds end with it
         )
-        seconds = max(0.0, self.deadline.left() + OVERTIME)
-        watch = threading.Timer(seconds, os.killpg, (process.pid, signal.SIGKILL))
+        kill = (process.pid, signal.SIGKILL)
+        watch = threading.Timer(max(0.0, self.seconds()), os.killpg, kill)
         watch.start()
         try:
             for line in process.stdout:
@@ -84,6 +81,10 @@ class Session:
             return process.wait()
         finally:
             watch.cancel()
+
+    def seconds(self) -> float:
+        """Until a stage at work is killed."""
+        return self.deadline.left() + OVERTIME
 
 
 @night_proof
@@ -131,7 +132,7 @@ def train(session: Session | None) -> None:
     folds = [word for fold in job.folds for word in ("--fold", str(fold))]
     hours = max(0.0, session.deadline.left() / 3600)
     code = session.run("train", *folds, "--hours", str(hours))
-    if code == -signal.SIGKILL:
+    if code == -signal.SIGKILL and session.seconds() <= 0:
         say("kernel", "the time is over: the epoch at work is given up")
     elif code not in (0, PAUSED):
         loud(f"train ended with {code}: what it finished before is kept")
