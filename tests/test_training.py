@@ -92,12 +92,22 @@ def test_what_the_bundle_holds(leaves: str, run: Callable[..., str], space: Path
         "weights/test_resnet.hub.safetensors"
     }
     kernel = read(bundle / "notebook" / "kernel-metadata.json")
-    slug = kernel["id"].removeprefix("owner/")
-    assert kernel["dataset_sources"] == [f"owner/{slug}-code", f"owner/{slug}-weights"]
+    assert kernel["id"] == "owner/leaves-tiny-train"
+    assert kernel["dataset_sources"] == [f"{kernel['id']}-code", f"{kernel['id']}-weights"]
     assert kernel["competition_sources"] == ["leaves"] and not kernel["enable_internet"]
     assert "--fp16 means nothing with --train" in run("bundle", "x", "--train", "--fp16", expect=2)
     assert "--fold means nothing without" in run("bundle", "x", "--fold", "0", expect=2)
     assert "the folds are 0 to 1" in run("bundle", leaves, "--train", "--fold", "7", expect=2)
+
+
+def test_slugs_of_a_long_name_are_no_longer_than_kaggle_allows(
+    run: Callable[..., str], write: Callable[..., str], split: Callable[[str], str], space: Path
+) -> None:
+    name = "a-name-that-is-longer-than-all-that-kaggle-allows"
+    run("bundle", split(write(name)), "--train")
+    kernel = read(space / "runs" / name / "train-bundle" / "notebook" / "kernel-metadata.json")
+    slugs = [ref.partition("/")[2] for ref in (kernel["id"], *kernel["dataset_sources"])]
+    assert len(set(slugs)) == 2 and max(map(len, slugs)) <= 50
 
 
 def test_a_file_that_only_this_machine_has_is_refused(

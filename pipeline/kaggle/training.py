@@ -74,7 +74,6 @@ def make_job(
     hours: float,
 ) -> Job:
     where = competition.slug or competition.name
-    slug = slug_of(where, settings.name, "train")
     parts = ["code"] if settings.model.weights == "none" else ["code", "weights"]
     return Job(
         experiment=settings.name,
@@ -82,8 +81,8 @@ def make_job(
         train=competition.train,
         folds=folds,
         hours=hours,
-        datasets=[f"{slug}-{part}" for part in parts],
-        kernel=f"{owner}/{slug}",
+        datasets=[slug_of(where, settings.name, f"train-{part}") for part in parts],
+        kernel=f"{owner}/{slug_of(where, settings.name, 'train')}",
         facts=str((prepared.folder / "images.csv").relative_to(root("runs"))),
         pixels=prepared.record["digests"]["train"],
     )
