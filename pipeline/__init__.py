@@ -11,3 +11,14 @@ Around the flow: fetch and bundle lead from Kaggle and back to it, bench measure
 draws a competition, gallery and ablate show and measure what training is given. The stages are
 verbs; parts/ holds the nouns they look things up in, kaggle/ those of Kaggle alone.
 """
+
+import sys
+from importlib.util import find_spec
+
+if not find_spec("typer"):
+    print(
+        f"error: {sys.executable} lacks what requirements.txt lists: ./run.sh installs it into "
+        ".venv, then: source .venv/bin/activate",
+        file=sys.stderr,
+    )
+    sys.exit(2)

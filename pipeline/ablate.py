@@ -19,7 +19,9 @@ import yaml
 
 from pipeline.parts import records
 from pipeline.parts.cli import UserError, run_stage, say, took
-from pipeline.parts.config import Experiment, load_competition, load_experiment, root
+from pipeline.parts.competition import load_competition
+from pipeline.parts.config import Experiment, load_experiment, root
+from pipeline.parts.deadline import Deadline
 from pipeline.parts.launch import train_folds
 from pipeline.parts.predictions import Predictions, prediction_path
 from pipeline.parts.prepared import load_prepared
@@ -98,8 +100,8 @@ def measure(settings: Experiment, path: Path) -> dict[str, float]:
 
     model = model_path(settings.name, FOLD)
     prepared, table = load_prepared(settings), load_folds(settings)
-    if unfinished(settings, FOLD, prepared, table, force=False):
-        train_folds(str(path), [FOLD], settings.runtime)
+    if unfinished(settings, [FOLD], prepared, table, force=False):
+        train_folds(str(path), [FOLD], settings.runtime, Deadline())
     record = records.load(model)
     held_out = table[table.fold == FOLD]
     update(settings, FOLD, "oof", prepared, list(held_out.image), record)

@@ -3,12 +3,17 @@
 reads   runs/NAME/test.npz's record, its members' models, this package
 writes  runs/NAME/bundle/: code/ and weights/ (datasets), notebook/ (.ipynb and metadata), a record
 run     python -m pipeline.bundle demo --rehearse
+        python -m pipeline.bundle demo --train --fold 0 --fold 1
 
 The notebook checks the sha256 of the weights, predicts as `predict` does and blends as `ensemble`
 does. It leaves out TTA views, then models, where the competition's limit_hours (9) demand it, and
 always leaves a valid submission.csv. --rehearse runs it here, in a copy of Kaggle's folders with
 another hidden test, and compares each row with submissions/NAME.csv. --push sends what changed to
 Kaggle, runs the notebook there, submits that version and notes its score in the ledger.
+
+--train makes, in runs/EXPERIMENT/train-bundle/, a notebook that trains an experiment's folds. It
+ends in time, after an epoch, and goes on from its own last output. --rehearse runs it here, as
+often as that takes; --push runs one session on Kaggle and brings its folds home.
 """
 
 import shutil
@@ -22,18 +27,20 @@ from pipeline.kaggle.client import on_kaggle, sign_in
 from pipeline.kaggle.manifest import Job, Manifest, Member
 from pipeline.kaggle.members import find_members, pack_member, pictures_of, record_of
 from pipeline.kaggle.notebook import (
-    PACKAGE,
-    dataset_metadata,
+    SUBMIT,
+    code_digests,
+    describe_dataset,
     kernel_metadata,
     notebook,
-    package_files,
     slug_of,
+    write_code,
 )
-from pipeline.kaggle.push import push_bundle, signed
-from pipeline.kaggle.rehearsal import rehearse
+from pipeline.kaggle.push import push_bundle, push_training, signed
+from pipeline.kaggle.rehearsal import rehearse, rehearse_training
+from pipeline.kaggle.training import current_training
 from pipeline.parts import records
-from pipeline.parts.cli import run_stage, say, took
-from pipeline.parts.config import Competition, load_competition
+from pipeline.parts.cli import UserError, run_stage, say, took
+from pipeline.parts.competition import Competition, load_competition
 from pipeline.parts.predictions import spread
 from pipeline.parts.runs import load_blend
 from pipeline.submit import cv_of
@@ -59,15 +66,34 @@ def main(
     rows: Annotated[
         int | None, typer.Option(min=0, help="images in the rehearsal; default: 2/3 of ours")
     ] = None,
+    train: Annotated[bool, typer.Option("--train", help="a notebook that trains NAME")] = False,
+    fold: Annotated[list[int] | None, typer.Option(help="of --train; default: all")] = None,
+    hours: Annotated[
+        float | None, typer.Option(min=0, help="of a --train session; default: limit_hours")
+    ] = None,
 ) -> None:
+    mixed = [("--fp16", fp16), ("--single-file", single_file), ("--rows", rows is not None)]
+    refuse(mixed if train else [("--fold", fold), ("--hours", hours is not None)], train)
     api = sign_in() if push else None
-    out, competition = current_bundle(name, signed(api) if api else owner, fp16, single_file)
+    owner = signed(api) if api else owner
+    if train:
+        out, competition = current_training(name, owner, fold, hours)
+    else:
+        out, competition = current_bundle(name, owner, fp16, single_file)
     if rehearsal:
         started = time.monotonic()
-        story, verdict = rehearse(out, competition, fp16, rows)
+        story, verdict = rehearse_training(out) if train else rehearse(out, competition, fp16, rows)
         say("bundle", f"rehearsed: {verdict}, {took(started)}; it said:\n{story.rstrip()}")
     if api:
-        push_bundle(api, out, on_kaggle(competition))
+        slug = on_kaggle(competition)
+        push_training(api, out) if train else push_bundle(api, out, slug)
+
+
+def refuse(options: list[tuple[str, object]], train: bool) -> None:
+    """Raises UserError for an option that was given and means nothing with, or without, --train."""
+    for name, given in options:
+        if given:
+            raise UserError(f"{name} means nothing {'with' if train else 'without'} --train")
 
 
 def current_bundle(
@@ -87,7 +113,7 @@ def current_bundle(
         "competition": competition.model_dump(mode="json"),
         "members": {member.file: record_of(member)["digest"] for member in members},
         "blend": records.file_digest(blend),
-        "code": {str(path): records.file_digest(PACKAGE.parent / path) for path in package_files()},
+        "code": code_digests(),
     }
     current = records.is_current(out, key)
     if not current:
@@ -118,14 +144,13 @@ def bundle(
         write_code(tmp / "code")
         describe_dataset(tmp / "code", owner, code)
     job = Job(name=name, competition=competition, weights=weights)
-    book = notebook(job, code, about(name, where, record), key["single_file"])
+    package = None if key["single_file"] else code
+    book = notebook(about(name, where, record), "kernel", job, SUBMIT, package)
     records.write_json(tmp / "notebook" / "notebook.ipynb", book)
     datasets = [weights] if key["single_file"] else [code, weights]
     metadata = kernel_metadata(owner, kernel, competition.slug, datasets)
     records.write_json(tmp / "notebook" / "kernel-metadata.json", metadata)
-    records.record_path(out).unlink(missing_ok=True)
-    shutil.rmtree(out, ignore_errors=True)
-    tmp.rename(out)
+    records.put_folder(tmp, out)
     return {**facts, "kernel": metadata["id"], "datasets": metadata["dataset_sources"]}
 
 
@@ -159,16 +184,6 @@ def write_weights(
 
         facts["oof_fp16"] = out_of_fold_score(manifest, folder, competition.name)
     return facts
-
-
-def write_code(folder: Path) -> None:
-    for path in package_files():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(PACKAGE.parent / path, folder / path)
-
-
-def describe_dataset(folder: Path, owner: str, slug: str) -> None:
-    records.write_json(folder / "dataset-metadata.json", dataset_metadata(owner, slug))
 
 
 def about(name: str, competition: str, record: dict[str, Any]) -> str:

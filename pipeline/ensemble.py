@@ -19,7 +19,8 @@ import typer
 
 from pipeline.parts import records
 from pipeline.parts.cli import UserError, run_stage, say, took
-from pipeline.parts.config import Experiment, load_competition, load_experiment, root
+from pipeline.parts.competition import load_competition
+from pipeline.parts.config import Experiment, load_experiment, root
 from pipeline.parts.predictions import Predictions, Split, prediction_path, spread
 from pipeline.parts.splits import classes_of, folds_digest, load_folds
 

@@ -21,7 +21,8 @@ from pipeline.kaggle.archives import BrokenArchiveError, members, need_room, unp
 from pipeline.kaggle.client import sign_in, told
 from pipeline.parts import records
 from pipeline.parts.cli import UserError, did_you_mean, run_stage, say, took
-from pipeline.parts.config import Competition, Experiment, load_competition, root
+from pipeline.parts.competition import Competition, load_competition
+from pipeline.parts.config import Experiment, root
 from pipeline.parts.tables import data_folder, listing
 from pipeline.parts.yaml_files import find_yaml, known_yaml, load_yaml
 

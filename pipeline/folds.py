@@ -25,6 +25,7 @@ from pipeline.parts.splits import check_folds, folds_path
 
 VERSION = 1
 MAX_UNEVEN = 0.02  # of the mean fold size
+SHOWN = 10  # small classes named one by one
 
 
 def main(experiment: str) -> None:
@@ -71,6 +72,10 @@ def make_folds(train: pd.DataFrame, settings: Folds) -> pd.DataFrame:
     split = table[~kept]
     if split.group.nunique() < settings.n:
         raise UserError(f"{split.group.nunique()} groups cannot make {settings.n} folds")
+    if (most := split.label.value_counts().max()) < settings.n:
+        raise UserError(
+            f"no class has {settings.n} images, one a fold: set folds.n: {most} or less"
+        )
     splitter = StratifiedGroupKFold(settings.n, shuffle=True, random_state=settings.seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # small classes: we said it, with names
@@ -85,7 +90,8 @@ def make_folds(train: pd.DataFrame, settings: Folds) -> pd.DataFrame:
 def warn_about_small_classes(groups_per_class: pd.Series, n: int) -> None:
     small = groups_per_class[groups_per_class < n].sort_values()
     if len(small):
-        named = ", ".join(f"{label} ({count})" for label, count in small.items())
+        named = ", ".join(f"{label} ({count})" for label, count in small[:SHOWN].items())
+        named += f" and {len(small) - SHOWN} more" if len(small) > SHOWN else ""
         warn(
             "folds",
             f"{len(small)} classes have fewer distinct images than the {n} folds: {named}. Some "

@@ -23,7 +23,8 @@ import typer
 
 from pipeline.parts import records
 from pipeline.parts.cli import UserError, run_stage, say, took, warn
-from pipeline.parts.config import Experiment, load_competition, load_experiment
+from pipeline.parts.competition import load_competition
+from pipeline.parts.config import Experiment, load_experiment
 from pipeline.parts.images import BadImageError, decode, square
 from pipeline.parts.prepared import prepared_folder
 from pipeline.parts.progress import Progress
@@ -58,6 +59,8 @@ def main(
     if records.is_current(out, key):
         say("prepare", f"{out.parent}: {len(rows):,} images, up to date")
         return
+    if records.load(out):
+        say("prepare", "the CSVs or the pictures are not those of last time: all are read again")
     started = time.monotonic()
     packed = len(rows) * settings.cache_size**2 * 3 <= settings.runtime.pack_gb * 1e9
     facts = prepare(rows, folder, out, settings, packed)
@@ -141,13 +144,13 @@ def read_in_order(
 
 def file_list_digest(folder: Path, rows: pd.DataFrame) -> str:
     """Digest of rows, file sizes and times: a replaced picture is noticed without reading it."""
-    stats = [_stat(folder / path) for path in rows.path]
+    stats = [_stat(f"{folder}/{path}") for path in rows.path]
     return records.digest([rows.to_dict("split")["data"], stats])
 
 
-def _stat(path: Path) -> tuple[int, int]:
+def _stat(path: str) -> tuple[int, int]:
     try:
-        stat = path.stat()
+        stat = os.stat(path)  # noqa: PTH116 - a Path for each picture takes four times as long
     except OSError:
         return (0, 0)  # named with all other problems when it is read
     return stat.st_size, stat.st_mtime_ns
@@ -177,9 +180,10 @@ def audit_of(facts: pd.DataFrame) -> dict[str, int]:
 
 
 def describe(audit: dict[str, int]) -> str:
+    sizes = "one size" if audit["sizes"] == 1 else f"{audit['sizes']} sizes"
     return (
         f"{audit['train']:,} train + {audit['test']:,} test images, {audit['classes']} classes, "
-        f"{audit['sizes']} sizes, {audit['twins']} twins ({audit['conflicts']} with "
+        f"{sizes}, {audit['twins']} twins ({audit['conflicts']} with "
         f"contradictory labels), {audit['test_with_train_twin']} test images with a training twin"
     )
 

@@ -21,7 +21,8 @@ from pipeline.kaggle.client import on_kaggle
 from pipeline.kaggle.upload import upload
 from pipeline.parts import records
 from pipeline.parts.cli import UserError, run_stage, say, took
-from pipeline.parts.config import Competition, load_competition, root
+from pipeline.parts.competition import Competition, load_competition
+from pipeline.parts.config import root
 from pipeline.parts.predictions import Predictions, spread
 from pipeline.parts.runs import load_blend
 from pipeline.parts.tables import labels_of, read_csv

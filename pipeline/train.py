@@ -4,13 +4,17 @@ reads   folds/COMPETITION-5-seed42.csv, the packed pixels
 writes  runs/EXPERIMENT/foldK/{model.safetensors, model.safetensors.json, log.csv}
 run     python -m pipeline.train demo --fold 0
 
-Each fold is one process: one at a time, or one a GPU. A killed run goes on at its last finished
-epoch, to the same weights; a fold that dies takes no other with it. A finished fold is never
-retrained under changed settings: choose a new name, or --force.
+Each fold is one process: one at a time, or one a GPU. A killed run, and one that --hours ended
+after an epoch (exit code 75), goes on at its last finished epoch, to the same weights; a fold that
+dies takes no other with it. A finished fold is never retrained under changed settings: choose a
+new name, or --force.
 """
 
 import json
+import math
+import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,8 +23,10 @@ import typer
 
 from pipeline.parts import records
 from pipeline.parts.cli import UserError, run_stage, say, took
-from pipeline.parts.config import Experiment, load_competition, load_experiment
-from pipeline.parts.launch import train_folds
+from pipeline.parts.competition import load_competition
+from pipeline.parts.config import Experiment, load_experiment
+from pipeline.parts.deadline import Deadline
+from pipeline.parts.launch import PAUSED, train_folds
 from pipeline.parts.predictions import spread
 from pipeline.parts.prepared import Prepared, load_prepared
 from pipeline.parts.runs import first_weights_digest, model_path, names_digest, teacher_digests
@@ -35,42 +41,70 @@ VERSION = 1
 
 def main(
     experiment: str,
-    fold: Annotated[int | None, typer.Option(help="only this fold, in this process")] = None,
+    fold: Annotated[
+        list[int] | None, typer.Option(help="only these folds; a single one in this process")
+    ] = None,
+    hours: Annotated[
+        float, typer.Option(min=0, help="begin no epoch that may end later", show_default=False)
+    ] = math.inf,
     force: Annotated[bool, typer.Option(help="retrain what other settings made")] = False,
 ) -> None:
+    started, deadline = time.monotonic(), Deadline(3600 * hours)
     settings = load_experiment(experiment)
     prepared, table = load_prepared(settings), load_folds(settings)
-    if fold is not None and not 0 <= fold < settings.folds.n:
-        raise UserError(f"--fold {fold}: the folds are 0 to {settings.folds.n - 1}")
-    started = time.monotonic()
-    todo = unfinished(settings, fold, prepared, table, force)
-    if fold is None and settings.train.epochs:
-        train_folds(experiment, todo, settings.runtime)
-    elif todo:  # a fold of no epochs takes seconds; so would a process of its own
-        from pipeline.parts.infer import give_memory_back  # late: torch
+    folds = chosen_folds(settings, fold)
+    todo = unfinished(settings, folds, prepared, table, force)
+    if len(folds) > 1 and settings.train.epochs:
+        train_folds(experiment, todo, settings.runtime, deadline)
+    elif todo:  # a fold of no epochs is done in seconds; a process of its own would take as many
+        train_here(settings, todo, prepared, table, deadline)
+    if len(folds) > 1 or not todo:
+        say("train", f"{summary(settings, folds)}, {took(started) if todo else 'up to date'}")
 
-        for k, key in todo.items():
-            train_fold(settings, k, prepared, table, model_path(settings.name, k), key)
-            give_memory_back()
-    if fold is None:
-        say("train", f"{summary(settings)}, {took(started) if todo else 'up to date'}")
+
+def chosen_folds(settings: Experiment, asked: Sequence[int] | None) -> list[int]:
+    """Those that were asked for, or all. Raises UserError for one that there is not."""
+    every = list(range(settings.folds.n))
+    if unknown := set(asked or []) - set(every):
+        raise UserError(f"--fold {min(unknown)}: the folds are 0 to {every[-1]}")
+    return sorted(set(asked)) if asked else every
 
 
 def unfinished(
-    settings: Experiment, fold: int | None, prepared: Prepared, table: pd.DataFrame, force: bool
+    settings: Experiment,
+    folds: Sequence[int],
+    prepared: Prepared,
+    table: pd.DataFrame,
+    force: bool,
 ) -> dict[int, dict[str, Any]]:
-    """Folds still to be trained (of one, or of all) and their keys.
+    """Those of `folds` that are still to be trained, and their keys.
 
     Raises UserError for a fold that other settings made, unless `force` forgets it.
     """
     todo = {}
-    for k in range(settings.folds.n) if fold is None else [fold]:
+    for k in folds:
         model = model_path(settings.name, k)
         key = train_key(settings, k, prepared, table)
         refuse_or_forget(model, key, force)
         if not records.is_current(model, key):
             todo[k] = key
     return todo
+
+
+def train_here(
+    settings: Experiment,
+    todo: dict[int, dict[str, Any]],
+    prepared: Prepared,
+    table: pd.DataFrame,
+    deadline: Deadline,
+) -> None:
+    """Train folds (`todo`: their keys) one after another in this process."""
+    from pipeline.parts.infer import give_memory_back  # late: torch
+
+    for fold, key in todo.items():
+        out = model_path(settings.name, fold)
+        train_fold(settings, fold, prepared, table, out, key, deadline)
+        give_memory_back()
 
 
 def train_fold(
@@ -80,10 +114,12 @@ def train_fold(
     table: pd.DataFrame,
     out: Path,
     key: dict[str, Any],
+    deadline: Deadline,
 ) -> None:
     """Train one fold to its last epoch, from where a killed run left it, and write `out`.
 
-    Raises UserError when the backbone's first weights cannot be had or the loss is NaN.
+    Exits with PAUSED when the deadline comes first. Raises UserError when the backbone's first
+    weights cannot be had or the loss is NaN.
     """
     import torch  # late: a finished fold needs none of it
 
@@ -98,7 +134,10 @@ def train_fold(
         say("train", f"fold {fold}  goes on after epoch {trainer.epoch}")
     with records.writing(out.with_name("started.json")) as tmp:
         tmp.write_text(json.dumps(key))
-    trainer.run(last)
+    trainer.run(last, deadline)
+    if trainer.epoch < settings.train.epochs:
+        say("train", f"fold {fold}  stops after epoch {trainer.epoch}: the next may end too late")
+        sys.exit(PAUSED)
     trainer.save(out)
     peak = peak_memory_gb()
     records.commit(
@@ -197,11 +236,12 @@ def refuse_or_forget(model: Path, key: dict[str, Any], force: bool) -> None:
             path.unlink(missing_ok=True)
 
 
-def summary(settings: Experiment) -> str:
-    kept = [records.load(model_path(settings.name, k)) for k in range(settings.folds.n)]
+def summary(settings: Experiment, folds: Sequence[int]) -> str:
+    kept = [records.load(model_path(settings.name, k)) for k in folds]
     scores = spread([record["scores"]["valid_score"] for record in kept])
     folder = model_path(settings.name, 0).parents[1]
-    return f"{folder}: {len(kept)} folds, {kept[0]['metric']} {scores} (plain, last epoch)"
+    which = f"{len(kept)} folds" if len(kept) > 1 else f"fold {folds[0]}"
+    return f"{folder}: {which}, {kept[0]['metric']} {scores} (plain, last epoch)"
 
 
 if __name__ == "__main__":

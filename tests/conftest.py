@@ -148,11 +148,20 @@ def bundled(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[
     """form -> a project whose ensemble `blend` was submitted and bundled: do not change it.
 
     `label` blends two runs of two folds, the first seen in two views; `probability` is that one.
+    Another form is the name of a competition: one run on its tiny copy.
     """
 
     @cache
     def make(form: str) -> Path:
         home = tmp_path_factory.mktemp(form)
+        if form not in ("label", "probability"):
+            from test_competitions import tiny_copy  # late: it imports half of the tests
+
+            tiny_copy(form, home / "data" / form)
+            with pytest.MonkeyPatch.context() as patch:
+                enter(patch, home)
+                blend(experiment(home / "one.yaml", TINY | {"competition": form}))
+            return home
         data = home / "data" / "leaves"
         shutil.copytree(drawn, data)
         if form == "probability":
@@ -171,19 +180,23 @@ def bundled(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[
             runs = [experiment(home / "one.yaml", settings, **instant)]
             if form == "label":
                 runs.append(experiment(home / "two.yaml", settings))
-            stage("prepare")(runs[0])
-            stage("folds")(runs[0])
-            for run in runs:
-                for fold in (0, 1):
-                    stage("train")(run, fold)
-                stage("predict")(run)
-            weighted = [runs[0], *(f"{run}:2" for run in runs[1:])]
-            stage("ensemble")(weighted, "blend")
-            stage("submit")("blend")
-            stage("bundle")("blend")
+            blend(*runs)
         return home
 
     return make
+
+
+def blend(*runs: str) -> None:
+    """All stages of two-fold runs, the last of double weight, to the bundle of `blend`."""
+    stage("prepare")(runs[0])
+    stage("folds")(runs[0])
+    for run in runs:
+        for fold in (0, 1):
+            stage("train")(run, [fold])
+        stage("predict")(run)
+    stage("ensemble")([runs[0], *(f"{run}:2" for run in runs[1:])], "blend")
+    stage("submit")("blend")
+    stage("bundle")("blend")
 
 
 def experiment(path: Path, settings: dict[str, object], **changes: object) -> str:
@@ -197,5 +210,5 @@ def stage(name: str) -> Callable[..., None]:
 
 def enter(patch: pytest.MonkeyPatch, home: Path) -> None:
     """Make a folder the project that all stages work in."""
-    for name in ("data", "runs", "folds", "submissions"):
+    for name in ("data", "runs", "folds", "submissions", "weights"):
         patch.setenv(f"{name.upper()}_DIR", str(home / name))

@@ -194,7 +194,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """A file whole, or from the byte a Range header asks for; broken off if so told."""
-        name = unquote(urlsplit(self.path).path.rsplit("/", 1)[-1])
+        name = unquote(urlsplit(self.path).path.partition("/files/")[2])
         whole = self.stub.downloads[name]
         wanted = re.match(r"bytes=(\d+)-", self.headers.get("Range", ""))
         start = int(wanted[1]) if wanted else 0

@@ -150,12 +150,13 @@ def test_slugs_are_valid_and_each_names_own() -> None:
         assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", slug)
 
 
-def test_the_notebook_runs_as_on_kaggle(home: Callable, run: Callable) -> None:
+@pytest.mark.parametrize("form", ["classify-leaves", "dog-breed-identification"])
+def test_the_notebook_runs_as_on_kaggle(home: Callable, run: Callable, form: str) -> None:
     pytest.importorskip("nbclient")
-    home("label")
+    home(form)
     said = run("bundle", "blend", "--rehearse", "--rows", "7")
     assert "7 rows as in the local submission" in said
-    assert "4 of 4 models are sound" in said and "submission.csv: 7 rows, audited" in said
+    assert "2 of 2 models are sound" in said and "submission.csv: 7 rows, audited" in said
 
 
 def test_a_rehearsal_without_a_submission(home: Callable, run: Callable) -> None:
@@ -172,10 +173,10 @@ def test_writes_to_inputs_and_other_outputs_are_found_out(tmp_path: Path) -> Non
     (inputs / "a.csv").write_text("1")
     before = contents(inputs)
     (working / "submission.csv").write_text("")
-    refuse_writes(inputs, working, before)
+    refuse_writes(inputs, working, before, "submission.csv")
     (working / "log.txt").write_text("")
     with pytest.raises(UserError, match=r"made \['log.txt', 'submission.csv'\]"):
-        refuse_writes(inputs, working, before)
+        refuse_writes(inputs, working, before, "submission.csv")
     (inputs / "a.csv").write_text("22")
     with pytest.raises(UserError, match=r"wrote to its inputs: .*a\.csv"):
-        refuse_writes(inputs, working, before)
+        refuse_writes(inputs, working, before, "submission.csv")

@@ -12,7 +12,7 @@ from test_archives import sevenzipped
 from test_names import KAGGLES_120
 
 from pipeline.parts.cli import UserError
-from pipeline.parts.config import load_competition
+from pipeline.parts.competition import load_competition
 from pipeline.parts.tables import read_rows
 
 Draw = Callable[[str], None]

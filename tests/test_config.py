@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.parts.cli import UserError
-from pipeline.parts.config import load_competition, load_experiment
+from pipeline.parts.competition import load_competition
+from pipeline.parts.config import load_experiment
 from pipeline.parts.yaml_files import HERE
 
 EXPERIMENTS = sorted(path.stem for path in (HERE / "experiments").glob("*.yaml"))

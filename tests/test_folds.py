@@ -102,6 +102,17 @@ def test_a_split_that_would_mislead_is_refused(change: dict, said: str) -> None:
         check_folds(table, 2)
 
 
+def test_where_every_class_is_smaller_than_the_folds_it_says_what_to_set(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    train = pd.DataFrame(
+        {"id": [str(i) for i in range(36)], "label": [f"c{i % 12}" for i in range(36)]}
+    )
+    with pytest.raises(UserError, match=r"no class has 5 images, .* set folds.n: 3 or less"):
+        make_folds(train.assign(group=train.id), Folds(n=5))
+    assert "and 2 more. Some folds" in capsys.readouterr().err
+
+
 def test_twins_share_a_fold_and_a_changed_split_is_refused(
     run: Callable[..., str], write: Callable[..., str], split: Callable[[str], str], space: Path
 ) -> None:

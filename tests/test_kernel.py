@@ -11,11 +11,11 @@ import pytest
 from conftest import enter
 
 from pipeline.kaggle import kernel, shards
-from pipeline.kaggle.deadline import Deadline
 from pipeline.kaggle.manifest import FILE, Job, Manifest
 from pipeline.kaggle.rehearsal import compare, hide, mount
 from pipeline.parts import records
-from pipeline.parts.config import load_competition
+from pipeline.parts.competition import load_competition
+from pipeline.parts.deadline import Deadline
 from pipeline.parts.predictions import Predictions
 
 
@@ -24,11 +24,13 @@ class Kaggle:
 
     def __init__(self, home: Path, folder: Path, n: int) -> None:
         self.home, self.runs, self.folder = home, home / "runs", folder
-        self.competition = load_competition(str(home / "leaves.yaml"))
+        made_of = records.load(self.runs / "blend" / "test.npz")["key"]
+        self.competition = load_competition(made_of["competition"])
         mount(self.runs / "blend" / "bundle", folder)
-        self.test = folder / "competitions" / "leaves"
-        self.weights = folder / "datasets" / "owner" / "leaves-blend-weights"
-        self.ours = hide(home / "data" / "leaves", self.competition, self.test, n)
+        slug = self.competition.slug
+        self.test = folder / "competitions" / slug
+        self.weights = folder / "datasets" / "owner" / f"{slug}-blend-weights"
+        self.ours = hide(home / "data" / slug, self.competition, self.test, n)
         self.manifest = Manifest.load(self.weights)
 
     def night(self, gpus: int = 0, deadline: Deadline | None = None) -> pd.DataFrame:
@@ -76,14 +78,15 @@ ALL = {"one/fold0/test.hflip.npz": 1, "one/fold1/test.hflip.npz": 1}
 ALL |= {"two/fold0/test.none.npz": 2, "two/fold1/test.none.npz": 2}
 
 
-@pytest.mark.parametrize("form", ["label", "probability"])
+@pytest.mark.parametrize("form", ["label", "classify-leaves", "dog-breed-identification"])
 @pytest.mark.parametrize("n", [0, 1, 7, 30])
 def test_the_local_answers_at_every_size(mounted: Callable, form: str, n: int) -> None:
     kaggle = mounted(form, n)
     answers = kaggle.night()
     assert kaggle.compare(answers).startswith(f"{n} rows as in the local submission")
     sample = pd.read_csv(kaggle.test / "sample_submission.csv", dtype=str)
-    assert list(answers) == list(sample) and list(answers.image) == list(sample.image)
+    column = kaggle.competition.id
+    assert list(answers) == list(sample) and list(answers[column]) == list(sample[column])
 
 
 def test_the_local_answers_are_no_constant(mounted: Callable) -> None:

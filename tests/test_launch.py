@@ -1,5 +1,6 @@
 """Folds in processes of their own: side by side, a slot each, and one death is not the others'."""
 
+import math
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ import pytest
 from pipeline.parts import launch, records
 from pipeline.parts.cli import UserError
 from pipeline.parts.config import Runtime
+from pipeline.parts.deadline import Deadline
 
 FOLD = """
 import os, sys, time
@@ -28,16 +30,20 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[
     """Run folds whose processes only sleep and end with these codes; returns what each noted."""
 
     def run_fake(
-        codes: dict[int, int], gpus: list[str], error: str | None = None, **runtime: int
+        codes: dict[int, int],
+        gpus: list[str],
+        error: str | None = None,
+        seconds: float = math.inf,
+        **runtime: int,
     ) -> dict[int, list[str]]:
-        def start(_: str, fold: int, slot: dict[str, str]) -> subprocess.Popen:
+        def start(_: str, fold: int, slot: dict[str, str], deadline: Deadline) -> subprocess.Popen:
             command = [sys.executable, "-c", FOLD, str(codes[fold]), str(tmp_path / f"{fold}")]
             return subprocess.Popen(command, env={"OMP_NUM_THREADS": "-", **slot})
 
         monkeypatch.setattr(launch, "start", start)
         monkeypatch.setattr(launch, "visible_gpus", lambda: gpus)
         try:
-            launch.train_folds("any", codes, Runtime(**runtime))
+            launch.train_folds("any", codes, Runtime(**runtime), Deadline(seconds))
         except UserError as told:
             assert error, told
             assert error in str(told)
@@ -84,6 +90,17 @@ def test_after_bad_input_no_further_fold_is_started(fake, tmp_path: Path) -> Non
     with pytest.raises(SystemExit) as end:
         fake({0: 2, 1: 0}, gpus=[])
     assert end.value.code == 2
+    assert not (tmp_path / "1").exists()
+
+
+@pytest.mark.parametrize(("code", "seconds"), [(launch.PAUSED, 9.0), (0, 0.0)])
+def test_when_the_time_is_over_no_further_fold_is_started(
+    fake, tmp_path: Path, code: int, seconds: float
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        fake({0: code, 1: 0}, gpus=[], seconds=seconds)
+    assert end.value.code == launch.PAUSED
+    assert (tmp_path / "0").exists(), "the first is begun all the same"
     assert not (tmp_path / "1").exists()
 
 

@@ -33,7 +33,7 @@ def test_classes_that_are_absent_do_not_break_auc_and_log_loss() -> None:
 
 
 def test_every_metric_of_the_settings_exists() -> None:
-    from pipeline.parts.config import Competition
+    from pipeline.parts.competition import Competition
 
     allowed = Competition.model_fields["metric"].annotation.__args__
     assert set(allowed) == set(METRICS)

@@ -32,7 +32,7 @@ def executed(tmp_path: Path, text: str) -> str:
     folders = [tmp_path / name for name in ("input", "working", "temp")]
     for folder in folders:
         folder.mkdir()
-    return offline.execute(tmp_path / "n.ipynb", *folders)
+    return offline.execute(tmp_path / "n.ipynb", *folders, "submission.csv")
 
 
 @pytest.mark.parametrize("allowed", [True, False])

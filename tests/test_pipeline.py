@@ -159,3 +159,10 @@ def test_run_sh_knows_its_stages() -> None:
     script = (REPO / "run.sh").read_text()
     assert f"stages=({' '.join(STAGES)})" in script
     assert "set -euo pipefail" in script
+
+
+def test_a_python_without_the_requirements_says_where_they_are() -> None:
+    command = [sys.executable, "-S", "-m", "pipeline.train", "demo"]  # -S: no site-packages
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1 and "source .venv/bin/activate" in done.stderr

@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image, ImageOps
 
 from pipeline.parts.config import load_experiment
 from pipeline.parts.images import decode, square
+from pipeline.parts.predictions import Predictions
 from pipeline.parts.prepared import load_prepared
 
 
@@ -39,10 +41,35 @@ def test_a_replaced_picture_is_noticed(
     before = load_prepared(load_experiment(experiment)).record["digests"]
     images = space / "data/demo/images"
     (images / "5.jpg").write_bytes((images / "7.jpg").read_bytes())
-    assert "up to date" not in run("prepare", experiment)
+    assert "pictures are not those of last time" in run("prepare", experiment)
     after = load_prepared(load_experiment(experiment)).record["digests"]
     assert after["train"] != before["train"]
     assert after["test"] == before["test"], "a changed training picture is no new test set"
+
+
+def invert(space: Path, csv: str) -> None:
+    """Other pictures under the same names, as of another download."""
+    for name in pd.read_csv(space / "data/demo" / csv).image:
+        picture = Image.open(space / "data/demo" / name).convert("RGB")
+        ImageOps.invert(picture).save(space / "data/demo" / name)
+
+
+def test_swapped_pictures_reach_all_later_stages(
+    run: Callable[..., str], trained: str, space: Path
+) -> None:
+    run("predict", trained)
+    oof, test = (space / "runs/tiny/fold0" / f"{part}.none.npz" for part in ("oof", "test"))
+    before = {path: Predictions.load(path).prob for path in (oof, test)}
+    invert(space, "test.csv")
+    run("prepare", trained)
+    assert "up to date" in run("train", trained), "the training pictures are the same"
+    run("predict", trained)
+    assert (Predictions.load(oof).prob == before[oof]).all()
+    assert (Predictions.load(test).prob != before[test]).any(axis=1).all()
+    invert(space, "train.csv")
+    run("prepare", trained)
+    assert "up to date" in run("folds", trained), "twins are still twins"
+    assert "was trained with other settings: pixels: " in run("train", trained, expect=2)
 
 
 def test_all_bad_pictures_are_named_and_the_old_pack_stays(

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from test_competitions import COPIES, tiny_copy
 
-from pipeline.parts.config import Competition, load_competition
+from pipeline.parts.competition import Competition, load_competition
 from pipeline.parts.proposal import propose
 
 FROM_FILES = {"id", "label", "train", "test", "sample", "image", "test_image", "submission"}
@@ -27,6 +27,8 @@ def test_the_command_prints_it(space: Path, run: Callable[..., str]) -> None:
     assert yaml.safe_load(text) == {"id": "image", "label": "label"}
     assert "which experiment?" in run("prepare", expect=2)
     text = run("prepare", "--inspect", str(space / "nowhere"), expect=2)
+    assert text == f"error: {space / 'nowhere'}: no such folder\n"
+    text = run("prepare", "--inspect", str(space / "data"), expect=2)
     assert "no CSV named like train or labels" in text
 
 

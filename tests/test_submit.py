@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from pipeline.parts.cli import UserError
-from pipeline.parts.config import Competition
+from pipeline.parts.competition import Competition
 from pipeline.parts.predictions import Predictions
 from pipeline.submit import fill_sample, hidden_score
 

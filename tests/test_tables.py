@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.parts.cli import UserError
-from pipeline.parts.config import Competition
+from pipeline.parts.competition import Competition
 from pipeline.parts.tables import class_order, read_rows
 
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from pipeline.parts.cli import UserError
-from pipeline.parts.config import Competition
+from pipeline.parts.competition import Competition
 
 if TYPE_CHECKING:
     from kaggle.api.kaggle_api_extended import KaggleApi

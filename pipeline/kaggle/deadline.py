@@ -4,12 +4,10 @@ Nothing is planned ahead of what was measured. Time runs out from the end of tha
 go first, then models.
 """
 
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Protocol
 
-SAFETY = 1.25  # what a pass may cost more than the last one like it did
+from pipeline.parts.deadline import SAFETY, Deadline
 
 
 class Passes(Protocol):
@@ -18,24 +16,6 @@ class Passes(Protocol):
     kind: str  # models of one kind take the same time
     looks: int  # how many ways there are
     done: int  # how many of them are behind it; 0 when it failed or was left out
-
-
-@dataclass
-class Deadline:
-    """`seconds` from now on, by a clock that counts seconds."""
-
-    seconds: float
-    clock: Callable[[], float] = time.monotonic
-    ends: float = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.ends = self.clock() + self.seconds
-
-    def left(self) -> float:
-        return self.ends - self.clock()
-
-    def fits(self, seconds: float) -> bool:
-        return seconds * SAFETY <= self.left()
 
 
 def work(

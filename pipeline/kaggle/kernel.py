@@ -5,31 +5,27 @@ after each pass. A step that fails says so loudly and leaves what stands.
 """
 
 import traceback
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import wraps
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import ParamSpec, TypeVar
 
 import numpy as np
 import pandas as pd
 
 from pipeline import submit
 from pipeline.kaggle import manifest
-from pipeline.kaggle.deadline import Deadline, work
+from pipeline.kaggle.deadline import work
 from pipeline.kaggle.hidden import Pictures, read_pictures
 from pipeline.kaggle.manifest import Job, Manifest, Member
 from pipeline.kaggle.mounts import find_input, working_root
+from pipeline.kaggle.night import RESERVE, loud, night_proof, tell_versions
 from pipeline.kaggle.shards import Looks, Shards, all_looks, count_gpus, together
-from pipeline.parts import records
 from pipeline.parts.cli import say, warn
+from pipeline.parts.deadline import Deadline
 from pipeline.parts.predictions import Predictions
 from pipeline.parts.tables import read_csv, read_test
 
-RESERVE = 900  # seconds of the limit that are not ours: starting, stopping, scoring
 FEW, PROBE = 8, 128  # images that foretell a pass: what starting costs, and the rate
-Arguments, Result = ParamSpec("Arguments"), TypeVar("Result")
 
 
 @dataclass
@@ -67,35 +63,13 @@ class Model:
         return together(self.all_looks[self.done : self.done + n])
 
 
-def night_proof(step: Callable[Arguments, Result]) -> Callable[Arguments, Result | None]:
-    """A step that goes wrong in any way tells it, and the notebook goes on with what stands.
-
-    A notebook that ends in an error is no submission at all: the last submission.csv is better.
-    """
-
-    @wraps(step)
-    def run(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result | None:
-        try:
-            return step(*args, **kwargs)
-        except Exception:
-            traceback.print_exc()
-            loud(f"{step.__name__} failed: the submission.csv that stands is kept")
-            return None
-
-    return run
-
-
-def loud(text: str) -> None:
-    warn("kernel", f"!!!!!! {text} !!!!!!")
-
-
 def open_test(job: Job) -> Test:
     """Find the competition and write its sample as the first submission.csv.
 
     The clock starts here. Raises UserError when there is no sample: then nothing can be done.
     """
     deadline = Deadline(3600 * job.competition.limit_hours - RESERVE)
-    say("kernel", ", ".join(f"{name} {v}" for name, v in records.provenance()["versions"].items()))
+    tell_versions()
     competition = job.competition
     folder = find_input("competition", job.slug, competition.sample)
     sample = read_csv(folder / competition.sample, [competition.id])
@@ -248,4 +222,4 @@ def audit(test: Test) -> None:
     competition = test.job.competition
     table = read_csv(test.out, [competition.id])
     submit.audit(table, test.sheet, competition)
-    say("kernel", f"{test.out}: {len(table):,} rows, audited\n{table.iloc[:5, :6]}")
+    say("kernel", f"{test.out}: {len(table):,} rows, audited\n{table.iloc[:5, :4]}")

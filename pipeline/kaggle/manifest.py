@@ -8,7 +8,8 @@ from pydantic import Field, ValidationError
 
 from pipeline.parts import records
 from pipeline.parts.cli import UserError
-from pipeline.parts.config import Competition, Predict, Settings
+from pipeline.parts.competition import Competition
+from pipeline.parts.config import Predict, Settings
 
 FILE = "manifest.json"
 

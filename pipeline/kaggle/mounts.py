@@ -12,6 +12,7 @@ from pipeline.parts.cli import UserError
 FORMS = {
     "competition": ["competitions/{slug}", "{slug}"],
     "dataset": ["datasets/*/{slug}", "{slug}"],
+    "notebook": ["notebooks/*/{slug}", "{slug}"],
 }
 DEPTH = 5  # how far below the root a folder is sought that stands in neither form
 SHOWN = 40  # entries of the tree in a message
@@ -25,7 +26,7 @@ def working_root() -> Path:
     return Path(os.environ.get("KAGGLE_WORKING_DIR", "/kaggle/working"))
 
 
-def find_input(kind: Literal["competition", "dataset"], slug: str, marker: str) -> Path:
+def find_input(kind: Literal["competition", "dataset", "notebook"], slug: str, marker: str) -> Path:
     """The folder of a mounted competition or dataset, known by a file in it (`marker`).
 
     Raises UserError that shows what is mounted instead.

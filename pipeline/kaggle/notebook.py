@@ -1,15 +1,16 @@
-"""The notebook of a bundle: thin cells around `kaggle/kernel.py`, and what Kaggle is told of it."""
+"""The notebook of a bundle: thin cells around this package, and what Kaggle is told of it."""
 
 import base64
 import io
 import re
+import shutil
 import zipfile
 from pathlib import Path
 from pprint import pformat
 from typing import Any
 
-from pipeline.kaggle.manifest import Job
 from pipeline.parts import records
+from pipeline.parts.config import Settings
 
 PACKAGE = Path(__file__).parents[1]
 LONGEST = 50  # characters of a title or slug, by Kaggle's client
@@ -36,7 +37,7 @@ folder = tempfile.mkdtemp()
 zipfile.ZipFile(io.BytesIO(base64.b64decode(PACKAGE))).extractall(folder)
 sys.path.insert(0, folder)"""
 
-STEPS = [
+SUBMIT = [
     "# submission.csv is the sample: from here on there is always one\n"
     "test = kernel.open_test(job)",
     "# submission.csv is the share of each class in training\nweights = kernel.open_weights(test)",
@@ -44,15 +45,26 @@ STEPS = [
     "kernel.predict(test, weights)",
     "kernel.audit(test)",
 ]
+TRAIN = [
+    "# what an earlier session finished is in the output of this one before anything can fail\n"
+    "at_work = session.open_session(job)",
+    "# epoch by epoch, until all is done or the time is over\nsession.train(at_work)",
+    "session.tell(job)",
+]
 
 
-def notebook(job: Job, code: str, about: str, single_file: bool) -> dict[str, Any]:
-    """A notebook in Jupyter's format 4.5. `code` is the slug of the dataset with the package."""
+def notebook(
+    about: str, module: str, job: Settings, steps: list[str], code: str | None
+) -> dict[str, Any]:
+    """A notebook in Jupyter's format 4.5: the package, a Job of one of its modules, the steps.
+
+    `code` is the slug of the dataset with the package; None: it stands in the notebook.
+    """
+    package = "" if code else base64.b64encode(zipped_package()).decode()
+    bring = FROM_DATASET.format(code=code) if code else EMBEDDED.format(package=package)
     settings = pformat(job.model_dump(exclude_defaults=True), width=96, sort_dicts=False)
-    package = base64.b64encode(zipped_package()).decode() if single_file else ""
-    bring = EMBEDDED.format(package=package) if single_file else FROM_DATASET.format(code=code)
-    opening = f"from pipeline.kaggle import kernel\n\njob = kernel.Job(**{settings})"
-    cells = [cell("markdown", about), *(cell("code", text) for text in [bring, opening, *STEPS])]
+    opening = f"from pipeline.kaggle import {module}\n\njob = {module}.Job(**{settings})"
+    cells = [cell("markdown", about), *(cell("code", text) for text in [bring, opening, *steps])]
     for number, one in enumerate(cells):
         one["id"] = f"cell{number}"
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
@@ -69,6 +81,16 @@ def package_files() -> list[Path]:
     """Modules and YAML files of this package, relative to the folder that holds it."""
     kept = [path for path in PACKAGE.rglob("*") if path.suffix in (".py", ".yaml", ".csv")]
     return sorted(path.relative_to(PACKAGE.parent) for path in kept)
+
+
+def write_code(folder: Path) -> None:
+    for path in package_files():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(PACKAGE.parent / path, folder / path)
+
+
+def code_digests() -> dict[str, str]:
+    return {str(path): records.file_digest(PACKAGE.parent / path) for path in package_files()}
 
 
 def zipped_package() -> bytes:
@@ -100,8 +122,9 @@ def kernel_metadata(
     }
 
 
-def dataset_metadata(owner: str, slug: str) -> dict[str, Any]:
-    return {"id": f"{owner}/{slug}", "title": slug, "licenses": [{"name": "other"}]}
+def describe_dataset(folder: Path, owner: str, slug: str) -> None:
+    metadata = {"id": f"{owner}/{slug}", "title": slug, "licenses": [{"name": "other"}]}
+    records.write_json(folder / "dataset-metadata.json", metadata)
 
 
 def slug_of(competition: str, name: str, ending: str) -> str:

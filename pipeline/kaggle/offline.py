@@ -17,7 +17,7 @@ from pipeline.parts.cli import UserError, say
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
-TIMEOUT = 3600  # seconds a cell may take
+TIMEOUT = 12 * 3600  # seconds a cell may take: a session on Kaggle is no longer
 NAMESPACE = ["unshare", "--net", "--map-root-user"]
 GUARD = """\
 import socket
@@ -29,11 +29,11 @@ socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = refuse
 """
 
 
-def execute(notebook: Path, inputs: Path, working: Path, scratch: Path) -> str:
+def execute(notebook: Path, inputs: Path, working: Path, scratch: Path, output: str) -> str:
     """Run a notebook in a new kernel; returns what it printed.
 
-    Raises UserError when a cell fails, an input was written to, or another output was made than
-    submission.csv.
+    Raises UserError when a cell fails, an input was written to, or anything else was made than
+    `output` (submission.csv).
     """
     try:
         import nbformat  # late: only a rehearsal needs them
@@ -62,7 +62,7 @@ def execute(notebook: Path, inputs: Path, working: Path, scratch: Path) -> str:
     finally:
         set_writable(inputs, True)  # or nobody but root could delete them
         asyncio.run(manager.shutdown_kernel(now=True))
-    refuse_writes(inputs, working, before)
+    refuse_writes(inputs, working, before, output)
     return printed(book)
 
 
@@ -88,6 +88,7 @@ def environment(inputs: Path, working: Path, scratch: Path) -> dict[str, str]:
         "KAGGLE_WORKING_DIR": str(working),
         "KAGGLE_IS_COMPETITION_RERUN": "1",
         "PIP_NO_INDEX": "1",
+        "PYTHONWARNINGS": "ignore:IProgress not found",  # a remark of tqdm's on notebooks
         "IPYTHONDIR": str(scratch / "ipython"),
         "TMPDIR": str(scratch),
     }
@@ -106,12 +107,14 @@ def contents(folder: Path) -> dict[str, tuple[int, int]]:
     return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in files}
 
 
-def refuse_writes(inputs: Path, working: Path, before: dict[str, tuple[int, int]]) -> None:
+def refuse_writes(
+    inputs: Path, working: Path, before: dict[str, tuple[int, int]], output: str
+) -> None:
     if changed := sorted(set(before.items()) ^ set(contents(inputs).items())):
         raise UserError(f"the notebook wrote to its inputs: {changed[0][0]}")
-    made = sorted(str(path.relative_to(working)) for path in working.rglob("*"))
-    if made != ["submission.csv"]:
-        raise UserError(f"the notebook made {made}, expected submission.csv alone")
+    made = sorted(path.name for path in working.iterdir())
+    if made != [output]:
+        raise UserError(f"the notebook made {made}, expected {output} alone")
 
 
 def printed(book: "NotebookNode") -> str:

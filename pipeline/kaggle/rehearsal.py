@@ -1,4 +1,4 @@
-"""A bundle's notebook in a copy of Kaggle's folders, its answers compared with ours.
+"""A bundle's notebook in a copy of Kaggle's folders, its answers or weights compared with ours.
 
 The hidden test is ours under new names and in another size, so that each answer has a local one.
 """
@@ -7,14 +7,21 @@ import json
 import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from pipeline.kaggle.offline import execute
+from pipeline.kaggle.push import finished
+from pipeline.kaggle.session import Job
+from pipeline.parts import records
 from pipeline.parts.cli import UserError
-from pipeline.parts.config import Competition, root
+from pipeline.parts.competition import Competition
+from pipeline.parts.config import root
 from pipeline.parts.predictions import Predictions
+from pipeline.parts.prepared import Prepared
+from pipeline.parts.runs import how_far, model_path
 from pipeline.parts.tables import read_csv, read_test
 from pipeline.submit import prepared_data
 
@@ -40,7 +47,8 @@ def rehearse(bundle: Path, competition: Competition, fp16: bool, n: int | None) 
         mounted = inputs / "competitions" / (competition.slug or competition.name)
         size = round(len(read_test(competition, data)) * 2 / 3) if n is None else n
         ours = hide(data, competition, mounted, size)
-        story = execute(bundle / "notebook" / "notebook.ipynb", inputs, working, scratch)
+        book = bundle / "notebook" / "notebook.ipynb"
+        story = execute(book, inputs, working, scratch, "submission.csv")
         answers = read_csv(working / "submission.csv", [competition.id])
     blend = Predictions.load(bundle.with_name("test.npz"))
     tolerance = TOLERANCE_FP16 if fp16 else TOLERANCE
@@ -115,3 +123,54 @@ def compare(
             f"{first!r} ({ours[first]!r} here): {got.loc[first].tolist()[:3]}"
         )
     return f"{len(ours):,} rows as in the local submission, {told}"
+
+
+def rehearse_training(bundle: Path) -> tuple[str, str]:
+    """Run a training notebook until all folds are done, each session going on from the last.
+
+    Returns what all of them printed, and how the models are to those trained here. Raises
+    UserError when a session fails, brings nothing forward, or home would refuse its models.
+    """
+    key = records.load(bundle)["key"]
+    job, story = Job(**key["job"]), ""
+    book = bundle / "notebook" / "notebook.ipynb"
+    with TemporaryDirectory(prefix="kaggle") as folder:
+        inputs = Path(folder) / "input"
+        mount(bundle, inputs)
+        shutil.copytree(data_of(job), inputs / "competitions" / job.competition)
+        last = inputs / "notebooks" / job.kernel
+        last.mkdir(parents=True)
+        run, before, sessions = last / "runs" / job.experiment, None, 0
+        while len(finished(run, job.folds)) < len(job.folds):
+            if (now := [how_far(run / f"fold{fold}") for fold in job.folds]) == before:
+                raise UserError(f"session {sessions} brought no fold forward; all said:\n{story}")
+            before, sessions = now, sessions + 1
+            working, scratch = (Path(folder) / f"{part}{sessions}" for part in ("working", "temp"))
+            working.mkdir()
+            scratch.mkdir()
+            story += execute(book, inputs, working, scratch, "runs")
+            shutil.rmtree(last)
+            working.rename(last)
+        verdict = compare_weights(run, job, key["folds"])
+    return story, f"{'one session' if sessions == 1 else f'{sessions} sessions'}; {verdict}"
+
+
+def data_of(job: Job) -> Path:
+    """The competition's folder, by what `prepare` was told."""
+    facts = root("runs") / job.facts
+    return Prepared(facts.parent, records.load(facts)).data
+
+
+def compare_weights(run: Path, job: Job, keys: dict[str, Any]) -> str:
+    """How trained models are to those of home. Raises UserError where home would refuse one."""
+    told = []
+    for fold in job.folds:
+        record, home = (records.load(model_path(str(r), fold)) for r in (run, job.experiment))
+        if changes := records.differences(record["key"], keys[str(fold)]):
+            raise UserError(f"fold {fold}: home would refuse its model: {'; '.join(changes)}")
+        if home is None or home["key"] != record["key"]:
+            told.append(f"fold {fold}: no model here to compare with")
+        else:
+            equal = home["digest"] == record["digest"]
+            told.append(f"fold {fold}: weights {'equal, bit for bit' if equal else 'differ'}")
+    return "; ".join(told)

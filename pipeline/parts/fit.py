@@ -14,6 +14,7 @@ from pipeline.parts import records
 from pipeline.parts.augment import Augment
 from pipeline.parts.cli import UserError, say
 from pipeline.parts.config import Experiment
+from pipeline.parts.deadline import Deadline
 from pipeline.parts.head import start_head
 from pipeline.parts.images import Pixels
 from pipeline.parts.infer import Normalise, make_accelerator, predict_probabilities, workers
@@ -85,8 +86,11 @@ class Trainer:
         self.normalise = Normalise(self.preprocessing, self.accelerator.device)
         self.epoch, self.log = 0, []
 
-    def run(self, last: Path) -> None:
-        """Train the epochs that are left; after each, `last` holds everything to go on from."""
+    def run(self, last: Path, deadline: Deadline) -> None:
+        """Train the epochs that are left; after each, `last` holds everything to go on from.
+
+        It ends before one that may end after the deadline; the first one here is always made.
+        """
         if self.epoch == 0:
             self.start_head()
             write_log(self.log, last.with_name("log.csv"))
@@ -100,6 +104,8 @@ class Trainer:
                 torch.save(self.state(), tmp)
             write_log(self.log, last.with_name("log.csv"))
             self.tell(row)
+            if not deadline.fits(time.monotonic() - started):
+                return
 
     def start_head(self) -> None:
         """The head's first weights from one forward pass, judged in a log row of epoch 0."""
@@ -144,10 +150,8 @@ class Trainer:
                 progress.advance(size)
         loss = total.item() / images
         if not math.isfinite(loss):
-            raise UserError(
-                f"{self.label()}: the loss is {loss}: lower train.lr, or set train.clip_grad or "
-                "runtime.precision: no"
-            )
+            remedy = "lower train.lr, or set train.clip_grad or runtime.precision: no"
+            raise UserError(f"{self.label()}: the loss is {loss}: {remedy}")
         return loss, images / (time.monotonic() - started)
 
     def set_mode(self) -> None:
@@ -192,9 +196,8 @@ class Trainer:
     def note(self, prob: np.ndarray, started: float, **trained: float) -> Row:
         """Append a row to the log: the state that is saved next holds it."""
         target, lr = self.valid.target.to_numpy(), self.last_lr()
-        row = make_row(self.epoch, lr, target, prob, self.metric, started, **trained)
-        self.log.append(row)
-        return row
+        self.log.append(make_row(self.epoch, lr, target, prob, self.metric, started, **trained))
+        return self.log[-1]
 
     def last_lr(self) -> float:
         group = self.optimizer.param_groups[0]

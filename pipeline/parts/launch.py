@@ -3,6 +3,7 @@
 Nothing is shared but the disk, so no fold can hang another. A fold's memory is surely freed.
 """
 
+import math
 import os
 import subprocess
 import sys
@@ -11,15 +12,19 @@ from collections.abc import Iterable
 
 from pipeline.parts.cli import UserError, say
 from pipeline.parts.config import Runtime
+from pipeline.parts.deadline import Deadline
 
-BAD_INPUT, STOPPED = 2, 130  # exit codes of a fold that has said why itself
+BAD_INPUT, PAUSED, STOPPED = 2, 75, 130  # exit codes of a fold that has said why itself
 GRACE = 10.0  # seconds that a stopped fold has to end by itself
 
 
-def train_folds(experiment: str, folds: Iterable[int], runtime: Runtime) -> None:
+def train_folds(
+    experiment: str, folds: Iterable[int], runtime: Runtime, deadline: Deadline
+) -> None:
     """Train folds, as many at a time as there are slots; one that dies takes no other with it.
 
-    After bad input and Ctrl-C no further fold is started. Raises UserError naming the dead.
+    After bad input, Ctrl-C and the deadline no further fold is started, but the first ones are.
+    Raises UserError naming the dead; exits with PAUSED when some go on next time.
     """
     waiting, codes = list(folds), {}
     free = slots(runtime) if len(waiting) > 1 else [{}]
@@ -28,13 +33,15 @@ def train_folds(experiment: str, folds: Iterable[int], runtime: Runtime) -> None
         while running or waiting:
             while waiting and free:
                 fold, slot = waiting.pop(0), free.pop(0)
-                running[fold] = start(experiment, fold, slot), slot
+                running[fold] = start(experiment, fold, slot, deadline), slot
             time.sleep(0.1)
             for fold in [k for k, (process, _) in running.items() if process.poll() is not None]:
                 process, slot = running.pop(fold)
                 codes[fold] = process.returncode
                 free.append(slot)
-            if {BAD_INPUT, STOPPED} & set(codes.values()):
+            if waiting and codes and not deadline.fits(0):
+                codes |= dict.fromkeys(waiting, PAUSED)
+            if {BAD_INPUT, PAUSED, STOPPED} & set(codes.values()):
                 waiting = []
     finally:
         stop([process for process, _ in running.values()])
@@ -65,10 +72,12 @@ def visible_gpus() -> list[str]:
     return allowed.split(",")[:count] if allowed else [str(i) for i in range(count)]
 
 
-def start(experiment: str, fold: int, slot: dict[str, str]) -> subprocess.Popen:
+def start(experiment: str, fold: int, slot: dict[str, str], deadline: Deadline) -> subprocess.Popen:
     if "CUDA_VISIBLE_DEVICES" in slot:
         say("train", f"fold {fold}  on GPU {slot['CUDA_VISIBLE_DEVICES']}")
     command = [sys.executable, "-m", "pipeline.train", experiment, "--fold", str(fold)]
+    if math.isfinite(deadline.seconds):
+        command += ["--hours", str(max(0.0, deadline.left() / 3600))]
     return subprocess.Popen(command, env={**os.environ, **slot})
 
 
@@ -87,10 +96,12 @@ def tell(codes: dict[int, int]) -> None:
     """What became of the folds. Raises UserError naming those that died."""
     if STOPPED in codes.values():
         sys.exit(STOPPED)
-    died = [f"{fold} (exit {code})" for fold, code in codes.items() if code not in (0, BAD_INPUT)]
+    told = (0, BAD_INPUT, PAUSED)
+    died = [f"{fold} (exit {code})" for fold, code in codes.items() if code not in told]
     if died:
         done = sorted(fold for fold, code in codes.items() if code == 0)
         rest = f"; folds {done} are done" if done else ""
         raise UserError(f"fold {', '.join(died)} died{rest}; the same command goes on where it was")
-    if BAD_INPUT in codes.values():
-        sys.exit(BAD_INPUT)
+    for code in (BAD_INPUT, PAUSED):
+        if code in codes.values():
+            sys.exit(code)

@@ -54,5 +54,7 @@ def prediction_path(run: str, fold: int, split: Split, looks: str) -> Path:
 
 
 def spread(scores: list[float]) -> str:
-    """Mean and sample standard deviation over folds."""
+    """Mean and sample standard deviation over folds; of a single one just its score."""
+    if len(scores) == 1:
+        return f"{scores[0]:.4f}"
     return f"{np.mean(scores):.4f} ± {np.std(scores, ddof=1):.4f}"

@@ -11,7 +11,7 @@ import yaml
 
 from pipeline.parts import records
 from pipeline.parts.cli import UserError
-from pipeline.parts.config import Competition
+from pipeline.parts.competition import Competition
 from pipeline.parts.tables import image_paths, read_csv, read_rows
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
@@ -23,8 +23,10 @@ MANY = 0.5  # share of distinct values above which a number is no class
 def propose(folder: Path) -> str:
     """YAML text for pipeline/competitions/, its doubts as comments at the end.
 
-    Raises UserError where there is no CSV that could hold the labels.
+    Raises UserError where there is no folder, or no CSV in it that could hold the labels.
     """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder")
     found = Inspection(folder)
     settings: dict[str, Any] = {"slug": found.slug, "id": found.id, **found.answer()}
     settings |= {**found.files(), **found.templates()}

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -80,6 +81,13 @@ def writing(path: Path) -> Iterator[Path]:
         tmp.replace(path)
     finally:
         tmp.unlink(missing_ok=True)
+
+
+def put_folder(tmp: Path, out: Path) -> None:
+    """Rename a folder that is complete to where an older one may be, whose record goes first."""
+    record_path(out).unlink(missing_ok=True)
+    shutil.rmtree(out, ignore_errors=True)
+    tmp.rename(out)
 
 
 def plain(value: Any) -> Any:

@@ -15,6 +15,14 @@ def model_path(run: str, fold: int) -> Path:
     return folder / f"fold{fold}" / "model.safetensors"
 
 
+def how_far(fold: Path) -> tuple[bool, int]:
+    """Whether the folder of a fold holds its finished model, and the epochs behind it."""
+    log = fold / "log.csv"
+    rows = log.read_text().splitlines()[1:] if log.is_file() else []
+    epochs = [int(row.partition(",")[0]) for row in rows]
+    return records.load(fold / "model.safetensors") is not None, max(epochs, default=0)
+
+
 def load_blend(name: str) -> tuple[Path, dict[str, Any]]:
     """The test predictions that `ensemble` made, and their record. Raises UserError without."""
     path = root("runs") / name / "test.npz"
@@ -51,7 +59,8 @@ def first_weights_digest(settings: Experiment, fold: int, folds: str) -> str | N
     if not path.is_file():
         raise UserError(f"model.weights: no file {str(path)!r}; or: hub, pypi, none, run:NAME")
     record = records.load(path)
-    same = record and record["competition"] == settings.competition
+    # by name, since a run that was trained on Kaggle knows no paths of this machine
+    same = record and Path(record["competition"]).stem == settings.competition_name
     if same and record["key"]["folds"] != folds:
         raise UserError(f"model.weights: {path} was trained on other folds: it would leak")
     return records.file_digest(path)

@@ -10,7 +10,8 @@ from pathlib import Path
 import pandas as pd
 
 from pipeline.parts.cli import UserError, did_you_mean
-from pipeline.parts.config import Competition, root
+from pipeline.parts.competition import Competition
+from pipeline.parts.config import root
 
 SHOWN = 20  # problems named in full before "and N more"
 

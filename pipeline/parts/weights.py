@@ -1,4 +1,7 @@
-"""Where a backbone's first weights come from: hub, pypi, none, run:NAME or a path."""
+"""Where a backbone's first weights come from: hub, pypi, none, run:NAME or a path.
+
+What `hub` and `pypi` give may lie as a file in weights/, for a machine without network.
+"""
 
 import importlib.util
 from pathlib import Path
@@ -11,7 +14,7 @@ from torch import nn
 
 from pipeline.parts import records
 from pipeline.parts.cli import UserError
-from pipeline.parts.config import Model
+from pipeline.parts.config import Model, root
 from pipeline.parts.runs import model_path
 
 # Packages whose ImageNet tensors stand in the order of timm's model (296 of 296 for lite0).
@@ -29,6 +32,10 @@ def build_backbone(settings: Model, fold: int, **kwargs: float) -> nn.Module:
         raise UserError(f"model.backbone: timm has no {name!r}; see timm.list_models()")
     if weights == "none":
         return timm.create_model(name, **kwargs)
+    if (kept := kept_weights(settings)).is_file():
+        model = timm.create_model(name, **kwargs)
+        model.load_state_dict(load_file(kept))
+        return model
     if weights == "hub":
         return _pretrained(name, f"hub gave nothing for {name}", "hub", **kwargs)
     if weights == "pypi":
@@ -37,6 +44,13 @@ def build_backbone(settings: Model, fold: int, **kwargs: float) -> nn.Module:
         return _from_run(settings, model_path(weights.removeprefix("run:"), fold), **kwargs)
     overlay, failure = {"file": weights}, f"{weights} does not fit {name}"
     return _pretrained(name, failure, "a path", pretrained_cfg_overlay=overlay, **kwargs)
+
+
+def kept_weights(settings: Model) -> Path:
+    """Where the first weights of `hub` or `pypi` lie once they were saved: a whole timm model."""
+    return (
+        root("weights") / f"{settings.backbone.replace('/', '--')}.{settings.weights}.safetensors"
+    )
 
 
 def others(failed: str) -> str:

@@ -1,0 +1,256 @@
+"""Training on Kaggle: sessions that end in time, go on from their output, and lose nothing."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import enter
+from kaggle_stub import KaggleStub
+
+from pipeline.kaggle import luggage, push, rehearsal, session
+from pipeline.kaggle.mounts import working_root
+from pipeline.parts import records, yaml_files
+from pipeline.parts.cli import UserError
+from pipeline.parts.config import Model, load_experiment
+from pipeline.parts.deadline import Deadline
+from pipeline.parts.model import save_weights
+from pipeline.parts.prepared import load_prepared
+from pipeline.parts.splits import load_folds
+from pipeline.parts.weights import build_backbone, kept_weights
+from pipeline.train import train_key
+
+
+@pytest.fixture
+def leaves(space: Path, write: Callable[..., str], split: Callable[[str], str]) -> str:
+    """A prepared experiment with first weights of the hub, of a competition given by a path."""
+    (space / "data" / "demo").rename(space / "data" / "leaves")
+    (space / "leaves.yaml").write_text(yaml.safe_dump({"slug": "leaves"}))
+    first = Model(backbone="test_resnet", weights="hub", size=32, batchnorm="train")
+    start = first.model_copy(update={"weights": "none"})
+    save_weights(build_backbone(start, 0), kept_weights(first))
+    return split(write(competition=str(space / "leaves.yaml"), model={"weights": "hub"}))
+
+
+def read(path: Path) -> dict:
+    return json.loads(path.read_text())
+
+
+def job_of(bundle: Path) -> session.Job:
+    return session.Job(**records.load(bundle)["key"]["job"])
+
+
+def test_sessions_end_in_the_weights_of_an_uninterrupted_training(
+    leaves: str, run: Callable[..., str], space: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("nbclient")
+    for fold in ("0", "1"):
+        run("train", leaves, "--fold", fold)
+    home, away = space / "runs" / "tiny" / "fold0", space / "away"
+    compare = rehearsal.compare_weights
+
+    def keep(output: Path, *rest: object) -> str:
+        shutil.copytree(output / "fold0", away)
+        return compare(output, *rest)
+
+    monkeypatch.setattr(rehearsal, "compare_weights", keep)
+    limits = ["--fold", "0", "--hours", "0.25"]  # all of it is reserve: an epoch, then stop
+    said = run("bundle", leaves, "--train", *limits, "--rehearse")
+    assert "2 sessions; fold 0: weights equal, bit for bit" in said
+    assert "fold 0  stops after epoch 1" in said and "fold 0  goes on after epoch 1" in said
+    assert "fold 0 goes on after epoch 1" in said and "cp -r away/runs/. runs/" in said
+    assert "!!!!!!" not in said and "folds begin anew" in said
+    shutil.rmtree(home)
+    away.rename(home)
+    assert sorted(path.name for path in home.iterdir()) == [
+        "log.csv",
+        "model.safetensors",
+        "model.safetensors.json",
+    ]
+    assert "up to date" in run("train", leaves)
+    run("predict", leaves)
+    assert "tiny" in run("ensemble", leaves)
+
+
+def test_what_the_bundle_holds(leaves: str, run: Callable[..., str], space: Path) -> None:
+    assert "folds [0, 1], 9 h a session" in run("bundle", leaves, "--train")
+    assert "up to date" in run("bundle", leaves, "--train")
+    bundle = space / "runs" / "tiny" / "train-bundle"
+    package = bundle / "code" / "pipeline"
+    shipped = load_experiment(str(package / "experiments" / "tiny.yaml"))
+    assert shipped.competition == "leaves" and shipped.key() == load_experiment(leaves).key()
+    assert yaml.safe_load((package / "competitions" / "leaves.yaml").read_text()) == {
+        "slug": "leaves"
+    }
+    assert set(read(bundle / "code" / "luggage-code.json")) == {
+        "folds/leaves-2-seed42.csv",
+        "folds/leaves-2-seed42.csv.json",
+    }
+    assert set(read(bundle / "weights" / "luggage-weights.json")) == {
+        "weights/test_resnet.hub.safetensors"
+    }
+    kernel = read(bundle / "notebook" / "kernel-metadata.json")
+    assert kernel["id"] == "owner/leaves-tiny-train"
+    assert kernel["dataset_sources"] == [f"{kernel['id']}-code", f"{kernel['id']}-weights"]
+    assert kernel["competition_sources"] == ["leaves"] and not kernel["enable_internet"]
+    assert "--fp16 means nothing with --train" in run("bundle", "x", "--train", "--fp16", expect=2)
+    assert "--fold means nothing without" in run("bundle", "x", "--fold", "0", expect=2)
+    assert "the folds are 0 to 1" in run("bundle", leaves, "--train", "--fold", "7", expect=2)
+
+
+def test_slugs_of_a_long_name_are_no_longer_than_kaggle_allows(
+    run: Callable[..., str], write: Callable[..., str], split: Callable[[str], str], space: Path
+) -> None:
+    name = "a-name-that-is-longer-than-all-that-kaggle-allows"
+    run("bundle", split(write(name)), "--train")
+    kernel = read(space / "runs" / name / "train-bundle" / "notebook" / "kernel-metadata.json")
+    slugs = [ref.partition("/")[2] for ref in (kernel["id"], *kernel["dataset_sources"])]
+    assert len(set(slugs)) == 2 and max(map(len, slugs)) <= 50
+
+
+def test_a_file_that_only_this_machine_has_is_refused(
+    run: Callable[..., str], write: Callable[..., str], split: Callable[[str], str], space: Path
+) -> None:
+    file = space / "first.safetensors"
+    file.write_bytes(b"0")
+    experiment = split(write(model={"weights": str(file)}))
+    assert "name it relative to the project" in run("bundle", experiment, "--train", expect=2)
+
+
+def test_a_runs_weights_and_a_teacher_travel(
+    trained: str,
+    run: Callable[..., str],
+    write: Callable[..., str],
+    space: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    package = space / "package"
+    for folder in ("experiments", "competitions", "augmentations"):
+        shutil.copytree(yaml_files.HERE / folder, package / folder)
+    shutil.copy(trained, package / "experiments")
+    monkeypatch.setattr(yaml_files, "HERE", package)
+    run("predict", trained, "--split", "oof")
+    second = write("second", model={"weights": "run:tiny"}, train={"distill": "tiny"})
+    run("bundle", second, "--train", "--fold", "1")
+    bundle, there = space / "runs" / "second" / "train-bundle", space / "there"
+    monkeypatch.setenv("KAGGLE_INPUT_DIR", str(space / "input"))
+    for part in ("code", "weights"):
+        shutil.copytree(bundle / part, space / "input" / part)
+        luggage.unpack(part, there)
+    (there / "runs" / "_data").symlink_to(space / "runs" / "_data")
+    enter(monkeypatch, there)
+    monkeypatch.setattr(yaml_files, "HERE", bundle / "code" / "pipeline")
+    settings = load_experiment("second")
+    key = train_key(settings, 1, load_prepared(settings), load_folds(settings))
+    assert records.plain(key) == records.load(bundle)["key"]["folds"]["1"]
+    assert key["first_weights"] and list(key["teacher"]) == ["oof0"]
+
+
+@pytest.fixture
+def mounted(
+    leaves: str, run: Callable[..., str], space: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[session.Job, Path]:
+    """The job of a bundle that is mounted with its competition and an earlier output."""
+    run("bundle", leaves, "--train")
+    bundle, inputs = space / "runs" / "tiny" / "train-bundle", space / "input"
+    for part in ("code", "weights"):
+        shutil.copytree(bundle / part, inputs / f"leaves-tiny-train-{part}")
+    shutil.copytree(space / "data" / "leaves", inputs / "leaves")
+    job = job_of(bundle)
+    early = inputs / job.kernel.partition("/")[2] / "runs" / "tiny" / "fold1"
+    early.mkdir(parents=True)
+    (early / "log.csv").write_text("epoch\n0\n1\n")
+    monkeypatch.setenv("KAGGLE_INPUT_DIR", str(inputs))
+    monkeypatch.setenv("KAGGLE_WORKING_DIR", str(space / "working"))
+    monkeypatch.setattr(session.tempfile, "tempdir", str(space))
+    return job, inputs
+
+
+def test_a_session_finds_everything_in_its_place(mounted: tuple[session.Job, Path]) -> None:
+    job, inputs = mounted
+    at_work = session.open_session(job)
+    assert at_work.data == inputs / "leaves"
+    assert (at_work.home / "folds" / "leaves-2-seed42.csv").is_file()
+    assert (at_work.home / "weights" / "test_resnet.hub.safetensors").is_file()
+    assert (at_work.home / "runs" / "tiny" / "fold1" / "log.csv").is_file()
+    assert (working_root() / "runs" / "tiny" / "fold1" / "log.csv").is_file()
+
+
+@pytest.mark.parametrize("damage", ["weights", "competition"])
+def test_what_is_missing_is_said_and_the_earlier_output_is_kept(
+    mounted: tuple[session.Job, Path], capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    job, inputs = mounted
+    if damage == "weights":
+        next(inputs.glob("*-weights/*.safetensors")).write_bytes(b"cut off")
+    else:
+        shutil.rmtree(inputs / "leaves")
+    session.train(session.open_session(job))
+    session.tell(job)
+    said = capsys.readouterr()
+    assert "!!!!!! open_session failed" in said.err
+    assert ("not as it was packed" if damage == "weights" else "no competition") in said.err
+    assert "fold 0 is to begin" in said.out and "fold 1 goes on after epoch 1" in said.out
+    assert (working_root() / "runs" / "tiny" / "fold1" / "log.csv").is_file()
+
+
+def test_a_stage_that_never_ends_is_ended(
+    space: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (space / "pipeline").mkdir()
+    hang = "import subprocess, sys, time\nprint('begun', flush=True)\n"
+    hang += "subprocess.run([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+    (space / "pipeline" / "train.py").write_text(hang)
+    monkeypatch.setattr(session, "PACKAGE", space)
+    monkeypatch.setattr(session, "OVERTIME", 1.0)
+    job = session.Job.model_construct(experiment="tiny")
+    assert session.Session(job, space, space, Deadline(0)).run("train") == -9
+    assert capsys.readouterr().out == "begun\n"
+
+
+def test_luggage_of_another_project_is_told_from_ours(space: Path, monkeypatch) -> None:
+    monkeypatch.setenv("KAGGLE_INPUT_DIR", str(space / "nothing"))
+    with pytest.raises(UserError, match=r"no dataset 'a-b' with a luggage-b\.json"):
+        luggage.unpack("a-b", space)
+
+
+def test_a_push_trains_a_session_and_brings_its_folds_home(
+    leaves: str,
+    run: Callable[..., str],
+    kaggle: KaggleStub,
+    space: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(push, "POLL", 0)
+    model = {"model.safetensors": b"w", "model.safetensors.json": b"{}"}
+    kaggle.output = {f"runs/tiny/fold0/{name}": data for name, data in model.items()}
+    kaggle.output |= {"runs/tiny/fold1/last.pt": b"1", "runs/tiny/fold1/log.csv": b"epoch\n1\n"}
+    said = run("bundle", leaves, "--train", "--push")
+    assert "trained and here: folds [0] of [0, 1]; the same command trains on" in said
+    fold0, fold1 = (space / "runs" / "tiny" / f"fold{fold}" for fold in (0, 1))
+    assert (fold0 / "model.safetensors").read_bytes() == b"w"
+    (fold0 / "model.safetensors").write_bytes(b"ours")  # and stays so
+    kaggle.output |= {f"runs/tiny/fold1/{name}": data for name, data in model.items()}
+    assert "folds [0, 1] of [0, 1]" in run("bundle", leaves, "--train", "--push")
+    assert (fold0 / "model.safetensors").read_bytes() == b"ours"
+    assert (fold1 / "model.safetensors").read_bytes() == b"w"
+    ((ref, versions),) = kaggle.kernels.items()
+    sources = [version.get("kernelDataSources", []) for version in versions]
+    assert sources == [[], [ref]], "a session goes on from the output of the last"
+    assert len(kaggle.datasets) == 2 and all(len(made) == 1 for made in kaggle.datasets.values())
+    assert "are trained and here" in run("bundle", leaves, "--train", "--push")
+    assert len(versions) == 2
+
+
+def test_a_session_that_failed_is_begun_again(
+    leaves: str, run: Callable[..., str], kaggle: KaggleStub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(push, "POLL", 0)
+    kaggle.answer["GetKernelSessionStatus"] = {"status": "ERROR", "failureMessage": "no GPU"}
+    said = run("bundle", leaves, "--train", "--push", expect=2)
+    assert "version 1 failed on Kaggle: no GPU" in said
+    del kaggle.answer["GetKernelSessionStatus"]
+    kaggle.answer["ListKernelSessionOutput"] = {"files": [], "log": "!!!!!! prepare ended"}
+    assert "version 2 had trouble" in run("bundle", leaves, "--train", "--push", expect=2)
