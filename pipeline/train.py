@@ -4,12 +4,14 @@ reads   folds/COMPETITION-5-seed42.csv, the packed pixels
 writes  runs/EXPERIMENT/foldK/{model.safetensors, model.safetensors.json, log.csv}
 run     python -m pipeline.train demo --fold 0
 
-Each fold is one process: one at a time, or one a GPU. A killed run goes on at its last finished
+Each fold is one process: one at a time, or one a GPU; of several GPUs, one on each of them
+(--gpus-per-fold, docs/clusters.md). A killed run goes on at its last finished
 epoch, to the same weights; a fold that dies takes no other with it. A finished fold is never
 retrained under changed settings: choose a new name, or --force.
 """
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -37,15 +39,24 @@ def main(
     experiment: str,
     fold: Annotated[int | None, typer.Option(help="only this fold, in this process")] = None,
     force: Annotated[bool, typer.Option(help="retrain what other settings made")] = False,
+    gpus_per_fold: Annotated[
+        int | None, typer.Option(min=1, help="default: the experiment's runtime.gpus_per_fold")
+    ] = None,
 ) -> None:
     settings = load_experiment(experiment)
+    runtime, in_group = settings.runtime, int(os.environ.get("WORLD_SIZE", 1)) > 1
+    if gpus_per_fold:
+        runtime = runtime.model_copy(update={"gpus_per_fold": gpus_per_fold})
+    if in_group and fold is None:
+        raise UserError("several processes train one fold together: say which by --fold")
     prepared, table = load_prepared(settings), load_folds(settings)
     if fold is not None and not 0 <= fold < settings.folds.n:
         raise UserError(f"--fold {fold}: the folds are 0 to {settings.folds.n - 1}")
     started = time.monotonic()
     todo = unfinished(settings, fold, prepared, table, force)
-    if fold is None and settings.train.epochs:
-        train_folds(experiment, todo, settings.runtime)
+    here = fold is not None and (in_group or runtime.gpus_per_fold == 1)
+    if todo and settings.train.epochs and not here:
+        train_folds(experiment, todo, runtime)
     else:  # a fold of no epochs is done in seconds; a process of its own would take as many
         for k, key in todo.items():
             train_fold(settings, k, prepared, table, model_path(settings.name, k), key)
@@ -93,9 +104,14 @@ def train_fold(
     if last.exists():
         trainer.resume(torch.load(last, map_location="cpu", weights_only=True))
         say("train", f"fold {fold}  goes on after epoch {trainer.epoch}")
-    with records.writing(out.with_name("started.json")) as tmp:
-        tmp.write_text(json.dumps(key))
+    started_key = out.with_name("started.json")
+    if trainer.accelerator.is_main_process:
+        with records.writing(started_key) as tmp:
+            tmp.write_text(json.dumps(key))
     trainer.run(last)
+    trainer.accelerator.end_training()
+    if not trainer.accelerator.is_main_process:
+        return
     trainer.save(out)
     peak = peak_memory_gb()
     records.commit(
@@ -111,7 +127,7 @@ def train_fold(
         **trainer.facts(),
     )
     last.unlink(missing_ok=True)
-    out.with_name("started.json").unlink()
+    started_key.unlink()
     memory = f"at most {peak['ram_gb']:.1f} GB of memory"
     say("train", f"fold {fold}  {out}, {took(started)}, {memory}")
 

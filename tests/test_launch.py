@@ -30,9 +30,9 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[
     def run_fake(
         codes: dict[int, int], gpus: list[str], error: str | None = None, **runtime: int
     ) -> dict[int, list[str]]:
-        def start(_: str, fold: int, slot: dict[str, str]) -> subprocess.Popen:
+        def start(_: str, fold: int, slot: dict[str, str], ranks: int) -> launch.Fold:
             command = [sys.executable, "-c", FOLD, str(codes[fold]), str(tmp_path / f"{fold}")]
-            return subprocess.Popen(command, env={"OMP_NUM_THREADS": "-", **slot})
+            return launch.Fold(command, {"OMP_NUM_THREADS": "-", **slot}, ranks)
 
         monkeypatch.setattr(launch, "start", start)
         monkeypatch.setattr(launch, "visible_gpus", lambda: gpus)
@@ -85,6 +85,45 @@ def test_after_bad_input_no_further_fold_is_started(fake, tmp_path: Path) -> Non
         fake({0: 2, 1: 0}, gpus=[])
     assert end.value.code == 2
     assert not (tmp_path / "1").exists()
+
+
+def test_several_gpus_a_fold(fake, monkeypatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")
+    four = ["a", "b", "c", "d"]
+    monkeypatch.setattr(launch, "visible_gpus", lambda: four)
+    two, alone = (launch.slots(Runtime(gpus_per_fold=2), folds) for folds in (5, 1))
+    assert [slot["CUDA_VISIBLE_DEVICES"] for slot in two] == ["a,b", "c,d"]
+    assert [slot["OMP_NUM_THREADS"] for slot in two + alone] == ["2", "2", "4"]
+    assert "TERM" not in alone[0], "one fold at a time may draw its bar"
+    three = launch.slots(Runtime(gpus_per_fold=3), 5)
+    assert [slot["CUDA_VISIBLE_DEVICES"] for slot in three] == ["a,b,c"]
+    with pytest.raises(UserError, match="only 4 GPUs are visible"):
+        launch.slots(Runtime(gpus_per_fold=5), 5)
+    four.clear()
+    assert launch.slots(Runtime(gpus_per_fold=2), 5) == [{"OMP_NUM_THREADS": "4"}]
+
+
+def end_of(code: str, ranks: int = 2) -> int:
+    """Exit code of a fold whose processes run this."""
+    fold = launch.Fold([sys.executable, "-c", f"import os, sys, time\n{code}"], {}, ranks)
+    started = time.monotonic()
+    while (end := fold.poll()) is None and time.monotonic() < started + 20:
+        time.sleep(0.05)
+    assert all(rank.returncode is not None for rank in fold.ranks)
+    return end
+
+
+def test_a_dead_rank_ends_the_others_and_says_why(capfd: pytest.CaptureFixture[str]) -> None:
+    assert end_of("print(os.environ['RANK'], os.environ['WORLD_SIZE'])") == 0
+    assert capfd.readouterr().out == "0 2\n", "rank 0 alone speaks"
+    why = "rank = os.environ['RANK']; print('why', rank, file=sys.stderr); "
+    started = time.monotonic()
+    assert end_of(f"{why} time.sleep(60) if rank == '0' else sys.exit(7)") == 7
+    assert time.monotonic() - started < 10
+    assert sorted(capfd.readouterr().err.splitlines()) == ["why 0", "why 1"]
+    assert end_of(f"{why} sys.exit(2)") == 2
+    assert end_of(f"{why} time.sleep(60 * int(rank)); sys.exit(2)") == 2
+    assert set(capfd.readouterr().err.splitlines()) >= {"why 0"}
 
 
 def test_visible_gpus_are_those_that_the_environment_allows(monkeypatch) -> None:

@@ -1,11 +1,17 @@
 """Folds in processes of their own: one at a time on a CPU, one a GPU where there are GPUs.
 
 Nothing is shared but the disk, so no fold can hang another. A fold's memory is surely freed.
+A fold of several GPUs is as many processes, its ranks. They find what `torchrun` would tell them;
+it does not start them as it turns every exit code into 1 and one clear line into a page.
 """
 
+import ctypes
 import os
+import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterable
 
@@ -13,6 +19,8 @@ from pipeline.parts.cli import UserError, say
 from pipeline.parts.config import Runtime
 
 BAD_INPUT, STOPPED = 2, 130  # exit codes of a fold that has said why itself
+TRACEBACK = 1  # exit code of a rank that has lost another, among others
+LIBC, PR_SET_PDEATHSIG = ctypes.CDLL(None), 1  # Linux's prctl.h
 GRACE = 10.0  # seconds that a stopped fold has to end by itself
 
 
@@ -22,38 +30,48 @@ def train_folds(experiment: str, folds: Iterable[int], runtime: Runtime) -> None
     After bad input and Ctrl-C no further fold is started. Raises UserError naming the dead.
     """
     waiting, codes = list(folds), {}
-    free = slots(runtime) if len(waiting) > 1 else [{}]
-    running: dict[int, tuple[subprocess.Popen, dict[str, str]]] = {}
+    free = slots(runtime, len(waiting))
+    running: dict[int, tuple[Fold, dict[str, str]]] = {}
     try:
         while running or waiting:
             while waiting and free:
                 fold, slot = waiting.pop(0), free.pop(0)
-                running[fold] = start(experiment, fold, slot), slot
+                running[fold] = start(experiment, fold, slot, runtime.gpus_per_fold), slot
             time.sleep(0.1)
-            for fold in [k for k, (process, _) in running.items() if process.poll() is not None]:
-                process, slot = running.pop(fold)
-                codes[fold] = process.returncode
-                free.append(slot)
+            ended = {k: fold.poll() for k, (fold, _) in running.items()}
+            for fold in [k for k, code in ended.items() if code is not None]:
+                codes[fold] = ended[fold]
+                free.append(running.pop(fold)[1])
             if {BAD_INPUT, STOPPED} & set(codes.values()):
                 waiting = []
     finally:
-        stop([process for process, _ in running.values()])
+        stop([process for fold, _ in running.values() for process in fold.ranks])
     tell(codes)
 
 
-def slots(runtime: Runtime) -> list[dict[str, str]]:
-    """What each process that may run at the same time finds in its environment.
+def slots(runtime: Runtime, folds: int) -> list[dict[str, str]]:
+    """What each of the folds that may train at the same time finds in its environment.
 
-    `runtime.processes` of them, else one a GPU, else one. They share the CPU's cores evenly.
+    `runtime.processes` of them, else as many as there are GPUs for, else one. All processes share
+    the CPU's cores evenly. Raises UserError when there are too few GPUs for a fold.
     """
-    gpus = visible_gpus() if runtime.device == "auto" else []
-    count = runtime.processes or max(1, len(gpus))
-    if count == 1:
+    ranks = runtime.gpus_per_fold
+    if folds == ranks == 1:
         return [{}]
-    threads = max(1, int(os.environ.get("OMP_NUM_THREADS", os.cpu_count())) // count)
-    shared = {"OMP_NUM_THREADS": str(threads), "TERM": "dumb"}  # bars would overwrite each other
-    devices = [{"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} if gpus else {} for i in range(count)]
-    return [{**shared, **device} for device in devices]
+    gpus = visible_gpus() if runtime.device == "auto" else []
+    if 0 < len(gpus) < ranks:
+        raise UserError(f"--gpus-per-fold {ranks}: only {len(gpus)} GPUs are visible")
+    count = min(folds, runtime.processes or max(1, len(gpus) // ranks))
+    if count * ranks == 1:
+        return [{}]
+    threads = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count())) // (count * ranks)
+    shared = {"OMP_NUM_THREADS": str(max(1, threads))}
+    if count > 1:
+        shared["TERM"] = "dumb"  # bars would overwrite each other
+    if not gpus:
+        return [shared] * count
+    groups = [",".join(gpus[i : i + ranks]) for i in range(0, len(gpus) - ranks + 1, ranks)]
+    return [{**shared, "CUDA_VISIBLE_DEVICES": groups[i % len(groups)]} for i in range(count)]
 
 
 def visible_gpus() -> list[str]:
@@ -65,11 +83,59 @@ def visible_gpus() -> list[str]:
     return allowed.split(",")[:count] if allowed else [str(i) for i in range(count)]
 
 
-def start(experiment: str, fold: int, slot: dict[str, str]) -> subprocess.Popen:
+def start(experiment: str, fold: int, slot: dict[str, str], ranks: int) -> "Fold":
     if "CUDA_VISIBLE_DEVICES" in slot:
         say("train", f"fold {fold}  on GPU {slot['CUDA_VISIBLE_DEVICES']}")
     command = [sys.executable, "-m", "pipeline.train", experiment, "--fold", str(fold)]
-    return subprocess.Popen(command, env={**os.environ, **slot})
+    return Fold(command, {**os.environ, **slot}, ranks)
+
+
+class Fold:
+    """The processes of a fold: one, or rank 0, which speaks, and others, whose words are kept."""
+
+    def __init__(self, command: list[str], environment: dict[str, str], ranks: int = 1):
+        self.told = [None, *(tempfile.TemporaryFile() for _ in range(1, ranks))]  # noqa: SIM115
+        self.ranks = [
+            subprocess.Popen(
+                command, env=place, stdout=file, stderr=file, preexec_fn=end_with_launcher
+            )
+            for place, file in zip(places(environment, ranks), self.told, strict=True)
+        ]
+
+    def poll(self) -> int | None:
+        """Its exit code, or None while it trains. Others would wait for a dead rank: they end."""
+        codes = [rank.poll() for rank in self.ranks]
+        failed = {rank: code for rank, code in enumerate(codes) if code}
+        if not failed:
+            return None if None in codes else 0
+        for rank in self.ranks:
+            rank.kill()
+            rank.wait()
+        if failed.get(0) not in (BAD_INPUT, STOPPED):
+            for rank in set(failed) - {0}:
+                self.told[rank].seek(0)
+                print(self.told[rank].read().decode(errors="replace"), end="", file=sys.stderr)
+        return next((code for code in failed.values() if code != TRACEBACK), TRACEBACK)
+
+
+def end_with_launcher() -> None:
+    """Once the launcher is killed, its next start must not find the fold in training still."""
+    if sys.platform == "linux":
+        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def places(environment: dict[str, str], ranks: int) -> list[dict[str, str]]:
+    """What each rank finds in its environment: where rank 0 is to be met, and its own number."""
+    if ranks == 1:
+        return [environment]
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks)}
+    group["TORCH_CPP_LOG_LEVEL"] = "ERROR"  # DDP's remark that what could be frozen is not
+    return [
+        {**environment, **group, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        for rank in range(ranks)
+    ]
 
 
 def stop(processes: list[subprocess.Popen]) -> None:
