@@ -4,25 +4,25 @@ reads   folds/COMPETITION-5-seed42.csv, the packed pixels
 writes  runs/EXPERIMENT/foldK/{model.safetensors, model.safetensors.json, log.csv}
 run     python -m pipeline.train demo --fold 0
 
-Each fold is one process: one at a time, or one a GPU; of several GPUs, one on each of them
-(--gpus-per-fold, docs/clusters.md). A killed run goes on at its last finished
-epoch, to the same weights; a fold that dies takes no other with it. A finished fold is never
-retrained under changed settings: choose a new name, or --force.
+Each fold is one process: one at a time, or one a GPU; or one on each of its --gpus-per-fold, or a
+task of a cluster (docs/clusters.md). A killed run goes on at its last finished epoch, to the same
+weights; a fold that dies takes no other with it. A finished fold is never retrained under changed
+settings: choose a new name, or --force.
 """
 
 import json
 import os
 import time
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import pandas as pd
 import typer
 
-from pipeline.parts import records
+from pipeline.parts import cluster, launch, records
 from pipeline.parts.cli import UserError, run_stage, say, took
 from pipeline.parts.config import Experiment, load_competition, load_experiment
-from pipeline.parts.launch import train_folds
 from pipeline.parts.predictions import spread
 from pipeline.parts.prepared import Prepared, load_prepared
 from pipeline.parts.runs import first_weights_digest, model_path, names_digest, teacher_digests
@@ -35,6 +35,11 @@ if TYPE_CHECKING:
 VERSION = 1
 
 
+class Launcher(StrEnum):
+    LOCAL = "local"
+    RAY = "ray"
+
+
 def main(
     experiment: str,
     fold: Annotated[int | None, typer.Option(help="only this fold, in this process")] = None,
@@ -42,6 +47,7 @@ def main(
     gpus_per_fold: Annotated[
         int | None, typer.Option(min=1, help="default: the experiment's runtime.gpus_per_fold")
     ] = None,
+    launcher: Annotated[Launcher, typer.Option(help="where the folds train")] = Launcher.LOCAL,
 ) -> None:
     settings = load_experiment(experiment)
     runtime, in_group = settings.runtime, int(os.environ.get("WORLD_SIZE", 1)) > 1
@@ -54,9 +60,10 @@ def main(
         raise UserError(f"--fold {fold}: the folds are 0 to {settings.folds.n - 1}")
     started = time.monotonic()
     todo = unfinished(settings, fold, prepared, table, force)
-    here = fold is not None and (in_group or runtime.gpus_per_fold == 1)
-    if todo and settings.train.epochs and not here:
-        train_folds(experiment, todo, runtime)
+    alone = fold is not None and runtime.gpus_per_fold == 1 and launcher == Launcher.LOCAL
+    if todo and settings.train.epochs and not (alone or in_group):
+        launch_folds = cluster.train_folds if launcher == Launcher.RAY else launch.train_folds
+        launch_folds(experiment, todo, runtime)
     else:  # a fold of no epochs is done in seconds; a process of its own would take as many
         for k, key in todo.items():
             train_fold(settings, k, prepared, table, model_path(settings.name, k), key)
