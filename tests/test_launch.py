@@ -1,6 +1,5 @@
 """Folds in processes of their own: side by side, a slot each, and one death is not the others'."""
 
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -152,8 +151,8 @@ def test_two_folds_train_side_by_side_and_the_dead_one_is_made_up_for(
 
 def test_a_fold_that_does_not_listen_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "GRACE", 0.2)
-    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    fold = launch.Fold([sys.executable, "-c", "import time; time.sleep(60)"], {}, ranks=2)
     started = time.monotonic()
-    launch.stop([process])
-    assert process.returncode is not None
+    launch.stop([fold])
+    assert None not in [rank.returncode for rank in fold.ranks]
     assert time.monotonic() - started < 5

@@ -45,7 +45,7 @@ def train_folds(experiment: str, folds: Iterable[int], runtime: Runtime) -> None
             if {BAD_INPUT, STOPPED} & set(codes.values()):
                 waiting = []
     finally:
-        stop([process for fold, _ in running.values() for process in fold.ranks])
+        stop([fold for fold, _ in running.values()])
     tell(codes)
 
 
@@ -91,15 +91,19 @@ def start(experiment: str, fold: int, slot: dict[str, str], ranks: int) -> "Fold
 
 
 class Fold:
-    """The processes of a fold: one, or rank 0, which speaks, and others, whose words are kept."""
+    """The processes of a fold: one, or rank 0, which speaks, and others, whose errors are kept."""
 
     def __init__(self, command: list[str], environment: dict[str, str], ranks: int = 1):
-        self.told = [None, *(tempfile.TemporaryFile() for _ in range(1, ranks))]  # noqa: SIM115
+        self.errors = [None, *(tempfile.TemporaryFile() for _ in range(1, ranks))]  # noqa: SIM115
         self.ranks = [
             subprocess.Popen(
-                command, env=place, stdout=file, stderr=file, preexec_fn=end_with_launcher
+                command,
+                env=place,
+                stdout=file and subprocess.DEVNULL,
+                stderr=file,
+                preexec_fn=end_with_launcher,
             )
-            for place, file in zip(places(environment, ranks), self.told, strict=True)
+            for place, file in zip(places(environment, ranks), self.errors, strict=True)
         ]
 
     def poll(self) -> int | None:
@@ -108,14 +112,18 @@ class Fold:
         failed = {rank: code for rank, code in enumerate(codes) if code}
         if not failed:
             return None if None in codes else 0
+        self.end()
+        told = failed.get(0) in (BAD_INPUT, STOPPED)
+        for rank, code in failed.items():
+            if rank and code != STOPPED and not told:
+                self.errors[rank].seek(0)
+                print(self.errors[rank].read().decode(errors="replace"), end="", file=sys.stderr)
+        return next((code for code in failed.values() if code != TRACEBACK), TRACEBACK)
+
+    def end(self) -> None:
         for rank in self.ranks:
             rank.kill()
             rank.wait()
-        if failed.get(0) not in (BAD_INPUT, STOPPED):
-            for rank in set(failed) - {0}:
-                self.told[rank].seek(0)
-                print(self.told[rank].read().decode(errors="replace"), end="", file=sys.stderr)
-        return next((code for code in failed.values() if code != TRACEBACK), TRACEBACK)
 
 
 def end_with_launcher() -> None:
@@ -138,15 +146,13 @@ def places(environment: dict[str, str], ranks: int) -> list[dict[str, str]]:
     ]
 
 
-def stop(processes: list[subprocess.Popen]) -> None:
+def stop(folds: list[Fold]) -> None:
     """Ctrl-C reached them too: wait until each has said so; end those that do not listen."""
     deadline = time.monotonic() + GRACE
-    for process in processes:
-        try:
-            process.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            process.terminate()
-            process.wait()
+    while (folds := [f for f in folds if f.poll() is None]) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    for fold in folds:
+        fold.end()
 
 
 def tell(codes: dict[int, int]) -> None:
