@@ -101,6 +101,7 @@ class Fold:
                 env=place,
                 stdout=file and subprocess.DEVNULL,
                 stderr=file,
+                process_group=file and 0,  # Ctrl-C is for rank 0: two would wait for each other
                 preexec_fn=end_with_launcher,
             )
             for place, file in zip(places(environment, ranks), self.errors, strict=True)
