@@ -60,7 +60,7 @@ def test_a_killed_fold_and_a_killed_worker_are_made_up_for(
     waiting, deadline = {0, 1}, time.monotonic() + 120
     while waiting and process.poll() is None and time.monotonic() < deadline:
         for k in [k for k in waiting if (folders[k] / "last.pt").exists()]:
-            os.kill(trainer(k, parent=k == 1), signal.SIGKILL)
+            os.kill(trainer(experiment, k, parent=k == 1), signal.SIGKILL)
             waiting.remove(k)
         time.sleep(0.001)
     said = process.communicate(timeout=120)[0]
@@ -73,14 +73,19 @@ def test_a_killed_fold_and_a_killed_worker_are_made_up_for(
         assert len(list(folder.iterdir())) == 3
 
 
-def trainer(fold: int, parent: bool) -> int:
-    """Process that trains the fold, or the one that started it."""
+def trainer(experiment: str, fold: int, parent: bool) -> int:
+    """Process that trains the fold of this test's experiment, or the Ray worker that started it.
+
+    The whole path must match: other runs on this machine train folds of that number too.
+    """
     for path in Path("/proc").glob("[0-9]*"):
         try:
             words = (path / "cmdline").read_text().split("\0")
-            if words[-3:-1] == ["--fold", str(fold)]:
-                stat = (path / "stat").read_text()
-                return int(stat.rpartition(")")[2].split()[1]) if parent else int(path.name)
+            if words[1:-1] == ["-m", "pipeline.train", experiment, "--fold", str(fold)]:
+                worker = (path / "stat").read_text().rpartition(")")[2].split()[1]
+                started_by = Path("/proc", worker, "cmdline").read_text()
+                assert started_by.startswith("ray::"), started_by
+                return int(worker if parent else path.name)
         except OSError:
             continue  # it has just ended
-    raise AssertionError(f"nothing trains fold {fold}")
+    raise AssertionError(f"nothing trains fold {fold} of {experiment}")
