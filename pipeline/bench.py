@@ -185,7 +185,7 @@ def plan(
     from pipeline.parts.launch import slots
 
     rates, n, epochs = found["rates"], settings.folds.n, settings.train.epochs
-    rounds = -(-n // len(slots(settings.runtime)))  # folds that train one after another
+    rounds = -(-n // len(slots(settings.runtime, n)))  # folds that train one after another
     test, held = int((prepared.rows.split == "test").sum()), int((table.fold >= 0).sum())
     train, valid = len(table) - held / n, held / n  # images of a fold
     closed = settings.model.reads == "blocks" or settings.model.head == "lda"

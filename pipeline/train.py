@@ -4,29 +4,30 @@ reads   folds/COMPETITION-5-seed42.csv, the packed pixels
 writes  runs/EXPERIMENT/foldK/{model.safetensors, model.safetensors.json, log.csv}
 run     python -m pipeline.train demo --fold 0
 
-Each fold is one process: one at a time, or one a GPU. A killed run, and one that --hours ended
-after an epoch (exit code 75), goes on at its last finished epoch, to the same weights; a fold that
-dies takes no other with it. A finished fold is never retrained under changed settings: choose a
-new name, or --force.
+Each fold is one process: one at a time, or one a GPU; or one on each of its --gpus-per-fold, or a
+task of a cluster (docs/clusters.md). A killed run, and one that --hours ended after an epoch (exit
+code 75), goes on at its last finished epoch, to the same weights; a fold that dies takes no other
+with it. A finished fold is never retrained under changed settings: choose a new name, or --force.
 """
 
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import pandas as pd
 import typer
 
-from pipeline.parts import records
+from pipeline.parts import cluster, launch, records
 from pipeline.parts.cli import UserError, run_stage, say, took
 from pipeline.parts.competition import load_competition
 from pipeline.parts.config import Experiment, load_experiment
 from pipeline.parts.deadline import Deadline
-from pipeline.parts.launch import PAUSED, train_folds
 from pipeline.parts.predictions import spread
 from pipeline.parts.prepared import Prepared, load_prepared
 from pipeline.parts.runs import first_weights_digest, model_path, names_digest, teacher_digests
@@ -39,6 +40,11 @@ if TYPE_CHECKING:
 VERSION = 1
 
 
+class Launcher(StrEnum):
+    LOCAL = "local"
+    RAY = "ray"
+
+
 def main(
     experiment: str,
     fold: Annotated[
@@ -48,14 +54,25 @@ def main(
         float, typer.Option(min=0, help="begin no epoch that may end later", show_default=False)
     ] = math.inf,
     force: Annotated[bool, typer.Option(help="retrain what other settings made")] = False,
+    gpus_per_fold: Annotated[
+        int | None, typer.Option(min=1, help="default: the experiment's runtime.gpus_per_fold")
+    ] = None,
+    launcher: Annotated[Launcher, typer.Option(help="where the folds train")] = Launcher.LOCAL,
 ) -> None:
     started, deadline = time.monotonic(), Deadline(3600 * hours)
     settings = load_experiment(experiment)
+    runtime, in_group = settings.runtime, int(os.environ.get("WORLD_SIZE", 1)) > 1
+    if gpus_per_fold:
+        runtime = runtime.model_copy(update={"gpus_per_fold": gpus_per_fold})
+    if in_group and fold is None:
+        raise UserError("several processes train one fold together: say which by --fold")
     prepared, table = load_prepared(settings), load_folds(settings)
     folds = chosen_folds(settings, fold)
     todo = unfinished(settings, folds, prepared, table, force)
-    if len(folds) > 1 and settings.train.epochs:
-        train_folds(experiment, todo, settings.runtime, deadline)
+    alone = len(folds) == 1 and runtime.gpus_per_fold == 1 and launcher == Launcher.LOCAL
+    if todo and settings.train.epochs and not (alone or in_group):
+        launch_folds = cluster.train_folds if launcher == Launcher.RAY else launch.train_folds
+        launch_folds(experiment, todo, runtime, deadline)
     elif todo:  # a fold of no epochs is done in seconds; a process of its own would take as many
         train_here(settings, todo, prepared, table, deadline)
     if len(folds) > 1 or not todo:
@@ -132,12 +149,17 @@ def train_fold(
     if last.exists():
         trainer.resume(torch.load(last, map_location="cpu", weights_only=True))
         say("train", f"fold {fold}  goes on after epoch {trainer.epoch}")
-    with records.writing(out.with_name("started.json")) as tmp:
-        tmp.write_text(json.dumps(key))
+    started_key = out.with_name("started.json")
+    if trainer.accelerator.is_main_process:
+        with records.writing(started_key) as tmp:
+            tmp.write_text(json.dumps(key))
     trainer.run(last, deadline)
+    trainer.accelerator.end_training()
     if trainer.epoch < settings.train.epochs:
         say("train", f"fold {fold}  stops after epoch {trainer.epoch}: the next may end too late")
-        sys.exit(PAUSED)
+        sys.exit(launch.PAUSED)
+    if not trainer.accelerator.is_main_process:
+        return
     trainer.save(out)
     peak = peak_memory_gb()
     records.commit(
@@ -153,7 +175,7 @@ def train_fold(
         **trainer.facts(),
     )
     last.unlink(missing_ok=True)
-    out.with_name("started.json").unlink()
+    started_key.unlink()
     memory = f"at most {peak['ram_gb']:.1f} GB of memory"
     say("train", f"fold {fold}  {out}, {took(started)}, {memory}")
 

@@ -1,7 +1,6 @@
 """Folds in processes of their own: side by side, a slot each, and one death is not the others'."""
 
 import math
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -36,9 +35,9 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[
         seconds: float = math.inf,
         **runtime: int,
     ) -> dict[int, list[str]]:
-        def start(_: str, fold: int, slot: dict[str, str], deadline: Deadline) -> subprocess.Popen:
+        def start(_: str, fold: int, slot: dict[str, str], ranks: int, __: Deadline) -> launch.Fold:
             command = [sys.executable, "-c", FOLD, str(codes[fold]), str(tmp_path / f"{fold}")]
-            return subprocess.Popen(command, env={"OMP_NUM_THREADS": "-", **slot})
+            return launch.Fold(command, {"OMP_NUM_THREADS": "-", **slot}, ranks)
 
         monkeypatch.setattr(launch, "start", start)
         monkeypatch.setattr(launch, "visible_gpus", lambda: gpus)
@@ -104,6 +103,45 @@ def test_when_the_time_is_over_no_further_fold_is_started(
     assert not (tmp_path / "1").exists()
 
 
+def test_several_gpus_a_fold(fake, monkeypatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")
+    four = ["a", "b", "c", "d"]
+    monkeypatch.setattr(launch, "visible_gpus", lambda: four)
+    two, alone = (launch.slots(Runtime(gpus_per_fold=2), folds) for folds in (5, 1))
+    assert [slot["CUDA_VISIBLE_DEVICES"] for slot in two] == ["a,b", "c,d"]
+    assert [slot["OMP_NUM_THREADS"] for slot in two + alone] == ["2", "2", "4"]
+    assert "TERM" not in alone[0], "one fold at a time may draw its bar"
+    three = launch.slots(Runtime(gpus_per_fold=3), 5)
+    assert [slot["CUDA_VISIBLE_DEVICES"] for slot in three] == ["a,b,c"]
+    with pytest.raises(UserError, match="only 4 GPUs are visible"):
+        launch.slots(Runtime(gpus_per_fold=5), 5)
+    four.clear()
+    assert launch.slots(Runtime(gpus_per_fold=2), 5) == [{"OMP_NUM_THREADS": "4"}]
+
+
+def end_of(code: str, ranks: int = 2) -> int:
+    """Exit code of a fold whose processes run this."""
+    fold = launch.Fold([sys.executable, "-c", f"import os, sys, time\n{code}"], {}, ranks)
+    started = time.monotonic()
+    while (end := fold.poll()) is None and time.monotonic() < started + 20:
+        time.sleep(0.05)
+    assert all(rank.returncode is not None for rank in fold.ranks)
+    return end
+
+
+def test_a_dead_rank_ends_the_others_and_says_why(capfd: pytest.CaptureFixture[str]) -> None:
+    assert end_of("print(os.environ['RANK'], os.environ['WORLD_SIZE'])") == 0
+    assert capfd.readouterr().out == "0 2\n", "rank 0 alone speaks"
+    why = "rank = os.environ['RANK']; print('why', rank, file=sys.stderr); "
+    started = time.monotonic()
+    assert end_of(f"{why} time.sleep(60) if rank == '0' else sys.exit(7)") == 7
+    assert time.monotonic() - started < 10
+    assert sorted(capfd.readouterr().err.splitlines()) == ["why 0", "why 1"]
+    assert end_of(f"{why} sys.exit(2)") == 2
+    assert end_of(f"{why} time.sleep(60 * int(rank)); sys.exit(2)") == 2
+    assert set(capfd.readouterr().err.splitlines()) >= {"why 0"}
+
+
 def test_visible_gpus_are_those_that_the_environment_allows(monkeypatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -130,8 +168,8 @@ def test_two_folds_train_side_by_side_and_the_dead_one_is_made_up_for(
 
 def test_a_fold_that_does_not_listen_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "GRACE", 0.2)
-    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    fold = launch.Fold([sys.executable, "-c", "import time; time.sleep(60)"], {}, ranks=2)
     started = time.monotonic()
-    launch.stop([process])
-    assert process.returncode is not None
+    launch.stop([fold])
+    assert None not in [rank.returncode for rank in fold.ranks]
     assert time.monotonic() - started < 5

@@ -158,7 +158,8 @@ class Runtime(Settings):
 
     tune: Literal["auto", "off"] = "auto"  # auto: what `bench` measured; settings here win over it
     device: Literal["auto", "cpu"] = "auto"
-    processes: int | None = Field(None, ge=1)  # folds at a time; None: one a GPU, one on a CPU
+    processes: int | None = Field(None, ge=1)  # folds at a time; None: all GPUs, 1 on a CPU
+    gpus_per_fold: int = Field(1, ge=1)  # that train a fold together; without GPUs: processes
     precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     channels_last: bool = True  # order of a picture's numbers in memory
     compile: bool = False  # torch.compile, in training

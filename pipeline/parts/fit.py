@@ -2,6 +2,7 @@
 
 import math
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from pipeline.parts import records
+from pipeline.parts import distributed, records
 from pipeline.parts.augment import Augment
 from pipeline.parts.cli import UserError, say
 from pipeline.parts.config import Experiment
@@ -54,14 +55,14 @@ class Trainer:
         metric: str,
         targets: np.ndarray,  # of the training images: int [n] or rows [n, classes]
     ):
-        self.settings, self.fold, self.metric = settings, fold, metric
+        self.settings, self.fold, self.metric, self.classes = settings, fold, metric, len(classes)
         self.pixels, self.valid = pixels, valid
         self.seed = derive_seed(settings.train.seed, "fold", fold)
-        self.accelerator = make_accelerator(settings.runtime)
+        self.thaws = settings.model.freeze_epochs
+        self.accelerator = make_accelerator(settings.runtime, distributed.options(self.thaws))
         torch.manual_seed(self.seed)  # the random head
         model = build_model(settings.model, classes, fold)
-        device = self.accelerator.device
-        model = arranged(model, settings.runtime, settings.model.size, device)
+        model = arranged(model, settings.runtime, settings.model.size, self.accelerator.device)
         if settings.runtime.compile:
             model.compile()
         self.preprocessing = preprocessing(model, settings.model)
@@ -71,15 +72,15 @@ class Trainer:
         self.loader = self._train_loader(self.rows, targets)
         self.epoch_steps = math.ceil(len(self.batches) / settings.train.accumulate)
         self.steps = settings.train.epochs * self.epoch_steps
-        optimizer = torch.optim.AdamW(
-            parameter_groups(model, settings.train), lr=settings.train.lr, fused=True
-        )
-        self.thaws = settings.model.freeze_epochs
-        if settings.model.freeze:
+        groups = parameter_groups(model, settings.train)
+        optimizer = torch.optim.AdamW(groups, lr=settings.train.lr, fused=True)
+        if settings.model.freeze and not self.thaws:
             freeze_until(model, settings.model.freeze)
         self.schedule = make_schedule(optimizer, settings.train, self.steps)
         self.ema = make_ema(model, settings.train, self.steps)  # a copy: before it is wrapped
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        if self.thaws:  # DDP takes on no parameter later
+            freeze_until(model, settings.model.freeze)
         self.mixer = Mixer(settings.mix, len(classes), settings.train.epochs)
         weights = class_weights(settings.train, targets, len(classes))
         self.loss = Loss(settings.train, weights).to(self.accelerator.device)
@@ -93,32 +94,28 @@ class Trainer:
         """
         if self.epoch == 0:
             self.start_head()
-            write_log(self.log, last.with_name("log.csv"))
+            if self.accelerator.is_main_process:
+                write_log(self.log, last.with_name("log.csv"))
         while self.epoch < self.settings.train.epochs:
             started = time.monotonic()
             loss, rate = self.train_epoch()
             prob = self.predict_valid(f"{self.label()} valid")
             self.epoch += 1
             row = self.note(prob, started, loss=loss, rate=rate)
-            with records.writing(last) as tmp:
-                torch.save(self.state(), tmp)
-            write_log(self.log, last.with_name("log.csv"))
+            if self.accelerator.is_main_process:
+                with records.writing(last) as tmp:
+                    torch.save(self.state(), tmp)
+                write_log(self.log, last.with_name("log.csv"))
             self.tell(row)
-            if not deadline.fits(time.monotonic() - started):
+            if not distributed.of_rank_0(deadline.fits(time.monotonic() - started)):
                 return
 
     def start_head(self) -> None:
         """The head's first weights from one forward pass, judged in a log row of epoch 0."""
         started, model = time.monotonic(), self.accelerator.unwrap_model(self.model)
-        words = start_head(
-            model,
-            self.settings,
-            self.preprocessing,
-            self.rows,
-            self.labels,
-            self.accelerator,
-            self.seed,
-        )
+        pictures = (self.preprocessing, self.rows, self.labels, self.accelerator, self.seed)
+        start = partial(start_head, model, self.settings, *pictures)
+        words = distributed.by_rank_0(start, model, self.accelerator)
         if words is None:
             return
         if self.ema:
@@ -128,27 +125,30 @@ class Trainer:
 
     def train_epoch(self) -> tuple[float, float]:
         """One pass; returns the mean loss and images/s. Raises UserError when the loss is NaN."""
-        seed = derive_seed(self.seed, "epoch", self.epoch)
+        seed = distributed.own_seed(derive_seed(self.seed, "epoch", self.epoch), self.accelerator)
         torch.manual_seed(seed)  # dropout, drop path
         np.random.seed(seed)  # mixing
         self.batches.epoch = self.mixer.epoch = self.epoch
         self.set_mode()
+        each = self.settings.train.accumulate
+        groups = zip(grouped(self.loader, each), grouped(self.batches.sizes, each), strict=True)
         started = time.monotonic()
         total, images = torch.zeros((), device=self.accelerator.device), 0
         with Progress(self.label(), self.batches.n, "images") as progress:
-            for number, group in enumerate(grouped(self.loader, self.settings.train.accumulate)):
+            for number, (group, sizes) in enumerate(groups):
                 done = self.epoch * self.epoch_steps + number
                 self.schedule.step_update(done)
                 if self.thaws and self.epoch >= self.thaws:
                     since = done - self.thaws * self.epoch_steps
                     warm_up_thawed(self.optimizer, self.settings.train, self.steps, since)
-                size = sum(len(pixels) for pixels, _ in group)
+                size = sum(sizes)
                 total += self.step(group, size) * size  # no .item(): no waiting
                 if self.ema:
                     self.ema.update(self.model, step=done)  # without a step it would not warm up
                 images += size
                 progress.advance(size)
-        loss = total.item() / images
+        distributed.align(self.model, self.ema)
+        loss = self.accelerator.reduce(total, "sum").item() / images
         if not math.isfinite(loss):
             remedy = "lower train.lr, or set train.clip_grad or runtime.precision: no"
             raise UserError(f"{self.label()}: the loss is {loss}: {remedy}")
@@ -161,7 +161,7 @@ class Trainer:
         train_mode(self.accelerator.unwrap_model(self.model), self.settings.model.batchnorm)
 
     def step(self, group: list[Batch], size: int) -> torch.Tensor:
-        """One step down the mean loss of the `size` images in all batches of a group."""
+        """One step down the mean loss of all ranks' `size` images; returns this rank's share."""
         self.optimizer.zero_grad()
         total = torch.zeros((), device=self.accelerator.device)
         for pixels, target in group:
@@ -170,7 +170,7 @@ class Trainer:
             images, target = self.mixer(images, target)
             logits = self.model(images)  # Accelerate wraps it in autocast
             loss = self.loss(logits, target) * (len(pixels) / size)
-            self.accelerator.backward(loss)
+            self.accelerator.backward(loss * self.accelerator.num_processes)  # DDP takes the mean
             total += loss.detach()
         if self.settings.train.clip_grad:
             self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.train.clip_grad)
@@ -179,19 +179,16 @@ class Trainer:
 
     def predict_valid(self, label: str) -> np.ndarray:
         """Plain probabilities of the held-out images with the weights that would be saved."""
-        return predict_probabilities(
-            self.final_model(),
-            self.pixels,
-            self.valid.row.to_numpy(),
-            self.preprocessing,
-            "none",
-            self.accelerator,
-            self.settings.runtime,
-            label,
-        )
+        model, rows = self.final_model(), self.valid.row.to_numpy()
+        how = (self.preprocessing, "none", self.accelerator, self.settings.runtime, label)
+
+        def predict(mine: np.ndarray) -> np.ndarray:
+            return predict_probabilities(model, self.pixels, mine, *how)
+
+        return distributed.predict_together(predict, rows, self.classes, self.accelerator)
 
     def final_model(self) -> nn.Module:
-        return self.ema.module if self.ema else self.model
+        return self.ema.module if self.ema else self.accelerator.unwrap_model(self.model)
 
     def note(self, prob: np.ndarray, started: float, **trained: float) -> Row:
         """Append a row to the log: the state that is saved next holds it."""
@@ -230,11 +227,12 @@ class Trainer:
             "scores": self.log[-1],
             "images": {"train": len(self.rows), "valid": len(self.valid)},
             "precision": self.accelerator.mixed_precision,
+            "ranks": self.accelerator.num_processes,
             "taps": getattr(self.accelerator.unwrap_model(self.model), "taps", None),
         }
 
     def save(self, path: Path) -> None:
-        save_weights(self.accelerator.unwrap_model(self.final_model()), path)
+        save_weights(self.final_model(), path)
 
     def label(self) -> str:
         epochs = self.settings.train.epochs
@@ -248,4 +246,5 @@ class Trainer:
         augment = Augment(self.settings.augment, size, mode)
         on_gpu = self.accelerator.device.type == "cuda"
         pictures = Pictures(self.pixels, rows, targets, augment)
-        return make_loader(pictures, self.batches, workers(self.settings.runtime, on_gpu), on_gpu)
+        parts = distributed.OwnParts(self.batches, self.accelerator)
+        return make_loader(pictures, parts, workers(self.settings.runtime, on_gpu), on_gpu)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import KwargsHandler
 from torch import nn
 
 from pipeline.parts.augment import Resize
@@ -28,14 +29,14 @@ CLOSE = 1e-2  # of a probability, to that of float32
 Autocast = Callable[[], AbstractContextManager]
 
 
-def make_accelerator(runtime: Runtime) -> Accelerator:
-    """Device and precision for this machine."""
+def make_accelerator(runtime: Runtime, options: Sequence[KwargsHandler] = ()) -> Accelerator:
+    """Device and precision for this machine; `options` are those of a group of processes."""
     keep_freed_memory()
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.benchmark = True
     cpu = runtime.device == "cpu" or not torch.cuda.is_available()
     precision = _precision(cpu) if runtime.precision == "auto" else runtime.precision
-    return Accelerator(mixed_precision=precision, cpu=cpu)
+    return Accelerator(mixed_precision=precision, cpu=cpu, kwargs_handlers=list(options))
 
 
 def keep_freed_memory() -> None:

@@ -7,7 +7,7 @@ number): 0, 1 or 8 workers give equal batches, and a resumed epoch equals an uni
 import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -78,6 +78,11 @@ class EpochBatches:
     def __len__(self) -> int:
         return self.count
 
+    @property
+    def sizes(self) -> list[int]:
+        """Images of each batch."""
+        return [len(part) for part in np.array_split(np.arange(self.n), self.count)]
+
     def __iter__(self) -> Iterator[BatchSpec]:
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.n)
         if self.draw:
@@ -93,7 +98,7 @@ def in_order(n: int, batch_size: int) -> list[BatchSpec]:
     ]
 
 
-def grouped(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
+def grouped(batches: Iterable[Any], size: int) -> Iterator[list[Any]]:
     """Lists of `size` batches; the last may be shorter."""
     rest = iter(batches)
     while group := list(itertools.islice(rest, size)):
@@ -101,7 +106,7 @@ def grouped(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
 
 
 def make_loader(
-    pictures: Pictures, batches: EpochBatches | list[BatchSpec], workers: int, pin: bool
+    pictures: Pictures, batches: Iterable[BatchSpec], workers: int, pin: bool
 ) -> DataLoader:
     return DataLoader(
         pictures,

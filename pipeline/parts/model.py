@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from pipeline.parts import records
 from pipeline.parts.cli import UserError, say
 from pipeline.parts.config import Model, Runtime, Train
+from pipeline.parts.distributed import shared_batchnorm
 from pipeline.parts.fused import fuse
 from pipeline.parts.names import imagenet_classes, match_names, name_start, read_mapping
 from pipeline.parts.pyramid import Pyramid
@@ -25,6 +26,8 @@ def build_model(settings: Model, classes: list[str], fold: int) -> nn.Module:
     drops = {"drop_rate": settings.drop_rate, "drop_path_rate": settings.drop_path_rate}
     model = build_backbone(settings, fold, **drops)
     start = named_head(model, settings, classes) if settings.head == "names" else None
+    if settings.batchnorm == "train":
+        model = shared_batchnorm(model)
     model = _with_head(model, settings.reads, len(classes), settings.drop_rate)
     if start is not None:
         model.get_classifier().load_state_dict(start)

@@ -1,0 +1,91 @@
+"""Folds on a Ray cluster: what dies is done again and goes on, and nothing is lost."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline.parts import cluster, records
+from pipeline.parts.cli import UserError
+from pipeline.parts.config import Runtime
+
+
+def node(alive: bool = True, **resources: float) -> dict[str, object]:
+    return {"Alive": alive, "Resources": resources}
+
+
+def test_a_fold_asks_for_its_gpus_and_their_share_of_the_cores() -> None:
+    nodes = [node(CPU=8.0, GPU=2.0), node(CPU=64.0, GPU=8.0), node(False, CPU=2.0, GPU=1.0)]
+    assert cluster.share(nodes, Runtime()) == {"num_gpus": 1, "num_cpus": 4}
+    assert cluster.share(nodes, Runtime(gpus_per_fold=4)) == {"num_gpus": 4, "num_cpus": 32}
+    assert cluster.share(nodes, Runtime(device="cpu")) == {"num_gpus": 0, "num_cpus": 8}
+    with pytest.raises(UserError, match="no machine of the cluster has as many"):
+        cluster.share(nodes, Runtime(gpus_per_fold=16))
+    assert cluster.share([node(CPU=2.0)], Runtime(processes=4)) == {"num_gpus": 0, "num_cpus": 1}
+
+
+def test_without_ray_one_line_says_what_to_install(
+    run: Callable[..., str],
+    write: Callable[..., str],
+    split: Callable[[str], str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    said = run("train", split(write()), "--launcher", "ray", expect=2)
+    assert said == "error: --launcher ray: pip install 'ray>=2.40,<3'\n"
+
+
+def test_a_killed_fold_and_a_killed_worker_are_made_up_for(
+    write: Callable[..., str],
+    split: Callable[[str], str],
+    space: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two folds side by side: the process of one and the Ray worker of the other are killed."""
+    pytest.importorskip("ray")
+    monkeypatch.setenv("HOME", str(space))  # where Ray leaves a token
+    experiment = split(write(train={"epochs": 8}, runtime={"processes": 2, "device": "cpu"}))
+    folders = [space / "runs" / "tiny" / f"fold{k}" for k in (0, 1)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipeline.train", experiment, "--launcher", "ray"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    waiting, deadline = {0, 1}, time.monotonic() + 120
+    while waiting and process.poll() is None and time.monotonic() < deadline:
+        for k in [k for k in waiting if (folders[k] / "last.pt").exists()]:
+            os.kill(trainer(experiment, k, parent=k == 1), signal.SIGKILL)
+            waiting.remove(k)
+        time.sleep(0.001)
+    said = process.communicate(timeout=120)[0]
+    assert process.returncode == 0, said
+    assert not waiting
+    assert said.count("goes on after epoch") == 2, said
+    assert "2 folds, accuracy" in said
+    for k, folder in enumerate(folders):
+        assert records.load(folder / "model.safetensors")["key"]["fold"] == k
+        assert len(list(folder.iterdir())) == 3
+
+
+def trainer(experiment: str, fold: int, parent: bool) -> int:
+    """Process that trains the fold of this test's experiment, or the Ray worker that started it.
+
+    The whole path must match: other runs on this machine train folds of that number too.
+    """
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (path / "cmdline").read_text().split("\0")
+            if words[1:-1] == ["-m", "pipeline.train", experiment, "--fold", str(fold)]:
+                worker = (path / "stat").read_text().rpartition(")")[2].split()[1]
+                started_by = Path("/proc", worker, "cmdline").read_text()
+                assert started_by.startswith("ray::"), started_by
+                return int(worker if parent else path.name)
+        except OSError:
+            continue  # it has just ended
+    raise AssertionError(f"nothing trains fold {fold} of {experiment}")
