@@ -88,6 +88,12 @@ def test_the_faster_is_chosen_and_a_small_gain_is_not(search: Callable[..., Sear
     assert not any(name == "compile" for name, *_ in found.tried), "for GPUs"
 
 
+def test_a_machine_that_speeds_up_makes_no_choice_better() -> None:
+    found, rates = Search(EXPERIMENT, build=None), iter([100.0, 150.0, 145.0])
+    assert found.choose("workers", 0, [2], lambda _: next(rates)) == 100.0
+    assert found.chosen == {"workers": 0}
+
+
 def test_what_the_experiment_says_is_not_tried(search: Callable[..., Search]) -> None:
     found = search(precision="no", workers=1, channels_last=False)
     assert found.chosen["channels_last"] is False
