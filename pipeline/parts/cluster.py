@@ -8,15 +8,15 @@ import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pipeline.parts import launch
 from pipeline.parts.cli import UserError
-from pipeline.parts.config import Runtime
+from pipeline.parts.config import Root, Runtime
 from pipeline.parts.deadline import Deadline
 
 RETRIES = 3  # of a fold, after which it is given up
-PASSED_ON = ["DATA_DIR", "RUNS_DIR", "FOLDS_DIR", "SUBMISSIONS_DIR"]
+PASSED_ON = [f"{name.upper()}_DIR" for name in get_args(Root)]
 
 
 def train_folds(

@@ -23,6 +23,7 @@ from pydantic_core import PydanticCustomError
 from pipeline.parts.cli import UserError, did_you_mean
 from pipeline.parts.yaml_files import TOGETHER, find_yaml, known_yaml, load_yaml
 
+Root = Literal["data", "runs", "folds", "submissions", "weights"]
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -212,7 +213,7 @@ def load_experiment(name: str) -> Experiment:
     return experiment
 
 
-def root(name: Literal["data", "runs", "folds", "submissions", "weights"]) -> Path:
+def root(name: Root) -> Path:
     """A root folder: `runs/`, or what RUNS_DIR says."""
     return Path(os.environ.get(f"{name.upper()}_DIR", name))
 
