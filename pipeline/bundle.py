@@ -34,6 +34,7 @@ from pipeline.kaggle.notebook import (
     notebook,
     slug_of,
     write_code,
+    write_notebook,
 )
 from pipeline.kaggle.push import push_bundle, push_training, signed
 from pipeline.kaggle.rehearsal import rehearse, rehearse_training
@@ -146,10 +147,9 @@ def bundle(
     job = Job(name=name, competition=competition, weights=weights)
     package = None if key["single_file"] else code
     book = notebook(about(name, where, record), "kernel", job, SUBMIT, package)
-    records.write_json(tmp / "notebook" / "notebook.ipynb", book)
     datasets = [weights] if key["single_file"] else [code, weights]
     metadata = kernel_metadata(owner, kernel, competition.slug, datasets)
-    records.write_json(tmp / "notebook" / "kernel-metadata.json", metadata)
+    write_notebook(tmp / "notebook", book, metadata)
     records.put_folder(tmp, out)
     return {**facts, "kernel": metadata["id"], "datasets": metadata["dataset_sources"]}
 

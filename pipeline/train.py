@@ -30,14 +30,12 @@ from pipeline.parts.config import Experiment, load_experiment
 from pipeline.parts.deadline import Deadline
 from pipeline.parts.predictions import spread
 from pipeline.parts.prepared import Prepared, load_prepared
-from pipeline.parts.runs import first_weights_digest, model_path, names_digest, teacher_digests
-from pipeline.parts.splits import classes_of, folds_digest, load_folds
+from pipeline.parts.runs import model_path, train_key
+from pipeline.parts.splits import classes_of, load_folds, split_rows
 from pipeline.parts.targets import training_targets
 
 if TYPE_CHECKING:
     from pipeline.parts.fit import Trainer
-
-VERSION = 1
 
 
 class Launcher(StrEnum):
@@ -151,15 +149,14 @@ def train_fold(
         say("train", f"fold {fold}  goes on after epoch {trainer.epoch}")
     started_key = out.with_name("started.json")
     if trainer.accelerator.is_main_process:
-        with records.writing(started_key) as tmp:
-            tmp.write_text(json.dumps(key))
+        records.write_json(started_key, key)
     trainer.run(last, deadline)
     trainer.accelerator.end_training()
+    if not trainer.accelerator.is_main_process:
+        return  # rank 0 says how it ended
     if trainer.epoch < settings.train.epochs:
         say("train", f"fold {fold}  stops after epoch {trainer.epoch}: the next may end too late")
         sys.exit(launch.PAUSED)
-    if not trainer.accelerator.is_main_process:
-        return
     trainer.save(out)
     peak = peak_memory_gb()
     records.commit(
@@ -193,43 +190,6 @@ def make_trainer(
     if settings.train.distill:
         say("train", f"fold {fold}  {describe_teacher(settings)}")
     return Trainer(settings, fold, classes, prepared.pixels, train, valid, metric, targets)
-
-
-def split_rows(
-    rows: pd.DataFrame, table: pd.DataFrame, classes: list[str], fold: int
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Training and held-out images of a fold: image, row (in the pixels), target, hash, fold."""
-    position = {name: i for i, name in enumerate(rows.id) if rows.split[i] == "train"}
-    if set(position) != set(table.image):
-        gone = sorted(set(position) ^ set(table.image))
-        raise UserError(f"{len(gone)} images differ between folds and pixels, first {gone[0]!r}")
-    frame = pd.DataFrame(
-        {
-            "image": table.image,
-            "row": table.image.map(position),
-            "target": table.label.map({label: i for i, label in enumerate(classes)}),
-            "fold": table.fold,
-        }
-    )
-    frame["hash"] = rows.hash.to_numpy()[frame.row]
-    return frame[table.fold != fold], frame[table.fold == fold]
-
-
-def train_key(
-    settings: Experiment, fold: int, prepared: Prepared, table: pd.DataFrame
-) -> dict[str, Any]:
-    """All a fold's weights depend on."""
-    folds = folds_digest(table)
-    return {
-        "version": VERSION,
-        **settings.key(),
-        "fold": fold,
-        "folds": folds,
-        "pixels": prepared.record["digests"]["train"],
-        "first_weights": first_weights_digest(settings, fold, folds),
-        "teacher": teacher_digests(settings, fold, folds),
-        "names": names_digest(settings),
-    }
 
 
 def describe_teacher(settings: Experiment) -> str:

@@ -13,7 +13,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
-from test_train import kill_when
+from test_train import HARD, kill_when
 
 from pipeline.parts import launch, records
 from pipeline.parts.cli import UserError
@@ -29,16 +29,7 @@ EXACT = {  # all that carries state or is averaged, and nothing that draws rando
         "freeze": "layer2",
         "freeze_epochs": 1,
     },
-    "train": {
-        "epochs": 3,
-        "ema": 0.3,
-        "clip_grad": 1.0,
-        "label_smoothing": 0.1,
-        "accumulate": 3,
-        "sampler": "balanced",
-        "class_weights": "inverse",
-        "twins": "soft",
-    },
+    "train": HARD["train"],
     "runtime": {"precision": "no", "device": "cpu"},
 }
 GROUP = """

@@ -14,9 +14,8 @@ from pipeline.parts import records
 from pipeline.parts.config import load_experiment
 from pipeline.parts.predictions import Predictions
 from pipeline.parts.prepared import load_prepared
-from pipeline.parts.splits import classes_of, folds_digest, load_folds
+from pipeline.parts.splits import classes_of, folds_digest, load_folds, split_rows
 from pipeline.parts.targets import training_targets, twin_rows
-from pipeline.train import split_rows
 
 
 def targets(experiment: str, fold: int = 0) -> tuple[np.ndarray, pd.DataFrame, list[str]]:

@@ -18,9 +18,9 @@ from pipeline.parts.config import Model, load_experiment
 from pipeline.parts.deadline import Deadline
 from pipeline.parts.model import save_weights
 from pipeline.parts.prepared import load_prepared
+from pipeline.parts.runs import train_key
 from pipeline.parts.splits import load_folds
 from pipeline.parts.weights import build_backbone, kept_weights
-from pipeline.train import train_key
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ def working_root() -> Path:
 
 
 def find_input(kind: Literal["competition", "dataset", "notebook"], slug: str, marker: str) -> Path:
-    """The folder of a mounted competition or dataset, known by a file in it (`marker`).
+    """The folder of what is mounted, known by a file in it (`marker`).
 
     Raises UserError that shows what is mounted instead.
     """

@@ -72,6 +72,11 @@ def notebook(
     return {"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
 
 
+def write_notebook(folder: Path, book: dict[str, Any], metadata: dict[str, Any]) -> None:
+    records.write_json(folder / metadata["code_file"], book)
+    records.write_json(folder / "kernel-metadata.json", metadata)
+
+
 def cell(kind: str, text: str) -> dict[str, Any]:
     code = {"execution_count": None, "outputs": []} if kind == "code" else {}
     return {"cell_type": kind, "metadata": {}, "source": text, **code}

@@ -17,7 +17,7 @@ from pipeline.kaggle.upload import about, await_score, outcome, scores, submissi
 from pipeline.parts import records
 from pipeline.parts.cli import UserError, say, took
 from pipeline.parts.config import root
-from pipeline.parts.runs import how_far
+from pipeline.parts.runs import finished, how_far
 
 if TYPE_CHECKING:
     from kaggle.api.kaggle_api_extended import KaggleApi
@@ -81,10 +81,6 @@ def push_training(api: KaggleApi, bundle: Path) -> None:
     here = finished(bundle.parent, folds)
     more = "" if len(here) == len(folds) else "; the same command trains on"
     return say("bundle", f"trained and here: folds {here} of {folds}{more}")
-
-
-def finished(run: Path, folds: list[int]) -> list[int]:
-    return [fold for fold in folds if how_far(run / f"fold{fold}")[0]]
 
 
 def attach(folder: Path, notebooks: list[str]) -> None:

@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 
 from pipeline.kaggle.offline import execute
-from pipeline.kaggle.push import finished
 from pipeline.kaggle.session import Job
 from pipeline.parts import records
 from pipeline.parts.cli import UserError
@@ -21,7 +20,7 @@ from pipeline.parts.competition import Competition
 from pipeline.parts.config import root
 from pipeline.parts.predictions import Predictions
 from pipeline.parts.prepared import Prepared
-from pipeline.parts.runs import how_far, model_path
+from pipeline.parts.runs import finished, how_far, model_path
 from pipeline.parts.tables import read_csv, read_test
 from pipeline.submit import prepared_data
 

@@ -22,7 +22,7 @@ from pipeline.parts.cli import UserError, say
 from pipeline.parts.config import Settings
 from pipeline.parts.deadline import Deadline
 from pipeline.parts.launch import PAUSED
-from pipeline.parts.runs import how_far
+from pipeline.parts.runs import finished, how_far
 
 OVERTIME = RESERVE * 2 / 3  # seconds after which an epoch that takes too long is given up
 PACKAGE = Path(__file__).parents[2]  # the folder that holds it
@@ -148,10 +148,10 @@ def compare_pixels(session: Session) -> None:
 def tell(job: Job) -> None:
     """Which folds are done, which go on next time, and what to type at home."""
     name, far = job.experiment, {fold: how_far(job.kept / f"fold{fold}") for fold in job.folds}
-    done = [fold for fold, (finished, _) in far.items() if finished]
+    done = finished(job.kept, job.folds)
     say("kernel", f"done: folds {done} of {job.folds}")
-    for fold, (finished, epoch) in far.items():
-        if not finished:
+    for fold, (_, epoch) in far.items():
+        if fold not in done:
             state = f"goes on after epoch {epoch}" if epoch else "is to begin"
             say("kernel", f"fold {fold} {state}")
     if len(done) < len(job.folds):

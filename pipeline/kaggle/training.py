@@ -20,6 +20,7 @@ from pipeline.kaggle.notebook import (
     notebook,
     slug_of,
     write_code,
+    write_notebook,
 )
 from pipeline.kaggle.session import Job
 from pipeline.parts import records
@@ -27,9 +28,9 @@ from pipeline.parts.cli import UserError, say, took
 from pipeline.parts.competition import Competition, load_competition
 from pipeline.parts.config import Experiment, load_experiment, root
 from pipeline.parts.prepared import Prepared, load_prepared
-from pipeline.parts.runs import first_weights, teacher_files
+from pipeline.parts.runs import first_weights, teacher_files, train_key
 from pipeline.parts.splits import folds_digest, folds_path, load_folds
-from pipeline.train import chosen_folds, train_key
+from pipeline.train import chosen_folds
 
 VERSION = 1
 
@@ -110,9 +111,8 @@ def bundle_training(
         f"`python -m pipeline.bundle {settings.name} --train`: change things there, not here."
     )
     book = notebook(about, "session", job, TRAIN, job.datasets[0])
-    records.write_json(tmp / "notebook" / "notebook.ipynb", book)
     metadata = kernel_metadata(owner, slug, competition.slug, job.datasets)
-    records.write_json(tmp / "notebook" / "kernel-metadata.json", metadata)
+    write_notebook(tmp / "notebook", book, metadata)
     records.put_folder(tmp, out)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     return {"kernel": job.kernel, "datasets": job.datasets, "mb": round(size / 1e6, 1)}

@@ -1,9 +1,7 @@
 """One function turns pictures into probabilities: validation, OOF, test and notebook use it."""
 
-import ctypes
 import gc
 import resource
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -20,6 +18,7 @@ from pipeline.parts.augment import Resize
 from pipeline.parts.cli import UserError
 from pipeline.parts.config import Runtime
 from pipeline.parts.images import Pixels
+from pipeline.parts.libc import libc_function
 from pipeline.parts.loader import Pictures, in_order, make_loader
 from pipeline.parts.progress import Progress
 from pipeline.parts.tta import View, canvas, refuse_enlarging, views
@@ -46,9 +45,9 @@ def keep_freed_memory() -> None:
     (lite0 at 128 px on two cores, medians of 3: training 32 → 61 images/s, inference 187 → 257;
     largest memory 2.6 → 3.0 GB).
     """
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        libc.mallopt(M_MMAP_MAX, 0)
-        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    if mallopt := libc_function("mallopt"):
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def give_memory_back() -> None:
@@ -57,8 +56,8 @@ def give_memory_back() -> None:
     Without this the fifth fold of a resnet18 held 9 % more than the first.
     """
     gc.collect()  # a Trainer and its loader refer to each other
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
-        libc.malloc_trim(0)
+    if malloc_trim := libc_function("malloc_trim"):
+        malloc_trim(0)
 
 
 def _precision(cpu: bool) -> str:

@@ -5,7 +5,6 @@ A fold of several GPUs is as many processes, its ranks. They find what `torchrun
 it does not start them as it turns every exit code into 1 and one clear line into a page.
 """
 
-import ctypes
 import math
 import os
 import signal
@@ -19,10 +18,11 @@ from collections.abc import Iterable
 from pipeline.parts.cli import UserError, say
 from pipeline.parts.config import Runtime
 from pipeline.parts.deadline import Deadline
+from pipeline.parts.libc import libc_function
 
 BAD_INPUT, PAUSED, STOPPED = 2, 75, 130  # exit codes of a fold that has said why itself
 TRACEBACK = 1  # exit code of a rank that has lost another, among others
-LIBC, PR_SET_PDEATHSIG = ctypes.CDLL(None), 1  # Linux's prctl.h
+PRCTL, PR_SET_PDEATHSIG = libc_function("prctl"), 1  # found before a fork; Linux's prctl.h
 GRACE = 10.0  # seconds that a stopped fold has to end by itself
 
 
@@ -140,8 +140,8 @@ class Fold:
 
 def end_with_launcher() -> None:
     """Once the launcher is killed, its next start must not find the fold in training still."""
-    if sys.platform == "linux":
-        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if PRCTL:
+        PRCTL(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def places(environment: dict[str, str], ranks: int) -> list[dict[str, str]]:

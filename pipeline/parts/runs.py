@@ -1,12 +1,21 @@
-"""Where a run keeps its things, and what its first weights were."""
+"""Where a run keeps its things, and what its weights depend on."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
 
 from pipeline.parts import records
 from pipeline.parts.cli import UserError
 from pipeline.parts.config import Experiment, load_experiment, root
 from pipeline.parts.predictions import prediction_path
+from pipeline.parts.splits import folds_digest
+
+if TYPE_CHECKING:
+    from pipeline.parts.prepared import Prepared
+
+TRAINING = 1  # version of what is done to weights
 
 
 def model_path(run: str, fold: int) -> Path:
@@ -23,6 +32,11 @@ def how_far(fold: Path) -> tuple[bool, int]:
     return records.load(fold / "model.safetensors") is not None, max(epochs, default=0)
 
 
+def finished(run: Path, folds: Sequence[int]) -> list[int]:
+    """Those of `folds` whose models are done in a run's folder."""
+    return [fold for fold in folds if how_far(run / f"fold{fold}")[0]]
+
+
 def load_blend(name: str) -> tuple[Path, dict[str, Any]]:
     """The test predictions that `ensemble` made, and their record. Raises UserError without."""
     path = root("runs") / name / "test.npz"
@@ -30,6 +44,23 @@ def load_blend(name: str) -> tuple[Path, dict[str, Any]]:
     if record is None:
         raise UserError(f"{path}: no predictions; run python -m pipeline.ensemble {name}")
     return path, record
+
+
+def train_key(
+    settings: Experiment, fold: int, prepared: "Prepared", table: pd.DataFrame
+) -> dict[str, Any]:
+    """All a fold's weights depend on."""
+    folds = folds_digest(table)
+    return {
+        "version": TRAINING,
+        **settings.key(),
+        "fold": fold,
+        "folds": folds,
+        "pixels": prepared.record["digests"]["train"],
+        "first_weights": first_weights_digest(settings, fold, folds),
+        "teacher": teacher_digests(settings, fold, folds),
+        "names": names_digest(settings),
+    }
 
 
 def first_weights(settings: Experiment, fold: int) -> Path | None:

@@ -60,3 +60,23 @@ def folds_digest(table: pd.DataFrame) -> str:
     """Digest of the split itself: order of rows and line endings do not matter."""
     rows = table.sort_values("image")[["image", "label", "group", "fold"]]
     return records.digest(rows.to_numpy().tolist())
+
+
+def split_rows(
+    rows: pd.DataFrame, table: pd.DataFrame, classes: list[str], fold: int
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Training and held-out images of a fold: image, row (in the pixels), target, hash, fold."""
+    position = {name: i for i, name in enumerate(rows.id) if rows.split[i] == "train"}
+    if set(position) != set(table.image):
+        gone = sorted(set(position) ^ set(table.image))
+        raise UserError(f"{len(gone)} images differ between folds and pixels, first {gone[0]!r}")
+    frame = pd.DataFrame(
+        {
+            "image": table.image,
+            "row": table.image.map(position),
+            "target": table.label.map({label: i for i, label in enumerate(classes)}),
+            "fold": table.fold,
+        }
+    )
+    frame["hash"] = rows.hash.to_numpy()[frame.row]
+    return frame[table.fold != fold], frame[table.fold == fold]
