@@ -3,20 +3,22 @@
 reads   runs/EXPERIMENT/foldK/model.safetensors and its record, the packed pixels
 writes  runs/EXPERIMENT/foldK/{oof,test}.TTA.npz (with predict.sizes .TTA-128-160.npz): image,
         classes, prob
-run     python -m pipeline.predict demo --split oof --tta d4
+run     python -m pipeline.predict demo --split oof --tta d4 [--launcher ray]
 
 Out-of-fold and test images go through the same function and the same views. A model's record
 says how its pictures are prepared; the experiment only says where they are.
 """
 
 import time
+from collections.abc import Callable
 from enum import StrEnum
+from functools import partial
 from typing import Annotated, Any
 
 import numpy as np
 import typer
 
-from pipeline.parts import records
+from pipeline.parts import cluster, records
 from pipeline.parts.cli import UserError, run_stage, say, took
 from pipeline.parts.config import Experiment, load_experiment, root
 from pipeline.parts.predictions import Predictions, Split, prediction_path
@@ -48,6 +50,9 @@ def main(
     tta: Annotated[
         TTA | None, typer.Option(help="default: the experiment's; its sizes stay")
     ] = None,
+    launcher: Annotated[
+        cluster.Launcher, typer.Option(help="where the pictures are looked at")
+    ] = cluster.Launcher.LOCAL,
 ) -> None:
     settings = load_experiment(experiment)
     if tta:
@@ -55,6 +60,7 @@ def main(
         settings = settings.model_copy(update={"predict": predict})
     prepared, table = load_prepared(settings), load_folds(settings)
     folds = folds_digest(table)
+    predict = predict_on_cluster if launcher == cluster.Launcher.RAY else predict_rows
     started, made = time.monotonic(), 0
     for fold in range(settings.folds.n):
         model = model_path(settings.name, fold)
@@ -65,43 +71,10 @@ def main(
             raise UserError(f"{model}: trained on another split than the folds file holds now")
         held_out = table.image[table.fold == fold]
         for part in ["oof", "test"] if split == Splits.BOTH else [split.value]:
-            made += update(settings, fold, part, prepared, list(held_out), record)
+            made += update(settings, fold, part, prepared, list(held_out), record, predict)
     parts = "{oof,test}" if split == Splits.BOTH else split
     where = root("runs") / settings.name / "fold*" / f"{parts}.{settings.predict.looks}.npz"
     say("predict", f"{where}, {took(started) if made else 'up to date'}")
-
-
-def update(
-    settings: Experiment,
-    fold: int,
-    split: Split,
-    prepared: Prepared,
-    held_out: list[str],
-    record: dict[str, Any],
-) -> bool:
-    """Make one prediction file unless it is current; returns whether it was made."""
-    looks = settings.predict.looks
-    out = prediction_path(settings.name, fold, split, looks)
-    key = {
-        "version": VERSION,
-        "model": record["digest"],
-        "pixels": prepared.record["digests"]["train" if split == "oof" else "test"],
-        "size": prepared.record["key"]["size"],
-        "images": records.digest(held_out) if split == "oof" else None,
-        "split": split,
-        "tta": looks,
-    }
-    if records.is_current(out, key):
-        return False
-    started = time.monotonic()
-    rows = prepared.rows
-    in_test = rows.split == "test"
-    chosen = rows[in_test] if split == "test" else rows[rows.id.isin(held_out) & ~in_test]
-    label = f"fold {fold}  {split} {settings.predict.tta}"
-    prob = predict_rows(settings, fold, prepared, split, chosen.index.to_numpy(), label)
-    Predictions(list(chosen.id), record["classes"], prob).save(out)
-    records.commit(out, key, started, images=len(chosen), folds=record["key"]["folds"])
-    return True
 
 
 def predict_rows(
@@ -135,6 +108,54 @@ def predict_rows(
         label,
         sizes or (),
     )
+
+
+def predict_on_cluster(
+    settings: Experiment, fold: int, prepared: Prepared, split: Split, rows: np.ndarray, label: str
+) -> np.ndarray:
+    """As `predict_rows`, by all machines of a Ray cluster."""
+    from pipeline.parts.tune import tuned  # late: torch
+
+    if not settings.train.epochs:  # a new head alone: the parts would all wait for one backbone
+        return predict_rows(settings, fold, prepared, split, rows, label)
+    predict = partial(predict_rows, settings, fold, prepared, split, label=label)
+    return cluster.predict_shards(
+        predict, rows, settings.runtime, tuned(settings).runtime.predict_batch
+    )
+
+
+def update(
+    settings: Experiment,
+    fold: int,
+    split: Split,
+    prepared: Prepared,
+    held_out: list[str],
+    record: dict[str, Any],
+    predict: Callable[..., np.ndarray] = predict_rows,
+) -> bool:
+    """Make one prediction file unless it is current; returns whether it was made."""
+    looks = settings.predict.looks
+    out = prediction_path(settings.name, fold, split, looks)
+    key = {
+        "version": VERSION,
+        "model": record["digest"],
+        "pixels": prepared.record["digests"]["train" if split == "oof" else "test"],
+        "size": prepared.record["key"]["size"],
+        "images": records.digest(held_out) if split == "oof" else None,
+        "split": split,
+        "tta": looks,
+    }
+    if records.is_current(out, key):
+        return False
+    started = time.monotonic()
+    rows = prepared.rows
+    in_test = rows.split == "test"
+    chosen = rows[in_test] if split == "test" else rows[rows.id.isin(held_out) & ~in_test]
+    label = f"fold {fold}  {split} {settings.predict.tta}"
+    prob = predict(settings, fold, prepared, split, chosen.index.to_numpy(), label)
+    Predictions(list(chosen.id), record["classes"], prob).save(out)
+    records.commit(out, key, started, images=len(chosen), folds=record["key"]["folds"])
+    return True
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -38,11 +37,6 @@ if TYPE_CHECKING:
     from pipeline.parts.fit import Trainer
 
 
-class Launcher(StrEnum):
-    LOCAL = "local"
-    RAY = "ray"
-
-
 def main(
     experiment: str,
     fold: Annotated[
@@ -55,7 +49,9 @@ def main(
     gpus_per_fold: Annotated[
         int | None, typer.Option(min=1, help="default: the experiment's runtime.gpus_per_fold")
     ] = None,
-    launcher: Annotated[Launcher, typer.Option(help="where the folds train")] = Launcher.LOCAL,
+    launcher: Annotated[
+        cluster.Launcher, typer.Option(help="where the folds train")
+    ] = cluster.Launcher.LOCAL,
 ) -> None:
     started, deadline = time.monotonic(), Deadline(3600 * hours)
     settings = load_experiment(experiment)
@@ -67,9 +63,10 @@ def main(
     prepared, table = load_prepared(settings), load_folds(settings)
     folds = chosen_folds(settings, fold)
     todo = unfinished(settings, folds, prepared, table, force)
-    alone = len(folds) == 1 and runtime.gpus_per_fold == 1 and launcher == Launcher.LOCAL
+    on_cluster = launcher == cluster.Launcher.RAY
+    alone = len(folds) == 1 and runtime.gpus_per_fold == 1 and not on_cluster
     if todo and settings.train.epochs and not (alone or in_group):
-        launch_folds = cluster.train_folds if launcher == Launcher.RAY else launch.train_folds
+        launch_folds = cluster.train_folds if on_cluster else launch.train_folds
         launch_folds(experiment, todo, runtime, deadline)
     elif todo:  # a fold of no epochs is done in seconds; a process of its own would take as many
         train_here(settings, todo, prepared, table, deadline)

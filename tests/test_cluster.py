@@ -8,11 +8,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipeline.parts import cluster, records
 from pipeline.parts.cli import UserError
 from pipeline.parts.config import Runtime
+from pipeline.parts.predictions import Predictions
 
 
 def node(alive: bool = True, **resources: float) -> dict[str, object]:
@@ -21,12 +23,13 @@ def node(alive: bool = True, **resources: float) -> dict[str, object]:
 
 def test_a_fold_asks_for_its_gpus_and_their_share_of_the_cores() -> None:
     nodes = [node(CPU=8.0, GPU=2.0), node(CPU=64.0, GPU=8.0), node(False, CPU=2.0, GPU=1.0)]
-    assert cluster.share(nodes, Runtime()) == {"num_gpus": 1, "num_cpus": 4}
-    assert cluster.share(nodes, Runtime(gpus_per_fold=4)) == {"num_gpus": 4, "num_cpus": 32}
-    assert cluster.share(nodes, Runtime(device="cpu")) == {"num_gpus": 0, "num_cpus": 8}
+    assert cluster.share(nodes, Runtime()) == ({"num_gpus": 1, "num_cpus": 4}, 10)
+    assert cluster.share(nodes, Runtime(gpus_per_fold=4)) == ({"num_gpus": 4, "num_cpus": 32}, 2)
+    assert cluster.share(nodes, Runtime(device="cpu")) == ({"num_gpus": 0, "num_cpus": 8}, 2)
     with pytest.raises(UserError, match="no machine of the cluster has as many"):
         cluster.share(nodes, Runtime(gpus_per_fold=16))
-    assert cluster.share([node(CPU=2.0)], Runtime(processes=4)) == {"num_gpus": 0, "num_cpus": 1}
+    wanted = {"num_gpus": 0, "num_cpus": 1}
+    assert cluster.share([node(CPU=2.0)], Runtime(processes=4)) == (wanted, 4)
 
 
 def test_without_ray_one_line_says_what_to_install(
@@ -71,6 +74,65 @@ def test_a_killed_fold_and_a_killed_worker_are_made_up_for(
     for k, folder in enumerate(folders):
         assert records.load(folder / "model.safetensors")["key"]["fold"] == k
         assert len(list(folder.iterdir())) == 3
+
+
+def test_a_prediction_in_parts_is_that_of_one_process_though_a_worker_is_killed(
+    trained: str,
+    write: Callable[..., str],
+    run: Callable[..., str],
+    space: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("ray")
+    monkeypatch.setenv("HOME", str(space))
+    # 30 held-out pictures: parts of 16 and 14
+    write(runtime={"processes": 2, "device": "cpu", "predict_batch": 8})
+    run("predict", trained, "--tta", "flips", "--split", "oof")
+    files = [space / "runs" / "tiny" / f"fold{k}" / "oof.flips.npz" for k in (0, 1)]
+    alone = [Predictions.load(file) for file in files]
+    for file in files:
+        records.record_path(file).unlink()
+    command = [sys.executable, "-m", "pipeline.predict", trained, "--tta", "flips"]
+    process = subprocess.Popen(
+        [*command, "--split", "oof", "--launcher", "ray"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    killed, deadline = 0, time.monotonic() + 120
+    while not killed and process.poll() is None and time.monotonic() < deadline:
+        killed = next(iter(workers_of(process.pid, "ray::predict_here")), 0)
+        time.sleep(0.001)
+    os.kill(killed, signal.SIGKILL)
+    said = process.communicate(timeout=120)[0]
+    assert process.returncode == 0, said
+    assert "fold*/oof.flips.npz" in said
+    for file, before in zip(files, alone, strict=True):
+        after = Predictions.load(file)
+        assert after.image == before.image
+        np.testing.assert_allclose(after.prob, before.prob, atol=1e-6)
+
+
+def workers_of(ancestor: int, name: str) -> list[int]:
+    """Processes of that name below this one: other Ray workers run on this machine too."""
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            parents[int(path.name)] = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue  # it has just ended
+
+    def below(process: int) -> bool:
+        return process == ancestor or (process in parents and below(parents[process]))
+
+    return [process for process in parents if below(process) and title(process).startswith(name)]
+
+
+def title(process: int) -> str:
+    try:
+        return Path("/proc", str(process), "cmdline").read_text()
+    except OSError:
+        return ""
 
 
 def trainer(experiment: str, fold: int, parent: bool) -> int:

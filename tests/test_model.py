@@ -13,6 +13,7 @@ from pipeline.parts.cli import UserError
 from pipeline.parts.config import Model, Train
 from pipeline.parts.model import (
     build_model,
+    freeze,
     freeze_until,
     load_model,
     named_head,
@@ -126,11 +127,33 @@ def test_thawing_starts_with_an_empty_optimizer_state() -> None:
     assert torch.equal(stem, start)
     assert stem not in optimizer.state
     assert optimizer.state[model.head.weight]["step"] == 3
-    thaw(model)
+    thaw(model, Model(**TINY))
     step()
     assert not torch.equal(stem, start)
     assert optimizer.state[stem]["step"] == 1
     assert optimizer.state[model.head.weight]["step"] == 4
+
+
+@pytest.mark.parametrize(
+    ("backbone", "kernels"),
+    [
+        ("test_efficientnet", {"3.0.conv_dw", "3.0.bn2", "4.0.conv_dw", "4.0.bn2"}),
+        ("test_convnext", {f"{i}.{k}.conv_dw" for i in range(4) for k in range((1, 2, 4, 2)[i])}),
+    ],
+)
+def test_frozen_depthwise_kernels_stay_while_the_rest_learns(
+    backbone: str, kernels: set[str]
+) -> None:
+    settings = Model(**{**TINY, "backbone": backbone}).model_copy(update={"depthwise": "frozen"})
+    model = build_model(settings, classes=CLASSES, fold=0)
+    freeze(model, settings)
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    layers = {".".join(name.replace(".blocks", "").split(".")[-4:-1]) for name in frozen}
+    assert layers == kernels
+    thaw(model, settings)
+    assert {name for name, p in model.named_parameters() if not p.requires_grad} == frozen
+    thaw(model, settings.model_copy(update={"depthwise": "train"}))
+    assert all(p.requires_grad for p in model.parameters())
 
 
 @pytest.mark.parametrize("reads", ["blocks", "last"])

@@ -72,6 +72,7 @@ class Model(Settings):
     head: Literal["lda", "names", "random"] = "lda"  # its first weights
     names: str | None = None  # CSV label,imagenet for head: names
     batchnorm: Literal["frozen", "train"] = "frozen"  # its running statistics
+    depthwise: Literal["frozen", "train"] = "train"  # convolutions of a channel each, their norms
     freeze: str | None = None  # "backbone", or the last frozen module (blocks.2)
     freeze_epochs: int | None = Field(None, ge=1)  # then it thaws; None: never
     drop_rate: Probability = 0.0
@@ -87,6 +88,8 @@ class Model(Settings):
             raise PydanticCustomError(TOGETHER, "model.names is for head: names")
         if self.weights == "none" and self.batchnorm == "frozen":
             raise PydanticCustomError(TOGETHER, "model.weights: none needs batchnorm: train")
+        if self.weights == "none" and self.depthwise == "frozen":
+            raise PydanticCustomError(TOGETHER, "model.weights: none needs depthwise: train")
         if self.freeze_epochs and not self.freeze:
             raise PydanticCustomError(TOGETHER, "model.freeze_epochs needs freeze:")
         return self

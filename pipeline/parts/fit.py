@@ -26,7 +26,7 @@ from pipeline.parts.mix import Mixer
 from pipeline.parts.model import (
     arranged,
     build_model,
-    freeze_until,
+    freeze,
     parameter_groups,
     preprocessing,
     save_weights,
@@ -74,13 +74,13 @@ class Trainer:
         self.steps = settings.train.epochs * self.epoch_steps
         groups = parameter_groups(model, settings.train)
         optimizer = torch.optim.AdamW(groups, lr=settings.train.lr, fused=True)
-        if settings.model.freeze and not self.thaws:
-            freeze_until(model, settings.model.freeze)
+        if not self.thaws:
+            freeze(model, settings.model)
         self.schedule = make_schedule(optimizer, settings.train, self.steps)
         self.ema = make_ema(model, settings.train, self.steps)  # a copy: before it is wrapped
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         if self.thaws:  # DDP takes on no parameter later
-            freeze_until(model, settings.model.freeze)
+            freeze(model, settings.model)
         self.mixer = Mixer(settings.mix, len(classes), settings.train.epochs)
         weights = class_weights(settings.train, targets, len(classes))
         self.loss = Loss(settings.train, weights).to(self.accelerator.device)
@@ -157,7 +157,7 @@ class Trainer:
     def set_mode(self) -> None:
         """Training mode, with layers thawed when their time has come."""
         if self.thaws and self.epoch >= self.thaws:
-            thaw(self.accelerator.unwrap_model(self.model))
+            thaw(self.accelerator.unwrap_model(self.model), self.settings.model)
         train_mode(self.accelerator.unwrap_model(self.model), self.settings.model.batchnorm)
 
     def step(self, group: list[Batch], size: int) -> torch.Tensor:

@@ -15,7 +15,7 @@ from pipeline.parts import records
 from pipeline.parts.cli import UserError, say
 from pipeline.parts.config import Model, Runtime, Train
 from pipeline.parts.distributed import shared_batchnorm
-from pipeline.parts.fused import fuse
+from pipeline.parts.fused import conv_norm_pairs, fuse
 from pipeline.parts.names import imagenet_classes, match_names, name_start, read_mapping
 from pipeline.parts.pyramid import Pyramid
 from pipeline.parts.weights import build_backbone
@@ -82,6 +82,14 @@ def _contiguous(_: nn.Module, given: tuple[torch.Tensor, ...]) -> tuple[torch.Te
     return tuple(images.contiguous() for images in given)
 
 
+def freeze(model: nn.Module, settings: Model) -> None:
+    """Freeze what the settings say. Raises UserError for a module the backbone does not have."""
+    if settings.freeze:
+        freeze_until(model, settings.freeze)
+    if settings.depthwise == "frozen":
+        freeze_depthwise(model)
+
+
 def freeze_until(model: nn.Module, last: str) -> None:
     """Freeze all modules up to and including `last` (or all but the head for "backbone").
 
@@ -105,9 +113,24 @@ def freeze_until(model: nn.Module, last: str) -> None:
             parameter.requires_grad = False
 
 
-def thaw(model: nn.Module) -> None:
-    for parameter in model.parameters():
-        parameter.requires_grad = True
+def freeze_depthwise(model: nn.Module) -> None:
+    """Freeze convolutions of a channel each and the norms that follow them.
+
+    They find edges and spots, which differ little from task to task, and hold a hundredth of the
+    weights; but their gradient is slow: without it lite0 trains 1.5 times as fast (two cores).
+    """
+    norms = dict(conv_norm_pairs(model))
+    for conv in [layer for layer in model.modules() if isinstance(layer, nn.Conv2d)]:
+        if 1 < conv.groups == conv.in_channels:
+            for layer in [conv, *([norms[conv]] if conv in norms else [])]:
+                layer.requires_grad_(False)
+
+
+def thaw(model: nn.Module, settings: Model) -> None:
+    """Let all train that `freeze_until` froze."""
+    model.requires_grad_(True)
+    if settings.depthwise == "frozen":
+        freeze_depthwise(model)
 
 
 def train_mode(model: nn.Module, batchnorm: str) -> None:
