@@ -148,6 +148,24 @@ def test_real_command_line_ends_with_2_and_one_line(space: Path) -> None:
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["tiny.yaml", "--tta", "diagonal"], "'diagonal' is not one of"),
+        (["tiny.yaml", "--fp16"], "No such option: --fp16"),
+        ([], "Missing argument"),
+    ],
+)
+def test_wrong_options_are_one_line(
+    words: list[str], reason: str, run: Callable[..., str], space: Path
+) -> None:
+    said = run("predict", *words, expect=2)
+    assert said.startswith("error: ")
+    assert reason in said
+    assert said.endswith("(--help tells more)\n")
+    assert said.count("\n") == 1
+
+
 def test_mistyped_stage_ends_with_2() -> None:
     command = [sys.executable, "-m", "pipeline", "trian"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=REPO)

@@ -10,6 +10,9 @@ from functools import wraps
 import typer
 
 
+UsageError = typer.BadParameter.__mro__[1]  # click's, or that of the copy in newer typers
+
+
 class UserError(Exception):
     """Bad input: one clear line per problem, exit code 2, nothing already made is touched."""
 
@@ -19,7 +22,12 @@ def run_stage(main: Callable[..., None]) -> None:
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     paragraphs = main.__globals__["__doc__"].strip().split("\n\n")
     app.command(help="\n\n".join(f"\b\n{text}" for text in paragraphs))(guarded(main))
-    app()
+    try:
+        code = app(standalone_mode=False)
+    except UsageError as error:
+        print(f"error: {error.format_message()} (--help tells more)", file=sys.stderr)
+        code = 2
+    sys.exit(code)
 
 
 def guarded(main: Callable[..., None]) -> Callable[..., None]:
