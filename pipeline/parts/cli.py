@@ -9,7 +9,6 @@ from functools import wraps
 
 import typer
 
-
 UsageError = typer.BadParameter.__mro__[1]  # click's, or that of the copy in newer typers
 
 
