@@ -49,10 +49,14 @@ def test_a_killed_fold_and_a_killed_worker_are_made_up_for(
     space: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Two folds side by side: the process of one and the Ray worker of the other are killed."""
+    """Two folds side by side: the process of one and the Ray worker of the other are killed.
+
+    Then one of the workers that predict: starting Ray is seconds, so all share a test.
+    """
     pytest.importorskip("ray")
     monkeypatch.setenv("HOME", str(space))  # where Ray leaves a token
-    experiment = split(write(train={"epochs": 8}, runtime={"processes": 2, "device": "cpu"}))
+    runtime = {"processes": 2, "device": "cpu", "predict_batch": 8}  # of 30 pictures: 16 and 14
+    experiment = split(write(train={"epochs": 8}, runtime=runtime))
     folders = [space / "runs" / "tiny" / f"fold{k}" for k in (0, 1)]
     process = subprocess.Popen(
         [sys.executable, "-m", "pipeline.train", experiment, "--launcher", "ray"],
@@ -74,27 +78,19 @@ def test_a_killed_fold_and_a_killed_worker_are_made_up_for(
     for k, folder in enumerate(folders):
         assert records.load(folder / "model.safetensors")["key"]["fold"] == k
         assert len(list(folder.iterdir())) == 3
+    predicts_the_same_in_parts(experiment, folders)
 
 
-def test_a_prediction_in_parts_is_that_of_one_process_though_a_worker_is_killed(
-    trained: str,
-    write: Callable[..., str],
-    run: Callable[..., str],
-    space: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    pytest.importorskip("ray")
-    monkeypatch.setenv("HOME", str(space))
-    # 30 held-out pictures: parts of 16 and 14
-    write(runtime={"processes": 2, "device": "cpu", "predict_batch": 8})
-    run("predict", trained, "--tta", "flips", "--split", "oof")
-    files = [space / "runs" / "tiny" / f"fold{k}" / "oof.flips.npz" for k in (0, 1)]
+def predicts_the_same_in_parts(experiment: str, folders: list[Path]) -> None:
+    """`predict --launcher ray` of two parts a fold, a worker killed, against one process."""
+    command = [sys.executable, "-m", "pipeline.predict", experiment, "--split", "oof"]
+    subprocess.run(command, check=True)
+    files = [folder / "oof.none.npz" for folder in folders]
     alone = [Predictions.load(file) for file in files]
     for file in files:
         records.record_path(file).unlink()
-    command = [sys.executable, "-m", "pipeline.predict", trained, "--tta", "flips"]
     process = subprocess.Popen(
-        [*command, "--split", "oof", "--launcher", "ray"],
+        [*command, "--launcher", "ray"],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -106,9 +102,10 @@ def test_a_prediction_in_parts_is_that_of_one_process_though_a_worker_is_killed(
     os.kill(killed, signal.SIGKILL)
     said = process.communicate(timeout=120)[0]
     assert process.returncode == 0, said
-    assert "fold*/oof.flips.npz" in said
+    assert "fold*/oof.none.npz" in said
     for file, before in zip(files, alone, strict=True):
         after = Predictions.load(file)
+        assert records.load(file)["images"] == len(after.image) == 30
         assert after.image == before.image
         np.testing.assert_allclose(after.prob, before.prob, atol=1e-6)
 
