@@ -51,7 +51,7 @@ def test_a_killed_fold_and_a_killed_worker_are_made_up_for(
 ) -> None:
     """Two folds side by side: the process of one and the Ray worker of the other are killed.
 
-    Then one of the workers that predict: starting Ray is seconds, so all share a test.
+    Then one of the workers that predict; training two folds again for it would take too long.
     """
     pytest.importorskip("ray")
     monkeypatch.setenv("HOME", str(space))  # where Ray leaves a token
@@ -99,6 +99,7 @@ def predicts_the_same_in_parts(experiment: str, folders: list[Path]) -> None:
     while not killed and process.poll() is None and time.monotonic() < deadline:
         killed = next(iter(workers_of(process.pid, "ray::predict_here")), 0)
         time.sleep(0.001)
+    assert killed  # 0 would mean this test's own process group
     os.kill(killed, signal.SIGKILL)
     said = process.communicate(timeout=120)[0]
     assert process.returncode == 0, said
@@ -115,7 +116,7 @@ def workers_of(ancestor: int, name: str) -> list[int]:
     parents = {}
     for path in Path("/proc").glob("[0-9]*"):
         try:
-            parents[int(path.name)] = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+            parents[int(path.name)] = parent_of(path)
         except OSError:
             continue  # it has just ended
 
@@ -123,6 +124,10 @@ def workers_of(ancestor: int, name: str) -> list[int]:
         return process == ancestor or (process in parents and below(parents[process]))
 
     return [process for process in parents if below(process) and title(process).startswith(name)]
+
+
+def parent_of(process: Path) -> int:
+    return int((process / "stat").read_text().rpartition(")")[2].split()[1])
 
 
 def title(process: int) -> str:
@@ -141,10 +146,9 @@ def trainer(experiment: str, fold: int, parent: bool) -> int:
         try:
             words = (path / "cmdline").read_text().split("\0")
             if words[1:-1] == ["-m", "pipeline.train", experiment, "--fold", str(fold)]:
-                worker = (path / "stat").read_text().rpartition(")")[2].split()[1]
-                started_by = Path("/proc", worker, "cmdline").read_text()
-                assert started_by.startswith("ray::"), started_by
-                return int(worker if parent else path.name)
+                worker = parent_of(path)
+                assert title(worker).startswith("ray::"), title(worker)
+                return worker if parent else int(path.name)
         except OSError:
             continue  # it has just ended
     raise AssertionError(f"nothing trains fold {fold} of {experiment}")
