@@ -96,7 +96,7 @@ def predict_rows(
     part = "test" if split == "test" else "train"
     few = (prepared.rows.split == part).sum() <= MOST
     if few and not (record["key"]["train"]["epochs"] or sizes or tta == "five-crop"):
-        return probabilities_without_training(model, settings, where, part, rows, accelerator)
+        return probabilities_without_training(model, settings, where, part, rows, tta, accelerator)
     return predict_probabilities(
         model,
         prepared.pixels,

@@ -136,6 +136,7 @@ def train_fold(
     import torch  # late: a finished fold needs none of it
 
     from pipeline.parts.infer import peak_memory_gb
+    from pipeline.parts.model import save_weights
     from pipeline.parts.tune import tuned
 
     started, settings = time.monotonic(), tuned(settings)
@@ -154,7 +155,7 @@ def train_fold(
     if trainer.epoch < settings.train.epochs:
         say("train", f"fold {fold}  stops after epoch {trainer.epoch}: the next may end too late")
         sys.exit(launch.PAUSED)
-    trainer.save(out)
+    save_weights(trainer.final_model(), out)
     peak = peak_memory_gb()
     records.commit(
         out,

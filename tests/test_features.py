@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import timm
 import torch
@@ -14,6 +15,8 @@ from pipeline.parts.config import load_experiment
 from pipeline.parts.features import backbone_digest
 from pipeline.parts.predictions import Predictions, prediction_path
 from pipeline.parts.pyramid import Pyramid
+from pipeline.parts.runs import model_path
+from pipeline.parts.splits import load_folds
 
 HEAD = {"reads": "blocks", "head": "lda"}
 
@@ -72,6 +75,22 @@ def test_the_same_probabilities_as_from_pictures(
         assert from_pictures.image == from_features[split].image
         assert from_pictures.prob.std() > 0.02
         np.testing.assert_allclose(from_pictures.prob, from_features[split].prob, atol=1e-5)
+
+
+def test_a_head_is_judged_by_what_its_start_has_seen(
+    still: str, run: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.parts.fit.predict_probabilities", None)
+    run("train", still)  # a second pass over the held-out pictures would raise
+    monkeypatch.setattr(features, "MOST", 0)
+    run("predict", still, "--tta", "none")  # from the pictures
+    for fold in (0, 1):
+        oof = Predictions.load(prediction_path("still", fold, "oof", "none"))
+        answer = load_folds(load_experiment(still)).set_index("image").label
+        own = [oof.classes.index(answer[image]) for image in oof.image]
+        loss = -np.log(oof.prob[np.arange(len(own)), own]).mean()
+        log = pd.read_csv(model_path("still", fold).with_name("log.csv"))
+        assert log.valid_loss.tolist() == pytest.approx([loss], abs=1e-4)
 
 
 def test_trained_weights_are_not_predicted_from_first_ones(

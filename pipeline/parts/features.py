@@ -96,10 +96,11 @@ def probabilities_without_training(
     preprocessing: dict[str, Any],
     split: str,
     rows: np.ndarray,
+    tta: str,
     accelerator: Accelerator,
 ) -> np.ndarray:
     """As `predict_probabilities`, of a model whose head alone is new: from the kept features."""
-    looks = views(settings.predict.tta, preprocessing["size"])
+    looks = views(tta, preprocessing["size"])
     features = frozen_features(model, settings, preprocessing, split, rows, looks, accelerator)
     with torch.inference_mode():
         logits = [head_logits(model, one.to(accelerator.device)) for one in features.unbind(1)]

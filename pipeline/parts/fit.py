@@ -16,7 +16,8 @@ from pipeline.parts.augment import Augment
 from pipeline.parts.cli import UserError, say
 from pipeline.parts.config import Experiment
 from pipeline.parts.deadline import Deadline
-from pipeline.parts.head import start_head
+from pipeline.parts.features import probabilities_without_training
+from pipeline.parts.head import reads_features, start_head
 from pipeline.parts.images import Pixels
 from pipeline.parts.infer import Normalise, make_accelerator, predict_probabilities, workers
 from pipeline.parts.loader import Batch, EpochBatches, Pictures, derive_seed, grouped, make_loader
@@ -29,7 +30,6 @@ from pipeline.parts.model import (
     freeze,
     parameter_groups,
     preprocessing,
-    save_weights,
     thaw,
     train_mode,
 )
@@ -120,7 +120,7 @@ class Trainer:
             return
         if self.ema:
             self.ema.module.load_state_dict(model.state_dict())
-        prob = self.predict_valid(f"fold {self.fold}  head valid")
+        prob = self.predict_valid(f"fold {self.fold}  head valid", untrained=True)
         self.tell(self.note(prob, started), words)
 
     def train_epoch(self) -> tuple[float, float]:
@@ -177,14 +177,17 @@ class Trainer:
         self.optimizer.step()
         return total
 
-    def predict_valid(self, label: str) -> np.ndarray:
+    def predict_valid(self, label: str, untrained: bool = False) -> np.ndarray:
         """Plain probabilities of the held-out images with the weights that would be saved."""
-        model, rows = self.final_model(), self.valid.row.to_numpy()
-        how = (self.preprocessing, "none", self.accelerator, self.settings.runtime, label)
-
-        def predict(mine: np.ndarray) -> np.ndarray:
-            return predict_probabilities(model, self.pixels, mine, *how)
-
+        model, where = self.final_model(), self.preprocessing
+        how = {"tta": "none", "accelerator": self.accelerator}
+        if untrained and reads_features(self.settings.model):  # they are kept: no second pass
+            known = (model, self.settings, where, "train")
+            predict = partial(probabilities_without_training, *known, **how)
+        else:
+            how |= {"preprocessing": where, "runtime": self.settings.runtime, "label": label}
+            predict = partial(predict_probabilities, model, self.pixels, **how)
+        rows = self.valid.row.to_numpy()
         return distributed.predict_together(predict, rows, self.classes, self.accelerator)
 
     def final_model(self) -> nn.Module:
@@ -192,13 +195,10 @@ class Trainer:
 
     def note(self, prob: np.ndarray, started: float, **trained: float) -> Row:
         """Append a row to the log: the state that is saved next holds it."""
-        target, lr = self.valid.target.to_numpy(), self.last_lr()
+        target, group = self.valid.target.to_numpy(), self.optimizer.param_groups[0]
+        lr = float(f"{group['lr'] / group['lr_scale']:.4g}")
         self.log.append(make_row(self.epoch, lr, target, prob, self.metric, started, **trained))
         return self.log[-1]
-
-    def last_lr(self) -> float:
-        group = self.optimizer.param_groups[0]
-        return float(f"{group['lr'] / group['lr_scale']:.4g}")
 
     def state(self) -> dict[str, Any]:
         return {
@@ -230,9 +230,6 @@ class Trainer:
             "ranks": self.accelerator.num_processes,
             "taps": getattr(self.accelerator.unwrap_model(self.model), "taps", None),
         }
-
-    def save(self, path: Path) -> None:
-        save_weights(self.final_model(), path)
 
     def label(self) -> str:
         epochs = self.settings.train.epochs

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from pipeline.parts.cli import UserError
-from pipeline.parts.config import Experiment
+from pipeline.parts.config import Experiment, Model
 from pipeline.parts.features import MOST, frozen_features
 from pipeline.parts.pyramid import Pyramid
 from pipeline.parts.tta import VIEWS, View, dihedral
@@ -50,7 +50,7 @@ def start_head(
 ) -> str | None:
     """Give a head its first weights from the training images; returns what was done, to print."""
     how = settings.model
-    if how.reads == "last" and how.head != "lda":
+    if not reads_features(how):
         return "by name" if how.head == "names" else None
     chosen = np.random.default_rng(seed).permutation(len(rows))[:MOST]
     # leaves-small, fold 0, D4 TTA: one view gives .798, two .844, four .849; random crops .813
@@ -58,6 +58,11 @@ def start_head(
     data = (preprocessing, "train", rows[chosen], looks, accelerator)
     features = frozen_features(model, settings, *data)
     return set_head(model, features, labels[chosen], how.head)
+
+
+def reads_features(how: Model) -> bool:
+    """Whether a head's start looks at the training images."""
+    return how.reads == "blocks" or how.head == "lda"
 
 
 def discriminant(features: torch.Tensor, labels: np.ndarray, classes: int) -> LinearHead:
