@@ -19,6 +19,7 @@ import pandas as pd
 import typer
 
 from pipeline.parts import records
+from pipeline.parts.budget import cuts, plan, seconds_of_head
 from pipeline.parts.cli import UserError, duration, run_stage, say, took, warn
 from pipeline.parts.config import Experiment, Runtime, load_experiment
 from pipeline.parts.prepared import Prepared, load_prepared
@@ -128,9 +129,10 @@ def card_of_experiment(
     rates, trainer = search.run(), search.trainer
     work = work_per_image(trainer.accelerator.unwrap_model(trainer.model), settings.model.size)
     start, path = search.ready - started, tune_path(settings)
+    times = {"start": start, "head": seconds_of_head(trainer)}
     fixed = settings.runtime.model_fields_set
     chosen = {name: value for name, value in search.chosen.items() if name not in fixed}
-    found = {"runtime": chosen, "rates": rates, "start": start, **work}
+    found = {"runtime": chosen, "rates": rates, **times, **work}
     records.write_json(path, found)
     print_table(describe_search(search))
     print_verdict(rates)
@@ -176,30 +178,6 @@ def print_verdict(rates: dict[str, float]) -> None:
     )
 
 
-def plan(
-    settings: Experiment, prepared: Prepared, table: pd.DataFrame, found: dict[str, Any]
-) -> dict[str, float]:
-    """Seconds of each part of the whole experiment on this machine."""
-    from pipeline.parts.features import MOST
-    from pipeline.parts.head import turns
-    from pipeline.parts.launch import slots
-
-    rates, n, epochs = found["rates"], settings.folds.n, settings.train.epochs
-    rounds = -(-n // len(slots(settings.runtime, n)))  # folds that train one after another
-    test, held = int((prepared.rows.split == "test").sum()), int((table.fold >= 0).sum())
-    train, valid = len(table) - held / n, held / n  # images of a fold
-    closed = settings.model.reads == "blocks" or settings.model.head == "lda"
-    looked_at = min(len(table), MOST) * (1 + len(turns(settings)))  # once for all folds
-    return {
-        "start of the folds": rounds * found["start"],
-        "head": closed * (looked_at + rounds * valid) / rates["forward"],
-        "training": rounds * epochs * train / rates["both"],
-        "validation": rounds * epochs * valid / rates["forward"],
-        "predict oof": held / rates["looks"],
-        "predict test": n * test / rates["looks"],
-    }
-
-
 def print_plan(settings: Experiment, seconds: dict[str, float], budget: float) -> None:
     """The table of the parts, whether their sum fits, and else what to cut first."""
     total = sum(seconds.values())
@@ -208,26 +186,6 @@ def print_plan(settings: Experiment, seconds: dict[str, float], budget: float) -
     say("bench", f"in all {duration(total)}: {fits} {duration(budget)} ({total / budget:.0%})")
     for text in cuts(settings, seconds, budget):
         say("bench", f"cut  {text}")
-
-
-def cuts(settings: Experiment, seconds: dict[str, float], budget: float) -> list[str]:
-    """What to cut until the rest fits, that which costs the least accuracy first."""
-    from pipeline.parts.tta import VIEWS
-
-    left, told, epochs = dict(seconds), [], settings.train.epochs
-    views = len(VIEWS.get(settings.predict.tta, range(5)))
-    if sum(left.values()) > budget and views > 2:
-        left |= {part: left[part] * 2 / views for part in ("predict oof", "predict test")}
-        told.append(f"predict.tta: hflip  then {duration(sum(left.values()))}")
-    if (over := sum(left.values()) - budget) > 0 and epochs > 1:
-        each = (left["training"] + left["validation"]) / epochs
-        fewer = max(1, int(epochs - over / each))
-        left |= {part: left[part] * fewer / epochs for part in ("training", "validation")}
-        told.append(f"train.epochs: {fewer}  then {duration(sum(left.values()))}")
-    if (rest := sum(left.values())) > budget:
-        side = max(16, int(settings.model.size * (budget / rest) ** 0.5) // 16 * 16)
-        told.append(f"model.size: {side}, as time goes with its square")
-    return told
 
 
 def print_table(rows: Rows) -> None:

@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 from pipeline import bench
-from pipeline.bench import cuts, parse_duration, plan
+from pipeline.bench import parse_duration
 from pipeline.parts import machine, records, tune
+from pipeline.parts.budget import cuts, plan
 from pipeline.parts.cli import UserError
 from pipeline.parts.config import load_experiment
 from pipeline.parts.prepared import load_prepared
@@ -44,6 +45,7 @@ def test_the_real_pieces_are_measured_and_training_goes_by_what_was_chosen(
     found = json.loads(path.read_text())
     assert set(found["runtime"]) == {"precision", "channels_last", "workers", "predict_batch"}
     assert all(rate > 0 for rate in found["rates"].values())
+    assert found["head"] == 0, "it starts at random"
     with Image.open(path.with_name("card.png")) as picture:
         assert picture.size == (1800, 640)
     assert not (space / "runs" / "tiny").exists(), "it trains nothing that stays"
@@ -63,12 +65,13 @@ def test_plan_adds_up(write: Callable[..., str], split: Callable[[str], str], sp
     settings = load_experiment(split(write(**changes, train={"epochs": 3})))
     prepared, table = load_prepared(settings), load_folds(settings)
     rates = {"forward": 10.0, "both": 5.0, "looks": 2.0}
-    seconds = plan(settings, prepared, table, {"rates": rates, "start": 4.0})
+    found = {"rates": rates, "start": 4.0, "head": 7.0}
+    seconds = plan(settings, prepared, table, found)
     assert len(table) == 60
     assert seconds == pytest.approx(
         {
             "start of the folds": 2 * 4,
-            "head": (60 * 4 + 2 * 30) / 10,  # four turns of all, once, then two validations
+            "head": 60 * 4 / 10 + 2 * 7,  # four turns of all, once; then each fold's own
             "training": 2 * 3 * 30 / 5,
             "validation": 2 * 3 * 30 / 10,
             "predict oof": 60 / 2,
@@ -77,9 +80,12 @@ def test_plan_adds_up(write: Callable[..., str], split: Callable[[str], str], sp
     )
     runtime = settings.runtime.model_copy(update={"processes": 2})
     both = settings.model_copy(update={"runtime": runtime})
-    halved = plan(both, prepared, table, {"rates": rates, "start": 4.0})
+    halved = plan(both, prepared, table, found)
     assert halved["training"] == seconds["training"] / 2, "two folds at a time"
     assert halved["predict oof"] == seconds["predict oof"]
+    still = settings.model_copy(update={"train": settings.train.model_copy(update={"epochs": 0})})
+    untrained = plan(still, prepared, table, found)
+    assert untrained["predict test"] == seconds["predict test"] / 2, "one pass for both folds"
 
 
 SECONDS = {"training": 800.0, "validation": 200.0, "predict oof": 80.0, "predict test": 160.0}

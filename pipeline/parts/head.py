@@ -4,6 +4,7 @@ Fine-tuning from a random head first tears at the backbone to make up for the he
 ICLR 2022). A linear discriminant on the frozen backbone's features is a good head already.
 """
 
+import time
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -82,6 +83,17 @@ def discriminant(features: torch.Tensor, labels: np.ndarray, classes: int) -> Li
     _, shrinkage, scale = best
     weight, bias = (kept + rest).solve(shrinkage)
     return LinearHead((weight * scale).float(), (bias * scale).float(), shrinkage, scale)
+
+
+def seconds_of_discriminant(images: int, views: int, width: int, classes: int) -> float:
+    """What `discriminant` will take on this machine, from a chunk of images and one solution."""
+    some, started = min(images, CHUNK), time.monotonic()
+    features, labels = torch.randn(some, views, width), np.arange(some) % classes
+    found = Statistics.of(features, labels, classes, np.arange(some))
+    added = time.monotonic()
+    found.solve(SHRINKAGES[-1])
+    solution = time.monotonic() - added
+    return (added - started) * images / some + (len(SHRINKAGES) + 1) * solution
 
 
 def judge(
