@@ -14,7 +14,14 @@ from torch import nn
 from pipeline.parts import head, records
 from pipeline.parts.cli import UserError
 from pipeline.parts.config import load_experiment
-from pipeline.parts.head import Statistics, discriminant, set_head, turns
+from pipeline.parts.head import (
+    CHUNK,
+    Statistics,
+    discriminant,
+    seconds_of_discriminant,
+    set_head,
+    turns,
+)
 from pipeline.parts.pyramid import Pyramid
 from pipeline.parts.runs import model_path
 
@@ -157,3 +164,10 @@ def test_no_epochs_is_a_run_and_the_log_says_so(
     assert list(log.epoch) == [0]
     record = records.load(model_path("still", 0))
     assert record["scores"]["valid_score"] == log.valid_score[0] > 0.4, "4 species"
+
+
+def test_a_forecast_of_few_images_of_many_classes() -> None:
+    """A picture a class varies within none: its covariance would have no root."""
+    few = seconds_of_discriminant(images=5, views=1, width=64, classes=99)
+    many = seconds_of_discriminant(images=100 * CHUNK, views=4, width=64, classes=99)
+    assert 0 < few < many
