@@ -16,7 +16,8 @@ from=${2:-prepare}
 stages=(prepare folds train predict ensemble submit)
 
 # A virtual environment, made once for these requirements.
-venv=${VENV:-.venv}
+# Its path is absolute: Python keeps it as sys.executable, which other folders start too.
+venv=$(realpath -m "${VENV:-.venv}")
 stamp=$venv/$(sha256sum requirements.txt | cut -c1-16).installed
 if [[ ! -e $stamp ]]; then
   echo "setup     installing requirements.txt into $venv (minutes, once)"

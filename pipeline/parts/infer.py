@@ -1,6 +1,7 @@
 """One function turns pictures into probabilities: validation, OOF, test and notebook use it."""
 
 import gc
+import os
 import resource
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import KwargsHandler
 from torch import nn
 
@@ -31,10 +33,15 @@ Autocast = Callable[[], AbstractContextManager]
 def make_accelerator(runtime: Runtime, options: Sequence[KwargsHandler] = ()) -> Accelerator:
     """Device and precision for this machine; `options` are those of a group of processes."""
     keep_freed_memory()
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        # Accelerate keeps the first precision for a whole process, which may do several things
+        AcceleratorState._reset_state(reset_partial_state=True)
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.benchmark = True
     cpu = runtime.device == "cpu" or not torch.cuda.is_available()
-    precision = _precision(cpu) if runtime.precision == "auto" else runtime.precision
+    precision = runtime.precision
+    if precision == "auto":  # the variable is Accelerate's own
+        precision = os.environ.get("ACCELERATE_MIXED_PRECISION") or _precision(cpu)
     return Accelerator(mixed_precision=precision, cpu=cpu, kwargs_handlers=list(options))
 
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from accelerate.state import AcceleratorState
 from pydantic import ValidationError
 
 from pipeline.parts import records
@@ -91,8 +90,6 @@ class Search:
 
     def make(self, **changes: Any) -> "Trainer":
         """A Trainer with all that was chosen, and `changes`."""
-        # Accelerate keeps one precision for a whole process; here it compares several
-        AcceleratorState._reset_state(reset_partial_state=True)
         trainer = self.build(self.runtime.model_copy(update={**self.chosen, **changes}))
         trainer.epoch = max(0, trainer.settings.train.epochs - 1)
         trainer.set_mode()  # as in the last epoch, when all has thawed that ever does
