@@ -10,13 +10,18 @@ import pandas as pd
 import pytest
 import timm
 import torch
-from accelerate import Accelerator
 
 from pipeline.parts import records
 from pipeline.parts.augment import Resize
 from pipeline.parts.cli import UserError
 from pipeline.parts.config import Runtime
-from pipeline.parts.infer import Normalise, faithful, predict_probabilities
+from pipeline.parts.infer import (
+    Normalise,
+    forward,
+    inference_precision,
+    make_accelerator,
+    predict_probabilities,
+)
 from pipeline.parts.predictions import Predictions
 
 FACTS = {
@@ -67,7 +72,7 @@ def probabilities(
     model: torch.nn.Module | None = None,
 ) -> np.ndarray:
     runtime = Runtime(device="cpu", predict_batch=batch)
-    accelerator = Accelerator(cpu=True)
+    accelerator = make_accelerator(runtime)
     model = model or Corner()
     return predict_probabilities(
         model, pixels, np.array(rows), FACTS, tta, accelerator, runtime, "test", sizes
@@ -252,21 +257,32 @@ def test_sizes_have_files_of_their_own_and_the_blend_finds_them(
     assert "no oof predictions with tta none-41" in run("ensemble", trained, expect=2)
 
 
-@pytest.mark.parametrize(
-    ("height", "wanted", "kept"),
-    [
-        (4.0, "bf16", "bf16"),
-        (40.0, "bf16", "fp16"),  # bf16 makes them equal: .500 instead of .525
-        (1e5, "bf16", "no"),  # more than fp16 can hold
-        (1e5, "fp16", "no"),
-        (4.0, "no", "no"),
-    ],
-)
-def test_precision_is_the_fastest_that_keeps_the_probabilities(
-    height: float, wanted: str, kept: str
-) -> None:
+def test_fp16_is_for_gpus_and_bf16_for_training_alone() -> None:
+    for device, trained, looked in (
+        ("cuda", "bf16", "fp16"),
+        ("cuda", "fp16", "fp16"),
+        ("cuda", "no", "no"),
+        ("cpu", "bf16", "no"),
+    ):
+        accelerator = SimpleNamespace(device=torch.device(device), mixed_precision=trained)
+        assert inference_precision(accelerator) == looked
+
+
+@pytest.mark.parametrize(("height", "lost"), [(40.0, 1e-2), (1e5, 0.0)])
+def test_what_fp16_cannot_hold_is_computed_anew(height: float, lost: float) -> None:
     model, images = Near(height), torch.ones(3, 3, 2, 2)
-    accelerator = SimpleNamespace(mixed_precision=wanted)
-    with torch.inference_mode(), faithful(model, images, accelerator)():
-        dtype = model(images).dtype
-    assert dtype == {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}[kept]
+    exact = forward(model, images, "no")
+    half = forward(model, images, "fp16")
+    assert torch.isfinite(half).all()
+    assert half.dtype == torch.float32
+    assert lost * 0.1 <= (half - exact).abs().max() <= lost
+
+
+def test_a_model_in_training_is_judged_as_it_is_saved() -> None:
+    """Accelerate wraps its forward in autocast: the log's score and OOF would differ."""
+    accelerator = make_accelerator(Runtime(device="cpu", precision="bf16"))
+    wrapped, pixels = accelerator.prepare(Near(40.0)), random_pixels(6)
+    assert wrapped(torch.ones(1, 3, 2, 2)).diff() == 0, "bf16 makes the two logits equal"
+    judged = probabilities("none", pixels, [0, 1], model=wrapped)
+    np.testing.assert_array_equal(judged, probabilities("none", pixels, [0, 1], model=Near(40.0)))
+    assert wrapped(torch.ones(1, 3, 2, 2)).diff() == 0, "and it trains on as before"

@@ -17,14 +17,14 @@ from pipeline.kaggle.session import Job
 from pipeline.parts import records
 from pipeline.parts.cli import UserError
 from pipeline.parts.competition import Competition
-from pipeline.parts.config import root
+from pipeline.parts.config import Runtime, root
 from pipeline.parts.predictions import Predictions
 from pipeline.parts.prepared import Prepared
 from pipeline.parts.runs import finished, how_far, model_path
 from pipeline.parts.tables import read_csv, read_test
 from pipeline.submit import prepared_data
 
-TOLERANCE, TOLERANCE_FP16 = 1e-3, 1e-2  # of a probability: other batches, other roundings
+TOLERANCE_FP16 = 1e-2  # of a probability, weights at half precision
 
 
 def rehearse(bundle: Path, competition: Competition, fp16: bool, n: int | None) -> tuple[str, str]:
@@ -50,7 +50,7 @@ def rehearse(bundle: Path, competition: Competition, fp16: bool, n: int | None) 
         story = execute(book, inputs, working, scratch, "submission.csv")
         answers = read_csv(working / "submission.csv", [competition.id])
     blend = Predictions.load(bundle.with_name("test.npz"))
-    tolerance = TOLERANCE_FP16 if fp16 else TOLERANCE
+    tolerance = TOLERANCE_FP16 if fp16 else tolerance_here()
     return story, compare(answers, read_csv(local, []), ours, competition, blend, tolerance)
 
 
@@ -122,6 +122,13 @@ def compare(
             f"{first!r} ({ours[first]!r} here): {got.loc[first].tolist()[:3]}"
         )
     return f"{len(ours):,} rows as in the local submission, {told}"
+
+
+def tolerance_here() -> float:
+    """How far a probability may differ: the notebook computes as this machine does."""
+    from pipeline.parts.infer import TOLERANCE, inference_precision, make_accelerator  # late: torch
+
+    return TOLERANCE[inference_precision(make_accelerator(Runtime()))]
 
 
 def rehearse_training(bundle: Path) -> tuple[str, str]:

@@ -18,7 +18,7 @@ from torch import nn
 
 from pipeline.parts import records
 from pipeline.parts.config import Experiment
-from pipeline.parts.infer import batches_in_order, over_views
+from pipeline.parts.infer import batches_in_order, inference_precision, over_views
 from pipeline.parts.model import head_inputs, head_logits
 from pipeline.parts.prepared import Prepared, load_prepared
 from pipeline.parts.tta import View, view_name, views
@@ -53,7 +53,7 @@ def frozen_features(
         "taps": list(getattr(model, "taps", [])),  # what a Pyramid reads
         "preprocessing": preprocessing,
         "pixels": prepared.record["digests"][split],
-        "precision": accelerator.mixed_precision,
+        "precision": inference_precision(accelerator),
         "device": accelerator.device.type,
     }
     files = {view_name(look): feature_file(prepared, key, split, look) for look in looks}
@@ -79,12 +79,12 @@ def compute(
 ) -> list[torch.Tensor]:
     """Features [len(rows), width] for each view, in one pass over the pictures."""
     data = (prepared.pixels, rows, preprocessing["size"], preprocessing, accelerator)
-    read = partial(head_inputs, model)
+    read, precision = partial(head_inputs, model), inference_precision(accelerator)
     found: list[list[torch.Tensor]] = [[] for _ in looks]
     model.eval()
     with torch.inference_mode():
         for images in batches_in_order(*data, settings.runtime, label="features"):
-            given = over_views(read, images, looks, accelerator.autocast)
+            given = over_views(read, images, looks, precision)
             for kept, one in zip(found, given, strict=True):
                 kept.append(one.cpu())
     return [torch.cat(kept) for kept in found]

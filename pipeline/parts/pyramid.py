@@ -74,8 +74,9 @@ class Pyramid(nn.Module):
         return pooled
 
     def from_statistics(self, pooled: torch.Tensor) -> torch.Tensor:
-        """Logits [batch, classes]."""
-        return self.head(self.drop((pooled - self.mean) * self.scale))
+        """Logits float32 [batch, classes]: thousands of products, and half would round each."""
+        with torch.autocast(pooled.device.type, enabled=False):
+            return self.head(self.drop((pooled - self.mean) * self.scale))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.from_statistics(self.statistics(images))
