@@ -1,0 +1,179 @@
+"""Plants one defect after another in a copy of the code; each must turn its tests red.
+
+reads   pipeline/ and tests/, of which it makes a copy
+run     python -m tests.mutations [--only resume]
+
+A defect is (name, file, a line's text, its replacement, tests). Text that does not stand exactly
+once means that the code has moved on and the list must follow.
+"""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import typer
+
+from pipeline.parts.cli import UserError, run_stage, say
+
+ROOT = Path(__file__).parents[1]
+
+
+class Defect(NamedTuple):
+    name: str
+    file: str  # below pipeline/
+    old: str
+    new: str
+    tests: str
+
+
+DEFECTS = [
+    Defect(
+        "classes reversed in predict",
+        "predict.py",
+        'Predictions(list(chosen.id), record["classes"], prob)',
+        'Predictions(list(chosen.id), record["classes"][::-1], prob)',
+        "test_predict.py",
+    ),
+    Defect(
+        "normalisation shift dropped",
+        "parts/infer.py",
+        ".mul_(self.scale).add_(self.shift)",
+        ".mul_(self.scale)",
+        "test_predict.py",
+    ),
+    Defect(
+        "twins leaked",
+        "folds.py",
+        "twin_groups(list(train.hash),",
+        "twin_groups(list(train.id),",
+        "test_folds.py",
+    ),
+    Defect(
+        "resumed an epoch too far",
+        "parts/fit.py",
+        'self.epoch, self.log = state["epoch"], state["log"]',
+        'self.epoch, self.log = state["epoch"] + 1, state["log"]',
+        "test_train.py",
+    ),
+    Defect(
+        "mixing ends an epoch late",
+        "parts/mix.py",
+        "epochs - settings.off_epochs",
+        "epochs - settings.off_epochs + 1",
+        "test_mix.py",
+    ),
+    Defect(
+        "a wrong diagonal view",
+        "parts/tta.py",
+        "partial(dihedral, turns=t, flip=t % 2 == 1)",
+        "partial(dihedral, turns=t, flip=t % 2 == 0)",
+        "test_tta.py",
+    ),
+    Defect(
+        "averaged weights not saved",
+        "parts/fit.py",
+        "return self.ema.module if self.ema else",
+        "return self.ema.module if False else",
+        "test_train.py test_fit.py",
+    ),
+    Defect(
+        "test mean of fold 0 alone",
+        "ensemble.py",
+        "for fold in folds]\n    return np.mean(",
+        "for fold in folds][:1]\n    return np.mean(",
+        "test_ensemble.py",
+    ),
+    Defect(
+        "logits averaged",
+        "parts/infer.py",
+        "torch.stack([one.softmax(1) for one in logits]).mean(0)",
+        "torch.stack(logits).mean(0).softmax(1)",
+        "test_predict.py",
+    ),
+    Defect(
+        "out-of-fold of training rows",
+        "predict.py",
+        "table.image[table.fold == fold]",
+        "table.image[table.fold != fold]",
+        "test_predict.py",
+    ),
+    Defect(
+        "head_lr_mult ignored",
+        "parts/model.py",
+        '"lr_scale": settings.head_lr_mult',
+        '"lr_scale": 1.0',
+        "test_model.py",
+    ),
+    Defect(
+        "frozen BatchNorm trains",
+        "parts/model.py",
+        'if batchnorm == "frozen" or',
+        'if batchnorm == "never" or',
+        "test_model.py",
+    ),
+    Defect(
+        "the notebook ignores weights",
+        "kaggle/kernel.py",
+        "weights=[folds[0].member.weight for folds in runs.values()]",
+        "weights=[1 for folds in runs.values()]",
+        "test_kernel.py test_bundle.py",
+    ),
+    Defect(
+        "a cosine that ends above 0",
+        "parts/schedule.py",
+        "warmup_prefix=True,",
+        "warmup_prefix=True,\n        lr_min=settings.lr / 10,",
+        "test_model.py test_train.py",
+    ),
+    Defect(
+        "a flip in validation",
+        "parts/tta.py",
+        '"none": [partial(dihedral, turns=0, flip=False)]',
+        '"none": [partial(dihedral, turns=0, flip=True)]',
+        "test_tta.py test_predict.py",
+    ),
+    Defect(
+        "fold left out of the seed",
+        "parts/fit.py",
+        'derive_seed(settings.train.seed, "fold", fold)',
+        'derive_seed(settings.train.seed, "fold", 0)',
+        "test_train.py",
+    ),
+]
+
+
+def main(only: Annotated[str, typer.Option(help="those whose name holds this")] = "") -> None:
+    chosen, missed = [defect for defect in DEFECTS if only in defect.name], []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("pipeline", "tests", "pyproject.toml"):
+            copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+            copy(ROOT / name, Path(folder, name))
+        for defect in chosen:
+            caught = plant(Path(folder), defect)
+            say("mutations", f"{defect.name}: {caught or 'not caught'}")
+            missed += [] if caught else [defect.name]
+    if missed:
+        raise UserError(f"not caught: {', '.join(missed)}")
+    say("mutations", f"{len(chosen)} of {len(chosen)} caught")
+
+
+def plant(copy: Path, defect: Defect) -> str:
+    """The first test that a defect turns red, or nothing."""
+    path = copy / "pipeline" / defect.file
+    text = path.read_text()
+    if text.count(defect.old) != 1:
+        raise UserError(f"{defect.file}: {defect.old!r} stands {text.count(defect.old)} times")
+    path.write_text(text.replace(defect.old, defect.new))
+    tests = [f"tests/{name}" for name in defect.tests.split() if (copy / "tests" / name).exists()]
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
+    said = subprocess.run(command, cwd=copy, capture_output=True, text=True)
+    path.write_text(text)
+    failed = [line for line in said.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    return failed[0].partition(" - ")[0] if said.returncode == 1 and failed else ""
+
+
+if __name__ == "__main__":
+    run_stage(main)
