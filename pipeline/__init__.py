@@ -12,6 +12,8 @@ draws a competition, gallery and ablate show and measure what training is given.
 verbs; parts/ holds the nouns they look things up in, kaggle/ those of Kaggle alone.
 """
 
+import os
+import signal
 import sys
 from importlib.util import find_spec
 
@@ -22,3 +24,13 @@ if not find_spec("typer"):
         file=sys.stderr,
     )
     sys.exit(2)
+
+
+def _exit_at_once(number: int, frame: object) -> None:
+    os.write(2, b"\nstopped; the same command goes on where it was\n")
+    os._exit(128 + number)
+
+
+if sys.argv[0] == "-m":  # a stage that still imports: nothing is begun that had to be put in order
+    for _number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(_number, _exit_at_once)

@@ -10,6 +10,7 @@ id and class name. Runs on different folds are refused: their blended score woul
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -61,17 +62,15 @@ def main(
         "weights": {m.settings.name: m.weight / total for m in members},
         "members": {m.settings.name: {"tta": m.looks, **m.digests} for m in members},
     }
-    current = records.is_current(out, key)
-    if not current:
-        metric = load_competition(first.competition).metric
-        scores = blend(members, table, metric, out)
-        records.commit(out, key, started, metric=metric, scores=scores)
+    metric = load_competition(first.competition).metric
+    made = records.make(out, key, partial(blend, members, table, metric, out))
     print_scores(records.load(out))
-    say("ensemble", f"{out.parent}/{{oof,test}}.npz, {'up to date' if current else took(started)}")
+    say("ensemble", f"{out.parent}/{{oof,test}}.npz, {took(started) if made else 'up to date'}")
 
 
 def blend(members: list[Member], table: pd.DataFrame, metric: str, out: Path) -> dict[str, Any]:
-    """Write `out` (test) and its oof twin; return the scores of each member and of the blend.
+    """Write `out` (test) and its oof twin; return the scores of each member and of the blend,
+    and what they are scores of.
 
     Test probabilities are the weighted mean over all fold models; an out-of-fold row comes from
     the one model of each member that has not seen it.
@@ -92,7 +91,7 @@ def blend(members: list[Member], table: pd.DataFrame, metric: str, out: Path) ->
     }
     if len(members) > 1:
         scores["blend"] = score(scored, blended, classes, metric)
-    return scores
+    return {"metric": metric, "scores": scores}
 
 
 def out_of_fold(member: Member, scored: pd.DataFrame, classes: list[str]) -> np.ndarray:

@@ -145,17 +145,17 @@ def update(
         "split": split,
         "tta": looks,
     }
-    if records.is_current(out, key):
-        return False
-    started = time.monotonic()
-    rows = prepared.rows
-    in_test = rows.split == "test"
-    chosen = rows[in_test] if split == "test" else rows[rows.id.isin(held_out) & ~in_test]
-    label = f"fold {fold}  {split} {settings.predict.tta}"
-    prob = predict(settings, fold, prepared, split, chosen.index.to_numpy(), label)
-    Predictions(list(chosen.id), record["classes"], prob).save(out)
-    records.commit(out, key, started, images=len(chosen), folds=record["key"]["folds"])
-    return True
+
+    def work() -> dict[str, Any]:
+        rows = prepared.rows
+        in_test = rows.split == "test"
+        chosen = rows[in_test] if split == "test" else rows[rows.id.isin(held_out) & ~in_test]
+        label = f"fold {fold}  {split} {settings.predict.tta}"
+        prob = predict(settings, fold, prepared, split, chosen.index.to_numpy(), label)
+        Predictions(list(chosen.id), record["classes"], prob).save(out)
+        return {"images": len(chosen), "folds": record["key"]["folds"]}
+
+    return records.make(out, key, work)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,9 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import cv2
 import numpy as np
@@ -26,7 +27,7 @@ from pipeline.parts.cli import UserError, run_stage, say, took, warn
 from pipeline.parts.competition import load_competition
 from pipeline.parts.config import Experiment, load_experiment
 from pipeline.parts.images import BadImageError, decode, square
-from pipeline.parts.prepared import prepared_folder
+from pipeline.parts.prepared import Prepared, prepared_folder
 from pipeline.parts.progress import Progress
 from pipeline.parts.proposal import propose
 from pipeline.parts.tables import data_folder, listing, read_rows
@@ -56,19 +57,34 @@ def main(
         "fit": settings.model.fit,
         "files": file_list_digest(folder, rows),
     }
-    if records.is_current(out, key):
+    started = time.monotonic()
+    forget_damaged(out)
+    if records.make(out, key, partial(make, rows, folder, out, settings)):
+        say("prepare", f"{out.parent}: {describe(records.load(out)['audit'])}, {took(started)}")
+    else:
         say("prepare", f"{out.parent}: {len(rows):,} images, up to date")
-        return
+
+
+def forget_damaged(out: Path) -> None:
+    """Pixels that are lost or not those of the record are made anew, as if there were none."""
+    if (record := records.load(out)) and (problem := Prepared(out.parent, record).problem()):
+        say("prepare", f"{problem}: all pictures are read again")
+        records.record_path(out).unlink()
+
+
+def make(rows: pd.DataFrame, folder: Path, out: Path, settings: Experiment) -> dict[str, Any]:
+    """Write `out` and the pixels; returns facts for the record."""
     if records.load(out):
         say("prepare", "the CSVs or the pictures are not those of last time: all are read again")
-    started = time.monotonic()
     packed = len(rows) * settings.cache_size**2 * 3 <= settings.runtime.pack_gb * 1e9
     facts = prepare(rows, folder, out, settings, packed)
-    audit = audit_of(facts)
-    digests = {split: pixel_digest(part) for split, part in facts.groupby("split")}
-    where = str(folder.resolve())
-    records.commit(out, key, started, data=where, packed=packed, digests=digests, audit=audit)
-    say("prepare", f"{out.parent}: {describe(audit)}, {took(started)}")
+    return {
+        "data": str(folder.resolve()),
+        "packed": packed,
+        "digests": {split: pixel_digest(part) for split, part in facts.groupby("split")},
+        "audit": audit_of(facts),
+        "pixels": records.fingerprint(out.with_name("pixels.npy")) if packed else {},
+    }
 
 
 def prepare(

@@ -10,12 +10,12 @@ code 75), goes on at its last finished epoch, to the same weights; a fold that d
 with it. A finished fold is never retrained under changed settings: choose a new name, or --force.
 """
 
-import json
 import math
 import os
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,7 +29,7 @@ from pipeline.parts.config import Experiment, load_experiment
 from pipeline.parts.deadline import Deadline
 from pipeline.parts.predictions import spread
 from pipeline.parts.prepared import Prepared, load_prepared
-from pipeline.parts.runs import model_path, train_key
+from pipeline.parts.runs import key_changes, model_path, train_key
 from pipeline.parts.splits import classes_of, load_folds, split_rows
 from pipeline.parts.targets import training_targets
 
@@ -91,16 +91,48 @@ def unfinished(
 ) -> dict[int, dict[str, Any]]:
     """Those of `folds` that are still to be trained, and their keys.
 
-    Raises UserError for a fold that other settings made, unless `force` forgets it.
+    Raises UserError for a fold that other settings made, unless `force` forgets it, and for a
+    model that is not the one of its record.
     """
-    todo = {}
-    for k in folds:
-        model = model_path(settings.name, k)
-        key = train_key(settings, k, prepared, table)
-        refuse_or_forget(model, key, force)
-        if not records.is_current(model, key):
-            todo[k] = key
-    return todo
+    keys = {k: train_key(settings, k, prepared, table) for k in folds}
+    return {
+        k: key
+        for k, key in keys.items()
+        if not is_trained(model_path(settings.name, k), key, force)
+    }
+
+
+def is_trained(model: Path, key: dict[str, Any], force: bool = False) -> bool:
+    """Whether a fold is done. Raises UserError where it, or what it began, must not go on."""
+    if changes := made_otherwise(model, key):
+        if not force:
+            raise UserError(
+                f"{model.parent} was trained with other settings: {'; '.join(changes)}; give the "
+                "experiment a new name, or --force to train it again"
+            )
+        with records.locked(model.parent):  # not while another process trains it
+            names = ("model.safetensors.json", model.name, "last.pt", "started.json")
+            for path in map(model.with_name, names):
+                path.unlink(missing_ok=True)
+    record = records.load(model)
+    if record and not records.is_intact(model, record):
+        raise UserError(
+            f"{model}: not the weights that its record describes: a damaged copy? Restore the "
+            "file, or delete it to train the fold again"
+        )
+    return record is not None
+
+
+def made_otherwise(model: Path, key: dict[str, Any]) -> list[str]:
+    """How the settings of a fold that is done or begun differ from `key`."""
+    last, started = model.with_name("last.pt"), model.with_name("started.json")
+    if record := records.load(model):
+        return key_changes(record["key"], key)
+    if not last.exists():
+        return []
+    if not started.exists():
+        return [f"{started.name}, which tells them, is missing"]
+    return key_changes(records.read_json(started), key)
 
 
 def train_here(
@@ -113,9 +145,13 @@ def train_here(
     """Train folds (`todo`: their keys) one after another in this process."""
     from pipeline.parts.infer import give_memory_back  # late: torch
 
+    # ranks of a group: the first holds the lock for all, and does not wait as they would for it
+    rank, ranks = (int(os.environ.get(name, n)) for name, n in [("RANK", 0), ("WORLD_SIZE", 1)])
     for fold, key in todo.items():
         out = model_path(settings.name, fold)
-        train_fold(settings, fold, prepared, table, out, key, deadline)
+        with nullcontext() if rank else records.locked(out.parent, wait=ranks == 1):
+            if not is_trained(out, key):  # another process may just have done it
+                train_fold(settings, fold, prepared, table, out, key, deadline)
         give_memory_back()
 
 
@@ -133,19 +169,16 @@ def train_fold(
     Exits with PAUSED when the deadline comes first. Raises UserError when the backbone's first
     weights cannot be had or the loss is NaN.
     """
-    import torch  # late: a finished fold needs none of it
-
-    from pipeline.parts.infer import peak_memory_gb
+    from pipeline.parts.infer import peak_memory_gb  # late: torch
     from pipeline.parts.model import save_weights
     from pipeline.parts.tune import tuned
 
     started, settings = time.monotonic(), tuned(settings)
     trainer = make_trainer(settings, fold, prepared, table, key["folds"])
-    last = out.with_name("last.pt")
+    last, started_key = out.with_name("last.pt"), out.with_name("started.json")
     if last.exists():
-        trainer.resume(torch.load(last, map_location="cpu", weights_only=True))
+        resume(trainer, last)
         say("train", f"fold {fold}  goes on after epoch {trainer.epoch}")
-    started_key = out.with_name("started.json")
     if trainer.accelerator.is_main_process:
         records.write_json(started_key, key)
     trainer.run(last, deadline)
@@ -161,7 +194,6 @@ def train_fold(
         out,
         key,
         started,
-        digest=records.file_digest(out),
         classes=classes_of(table),
         model=settings.model.model_dump(mode="json"),
         competition=settings.competition,
@@ -173,6 +205,19 @@ def train_fold(
     started_key.unlink()
     memory = f"at most {peak['ram_gb']:.1f} GB of memory"
     say("train", f"fold {fold}  {out}, {took(started)}, {memory}")
+
+
+def resume(trainer: "Trainer", last: Path) -> None:
+    """Go on from the last finished epoch. Raises UserError for a file that holds none."""
+    import torch  # late
+
+    try:
+        trainer.resume(torch.load(last, map_location="cpu", weights_only=True))
+    except Exception as error:  # torch, pickle and zip raise dozens of kinds
+        raise UserError(
+            f"{last}: damaged ({' '.join(str(error).split())[:120]}); delete it to train the fold "
+            "from its beginning"
+        ) from None
 
 
 def make_trainer(
@@ -196,24 +241,6 @@ def describe_teacher(settings: Experiment) -> str:
         f"targets: {1 - weight:.0%} labels, {weight:.0%} out-of-fold probabilities of {run}, whose "
         "models saw held-out labels of this fold: its score will be slightly optimistic"
     )
-
-
-def refuse_or_forget(model: Path, key: dict[str, Any], force: bool) -> None:
-    """Refuse to mix other settings with this run, or with `force` delete what they made."""
-    last, started = model.with_name("last.pt"), model.with_name("started.json")
-    changes = []
-    if record := records.load(model):
-        changes = records.differences(record["key"], records.plain(key))
-    elif last.exists() and started.exists():
-        changes = records.differences(json.loads(started.read_text()), records.plain(key))
-    if changes and not force:
-        raise UserError(
-            f"{model.parent} was trained with other settings: {'; '.join(changes)}; give the "
-            "experiment a new name, or --force to train it again"
-        )
-    if changes:
-        for path in (records.record_path(model), model, last, started):
-            path.unlink(missing_ok=True)
 
 
 def summary(settings: Experiment, folds: Sequence[int]) -> str:

@@ -2,14 +2,20 @@
 
 import difflib
 import errno
+import os
+import re
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable
 from functools import wraps
+from types import FrameType
 
 import typer
 
 UsageError = typer.BadParameter.__mro__[1]  # click's, or that of the copy in newer typers
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a file over the size that is allowed, too
 
 
 class UserError(Exception):
@@ -30,28 +36,67 @@ def run_stage(main: Callable[..., None]) -> None:
 
 
 def guarded(main: Callable[..., None]) -> Callable[..., None]:
-    """`main` with bad input, a full disk and Ctrl-C told in one line each, without a traceback."""
+    """`main` with what is no defect of the program told in one line each, without a traceback."""
 
     @wraps(main)
     def run(*args: object, **kwargs: object) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # the package's own exits at once
+        signal.signal(signal.SIGTERM, terminate)
         try:
             main(*args, **kwargs)
-        except UserError as error:
-            for line in str(error).splitlines():
+        except BrokenPipeError:  # the reader of our output has gone: `| head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(141)
+        except KeyboardInterrupt as error:
+            print("\nstopped; the same command goes on where it was", file=sys.stderr)
+            sys.exit(143 if isinstance(error, Terminated) else 130)
+        except Exception as error:
+            if (text := explain(error)) is None:
+                raise
+            for line in text.splitlines():
                 print(f"error: {line}", file=sys.stderr)
             sys.exit(2)
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise
-            print(
-                "error: the disk is full; free some space, then the same command", file=sys.stderr
-            )
-            sys.exit(2)
-        except KeyboardInterrupt:
-            print("\nstopped; the same command goes on where it was", file=sys.stderr)
-            sys.exit(130)
 
     return run
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: a cluster or a shell ends us, and all is put in order as after Ctrl-C."""
+
+
+def terminate(number: int, frame: FrameType | None) -> None:
+    raise Terminated
+
+
+def explain(error: Exception) -> str | None:
+    """What a person can do about an error, a line each; None for a defect of the program.
+
+    Bad input; a disk that is full; a file or folder that cannot be written or read; memory.
+    """
+    if isinstance(error, UserError):
+        return str(error)
+    if is_full(error):
+        return "the disk is full; free some space, then the same command"
+    if isinstance(error, OSError):
+        if isinstance(error, FileExistsError | NotADirectoryError):
+            return f"{os.fsdecode(error.filename)}: a file lies where a folder should be"
+        if error.filename is not None and error.strerror:
+            return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    if isinstance(error, MemoryError) or re.search(r"out of memory|can't allocate", str(error)):
+        return (
+            "not enough memory: lower train.batch_size and raise train.accumulate by as much; for "
+            f"predictions lower runtime.predict_batch ({' '.join(str(error).split())[:120]})"
+        )
+    return None
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Whether the disk was full; torch.save and safetensors raise errors of their own then."""
+    if error is None or isinstance(error, OSError):
+        return error is not None and error.errno in FULL
+    if code := re.search(r"\(os error (\d+)\)", str(error)):
+        return int(code[1]) in FULL
+    return is_full(error.__context__)
 
 
 def say(stage: str, text: str) -> None:

@@ -57,12 +57,13 @@ def frozen_features(
         "device": accelerator.device.type,
     }
     files = {view_name(look): feature_file(prepared, key, split, look) for look in looks}
-    missing = [look for look in looks if not records.is_current(files[view_name(look)], key)]
-    if missing:
-        started = time.monotonic()
-        found = compute(model, prepared, settings, preprocessing, every, missing, accelerator)
-        for look, values in zip(missing, found, strict=True):
-            save_features(files[view_name(look)], values, key, started)
+    with records.locked(prepared.folder / "features"):  # folds side by side all want them
+        missing = [look for look in looks if not records.is_current(files[view_name(look)], key)]
+        if missing:
+            started = time.monotonic()
+            found = compute(model, prepared, settings, preprocessing, every, missing, accelerator)
+            for look, values in zip(missing, found, strict=True):
+                save_features(files[view_name(look)], values, key, started)
     at = np.searchsorted(every, rows)
     kept = [np.load(files[view_name(look)], mmap_mode="r")[at] for look in looks]
     return torch.from_numpy(np.stack(kept, 1))

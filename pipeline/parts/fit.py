@@ -103,8 +103,8 @@ class Trainer:
             self.epoch += 1
             row = self.note(prob, started, loss=loss, rate=rate)
             if self.accelerator.is_main_process:
-                with records.writing(last) as tmp:
-                    torch.save(self.state(), tmp)
+                with records.writing(last) as tmp, tmp.open("wb") as file:
+                    torch.save(self.state(), file)  # to a name, a full disk is a RuntimeError
                 write_log(self.log, last.with_name("log.csv"))
             self.tell(row)
             if not distributed.of_rank_0(deadline.fits(time.monotonic() - started)):

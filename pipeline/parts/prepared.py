@@ -31,11 +31,23 @@ class Prepared:
 
     @cached_property
     def pixels(self) -> Pixels:
-        """uint8 [n, size, size, 3], row i belongs to row i of `rows`."""
+        """uint8 [n, size, size, 3], row i belongs to row i of `rows`. Raises UserError."""
+        if problem := self.problem():
+            raise UserError(f"{problem}; python -m pipeline.prepare makes it anew")
         if self.record["packed"]:
             return np.load(self.folder / "pixels.npy", mmap_mode="r")
         paths = [self.data / path for path in self.rows.path]
         return FilePixels(paths, self.record["key"]["size"], self.record["key"]["fit"])
+
+    def problem(self) -> str:
+        """What is wrong with the packed pixels, or nothing."""
+        path = self.folder / "pixels.npy"
+        if not self.record["packed"]:
+            return ""
+        if not path.exists():
+            return f"{path} is lost"
+        whole = records.is_intact(path, self.record.get("pixels", {}))
+        return "" if whole else f"{path} is damaged: not what prepare wrote"
 
     @property
     def data(self) -> Path:

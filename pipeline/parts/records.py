@@ -1,17 +1,21 @@
 """Records: every output `X` has `X.json` beside it, written last. No record, not done.
 
-A record holds the *key* (what the output depends on), provenance and metrics. An output is
-current when its record's key equals the key of what is asked for now.
+A record holds the *key* (what the output depends on), the output's digest, provenance and metrics.
+An output is current when its record's key equals the key of what is asked for now, and it is the
+file that the record was written for.
 """
 
+import fcntl
+import glob
 import hashlib
 import json
 import os
 import platform
 import shutil
 import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -27,20 +31,109 @@ def record_path(output: Path) -> Path:
     return output.with_name(output.name + ".json")
 
 
-def load(output: Path) -> dict[str, Any] | None:
+class Record(dict[str, Any]):
+    """A JSON object of a file. A key that it lacks means a damaged file, and says so."""
+
+    path: Path
+
+    def __missing__(self, key: str) -> Any:
+        raise UserError(f"{self.path}: {key!r} is missing; delete the file to make it anew")
+
+
+def read_json(path: Path) -> Record:
+    """Raises UserError for a file that holds no JSON object."""
+
+    def record(values: dict[str, Any]) -> Record:
+        found = Record(values)
+        found.path = path
+        return found
+
+    try:
+        found = json.loads(path.read_text(), object_hook=record)
+    except (ValueError, RecursionError) as error:  # ValueError: no JSON, or no UTF-8
+        raise UserError(f"{path}: not a record ({error}); delete it to make it anew") from None
+    if not isinstance(found, Record):
+        raise UserError(f"{path}: not a record, but {str(found)[:40]!r}; delete it to make it anew")
+    return found
+
+
+def load(output: Path) -> Record | None:
     """The record of an output, or None when the output is not finished."""
     path = record_path(output)
     if not (path.exists() and output.exists()):
         return None
-    try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: not a record ({error}); delete it to rebuild {output}") from None
+    record = read_json(path)
+    if not isinstance(record["key"], dict):
+        raise UserError(f"{path}: 'key' is not a section; delete the file to make it anew")
+    return record
 
 
 def is_current(output: Path, key: dict[str, Any]) -> bool:
     record = load(output)
-    return record is not None and record["key"] == plain(key)
+    return record is not None and record["key"] == plain(key) and is_intact(output, record)
+
+
+def is_intact(output: Path, known: dict[str, Any]) -> bool:
+    """Whether a file is the one of a `fingerprint`, which may stand in its record.
+
+    It is read only if its size or time are not those of then: a look costs nothing. Folders, and
+    what was made before records held fingerprints, are taken as they are.
+    """
+    if not output.exists():
+        return False
+    if output.is_dir() or "digest" not in known or known.get("stat") == stat_of(output):
+        return True
+    return known["digest"] == file_digest(output)
+
+
+def fingerprint(path: Path) -> dict[str, Any]:
+    return {"digest": file_digest(path), "stat": stat_of(path)}
+
+
+def stat_of(path: Path) -> list[int]:
+    """Size and time of change, which tell a file from the one that it was."""
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns]
+
+
+def make(output: Path, key: dict[str, Any], work: Callable[[], dict[str, Any]]) -> bool:
+    """Let `work` write an output, unless it is current; the facts it returns go into the record.
+
+    Returns whether it was made. Another process that makes it is waited for.
+    """
+    if is_current(output, key):
+        return False
+    with locked(output.parent):
+        if is_current(output, key):
+            return False
+        started = time.monotonic()
+        commit(output, key, started, **work())
+    return True
+
+
+@contextmanager
+def locked(folder: Path, wait: bool = True) -> Iterator[None]:
+    """One process at a time makes what lies in `folder`; a second says who does and waits.
+
+    The operating system holds the lock and lets go of that of a dead process. Raises UserError
+    instead of waiting where there is no `wait`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            who = file.read().strip() or "another process"
+            if not wait:
+                raise UserError(f"{folder}: {who} works there; wait for it, or stop it") from None
+            print(f"{folder}: {who} works there; waiting for it", file=sys.stderr, flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        file.truncate(0)
+        since = time.strftime("%H:%M:%S")
+        file.write(f"process {os.getpid()} of {platform.node()}, since {since},")
+        file.flush()
+        yield
 
 
 def refuse_if_stale(output: Path, key: dict[str, Any], remedy: str) -> None:
@@ -56,7 +149,8 @@ def refuse_if_stale(output: Path, key: dict[str, Any], remedy: str) -> None:
 def commit(output: Path, key: dict[str, Any], started: float, **facts: Any) -> None:
     """Write the record that marks `output` as finished; `started` is from time.monotonic()."""
     seconds = round(time.monotonic() - started, 1)
-    record = {"key": key, **facts, "seconds": seconds, **provenance()}
+    written = {} if output.is_dir() else fingerprint(output)
+    record = {"key": key, **facts, **written, "seconds": seconds, **provenance()}
     write_json(record_path(output), record)
 
 
@@ -69,10 +163,12 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
 def writing(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside `path`; on success fsync it and rename it into place.
 
-    The old record goes first: a kill between the two must not leave it beside a new output.
+    The name is this process's own. The old record goes first: a kill between the two must not
+    leave it beside a new output.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_name(f".{path.name}.tmp")  # a killed write is overwritten by the next
+    remove_litter(path)
+    tmp = path.with_name(f".{path.name}.{platform.node()}-{os.getpid()}.tmp")
     try:
         yield tmp
         with tmp.open("rb+") as file:
@@ -81,6 +177,13 @@ def writing(path: Path) -> Iterator[Path]:
         tmp.replace(path)
     finally:
         tmp.unlink(missing_ok=True)
+
+
+def remove_litter(path: Path) -> None:
+    """What killed writers of `path` have left on this machine."""
+    for tmp in path.parent.glob(f".{glob.escape(path.name)}.{glob.escape(platform.node())}-*.tmp"):
+        if not Path("/proc", tmp.suffixes[-2].rpartition("-")[2]).exists():
+            tmp.unlink(missing_ok=True)
 
 
 def put_folder(tmp: Path, out: Path) -> None:

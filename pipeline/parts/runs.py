@@ -8,7 +8,7 @@ import pandas as pd
 
 from pipeline.parts import records
 from pipeline.parts.cli import UserError
-from pipeline.parts.config import Experiment, load_experiment, root
+from pipeline.parts.config import Experiment, Mix, Model, Train, load_experiment, root
 from pipeline.parts.predictions import prediction_path
 from pipeline.parts.splits import folds_digest
 
@@ -61,6 +61,20 @@ def train_key(
         "teacher": teacher_digests(settings, fold, folds),
         "names": names_digest(settings),
     }
+
+
+def key_changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """How a fold's key differs from an `old` one, which may be of an earlier version.
+
+    A setting that the old key lacks had not been thought of: it is taken to have had its default,
+    whose meaning for a setting that comes later must be "as before".
+    """
+    before = {
+        section: {**cls().model_dump(mode="json"), **old[section]}
+        for section, cls in {"model": Model, "mix": Mix, "train": Train}.items()
+        if isinstance(old.get(section), dict)
+    }
+    return records.differences({**old, **before}, records.plain(new))
 
 
 def first_weights(settings: Experiment, fold: int) -> Path | None:

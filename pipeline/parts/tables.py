@@ -144,6 +144,6 @@ def listing(problems: list[str]) -> str:
 
 
 def class_order(labels: set[str]) -> list[str]:
-    """Class names in the order of the probability columns: numbers by value, else by text."""
+    """Class names in the order of the probability columns: numbers by value, then by text."""
     numeric = all(re.fullmatch(r"-?\d+", label) for label in labels)
-    return sorted(labels, key=int) if numeric else sorted(labels)
+    return sorted(labels, key=lambda label: (int(label), label)) if numeric else sorted(labels)
