@@ -54,10 +54,6 @@ def main(
     owner: Annotated[
         str, typer.Option(envvar="KAGGLE_USERNAME", help="your name on Kaggle")
     ] = "owner",
-    fp16: Annotated[bool, typer.Option("--fp16", help="weights of half the size")] = False,
-    single_file: Annotated[
-        bool, typer.Option("--single-file", help="the package inside the notebook")
-    ] = False,
     rehearsal: Annotated[
         bool, typer.Option("--rehearse", help="run it as on Kaggle, compare each answer")
     ] = False,
@@ -73,17 +69,17 @@ def main(
         float | None, typer.Option(min=0, help="of a --train session; default: limit_hours")
     ] = None,
 ) -> None:
-    mixed = [("--fp16", fp16), ("--single-file", single_file), ("--rows", rows is not None)]
+    mixed = [("--rows", rows is not None)]
     refuse(mixed if train else [("--fold", fold), ("--hours", hours is not None)], train)
     api = sign_in() if push else None
     owner = signed(api) if api else owner
     if train:
         out, competition = current_training(name, owner, fold, hours)
     else:
-        out, competition = current_bundle(name, owner, fp16, single_file)
+        out, competition = current_bundle(name, owner)
     if rehearsal:
         started = time.monotonic()
-        story, verdict = rehearse_training(out) if train else rehearse(out, competition, fp16, rows)
+        story, verdict = rehearse_training(out) if train else rehearse(out, competition, rows)
         say("bundle", f"rehearsed: {verdict}, {took(started)}; it said:\n{story.rstrip()}")
     if api:
         slug = on_kaggle(competition)
@@ -97,9 +93,7 @@ def refuse(options: list[tuple[str, object]], train: bool) -> None:
             raise UserError(f"{name} means nothing {'with' if train else 'without'} --train")
 
 
-def current_bundle(
-    name: str, owner: str, fp16: bool, single_file: bool
-) -> tuple[Path, Competition]:
+def current_bundle(name: str, owner: str) -> tuple[Path, Competition]:
     """Make the bundle of an ensemble unless it is current; returns its folder."""
     started = time.monotonic()
     blend, record = load_blend(name)
@@ -109,8 +103,6 @@ def current_bundle(
     key = {
         "version": VERSION,
         "owner": owner,
-        "fp16": fp16,
-        "single_file": single_file,
         "competition": competition.model_dump(mode="json"),
         "members": {member.file: record_of(member)["digest"] for member in members},
         "blend": records.file_digest(blend),
@@ -139,16 +131,13 @@ def bundle(
     shutil.rmtree(tmp, ignore_errors=True)
     where = competition.slug or competition.name
     code, weights, kernel = (slug_of(where, name, end) for end in ("code", "weights", "submit"))
-    facts = write_weights(tmp / "weights", name, key["fp16"], record, competition, members)
+    facts = write_weights(tmp / "weights", name, record, competition, members)
     describe_dataset(tmp / "weights", owner, weights)
-    if not key["single_file"]:
-        write_code(tmp / "code")
-        describe_dataset(tmp / "code", owner, code)
+    write_code(tmp / "code")
+    describe_dataset(tmp / "code", owner, code)
     job = Job(name=name, competition=competition, weights=weights)
-    package = None if key["single_file"] else code
-    book = notebook(about(name, where, record), "kernel", job, SUBMIT, package)
-    datasets = [weights] if key["single_file"] else [code, weights]
-    metadata = kernel_metadata(owner, kernel, competition.slug, datasets)
+    book = notebook(about(name, where, record), "kernel", job, SUBMIT, code)
+    metadata = kernel_metadata(owner, kernel, competition.slug, [code, weights])
     write_notebook(tmp / "notebook", book, metadata)
     records.put_folder(tmp, out)
     return {**facts, "kernel": metadata["id"], "datasets": metadata["dataset_sources"]}
@@ -157,12 +146,11 @@ def bundle(
 def write_weights(
     folder: Path,
     name: str,
-    fp16: bool,
     record: dict[str, Any],
     competition: Competition,
     members: list[Member],
 ) -> dict[str, Any]:
-    """Models, their records and the manifest; with `fp16` also what it does to the OOF score."""
+    """Models, their records and the manifest; returns how many they are and their size."""
     folder.mkdir(parents=True)
     classes = record_of(members[0])["classes"]
     rows = pictures_of(members[0], competition.name).rows
@@ -171,19 +159,14 @@ def write_weights(
         name=name,
         classes=classes,
         prior=[float(shares[label]) for label in classes],
-        members=[pack_member(member, folder, fp16) for member in members],
+        members=[pack_member(member, folder) for member in members],
         cv=cv_of(record),
         metric=record["metric"],
         git=record["git"],
     )
     manifest.save(folder)
     megabytes = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
-    facts = {"models": len(members), "mb": round(megabytes, 1), "oof": manifest.cv["all"]}
-    if fp16:
-        from pipeline.kaggle.halves import out_of_fold_score  # late: torch
-
-        facts["oof_fp16"] = out_of_fold_score(manifest, folder, competition.name)
-    return facts
+    return {"models": len(members), "mb": round(megabytes, 1)}
 
 
 def about(name: str, competition: str, record: dict[str, Any]) -> str:
@@ -198,10 +181,7 @@ def about(name: str, competition: str, record: dict[str, Any]) -> str:
 
 def describe(out: Path) -> str:
     record = records.load(out)
-    halves = ""
-    if "oof_fp16" in record:
-        halves = f" at fp16 (OOF {record['oof']:.5f} → {record['oof_fp16']:.5f})"
-    return f"{out}: {record['models']} models, {record['mb']:,.1f} MB{halves}"
+    return f"{out}: {record['models']} models, {record['mb']:,.1f} MB"
 
 
 if __name__ == "__main__":

@@ -1,21 +1,17 @@
 """A bundle is what the ensemble was made of, in the form Kaggle's client takes, and it runs."""
 
-import base64
 import json
 import re
 import shutil
 import sys
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 from conftest import enter
-from safetensors.numpy import load_file
 
 from pipeline.kaggle.manifest import Manifest, faults
-from pipeline.kaggle.notebook import FROM_DATASET, slug_of, zipped_package
+from pipeline.kaggle.notebook import FROM_DATASET, slug_of, write_code
 from pipeline.kaggle.offline import contents, refuse_writes
 from pipeline.parts.cli import UserError
 
@@ -79,44 +75,6 @@ def test_again_does_nothing_and_a_retrained_model_is_refused(home: Callable, run
     assert "no predictions; run python -m pipeline.ensemble none" in run("bundle", "none", expect=2)
 
 
-def test_half_the_bytes_and_what_they_cost(home: Callable, run: Callable) -> None:
-    folder = home("probability")
-    whole = load_file(bundle_of(folder) / "weights" / "one-fold0.safetensors")
-    said = run("bundle", "blend", "--fp16")
-    before, after = map(float, re.search(r"at fp16 \(OOF ([\d.]+) → ([\d.]+)\)", said).groups())
-    record = read(folder / "runs" / "blend" / "bundle.json")
-    assert before == pytest.approx(record["oof"], abs=1e-4)
-    assert after == pytest.approx(before, abs=0.05) and after > 0.3
-    half = load_file(bundle_of(folder) / "weights" / "one-fold0.safetensors")
-    assert {v.dtype for v in half.values()} <= {np.dtype("float16"), np.dtype("int64")}
-    for name, tensor in whole.items():
-        np.testing.assert_allclose(half[name], tensor, rtol=2e-3, atol=1e-6)
-    assert not any(
-        faults(bundle_of(folder) / "weights", member)
-        for member in Manifest.load(bundle_of(folder) / "weights").members
-    )
-
-
-def cell_with(notebook: dict, text: str) -> str:
-    return next(cell["source"] for cell in notebook["cells"] if text in cell["source"])
-
-
-def test_a_single_file_holds_the_package(
-    home: Callable, run: Callable, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = home()
-    run("bundle", "blend", "--single-file")
-    bundle = bundle_of(folder)
-    assert sorted(path.name for path in bundle.iterdir()) == ["notebook", "weights"]
-    kernel = read(bundle / "notebook" / "kernel-metadata.json")
-    assert kernel["dataset_sources"] == ["owner/leaves-blend-weights"]
-    source = cell_with(read(bundle / "notebook" / "notebook.ipynb"), "PACKAGE = ")
-    assert base64.b64decode(re.search(r'PACKAGE = "(.+)"', source)[1]) == zipped_package()
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    exec(source, {})
-    assert (Path(sys.path[0]) / "pipeline" / "kaggle" / "kernel.py").is_file()
-
-
 @pytest.mark.parametrize("place", ["datasets/me/the-code", "the-code"])
 @pytest.mark.parametrize("form", ["folder", "archive", "archive of its contents"])
 def test_the_package_is_found_however_it_was_unpacked(
@@ -124,12 +82,13 @@ def test_the_package_is_found_however_it_was_unpacked(
 ) -> None:
     folder = tmp_path / place
     folder.mkdir(parents=True)
-    (folder / "package.zip").write_bytes(zipped_package())
-    if form != "archive":
-        zipfile.ZipFile(folder / "package.zip").extractall(folder)
-        (folder / "package.zip").unlink()
+    write_code(folder)
+    if form == "archive":
+        shutil.make_archive(str(tmp_path / "package"), "zip", folder)
+        (tmp_path / "package.zip").rename(folder / "package.zip")
     if form == "archive of its contents":  # as the client packs a folder
         shutil.make_archive(str(folder / "pipeline"), "zip", folder / "pipeline")
+    if form != "folder":
         shutil.rmtree(folder / "pipeline")
     monkeypatch.setenv("KAGGLE_INPUT_DIR", str(tmp_path))
     monkeypatch.setattr(sys, "path", list(sys.path))

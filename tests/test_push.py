@@ -55,7 +55,9 @@ def test_only_what_changed_is_sent_again(home: Path, kaggle: KaggleStub, run: Ca
     sent(kaggle)
     run("bundle", "blend", "--push")
     assert sent(kaggle) == []
-    said = run("bundle", "blend", "--push", "--fp16")
+    worse = home / "runs" / "blend" / "bundle" / "weights" / "two-fold1.safetensors"
+    worse.write_bytes(worse.read_bytes()[:-1] + b"1")
+    said = run("bundle", "blend", "--push")
     assert sent(kaggle) == ["CreateDatasetVersion", "SaveKernel", "CreateCodeSubmission"]
     assert kaggle.submissions[-1]["kernelVersion"] == 2 and len(read_ledger()) == 2
     assert "public 0.91" in said

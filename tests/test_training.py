@@ -95,7 +95,8 @@ def test_what_the_bundle_holds(leaves: str, run: Callable[..., str], space: Path
     assert kernel["id"] == "owner/leaves-tiny-train"
     assert kernel["dataset_sources"] == [f"{kernel['id']}-code", f"{kernel['id']}-weights"]
     assert kernel["competition_sources"] == ["leaves"] and not kernel["enable_internet"]
-    assert "--fp16 means nothing with --train" in run("bundle", "x", "--train", "--fp16", expect=2)
+    refused = run("bundle", "x", "--train", "--rows", "3", expect=2)
+    assert "--rows means nothing with --train" in refused
     assert "--fold means nothing without" in run("bundle", "x", "--fold", "0", expect=2)
     assert "the folds are 0 to 1" in run("bundle", leaves, "--train", "--fold", "7", expect=2)
 

@@ -57,15 +57,10 @@ def pictures_of(member: Member, competition: str) -> Prepared:
     return load_pictures(competition, member.pixels, member.fit, member.run)
 
 
-def pack_member(member: Member, folder: Path, halved: bool) -> Member:
+def pack_member(member: Member, folder: Path) -> Member:
     """Copy a model and its record; returns the member with the sha256 of both files."""
     source, target = model_path(member.run, member.fold), folder / member.file
-    if halved:
-        from pipeline.kaggle.halves import halve  # late: torch
-
-        halve(source, target)
-    else:
-        shutil.copyfile(source, target)
+    shutil.copyfile(source, target)
     record = {**record_of(member), "digest": records.file_digest(target)}
     if "taps" not in record:  # trained before they were written down
         from pipeline.parts.model import load_model  # late: torch

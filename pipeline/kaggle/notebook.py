@@ -1,10 +1,7 @@
 """The notebook of a bundle: thin cells around this package, and what Kaggle is told of it."""
 
-import base64
-import io
 import re
 import shutil
-import zipfile
 from pathlib import Path
 from pprint import pformat
 from typing import Any
@@ -28,15 +25,6 @@ for mounted in [*INPUT.glob("datasets/*/{code}"), INPUT / "{code}"]:
         zipfile.ZipFile(archive).extractall(mounted / "pipeline")
     sys.path[:0] = [str(found.parents[1]) for found in mounted.rglob("pipeline/__main__.py")]"""
 
-EMBEDDED = """\
-# The package itself, a zip archive in base64.
-import base64, io, sys, tempfile, zipfile
-
-PACKAGE = "{package}"
-folder = tempfile.mkdtemp()
-zipfile.ZipFile(io.BytesIO(base64.b64decode(PACKAGE))).extractall(folder)
-sys.path.insert(0, folder)"""
-
 SUBMIT = [
     "# submission.csv is the sample: from here on there is always one\n"
     "test = kernel.open_test(job)",
@@ -54,14 +42,13 @@ TRAIN = [
 
 
 def notebook(
-    about: str, module: str, job: Settings, steps: list[str], code: str | None
+    about: str, module: str, job: Settings, steps: list[str], code: str
 ) -> dict[str, Any]:
     """A notebook in Jupyter's format 4.5: the package, a Job of one of its modules, the steps.
 
-    `code` is the slug of the dataset with the package; None: it stands in the notebook.
+    `code` is the slug of the dataset with the package.
     """
-    package = "" if code else base64.b64encode(zipped_package()).decode()
-    bring = FROM_DATASET.format(code=code) if code else EMBEDDED.format(package=package)
+    bring = FROM_DATASET.format(code=code)
     settings = pformat(job.model_dump(exclude_defaults=True), width=96, sort_dicts=False)
     opening = f"from pipeline.kaggle import {module}\n\njob = {module}.Job(**{settings})"
     cells = [cell("markdown", about), *(cell("code", text) for text in [bring, opening, *steps])]
@@ -96,15 +83,6 @@ def write_code(folder: Path) -> None:
 
 def code_digests() -> dict[str, str]:
     return {str(path): records.file_digest(PACKAGE.parent / path) for path in package_files()}
-
-
-def zipped_package() -> bytes:
-    """The package as a zip archive, equal for equal files."""
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
-        for path in package_files():
-            archive.writestr(zipfile.ZipInfo(str(path)), (PACKAGE.parent / path).read_bytes())
-    return packed.getvalue()
 
 
 def kernel_metadata(

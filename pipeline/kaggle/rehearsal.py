@@ -24,10 +24,8 @@ from pipeline.parts.runs import finished, how_far, model_path
 from pipeline.parts.tables import read_csv, read_test
 from pipeline.submit import prepared_data
 
-TOLERANCE_FP16 = 1e-2  # of a probability, weights at half precision
 
-
-def rehearse(bundle: Path, competition: Competition, fp16: bool, n: int | None) -> tuple[str, str]:
+def rehearse(bundle: Path, competition: Competition, n: int | None) -> tuple[str, str]:
     """Run the notebook of a bundle; returns what it printed, and how its answers compare.
 
     `n` is the size of the hidden test (None: two thirds of ours). Raises UserError when the
@@ -50,14 +48,13 @@ def rehearse(bundle: Path, competition: Competition, fp16: bool, n: int | None) 
         story = execute(book, inputs, working, scratch, "submission.csv")
         answers = read_csv(working / "submission.csv", [competition.id])
     blend = Predictions.load(bundle.with_name("test.npz"))
-    tolerance = TOLERANCE_FP16 if fp16 else tolerance_here()
-    return story, compare(answers, read_csv(local, []), ours, competition, blend, tolerance)
+    return story, compare(answers, read_csv(local, []), ours, competition, blend, tolerance_here())
 
 
 def mount(bundle: Path, inputs: Path) -> None:
     """Copy a bundle's datasets to where Kaggle mounts them today."""
     for folder in (bundle / "code", bundle / "weights"):
-        if folder.is_dir():  # the code may be in the notebook
+        if folder.is_dir():  # a training may need no weights
             described = "dataset-metadata.json"  # read by the client, and not uploaded
             ref = json.loads((folder / described).read_text())["id"]
             left_out = shutil.ignore_patterns(described)
