@@ -12,8 +12,8 @@ another hidden test, and compares each row with submissions/NAME.csv. --push sen
 Kaggle, runs the notebook there, submits that version and notes its score in the ledger.
 
 --train makes, in runs/EXPERIMENT/train-bundle/, a notebook that trains an experiment's folds. It
-ends in time, after an epoch, and goes on from its own last output. --rehearse runs it here, as
-often as that takes; --push runs one session on Kaggle and brings its folds home.
+ends in time, after an epoch, and goes on from its own last output. --rehearse runs it here, --push
+on Kaggle, both as often as that takes; --push brings the folds home after each session.
 """
 
 import shutil
@@ -47,6 +47,7 @@ from pipeline.parts.runs import load_blend
 from pipeline.submit import cv_of
 
 VERSION = 1
+LONGEST_SESSION = 12.0  # hours; limit_hours is for notebooks that are submitted
 
 
 def main(
@@ -66,11 +67,11 @@ def main(
     train: Annotated[bool, typer.Option("--train", help="a notebook that trains NAME")] = False,
     fold: Annotated[list[int] | None, typer.Option(help="of --train; default: all")] = None,
     hours: Annotated[
-        float | None, typer.Option(min=0, help="of a --train session; default: limit_hours")
-    ] = None,
+        float, typer.Option(min=0, max=LONGEST_SESSION, help="of a --train session")
+    ] = LONGEST_SESSION,
 ) -> None:
     mixed = [("--rows", rows is not None)]
-    refuse(mixed if train else [("--fold", fold), ("--hours", hours is not None)], train)
+    refuse(mixed if train else [("--fold", fold), ("--hours", hours != LONGEST_SESSION)], train)
     api = sign_in() if push else None
     owner = signed(api) if api else owner
     if train:
@@ -137,7 +138,8 @@ def bundle(
     describe_dataset(tmp / "code", owner, code)
     job = Job(name=name, competition=competition, weights=weights)
     book = notebook(about(name, where, record), "kernel", job, SUBMIT, code)
-    metadata = kernel_metadata(owner, kernel, competition.slug, [code, weights])
+    hours = competition.limit_hours
+    metadata = kernel_metadata(owner, kernel, competition, [code, weights], hours)
     write_notebook(tmp / "notebook", book, metadata)
     records.put_folder(tmp, out)
     return {**facts, "kernel": metadata["id"], "datasets": metadata["dataset_sources"]}

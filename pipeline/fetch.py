@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.kaggle.archives import BrokenArchiveError, members, need_room, unpack
-from pipeline.kaggle.client import sign_in, told
+from pipeline.kaggle.client import ask, sign_in
 from pipeline.parts import records
 from pipeline.parts.cli import UserError, did_you_mean, run_stage, say, took
 from pipeline.parts.competition import Competition, load_competition
@@ -84,7 +84,7 @@ def fetch(slug: str, folder: Path) -> None:
     staging = folder.with_name(f".{slug}.unpacking")
     api = sign_in()
     listed = listed_sizes(api, slug)
-    download(api, slug, archive)
+    ask("competition", slug, lambda: download(api, slug, archive))
     try:
         check(archive, listed)
         shutil.rmtree(staging, ignore_errors=True)
@@ -102,12 +102,15 @@ def fetch(slug: str, folder: Path) -> None:
 def listed_sizes(api: "KaggleApi", slug: str) -> dict[str, int]:
     """Bytes by file name as Kaggle lists them; of thousands of files, the first."""
     sizes, page = {}, None
-    with told("competition", slug):
-        for _ in range(PAGES):
-            answer = api.competition_list_files(slug, page_token=page, page_size=PAGE)
-            sizes |= {file.name: file.total_bytes for file in answer.files}
-            if not (page := answer.next_page_token):
-                break
+    for _ in range(PAGES):
+        answer = ask(
+            "competition",
+            slug,
+            lambda page=page: api.competition_list_files(slug, page_token=page, page_size=PAGE),
+        )
+        sizes |= {file.name: file.total_bytes for file in answer.files}
+        if not (page := answer.next_page_token):
+            break
     return sizes
 
 
@@ -117,7 +120,7 @@ def download(api: "KaggleApi", slug: str, archive: Path) -> None:
 
     request = ApiDownloadDataFilesRequest()
     request.competition_name = slug
-    with told("competition", slug), api.build_kaggle_client() as kaggle:
+    with api.build_kaggle_client() as kaggle:
         answer = kaggle.competitions.competition_api_client.download_data_files(request)
         size = int(answer.headers.get("Content-Length", 0))
         have = archive.stat().st_size if archive.exists() else 0

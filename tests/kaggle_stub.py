@@ -7,14 +7,31 @@ HTTP to `localhost`, and http_proxy makes that name end here.
 import io
 import json
 import re
+import socket
 import threading
 import zipfile
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 from urllib.parse import unquote, urlsplit
 
 HOST = "http://localhost"
 Json = dict[str, Any]
+
+
+@dataclass
+class Trouble:
+    """Calls of a method that go wrong: from the `first` of them on, `times` in a row.
+
+    `how` is an HTTP status, "reset" of the connection, "silence" on it, or "page": an HTML page
+    with status 200. `done`: it takes effect all the same, and the answer alone is lost.
+    """
+
+    how: int | str = 503
+    first: int = 1
+    times: int = 1
+    done: bool = False
+    headers: dict[str, str] = field(default_factory=dict)
 
 
 class KaggleStub:
@@ -24,7 +41,11 @@ class KaggleStub:
         self.calls: list[str] = []  # method names in order, GET and PUT paths too
         self.requests: dict[str, Json] = {}  # the last request of each method
         self.fail: dict[str, tuple[int, str]] = {}  # method -> HTTP status and message
+        self.trouble: dict[str, Trouble] = {}  # by method, or PUT and GET
+        self.stale_polls = 0  # after a push of a notebook, that tell the end of the last version
+        self.stale = {"status": "COMPLETE"}
         self.answer: dict[str, Json] = {}  # method -> answer in place of the stub's own
+        self.silent = threading.Event()  # set: who waits in silence is let go
         self.token = "good-token"
         self.competitions: dict[str, dict[str, bytes]] = {}  # slug -> its files
         self.cut: int | None = None  # the next download breaks off after so many bytes
@@ -37,6 +58,8 @@ class KaggleStub:
         self.datasets: dict[str, list[Json]] = {}  # OWNER/SLUG -> a request per version
         self.kernels: dict[str, list[Json]] = {}
         self.output: dict[str, bytes] = {"submission.csv": b"id,label\n2,1\n"}
+        self.outputs: dict[str, dict[str, bytes]] = {}  # by v1, v2, …, in place of `output`
+        self._stale_left = 0
         self.blobs: dict[str, bytes] = {}
         self.downloads: dict[str, bytes] = {}
 
@@ -47,6 +70,7 @@ class KaggleStub:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.silent.set()
         self.server.shutdown()
         self.server.server_close()
 
@@ -138,7 +162,14 @@ class KaggleStub:
         return self._keep(self.datasets, f"{ask['ownerSlug']}/{ask['datasetSlug']}", ask)
 
     def SaveKernel(self, ask: Json) -> Json:
+        self._stale_left = self.stale_polls
         return self._keep(self.kernels, ask["slug"], ask)
+
+    def GetKernel(self, ask: Json) -> Json:
+        ref = f"{ask['userName']}/{ask['kernelSlug']}"
+        if ref not in self.kernels:
+            raise RefusedError(404, "Not found")
+        return {"metadata": {"ref": ref, "currentVersionNumber": len(self.kernels[ref])}}
 
     def _keep(self, where: dict[str, list[Json]], ref: str, ask: Json) -> Json:
         where.setdefault(ref, []).append(ask)
@@ -146,11 +177,15 @@ class KaggleStub:
         return {"ref": ref, "url": url, "status": "ok", "versionNumber": len(where[ref])}
 
     def GetKernelSessionStatus(self, ask: Json) -> Json:
+        self._stale_left -= 1
+        if self._stale_left >= 0:
+            return self.stale
         return {"status": "RUNNING" if self._waiting() else "COMPLETE"}
 
     def ListKernelSessionOutput(self, ask: Json) -> Json:
-        self.downloads |= self.output
-        files = [{"url": f"{HOST}/files/{name}", "fileName": name} for name in self.output]
+        output = self.outputs.get(ask.get("versionLabel", ""), self.output)
+        self.downloads |= output
+        files = [{"url": f"{HOST}/files/{name}", "fileName": name} for name in output]
         return {"files": files, "log": "[]"}
 
 
@@ -173,6 +208,9 @@ class Handler(BaseHTTPRequestHandler):
         method = re.search(r"/v1/[\w.]+/(\w+)$", urlsplit(self.path).path)[1]
         self.stub.calls.append(method)
         self.stub.requests[method] = ask
+        trouble = self._trouble(method)
+        if trouble and not trouble.done:
+            return self._fail(trouble)
         try:
             if method in self.stub.fail:
                 raise RefusedError(*self.stub.fail[method])
@@ -180,6 +218,8 @@ class Handler(BaseHTTPRequestHandler):
         except RefusedError as refused:
             code, message = refused.args
             return self._json(code, {"code": code, "message": message})
+        if trouble:
+            return self._fail(trouble)
         if isinstance(answer, str):
             return self._send(302, b"", Location=answer)
         return self._json(200, answer)
@@ -187,6 +227,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_PUT(self) -> None:
         body = self._body()
         self.stub.calls.append("PUT")
+        if trouble := self._trouble("PUT"):
+            return self._fail(trouble)
         if "PUT" in self.stub.fail:
             return self._json(self.stub.fail["PUT"][0], {})
         self.stub.blobs[self.path.rsplit("/", 1)[-1]] = body
@@ -199,15 +241,38 @@ class Handler(BaseHTTPRequestHandler):
         wanted = re.match(r"bytes=(\d+)-", self.headers.get("Range", ""))
         start = int(wanted[1]) if wanted else 0
         self.stub.calls.append(f"GET {start}")
+        if trouble := self._trouble("GET"):
+            return self._fail(trouble)
         if start and self.stub.lost:
             self.close_connection = True
-            return
+            return None
         data = whole[start:]
         about = {"Last-Modified": "Thu, 02 Jan 2020 02:17:12 GMT", "Accept-Ranges": "bytes"}
         if wanted:
             about["Content-Range"] = f"bytes {start}-{len(whole) - 1}/{len(whole)}"
         cut, self.stub.cut = self.stub.cut, None
-        self._send(206 if wanted else 200, data, cut, **about)
+        return self._send(206 if wanted else 200, data, cut, **about)
+
+    def _trouble(self, method: str) -> Trouble | None:
+        """What is to go wrong with this call, which is in `calls` already."""
+        trouble = self.stub.trouble.get(method)
+        made = sum(call.split()[0] == method for call in self.stub.calls)
+        ill = trouble and trouble.first <= made < trouble.first + trouble.times
+        return trouble if ill else None
+
+    def _fail(self, trouble: Trouble) -> None:
+        if trouble.how == "page":
+            page = b"<html>We are back soon</html>"
+            return self._send(200, page, **{"Content-Type": "text/html"})
+        if isinstance(trouble.how, int):
+            body = json.dumps({"code": trouble.how, "message": "ill"}).encode()
+            about = {"Content-Type": "application/json", **trouble.headers}
+            return self._send(trouble.how, body, **about)
+        self.close_connection = True
+        if trouble.how == "silence":
+            self.stub.silent.wait(5)
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0" + bytes(4))
+        return self.connection.close()
 
     def _json(self, code: int, body: Json) -> None:
         self._send(code, json.dumps(body).encode(), **{"Content-Type": "application/json"})

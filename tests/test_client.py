@@ -3,9 +3,10 @@
 import sys
 
 import pytest
-from kaggle_stub import KaggleStub
+from kaggle_stub import KaggleStub, Trouble
 
-from pipeline.kaggle.client import accepted, sign_in, told
+from pipeline.kaggle import client
+from pipeline.kaggle.client import accepted, ask, sign_in, told
 from pipeline.parts.cli import UserError
 
 
@@ -84,3 +85,85 @@ def test_an_error_in_a_good_answer_is_found(kaggle: KaggleStub) -> None:
     answer.invalid_dataset_sources = ["me/x"]
     with pytest.raises(UserError, match=r"error: Maximum.*; invalid dataset sources: \['me/x'\]"):
         accepted(answer, "the notebook")
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Seconds that would have been slept."""
+    slept: list[float] = []
+    monkeypatch.setattr("time.sleep", slept.append)
+    return slept
+
+
+@pytest.mark.parametrize("how", [503, 429, 500, 502, 504, 408, "reset", "page"])
+def test_what_passes_is_waited_out(
+    kaggle: KaggleStub, pauses: list[float], how: int | str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kaggle.competitions["tiny"] = {"train.csv": b"id\n"}
+    kaggle.trouble["ListDataFiles"] = Trouble(how, first=2, times=7)
+    api = sign_in()
+    for _ in range(3):
+        answer = ask("competition", "tiny", lambda: api.competition_list_files("tiny"))
+        assert [file.name for file in answer.files] == ["train.csv"]
+    assert pauses == [5, 10, 20, 40, 80, 160, 300]
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 2 and "; asked again (at most 2.0 h)" in said[0]
+    assert said[1] == "kaggle    answers again, after 10.2 min"
+
+
+def test_silence_is_an_end_too(
+    kaggle: KaggleStub, pauses: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "SILENCE", 0.05)
+    kaggle.competitions["tiny"] = {}
+    kaggle.trouble["ListDataFiles"] = Trouble("silence")
+    api = sign_in()
+    ask("competition", "tiny", lambda: api.competition_list_files("tiny"))
+    assert pauses == [5]
+
+
+@pytest.mark.parametrize(
+    ("told_us", "pause"), [("17", 17), ("2", 5), ("soon", 5), ("-3", 5), ("999999", 7200)]
+)
+def test_kaggle_says_how_long_to_wait(
+    kaggle: KaggleStub, pauses: list[float], told_us: str, pause: int
+) -> None:
+    kaggle.competitions["tiny"] = {}
+    kaggle.trouble["ListDataFiles"] = Trouble(429, headers={"Retry-After": told_us})
+    api = sign_in()
+    ask("competition", "tiny", lambda: api.competition_list_files("tiny"))
+    assert pauses == [pause]
+
+
+def test_patience_ends(
+    kaggle: KaggleStub, pauses: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    kaggle.fail["ListDataFiles"] = (503, "because")
+    api = sign_in()
+    with pytest.raises(UserError, match=r"fails on its side \(because\).* \(tried for 2.0 h\)$"):
+        ask("competition", "tiny", lambda: api.competition_list_files("tiny"))
+    assert sum(pauses) == 7200 and pauses[-1] <= 300
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 9 and "min now, at most 2.0 h)" in said[1]
+
+
+def test_a_refusal_is_told_at_once(kaggle: KaggleStub, pauses: list[float]) -> None:
+    api = sign_in()
+    for status in (400, 401, 403, 404, 501):
+        kaggle.fail["ListDataFiles"] = (status, "because")
+        with pytest.raises(UserError):
+            ask("competition", "tiny", lambda: api.competition_list_files("tiny"))
+    assert pauses == []
+
+
+def test_a_change_that_took_effect_is_not_made_again(
+    kaggle: KaggleStub, pauses: list[float]
+) -> None:
+    made: list[int] = []
+
+    def make() -> int:
+        made.append(1)
+        raise ConnectionError
+
+    assert ask("dataset", "a/b", make, lambda: len(made) if len(made) == 3 else None) == 3
+    assert pauses == [5, 10, 20]

@@ -1,14 +1,14 @@
 """Kaggle's real client takes a bundle to a stand-in for Kaggle; what is done is not done again."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from conftest import enter
-from kaggle_stub import KaggleStub
+from kaggle_stub import KaggleStub, Trouble
 
-from pipeline.kaggle import push, upload
 from pipeline.kaggle.ledger import read_ledger
 
 SENT = ["CreateDataset", "CreateDatasetVersion", "SaveKernel", "CreateCodeSubmission"]
@@ -18,8 +18,7 @@ SENT = ["CreateDataset", "CreateDatasetVersion", "SaveKernel", "CreateCodeSubmis
 def home(bundled: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(bundled("label"), tmp_path / "home")
     enter(monkeypatch, tmp_path / "home")
-    monkeypatch.setattr(push, "POLL", 0)
-    monkeypatch.setattr(upload, "POLL", 0)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
     return tmp_path / "home"
 
 
@@ -60,6 +59,8 @@ def test_only_what_changed_is_sent_again(home: Path, kaggle: KaggleStub, run: Ca
     said = run("bundle", "blend", "--push")
     assert sent(kaggle) == ["CreateDatasetVersion", "SaveKernel", "CreateCodeSubmission"]
     assert kaggle.submissions[-1]["kernelVersion"] == 2 and len(read_ledger()) == 2
+    asked = kaggle.requests["CreateDatasetVersion"]
+    assert asked.get("body", asked)["versionNotes"].startswith("blend, git ")
     assert "public 0.91" in said
 
 
@@ -92,3 +93,85 @@ def test_what_kaggle_refuses_is_one_line_and_the_rest_goes_on(
     made = [call for call in first if call == "CreateDataset"][: 0 if method == SENT[0] else 2]
     assert len(made) + again.count("CreateDataset") == 2
     assert len(kaggle.submissions) == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "first"),
+    [
+        ("GetDatasetStatus", 2),
+        ("GetKernel", 1),
+        ("GetKernelSessionStatus", 3),
+        ("ListKernelSessionOutput", 1),
+        ("GetSubmissionLimits", 1),
+        ("ListSubmissions", 3),
+        ("PUT", 2),
+    ],
+)
+@pytest.mark.parametrize("how", [503, 429, "reset"])
+def test_kaggle_falls_ill_in_the_middle_of_the_night(
+    home: Path, kaggle: KaggleStub, run: Callable, method: str, first: int, how: int | str
+) -> None:
+    kaggle.pending_polls = 4
+    kaggle.trouble[method] = Trouble(how, first, times=9)
+    if method == "PUT":
+        kaggle.trouble[method].times = 2  # the client repeats uploads itself, a few times
+    assert "public 0.91" in run("bundle", "blend", "--push")
+    assert sent(kaggle) == ["CreateDataset", "CreateDataset", "SaveKernel", "CreateCodeSubmission"]
+
+
+@pytest.mark.parametrize("method", ["CreateDataset", "SaveKernel", "CreateCodeSubmission"])
+@pytest.mark.parametrize("how", [503, 504, "reset"])
+@pytest.mark.parametrize("done", [True, False])
+def test_a_change_whose_answer_was_lost_is_not_made_twice(
+    home: Path, kaggle: KaggleStub, run: Callable, method: str, how: int | str, done: bool
+) -> None:
+    kaggle.trouble[method] = Trouble(how, done=done)
+    assert "public 0.91" in run("bundle", "blend", "--push")
+    assert [len(made) for made in kaggle.datasets.values()] == [1, 1]
+    assert [len(made) for made in kaggle.kernels.values()] == [1]
+    assert len(kaggle.submissions) == 1
+    assert kaggle.calls.count(method) == (2 if method == "CreateDataset" else 1) + (not done)
+
+
+def test_the_end_of_the_version_before_is_not_believed(
+    home: Path, kaggle: KaggleStub, run: Callable
+) -> None:
+    run("bundle", "blend", "--push")
+    (home / "runs" / "blend" / "pushed.json").unlink()
+    kaggle.stale_polls, kaggle.pending_polls = 2, 3
+    for stale in ({"status": "COMPLETE"}, {"status": "ERROR", "failureMessage": "of yesterday"}):
+        kaggle.stale = stale
+        kaggle.calls.clear()
+        assert "failed" not in run("bundle", "blend", "--push")
+        assert kaggle.calls.count("GetKernelSessionStatus") == 2 + 3 + 1
+        kaggle.pending_polls = 3
+        assert kaggle.requests["GetKernelSessionStatus"]["versionLabel"].startswith("v")
+        (home / "runs" / "blend" / "pushed.json").unlink()
+    assert kaggle.submissions[-1]["kernelVersion"] == 3
+
+
+def test_a_failed_run_is_pushed_again(home: Path, kaggle: KaggleStub, run: Callable) -> None:
+    kaggle.answer["GetKernelSessionStatus"] = {"status": "ERROR", "failureMessage": "no GPU"}
+    assert "version 1 failed on Kaggle: no GPU" in run("bundle", "blend", "--push", expect=2)
+    del kaggle.answer["GetKernelSessionStatus"]
+    run("bundle", "blend", "--push")
+    assert kaggle.submissions[-1]["kernelVersion"] == 2
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "shape"), [("t4x2", "NvidiaTeslaT4"), ("l4x4", "NvidiaL4"), ("cpu", None)]
+)
+def test_what_a_session_runs_on(
+    home: Path, kaggle: KaggleStub, run: Callable, accelerator: str, shape: str | None
+) -> None:
+    record = home / "runs" / "blend" / "test.npz.json"
+    made = json.loads(record.read_text())
+    path = home / "leaves.yaml"
+    made["key"]["competition"] = str(path)
+    record.write_text(json.dumps(made))
+    path.write_text(path.read_text() + f"accelerator: {accelerator}\nlimit_hours: 5\n")
+    run("bundle", "blend", "--push")
+    (asked,) = kaggle.kernels["tester/leaves-blend-submit"]
+    assert asked.get("machineShape") == shape and asked["enableGpu"] is (shape is not None)
+    assert asked["sessionTimeoutSeconds"] == 5 * 3600
+    assert asked["dockerImagePinningType"] == "original"

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import enter
-from kaggle_stub import KaggleStub
+from kaggle_stub import KaggleStub, Trouble
 
-from pipeline.kaggle import luggage, push, rehearsal, session
+from pipeline.kaggle import luggage, rehearsal, session
 from pipeline.kaggle.mounts import working_root
 from pipeline.parts import records, yaml_files
 from pipeline.parts.cli import UserError
@@ -75,7 +75,7 @@ def test_sessions_end_in_the_weights_of_an_uninterrupted_training(
 
 
 def test_what_the_bundle_holds(leaves: str, run: Callable[..., str], space: Path) -> None:
-    assert "folds [0, 1], 9 h a session" in run("bundle", leaves, "--train")
+    assert "folds [0, 1], 12 h a session" in run("bundle", leaves, "--train")
     assert "up to date" in run("bundle", leaves, "--train")
     bundle = space / "runs" / "tiny" / "train-bundle"
     package = bundle / "code" / "pipeline"
@@ -217,38 +217,60 @@ def test_luggage_of_another_project_is_told_from_ours(space: Path, monkeypatch) 
         luggage.unpack("a-b", space)
 
 
-def test_a_push_trains_a_session_and_brings_its_folds_home(
+def test_a_push_trains_session_after_session_until_all_folds_are_home(
     leaves: str,
     run: Callable[..., str],
     kaggle: KaggleStub,
     space: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(push, "POLL", 0)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
     model = {"model.safetensors": b"w", "model.safetensors.json": b"{}"}
-    kaggle.output = {f"runs/tiny/fold0/{name}": data for name, data in model.items()}
-    kaggle.output |= {"runs/tiny/fold1/last.pt": b"1", "runs/tiny/fold1/log.csv": b"epoch\n1\n"}
+    fold0, fold1 = ({f"runs/tiny/fold{k}/{n}": d for n, d in model.items()} for k in (0, 1))
+    part = {"runs/tiny/fold1/last.pt": b"1", "runs/tiny/fold1/log.csv": b"epoch\n1\n"}
+    kaggle.outputs = {"v1": fold0, "v2": fold0 | part, "v3": fold0 | fold1}
+    kaggle.trouble["ListKernelSessionOutput"] = Trouble(503, first=2, times=3)
+    kaggle.trouble["GET"] = Trouble("reset", first=2, times=2)
     said = run("bundle", leaves, "--train", "--push")
-    assert "trained and here: folds [0] of [0, 1]; the same command trains on" in said
-    fold0, fold1 = (space / "runs" / "tiny" / f"fold{fold}" for fold in (0, 1))
-    assert (fold0 / "model.safetensors").read_bytes() == b"w"
-    (fold0 / "model.safetensors").write_bytes(b"ours")  # and stays so
-    kaggle.output |= {f"runs/tiny/fold1/{name}": data for name, data in model.items()}
-    assert "folds [0, 1] of [0, 1]" in run("bundle", leaves, "--train", "--push")
-    assert (fold0 / "model.safetensors").read_bytes() == b"ours"
-    assert (fold1 / "model.safetensors").read_bytes() == b"w"
+    assert "trained and here: folds [0] of [0, 1]" in said
+    assert "folds [0, 1] are trained and here" in said
+    home = space / "runs" / "tiny"
+    assert (home / "fold1" / "model.safetensors").read_bytes() == b"w"
+    assert not (home / "fold1" / "last.pt").exists()
     ((ref, versions),) = kaggle.kernels.items()
     sources = [version.get("kernelDataSources", []) for version in versions]
-    assert sources == [[], [ref]], "a session goes on from the output of the last"
+    assert sources == [[], [ref], [ref]], "a session goes on from the output of the last"
+    assert {version["sessionTimeoutSeconds"] for version in versions} == {12 * 3600}
     assert len(kaggle.datasets) == 2 and all(len(made) == 1 for made in kaggle.datasets.values())
     assert "are trained and here" in run("bundle", leaves, "--train", "--push")
+    assert len(versions) == 3
+
+
+def test_a_session_that_finished_no_epoch_is_the_last(
+    leaves: str,
+    run: Callable[..., str],
+    kaggle: KaggleStub,
+    space: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    fold1 = space / "runs" / "tiny" / "fold1"
+    fold1.mkdir(parents=True)
+    (fold1 / "model.safetensors").write_bytes(b"ours")
+    (fold1 / "model.safetensors.json").write_text("{}")
+    kaggle.output = {"runs/tiny/fold0/log.csv": b"epoch\n1\n"}
+    kaggle.output["runs/tiny/fold1/log.csv"] = b"epoch\n9\n"
+    said = run("bundle", leaves, "--train", "--push", expect=2)
+    assert "version 2 brought no fold an epoch further" in said
+    ((_, versions),) = kaggle.kernels.items()
     assert len(versions) == 2
+    assert (fold1 / "model.safetensors").read_bytes() == b"ours"
 
 
 def test_a_session_that_failed_is_begun_again(
     leaves: str, run: Callable[..., str], kaggle: KaggleStub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(push, "POLL", 0)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
     kaggle.answer["GetKernelSessionStatus"] = {"status": "ERROR", "failureMessage": "no GPU"}
     said = run("bundle", leaves, "--train", "--push", expect=2)
     assert "version 1 failed on Kaggle: no GPU" in said

@@ -7,11 +7,13 @@ from pprint import pformat
 from typing import Any
 
 from pipeline.parts import records
+from pipeline.parts.competition import Competition
 from pipeline.parts.config import Settings
 
 PACKAGE = Path(__file__).parents[1]
 LONGEST = 50  # characters of a title or slug, by Kaggle's client
-GPUS = "NvidiaTeslaT4"  # means two of them
+# by Competition.accelerator; the name of the T4 means two of them, that of the L4 four
+MACHINES = {"t4x2": "NvidiaTeslaT4", "l4x4": "NvidiaL4", "cpu": None}
 
 FROM_DATASET = """\
 # The package, from the dataset {code}: a folder, or the archive it was uploaded as.
@@ -41,9 +43,7 @@ TRAIN = [
 ]
 
 
-def notebook(
-    about: str, module: str, job: Settings, steps: list[str], code: str
-) -> dict[str, Any]:
+def notebook(about: str, module: str, job: Settings, steps: list[str], code: str) -> dict[str, Any]:
     """A notebook in Jupyter's format 4.5: the package, a Job of one of its modules, the steps.
 
     `code` is the slug of the dataset with the package.
@@ -86,8 +86,10 @@ def code_digests() -> dict[str, str]:
 
 
 def kernel_metadata(
-    owner: str, slug: str, competition: str | None, datasets: list[str]
+    owner: str, slug: str, competition: Competition, datasets: list[str], hours: float
 ) -> dict[str, Any]:
+    """What the client's kernels_push reads, and the limit of a session, which it is given."""
+    machine = MACHINES[competition.accelerator]
     return {
         "id": f"{owner}/{slug}",
         "title": slug,  # must lead to the slug, and this surely does
@@ -95,11 +97,13 @@ def kernel_metadata(
         "language": "python",
         "kernel_type": "notebook",
         "is_private": True,
-        "enable_gpu": True,
+        "enable_gpu": machine is not None,
         "enable_internet": False,  # without this line it would be on
-        "machine_shape": GPUS,
+        "machine_shape": machine,
+        "docker_image_pinning_type": "original",  # later versions run in the image of the first
+        "session_timeout_seconds": round(3600 * hours),
         "dataset_sources": [f"{owner}/{name}" for name in datasets],
-        "competition_sources": [competition] if competition else [],
+        "competition_sources": [competition.slug] if competition.slug else [],
         "kernel_sources": [],
         "model_sources": [],
     }

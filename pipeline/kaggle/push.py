@@ -11,9 +11,9 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from pipeline.kaggle import ledger
-from pipeline.kaggle.client import accepted, told
+from pipeline.kaggle.client import accepted, ask, unless_absent
 from pipeline.kaggle.night import ALARM
-from pipeline.kaggle.upload import about, await_score, outcome, scores, submissions_left
+from pipeline.kaggle.upload import about, await_score, outcome, scores, send
 from pipeline.parts import records
 from pipeline.parts.cli import UserError, say, took
 from pipeline.parts.config import root
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from kaggle.api.kaggle_api_extended import KaggleApi
 
 POLL = 15  # seconds between two questions to Kaggle
-READY_POLLS, RUN_POLLS = 120, 2400  # for a dataset (half an hour), for a notebook (10 hours)
+READY_POLLS, RUN_POLLS = 120, 3600  # for a dataset (half an hour), for a notebook (15 hours)
+ENDS = ("COMPLETE", "ERROR", "CANCEL_ACKNOWLEDGED", "ABSENT")  # of a run
+SETTLED = 8  # polls
 
 
 class FailedRunError(UserError):
@@ -47,40 +49,60 @@ def push_bundle(api: KaggleApi, bundle: Path, slug: str) -> None:
     if done.get("kernel") != digest:
         done |= {"kernel": digest, "version": push_notebook(api, bundle / "notebook", ref)}
         records.write_json(state, done)
-    await_run(api, ref, done["version"])
-    if raised_alarm(api, ref):
-        raise UserError(f"{ref} version {done['version']} ran, but without models: see its log")
-    submit_version(api, bundle.parent.name, slug, ref, done["version"])
+    version = done["version"]
+    try:
+        await_run(api, ref, version)
+        if raised_alarm(api, ref, version):
+            raise FailedRunError(f"{ref} version {version} ran, but without models: see its log")
+    except FailedRunError:
+        records.write_json(state, done | {"kernel": None})  # the same command runs it anew
+        raise
+    submit_version(api, bundle.parent.name, slug, ref, version)
 
 
 def push_training(api: KaggleApi, bundle: Path) -> None:
-    """Upload what changed, train for one session on Kaggle, bring its output into runs/.
+    """Upload what changed, then train on Kaggle, session after session, until all folds are here.
 
-    The next session goes on from the output of this one. Each step that is done is kept in
-    train-pushed.json: a command that was stopped goes on waiting. Raises UserError for all that
-    Kaggle refuses and for a session that failed.
+    Raises UserError for all that Kaggle refuses, and for a session that failed, had trouble or
+    brought no fold further.
+    """
+    folds = records.load(bundle)["key"]["job"]["folds"]
+    while len(finished(bundle.parent, folds)) < len(folds):
+        before = how_far_all(bundle.parent, folds)
+        ref = push_session(api, bundle)
+        if how_far_all(bundle.parent, folds) == before:
+            raise UserError(f"{ref} brought no fold an epoch further: see its log")
+        say("bundle", f"trained and here: folds {finished(bundle.parent, folds)} of {folds}")
+    say("bundle", f"folds {folds} are trained and here")
+
+
+def how_far_all(run: Path, folds: list[int]) -> list[tuple[bool, int]]:
+    return [how_far(run / f"fold{fold}") for fold in folds]
+
+
+def push_session(api: KaggleApi, bundle: Path) -> str:
+    """Train for one session on Kaggle, from the output of the last, and bring its output home.
+
+    Each step that is done is kept in train-pushed.json: a command that was stopped goes on
+    waiting. Returns the notebook's and its version's name. Raises UserError as `push_training`.
     """
     state, ref = bundle.with_name("train-pushed.json"), notebook_ref(bundle)
-    folds = records.load(bundle)["key"]["job"]["folds"]
-    if len(finished(bundle.parent, folds)) == len(folds):
-        return say("bundle", f"folds {folds} are trained and here")
     done = push_datasets(api, bundle, state)
     if not done.get("running"):
         attach(bundle / "notebook", [ref] if done.get("output") else [])
         version = push_notebook(api, bundle / "notebook", ref)
         records.write_json(state, done := done | {"version": version, "running": True})
+    version = done["version"]
     try:
-        await_run(api, ref, done["version"])
+        await_run(api, ref, version)
     except FailedRunError:
         records.write_json(state, done | {"running": False})
         raise
-    bring_home(api, ref, bundle.parent)
+    bring_home(api, ref, version, bundle.parent)
     records.write_json(state, done | {"running": False, "output": True})
-    if raised_alarm(api, ref):
-        raise UserError(f"{ref} version {done['version']} had trouble: see its log")
-    here = finished(bundle.parent, folds)
-    more = "" if len(here) == len(folds) else "; the same command trains on"
-    return say("bundle", f"trained and here: folds {here} of {folds}{more}")
+    if raised_alarm(api, ref, version):
+        raise UserError(f"{ref} version {version} had trouble: see its log")
+    return f"{ref} version {version}"
 
 
 def attach(folder: Path, notebooks: list[str]) -> None:
@@ -89,11 +111,11 @@ def attach(folder: Path, notebooks: list[str]) -> None:
     records.write_json(path, {**json.loads(path.read_text()), "kernel_sources": notebooks})
 
 
-def bring_home(api: KaggleApi, ref: str, run: Path) -> None:
-    """Move the folds of a notebook's output into the run's folder, if they got further there."""
+def bring_home(api: KaggleApi, ref: str, version: int, run: Path) -> None:
+    """Move the folds of a version's output into the run's folder, if they got further there."""
     with TemporaryDirectory(dir=run) as folder:
-        with told("notebook", ref):
-            api.kernels_output(ref, folder, force=True)
+        one = f"{ref}/{version}"
+        ask("notebook", ref, lambda: api.kernels_output(one, folder, force=True))
         for fold in Path(folder).glob(f"runs/{run.name}/fold*"):
             here = run / fold.name
             if how_far(fold) > how_far(here):
@@ -109,10 +131,11 @@ def notebook_ref(bundle: Path) -> str:
 def push_datasets(api: KaggleApi, bundle: Path, state: Path) -> dict[str, Any]:
     """Upload the datasets that changed; returns what `state` says is done, that included."""
     done: dict[str, Any] = json.loads(state.read_text()) if state.is_file() else {}
+    notes = f"{bundle.parent.name}, git {records.load(bundle)['git'] or 'unknown'}"
     for part in ("code", "weights"):
         folder = bundle / part
         if folder.is_dir() and done.get(part) != (digest := folder_digest(folder)):
-            push_dataset(api, folder)
+            push_dataset(api, folder, notes)
             done |= {part: digest, "kernel": None}  # a notebook reads the datasets of its day
             records.write_json(state, done)
     return done
@@ -123,68 +146,90 @@ def folder_digest(folder: Path) -> str:
     return records.digest([(str(p.relative_to(folder)), records.file_digest(p)) for p in files])
 
 
-def push_dataset(api: KaggleApi, folder: Path) -> None:
+def push_dataset(api: KaggleApi, folder: Path, notes: str) -> None:
     """Create a private dataset, or a new version of it; returns when it can be mounted."""
     started = time.monotonic()
     ref = json.loads((folder / "dataset-metadata.json").read_text())["id"]
-    version = dataset_version(api, ref)
+    before, _ = ask("dataset", ref, lambda: dataset_version(api, ref))
     say("bundle", f"uploading {folder} to {ref}")
-    with told("dataset", ref):
-        if version:
-            answer = api.dataset_create_version(str(folder), "", quiet=True, dir_mode="zip")
+
+    def create() -> bool:
+        if before:
+            answer = api.dataset_create_version(str(folder), notes, quiet=True, dir_mode="zip")
         else:
             answer = api.dataset_create_new(str(folder), quiet=True, dir_mode="zip")
-    accepted(answer, f"dataset {ref}")
+        accepted(answer, f"dataset {ref}")
+        return True
+
+    ask("dataset", ref, create, lambda: dataset_version(api, ref)[0] > before or None)
     for _ in range(READY_POLLS):
-        if dataset_version(api, ref) > version:
+        number, ready = ask("dataset", ref, lambda: dataset_version(api, ref))
+        if ready and number > before:
             return say("bundle", f"{ref} is ready, {took(started)}")
         time.sleep(POLL)
     raise UserError(f"dataset {ref} is not ready yet; the same command later goes on")
 
 
-def dataset_version(api: KaggleApi, ref: str) -> int:
-    """Number of the dataset's version that can be mounted; 0 where there is none yet."""
-    from requests import HTTPError
-
-    with told("dataset", ref):
-        try:
-            about = json.loads(api.dataset_status(ref, format="json"))
-        except HTTPError as error:
-            if error.response.status_code not in (403, 404):
-                raise
-            return 0  # Kaggle does not tell a dataset that is not there from a foreign one
-    return about["current_version_number"] if about["status"] == "ready" else 0
+def dataset_version(api: KaggleApi, ref: str) -> tuple[int, bool]:
+    """Number of the dataset's version, 0 where there is none, and whether it can be mounted."""
+    found = unless_absent(lambda: json.loads(api.dataset_status(ref, format="json")))
+    return (found["current_version_number"], found["status"] == "ready") if found else (0, False)
 
 
 def push_notebook(api: KaggleApi, folder: Path, ref: str) -> int:
     """Send the notebook, which starts it; returns its version's number."""
-    with told("notebook", ref):
-        answer = api.kernels_push(str(folder))
-    accepted(answer, f"notebook {ref}")
-    begun = f"{answer.url}: version {answer.version_number} starts, its end is awaited"
+    about = json.loads((folder / "kernel-metadata.json").read_text())
+    before = ask("notebook", ref, lambda: notebook_version(api, ref))
+
+    def push() -> int:
+        answer = api.kernels_push(str(folder), timeout=about["session_timeout_seconds"])
+        return accepted(answer, f"notebook {ref}").version_number
+
+    def pushed() -> int | None:
+        now = notebook_version(api, ref)
+        return now if now > before else None
+
+    version = ask("notebook", ref, push, pushed)
+    begun = f"https://www.kaggle.com/code/{ref}: version {version} starts, its end is awaited"
     say("bundle", f"{begun}; stopped, the same command goes on waiting")
-    return answer.version_number
+    return version
+
+
+def notebook_version(api: KaggleApi, ref: str) -> int:
+    """Number of the notebook's latest version, 0 where there is none."""
+    from kagglesdk.kernels.types.kernels_api_service import ApiGetKernelRequest
+
+    request = ApiGetKernelRequest()
+    request.user_name, request.kernel_slug = ref.split("/")
+    with api.build_kaggle_client() as kaggle:
+        found = unless_absent(lambda: kaggle.kernels.kernels_api_client.get_kernel(request))
+    return (found.metadata.current_version_number or 0) if found else 0
 
 
 def await_run(api: KaggleApi, ref: str, version: int) -> None:
-    """Wait for the run of the latest version. Raises FailedRunError when that failed."""
+    """Wait for the run of this version. Raises FailedRunError when that failed.
+
+    Straight after a push Kaggle may still tell how the version before ended: an end counts once
+    this one was seen at work, or when it has been told SETTLED times.
+    """
+    ends, one = 0, f"{ref}/{version}"  # an older client asks for the latest version all the same
     for _ in range(RUN_POLLS):
-        with told("notebook", ref):
-            answer = api.kernels_status(ref)
-        if answer.status.name in ("ERROR", "CANCEL_ACKNOWLEDGED"):
-            why = answer.failure_message or answer.status.name.lower()
+        answer = ask("notebook", ref, lambda: unless_absent(lambda: api.kernels_status(one)))
+        status = answer.status.name if answer else "ABSENT"
+        ends = ends + 1 if status in ENDS else SETTLED
+        if ends > SETTLED:
+            if status == "COMPLETE":
+                return
+            why = (answer and answer.failure_message) or status.lower()
             words = f"{ref} version {version} failed on Kaggle: {why}; its page has a log"
             raise FailedRunError(words)
-        if answer.status.name == "COMPLETE":
-            return
         time.sleep(POLL)
     raise UserError(f"{ref} version {version} still runs; the same command later goes on")
 
 
-def raised_alarm(api: KaggleApi, ref: str) -> bool:
-    """Whether the last run of a notebook had to do without something that it needs."""
-    with told("notebook", ref):
-        return ALARM in api.kernels_logs(ref)
+def raised_alarm(api: KaggleApi, ref: str, version: int) -> bool:
+    """Whether the run of a version had to do without something that it needs."""
+    return ALARM in ask("notebook", ref, lambda: api.kernels_logs(f"{ref}/{version}"))
 
 
 def submit_version(api: KaggleApi, name: str, slug: str, ref: str, version: int) -> None:
@@ -192,15 +237,14 @@ def submit_version(api: KaggleApi, name: str, slug: str, ref: str, version: int)
     mark = hashlib.sha256(f"{ref} version {version}".encode()).hexdigest()
     row = ledger.find(slug, mark)
     if row is None:
-        left = submissions_left(api, slug, refuse=True)
         row = about(root("submissions") / f"{name}.csv", slug, mark)
-        text = f"{name}: {row['metric']} OOF {row['oof']}, {ref} version {version}"
-        say("bundle", f"submitting {ref} version {version} to {slug}{left}")
-        with told("competition", slug):
-            answer = api.competition_submit_code("submission.csv", text, slug, ref, version, True)
-        if not answer.ref:
-            raise UserError(f"{slug}: {answer.message}; the same command tries again")
-        ledger.put(row := row | {"ref": str(answer.ref)})
+        what, file = f"{ref} version {version}", "submission.csv"
+
+        def submit(text: str) -> Any:
+            return api.competition_submit_code(file, text, slug, ref, version, True)
+
+        row["ref"] = send(api, row, what, submit, what)
+        ledger.put(row)
     if row["status"] == "pending":
         row |= outcome(await_score(api, slug, row["ref"]))
         ledger.put(row)

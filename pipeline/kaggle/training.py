@@ -36,7 +36,7 @@ VERSION = 1
 
 
 def current_training(
-    name: str, owner: str, folds: list[int] | None, hours: float | None
+    name: str, owner: str, folds: list[int] | None, hours: float
 ) -> tuple[Path, Competition]:
     """Make the training bundle of an experiment unless it is current; returns its folder.
 
@@ -46,8 +46,7 @@ def current_training(
     competition = load_competition(settings.competition)
     prepared, table = load_prepared(settings), load_folds(settings)
     chosen = chosen_folds(settings, folds)
-    limit = competition.limit_hours if hours is None else hours
-    job = make_job(settings, competition, prepared, owner, chosen, limit)
+    job = make_job(settings, competition, prepared, owner, chosen, hours)
     key = {
         "version": VERSION,
         "job": job.model_dump(),
@@ -111,7 +110,7 @@ def bundle_training(
         f"`python -m pipeline.bundle {settings.name} --train`: change things there, not here."
     )
     book = notebook(about, "session", job, TRAIN, job.datasets[0])
-    metadata = kernel_metadata(owner, slug, competition.slug, job.datasets)
+    metadata = kernel_metadata(owner, slug, competition, job.datasets, job.hours)
     write_notebook(tmp / "notebook", book, metadata)
     records.put_folder(tmp, out)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())

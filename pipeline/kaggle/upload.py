@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pipeline.kaggle import ledger
-from pipeline.kaggle.client import sign_in, told
+from pipeline.kaggle.client import ask, sign_in
 from pipeline.parts import records
 from pipeline.parts.cli import UserError, say
 
@@ -37,7 +38,13 @@ def upload(csv: Path, slug: str) -> None:
     api = sign_in()
     if row is None:
         row = about(csv, slug, sha256)
-        row["ref"] = str(sent_before(api, row) or send(api, csv, row))
+        row["ref"] = send(
+            api,
+            row,
+            str(csv),
+            lambda text: api.competition_submit(str(csv), text, slug, quiet=True),
+            f"git {row['git']}",
+        )
         ledger.put(row)
         say("submit", f"sent; its score is awaited, for at most {POLL * POLLS // 60} min")
     judged = await_score(api, slug, row["ref"])
@@ -68,25 +75,35 @@ def about(csv: Path, slug: str, sha256: str) -> ledger.Row:
     }
 
 
-def sent_before(api: KaggleApi, row: ledger.Row) -> int | None:
-    """Kaggle's number of this very file, where it was sent elsewhere or before a crash."""
-    with told("competition", row["slug"]):
-        made = api.competition_submissions(row["slug"])
-    good = [one for one in made if one.status.name != "ERROR"]
-    return next((one.ref for one in good if mark(row) in one.description), None)
+def send(
+    api: KaggleApi, row: ledger.Row, what: str, submit: Callable[[str], Any], source: str
+) -> str:
+    """Submit `what` by `submit(description)`; returns Kaggle's number of the submission.
 
-
-def send(api: KaggleApi, csv: Path, row: ledger.Row) -> int:
-    """Upload the file; returns Kaggle's number of the submission."""
+    One that Kaggle has already, sent elsewhere, before a crash or by a call whose answer was
+    lost, is not sent again. Raises UserError where none is left today, and for a refusal.
+    """
     slug = row["slug"]
+    if before := ask("competition", slug, lambda: sent_before(api, row)):
+        return before
     left = submissions_left(api, slug, refuse=True)
-    text = f"{row['name']}: {row['metric']} OOF {row['oof']}, git {row['git']}, {mark(row)}"
-    say("submit", f"uploading {csv} to {slug}{left}")
-    with told("competition", slug):
-        answer = api.competition_submit(str(csv), text, slug, quiet=True)
-    if not answer.ref:  # a failed upload is a good answer without a number
-        raise UserError(f"{csv}: {answer.message}; the same command tries again")
-    return answer.ref
+    text = f"{row['name']}: {row['metric']} OOF {row['oof']}, {source}, {mark(row)}"
+    say("submit", f"sending {what} to {slug}{left}")
+
+    def number() -> str:
+        answer = submit(text)
+        if not answer.ref:  # a failed upload is a good answer without a number
+            raise UserError(f"{what}: {answer.message}; the same command tries again")
+        return str(answer.ref)
+
+    return ask("competition", slug, number, lambda: sent_before(api, row))
+
+
+def sent_before(api: KaggleApi, row: ledger.Row) -> str | None:
+    """Kaggle's number of the submission in `row`, where it has one that did not fail."""
+    made = api.competition_submissions(row["slug"])
+    good = [one for one in made if one.status.name != "ERROR"]
+    return next((str(one.ref) for one in good if mark(row) in one.description), None)
 
 
 def mark(row: ledger.Row) -> str:
@@ -95,13 +112,10 @@ def mark(row: ledger.Row) -> str:
 
 def submissions_left(api: KaggleApi, slug: str, refuse: bool = False) -> str:
     """`, 3 left today`, or nothing where Kaggle does not tell. Raises UserError at 0."""
-    from requests import HTTPError
-
-    with told("competition", slug):
-        try:
-            limits = api.competition_get_submission_limits(slug)
-        except HTTPError:
-            return ""  # only this number is lost: what is wrong shows at the upload
+    try:
+        limits = ask("competition", slug, lambda: api.competition_get_submission_limits(slug))
+    except UserError:
+        return ""  # only this number is lost: what is wrong shows at the upload
     if refuse and limits.num_today and not limits.num_allowed_now:
         raise UserError(
             f"{slug}: no submissions left, {limits.num_today} made today; the day ends at 0:00 UTC"
@@ -115,8 +129,7 @@ def await_score(api: KaggleApi, slug: str, ref: str, polls: int = POLLS) -> ApiS
     for poll in range(polls):
         if poll:
             time.sleep(POLL)
-        with told("competition", slug):
-            made = api.competition_submissions(slug)
+        made = ask("competition", slug, lambda: api.competition_submissions(slug))
         one = next((one for one in made if str(one.ref) == ref), None)
         if one and one.status.name != "PENDING":
             return one
