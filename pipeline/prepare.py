@@ -26,8 +26,8 @@ from pipeline.parts import records
 from pipeline.parts.cli import UserError, run_stage, say, took, warn
 from pipeline.parts.competition import load_competition
 from pipeline.parts.config import Experiment, load_experiment
-from pipeline.parts.images import BadImageError, decode, square
-from pipeline.parts.prepared import Prepared, prepared_folder
+from pipeline.parts.images import DARK, BadImageError, NoMemoryError, decode, square
+from pipeline.parts.prepared import Prepared, file_stats, list_digest, prepared_folder
 from pipeline.parts.progress import Progress
 from pipeline.parts.proposal import propose
 from pipeline.parts.tables import data_folder, listing, read_rows
@@ -55,7 +55,7 @@ def main(
         "version": VERSION,
         "size": settings.cache_size,
         "fit": settings.model.fit,
-        "files": file_list_digest(folder, rows),
+        "files": list_digest(rows, file_stats(folder, rows)),
     }
     started = time.monotonic()
     forget_damaged(out)
@@ -78,6 +78,7 @@ def make(rows: pd.DataFrame, folder: Path, out: Path, settings: Experiment) -> d
         say("prepare", "the CSVs or the pictures are not those of last time: all are read again")
     packed = len(rows) * settings.cache_size**2 * 3 <= settings.runtime.pack_gb * 1e9
     facts = prepare(rows, folder, out, settings, packed)
+    tell_mended(facts.note)
     return {
         "data": str(folder.resolve()),
         "packed": packed,
@@ -124,6 +125,8 @@ def read_all(
     results = read_in_order([folder / path for path in rows.path], size, fit)
     with Progress("prepare", total=len(rows), unit="images") as progress:
         for i, result in enumerate(results):
+            if isinstance(result, NoMemoryError):
+                raise UserError(f"{folder / rows.path[i]}: {result}; it may well be whole")
             if isinstance(result, BadImageError):
                 problems.append(f"{folder / rows.path[i]}: {result}")
             else:
@@ -158,20 +161,6 @@ def read_in_order(
             yield from pool.map(read, paths[start : start + 256])
 
 
-def file_list_digest(folder: Path, rows: pd.DataFrame) -> str:
-    """Digest of rows, file sizes and times: a replaced picture is noticed without reading it."""
-    stats = [_stat(f"{folder}/{path}") for path in rows.path]
-    return records.digest([rows.to_dict("split")["data"], stats])
-
-
-def _stat(path: str) -> tuple[int, int]:
-    try:
-        stat = os.stat(path)  # noqa: PTH116 - a Path for each picture takes four times as long
-    except OSError:
-        return (0, 0)  # named with all other problems when it is read
-    return stat.st_size, stat.st_mtime_ns
-
-
 def pixel_digest(facts: pd.DataFrame) -> str:
     return records.digest(sorted(zip(facts.id, facts.hash, strict=True)))
 
@@ -202,6 +191,17 @@ def describe(audit: dict[str, int]) -> str:
         f"{sizes}, {audit['twins']} twins ({audit['conflicts']} with "
         f"contradictory labels), {audit['test_with_train_twin']} test images with a training twin"
     )
+
+
+def tell_mended(notes: pd.Series) -> None:
+    """What was not simply read as it lies there, by kind, and what may be wrong for all that."""
+    counts = notes[notes != ""].replace("L", "grey").value_counts()
+    if len(counts):
+        kinds = ", ".join(f"{n:,} {note}" for note, n in counts.items())
+        say("prepare", f"not plain RGB of 8 bits, and made so: {kinds}")
+    if dark := int(notes.str.contains(DARK).sum()):
+        text = "no pixel over 15 of 255; 12 bits in files of 16? then multiply them by 16 first"
+        warn("prepare", f"{dark:,} pictures are {DARK}, {text}")
 
 
 if __name__ == "__main__":

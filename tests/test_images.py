@@ -1,13 +1,25 @@
 """Every kind of file a competition may hold is read right, or named."""
 
+import struct
+import zlib
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
-from pipeline.parts.images import BadImageError, FilePixels, decode, square, twin_groups
+from pipeline.parts import images
+from pipeline.parts.cli import UserError
+from pipeline.parts.images import (
+    BadImageError,
+    FilePixels,
+    NoMemoryError,
+    decode,
+    file_stat,
+    square,
+    twin_groups,
+)
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
 
@@ -66,14 +78,114 @@ def test_palette_transparency_is_laid_on_white(tmp_path: Path) -> None:
     assert close(rgb[10, 35], WHITE)
 
 
-def test_exif_rotation_is_applied(tmp_path: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned: rotate by 90 degrees to the right
-    halves().save(tmp_path / "r.jpg", quality=98, exif=exif)
-    picture = decode(tmp_path / "r.jpg")
-    assert picture.rgb.shape == (40, 20, 3)
-    assert close(picture.rgb[5, 10], RED, 25), "the left edge comes to the top"
-    assert picture.note == "rotated"
+def corners() -> Image.Image:
+    """No two of its eight turns are alike."""
+    pixels = np.zeros((24, 40, 3), np.uint8)
+    pixels[:12, :20], pixels[:12, 20:], pixels[12:, :20] = RED, BLUE, WHITE
+    return Image.fromarray(pixels)
+
+
+def exif(orientation: int) -> bytes:
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    return tags.tobytes()
+
+
+def webp_of_another_writer(drawn: Image.Image, path: Path, orientation: int) -> None:
+    """The EXIF chunk begins with the six bytes that JPEG has there, as Pillow's own samples."""
+    plain = path.with_suffix(".plain")
+    drawn.save(plain, "webp", lossless=True, exif=exif(orientation).removeprefix(b"Exif\0\0"))
+    data, tags = plain.read_bytes(), b"Exif\0\0" + exif(orientation).removeprefix(b"Exif\0\0")
+    chunk = b"EXIF" + struct.pack("<I", len(tags)) + tags + b"\0" * (len(tags) % 2)
+    data = data[: data.index(b"EXIF")] + chunk
+    path.write_bytes(data[:4] + struct.pack("<I", len(data) - 8) + data[8:])
+
+
+def png_of_imagemagick(drawn: Image.Image, path: Path, orientation: int) -> None:
+    """EXIF as hexadecimal text, in a chunk of compressed text."""
+    drawn.save(path)
+    data = path.read_bytes()
+    body = b"Exif\0\0" + exif(orientation).removeprefix(b"Exif\0\0")
+    text = f"\nexif\n{len(body):8}\n{body.hex()}\n".encode()
+    chunk = b"zTXt" + b"Raw profile type exif\0\0" + zlib.compress(text)
+    framed = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    path.write_bytes(data[:33] + framed + data[33:])
+
+
+WRITERS = {"Exif00.webp": webp_of_another_writer, "text.png": png_of_imagemagick}
+
+
+@pytest.mark.parametrize("form", ["jpg", "png", "webp", "tif", "avif", *WRITERS])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_every_orientation_in_every_format(form: str, mode: str, tmp_path: Path) -> None:
+    for turn in range(1, 9):
+        path, drawn = tmp_path / f"{turn}.{form}", corners().convert(mode)
+        if form in WRITERS:
+            WRITERS[form](drawn, path, turn)
+        else:
+            exact = {"webp": {"lossless": True}, "tif": {}, "png": {}}.get(form, {"quality": 98})
+            drawn.save(path, exif=exif(turn), **exact)
+        picture = decode(path)
+        upright = drawn.convert("RGB")
+        upright.getexif()[0x0112] = turn
+        expected = np.asarray(ImageOps.exif_transpose(upright)).astype(int)
+        assert picture.rgb.shape == expected.shape == ((24, 40, 3) if turn < 5 else (40, 24, 3))
+        assert np.abs(picture.rgb - expected).mean() < 12, turn
+        if form != "tif":  # libtiff turns it by itself
+            assert ("rotated" in picture.note) == (turn > 1)
+
+
+RAMP = np.linspace(0, 1, 24 * 40).reshape(24, 40)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "brightest", "mean"),
+    [
+        ("a.j2k", (RAMP * 65535).astype(np.uint16), 255, 127.5),  # white, as Pillow converts it
+        ("a.jp2", (RAMP * 65535).astype(np.uint16), 255, 127.5),
+        ("a.png", (RAMP * 65535).astype(np.uint16), 255, 127.5),
+        ("12 bit.png", (RAMP * 4095).astype(np.uint16), 15, 7.5),
+        ("a.tif", RAMP.astype(np.float32), 255, 127.5),
+        ("a.pfm", RAMP.astype(np.float32), 255, 127.5),
+        ("255.tif", (RAMP * 255).astype(np.float32), 255, 127),
+        ("int.tif", (RAMP * 255).astype(np.int32), 255, 127),
+    ],
+)
+def test_deep_pictures_keep_their_brightness(
+    name: str, values: np.ndarray, brightest: int, mean: float, tmp_path: Path
+) -> None:
+    Image.fromarray(values).save(tmp_path / name)
+    picture = decode(tmp_path / name)
+    assert picture.rgb.max() == brightest
+    assert abs(picture.rgb.mean() - mean) < 0.6
+    assert ("float" if values.dtype == np.float32 else "over 8 bit") in picture.note
+    assert ("almost black" in picture.note) == (brightest == 15)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ((RAMP * 997).astype(np.float32), "floats from 0 to 997, of which white is unknown"),
+        (np.where(RAMP > 0.5, np.nan, RAMP).astype(np.float32), "floats from nan to nan"),
+        ((RAMP * 65535).astype(np.int32), "integers from 0 to 65535, of which white"),
+        ((RAMP * 255 - 100).astype(np.int32), "negative values"),
+        ((RAMP - 0.5).astype(np.float32), "negative values"),
+    ],
+)
+def test_numbers_of_unknown_brightness_are_refused(
+    values: np.ndarray, said: str, tmp_path: Path
+) -> None:
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    with pytest.raises(BadImageError, match=said):
+        decode(tmp_path / "a.tif")
+
+
+def test_a_transparent_grey_of_16_bits_is_white(tmp_path: Path) -> None:
+    values = (RAMP * 30000).astype(np.uint16)
+    Image.fromarray(values).save(tmp_path / "a.png", transparency=int(values[5, 7]))
+    rgb = decode(tmp_path / "a.png").rgb
+    assert rgb[5, 7].tolist() == [255, 255, 255]
+    assert rgb[5, 8].tolist() == [values[5, 8] >> 8] * 3
 
 
 def test_bad_files_say_why(tmp_path: Path) -> None:
@@ -90,6 +202,27 @@ def test_bad_files_say_why(tmp_path: Path) -> None:
             (tmp_path / name).write_bytes(content)
         with pytest.raises(BadImageError, match=said):
             decode(tmp_path / name)
+
+
+def test_names_that_no_file_can_have_are_bad_pictures(tmp_path: Path) -> None:
+    with pytest.raises(BadImageError, match="no such file"):
+        decode(tmp_path / "a\0b.png")
+    with pytest.raises(BadImageError, match="cannot be read: File name too long"):
+        decode(tmp_path / ("x" * 300 + ".png"))
+    assert file_stat(str(tmp_path / "a\0b.png")) == (0, 0)
+
+
+def test_too_little_memory_is_no_broken_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corners().save(tmp_path / "a.png")
+
+    def exhausted(*args: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(images.cv2, "imread", exhausted)
+    with pytest.raises(NoMemoryError, match="not enough memory"):
+        decode(tmp_path / "a.png")
 
 
 def test_digest_sees_pixels_and_shape_only(tmp_path: Path) -> None:
@@ -111,6 +244,16 @@ def test_square_stretches_or_pads() -> None:
     assert len(np.unique(padded[:8])) == 1, "above the picture there is one edge colour"
 
 
+def test_a_long_strip_is_padded_in_little_memory() -> None:
+    """Padded first, as today's ordinary pictures are, it would be 60000 x 60000."""
+    strip = np.full((1, 60000, 3), 40, np.uint8)
+    strip[:, :6000] = 200
+    padded = square(strip, 100, "pad")
+    assert padded.shape == (100, 100, 3)
+    assert (padded[[0, 25, 75, 99]] == 40).all(), "the edge's colour"
+    assert padded[49, 4, 0] > 110 > 45 > padded[49, 20, 0]
+
+
 def test_shrinking_does_not_alias() -> None:
     stripes = np.zeros((128, 128, 3), np.uint8)
     stripes[:, ::2] = 255
@@ -123,6 +266,18 @@ def test_file_pixels_equal_packed_ones(tmp_path: Path) -> None:
     assert (pixels[0] == square(decode(tmp_path / "a.png").rgb, 16, "stretch")).all()
     with pytest.raises(BadImageError, match=r"gone.png: no such file"):
         pixels[1]
+
+
+def test_file_pixels_tell_a_replaced_picture(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    halves().save(path)
+    pixels = FilePixels([path], 16, "stretch", [file_stat(str(path))], [""])
+    assert (pixels[0] == square(np.asarray(halves()), 16, "stretch")).all()
+    halves().transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(path)
+    with pytest.raises(
+        UserError, match=r"a\.png was replaced after `prepare`: run that stage again"
+    ):
+        pixels[0]
 
 
 def test_twin_groups_join_across_pixels_and_column() -> None:

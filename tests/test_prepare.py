@@ -118,6 +118,37 @@ def test_over_the_budget_files_are_read_instead(
     assert (pixels[17] == expected[17]).all(), "square pictures: pad and stretch agree"
 
 
+def test_files_replaced_after_prepare_are_not_trained_on(
+    run: Callable[..., str], write: Callable[..., str], split: Callable[[str], str], space: Path
+) -> None:
+    experiment = split(write(runtime={"pack_gb": 0}))
+    images = space / "data/demo/images"
+    (images / "5.jpg").write_bytes((images / "7.jpg").read_bytes())
+    said = run("train", experiment, "--fold", "0", expect=2)
+    assert "files changed after `prepare`: run that stage again" in said
+    run("prepare", experiment)
+    run("train", experiment, "--fold", "0")
+
+
+def test_what_was_mended_is_said_once(
+    run: Callable[..., str], write: Callable[..., str], space: Path
+) -> None:
+    images = space / "data/demo/images"
+    grey = Image.open(images / "3.jpg").convert("L")
+    grey.save(images / "3.jpg")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name in ("4.jpg", "5.jpg"):
+        Image.open(images / name).save(images / name, exif=exif)
+    dark = np.asarray(grey).astype(np.uint16) << 4
+    Image.fromarray(dark).save(images / "6.jpg", format="png")
+    said = run("prepare", experiment := write())
+    told = "made so: 2 rotated, 1 grey, 1 over 8 bit almost black"
+    assert [told in line for line in said.splitlines()].count(True) == 1
+    assert "warning: 1 pictures are almost black, no pixel over 15 of 255; 12 bits" in said
+    assert "made so" not in run("prepare", experiment)
+
+
 @pytest.mark.parametrize("missing", ["train.csv", "test.csv"])
 def test_missing_csv(
     missing: str, run: Callable[..., str], write: Callable[..., str], space: Path

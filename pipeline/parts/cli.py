@@ -4,6 +4,7 @@ import difflib
 import errno
 import os
 import re
+import reprlib
 import signal
 import sys
 import time
@@ -16,6 +17,9 @@ import typer
 UsageError = typer.BadParameter.__mro__[1]  # click's, or that of the copy in newer typers
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a file over the size that is allowed, too
+_REPR = reprlib.Repr()
+_REPR.maxlevel, _REPR.maxlist, _REPR.maxdict = 2, 20, 20
+_REPR.maxstring = _REPR.maxother = 120
 
 
 class UserError(Exception):
@@ -110,8 +114,20 @@ def warn(stage: str, text: str) -> None:
 
 def did_you_mean(name: str, known: Iterable[str], n: int = 1) -> str:
     """The end of a message about an unknown name: the nearest known ones, or nothing."""
-    near = difflib.get_close_matches(name, list(known), n=n)
-    return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+    lower = {other.lower(): other for other in known}  # LABEL is near to label
+    near = [lower[found] for found in difflib.get_close_matches(name.lower()[:99], lower, n=n)]
+    return f"; did you mean {' or '.join(map(shown, near))}?" if near else ""
+
+
+def short(text: object, most: int = 200) -> str:
+    """`text` on one line of a message, however long or multi-lined it is."""
+    line = " ".join(str(text).split())
+    return line if len(line) <= most else f"{line[: most - 4]} ..."
+
+
+def shown(value: object) -> str:
+    """The repr of a value from outside, cut where it is long or deep."""
+    return short(_REPR.repr(value), 400)
 
 
 def took(started: float) -> str:

@@ -11,7 +11,9 @@ import pandas as pd
 from pipeline.parts import records
 from pipeline.parts.cli import UserError
 from pipeline.parts.config import Experiment, root
-from pipeline.parts.images import FilePixels, Pixels
+from pipeline.parts.images import FilePixels, Pixels, Stat, file_stat
+
+COLUMNS = ["split", "id", "label", "group", "path"]  # from the CSVs; the others from the pictures
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,11 @@ class Prepared:
             raise UserError(f"{problem}; python -m pipeline.prepare makes it anew")
         if self.record["packed"]:
             return np.load(self.folder / "pixels.npy", mmap_mode="r")
+        stats, key = file_stats(self.data, self.rows), self.record["key"]
+        if list_digest(self.rows, stats) != key["files"]:
+            raise UserError(f"{self.data}: files changed after `prepare`: run that stage again")
         paths = [self.data / path for path in self.rows.path]
-        return FilePixels(paths, self.record["key"]["size"], self.record["key"]["fit"])
+        return FilePixels(paths, key["size"], key["fit"], stats, list(self.rows.note))
 
     def problem(self) -> str:
         """What is wrong with the packed pixels, or nothing."""
@@ -53,6 +58,15 @@ class Prepared:
     def data(self) -> Path:
         """The competition's own folder, as `prepare` was told."""
         return Path(self.record["data"])
+
+
+def file_stats(folder: Path, rows: pd.DataFrame) -> list[Stat]:
+    return [file_stat(f"{folder}/{path}") for path in rows.path]
+
+
+def list_digest(rows: pd.DataFrame, stats: list[Stat]) -> str:
+    """Digest of rows, file sizes and times: a replaced picture is noticed without reading it."""
+    return records.digest([rows[COLUMNS].to_dict("split")["data"], stats])
 
 
 def prepared_folder(experiment: Experiment) -> Path:
