@@ -2,55 +2,118 @@
 
 reads   runs/_data/COMPETITION/SIZE-FIT/images.csv: labels, pixel hashes, the group column
 writes  folds/COMPETITION-5-seed42.csv: image, label, group, fold (commit this file)
-run     python -m pipeline.folds demo
+run     python -m pipeline.folds demo [--from host-folds.csv]
 
 Pixel-identical twins, and images with an equal group column, share a fold. A changed split would
-void every out-of-fold score made with it, so an existing file is never replaced. Fold -1 marks
-classes that exist in one group only: always trained on, never scored.
+void every out-of-fold score made with it, so an existing file is never replaced: one that was
+written or edited by hand is checked and recorded as it is. Fold -1 marks images that are always
+trained on and never scored, as those of classes that exist in one group only.
 """
 
 import time
 import warnings
 from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
+import typer
 
 from pipeline.parts import records
 from pipeline.parts.cli import UserError, run_stage, say, took, warn
-from pipeline.parts.config import Folds, load_experiment
+from pipeline.parts.competition import load_competition
+from pipeline.parts.config import Experiment, Folds, load_experiment
 from pipeline.parts.images import twin_groups
 from pipeline.parts.prepared import load_prepared
-from pipeline.parts.splits import check_folds, folds_path
+from pipeline.parts.splits import (
+    check_folds,
+    fold_numbers,
+    folds_path,
+    load_folds,
+    refuse_other_images,
+)
+from pipeline.parts.tables import read_csv
 
 VERSION = 1
 MAX_UNEVEN = 0.02  # of the mean fold size
 SHOWN = 10  # small classes named one by one
 
 
-def main(experiment: str) -> None:
+def main(
+    experiment: str,
+    source: Annotated[
+        Path | None, typer.Option("--from", help="your own split: a CSV of image and fold")
+    ] = None,
+) -> None:
     settings = load_experiment(experiment)
-    started = time.monotonic()
-    rows = load_prepared(settings).rows
-    train = rows[rows.split == "train"].sort_values("id", ignore_index=True)
-    train["group"] = twin_groups(list(train.hash), list(train.group), list(train.id))
-    out = folds_path(settings)
+    started, out = time.monotonic(), folds_path(settings)
+    train = training_images(load_prepared(settings).rows)
     key = {
         "version": VERSION,
         "n": settings.folds.n,
         "seed": settings.folds.seed,
         "rows": records.digest(train[["id", "label", "group"]].to_numpy().tolist()),
     }
-    if records.is_current(out, key):
+    own = {"own": True, **key}
+    del own["seed"]  # nobody drew it
+    if source is None and any(records.is_current(out, known) for known in (key, own)):
         say("folds", f"{out}: {settings.folds.n} folds of {len(train):,} images, up to date")
         return
-    records.refuse_if_stale(
-        out, key, "a changed split voids all scores made with it: set folds.name to a new name"
-    )
-    table = make_folds(train, settings.folds)
-    write(out, table)
-    records.commit(out, key, started, **facts_of(table))
+    with records.locked(out.parent):
+        record = records.load(out)
+        if source:
+            table, key = own_split(settings, source, train), own
+        elif out.exists() and not (record and records.is_intact(out, record)):
+            table = checked(load_folds(settings), train, settings.folds.n, out)
+            if not table.equals(make_folds(train, settings.folds)):  # else we were killed
+                key = own
+                say("folds", f"{out}: a split that was written or edited by hand, taken as it is")
+        else:
+            refuse_if_stale(out, own if record and "own" in record["key"] else key)
+            table = make_folds(train, settings.folds)
+            write(out, table)
+        records.commit(out, key, started, **facts_of(table))
     say("folds", f"{out}: {describe(table)}, {took(started)}")
+
+
+def training_images(rows: pd.DataFrame) -> pd.DataFrame:
+    """Those of `prepare`, sorted by id; `group` ties pixel twins and equal group values."""
+    train = rows[rows.split == "train"].sort_values("id", ignore_index=True)
+    return train.assign(group=twin_groups(list(train.hash), list(train.group), list(train.id)))
+
+
+def refuse_if_stale(out: Path, key: dict[str, Any]) -> None:
+    remedy = "a changed split voids all scores made with it: set folds.name to a new name"
+    records.refuse_if_stale(out, key, remedy)
+
+
+def own_split(settings: Experiment, source: Path, train: pd.DataFrame) -> pd.DataFrame:
+    """Write a split that others drew. Raises UserError unless it is whole and fair."""
+    out, name = folds_path(settings), load_competition(settings.competition).id
+    if out.exists():
+        raise UserError(f"{out}: stands already; set folds.name to a new name")
+    given = read_csv(source, ["fold"])
+    name = "image" if "image" in given else name
+    given = read_csv(source, [name])[[name, "fold"]].rename(columns={name: "image"})
+    known = train[["id", "label", "group"]].rename(columns={"id": "image"})
+    table = known.merge(given.drop_duplicates(), on="image", how="outer")
+    if gone := list(table.image[table.fold.isna()]):
+        raise UserError(f"{source}: no fold for {len(gone)} images, first {gone[0]!r}")
+    table["fold"] = fold_numbers(table.fold, source)
+    table = checked(table, train, settings.folds.n, source)
+    write(out, table)
+    return table
+
+
+def checked(table: pd.DataFrame, train: pd.DataFrame, n: int, where: Path) -> pd.DataFrame:
+    """A split that we did not draw, with our groups. Raises UserError for one that leaks."""
+    refuse_other_images(table, train, where)
+    table = table.sort_values("image", ignore_index=True).assign(group=train.group)
+    try:
+        check_folds(table, n)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    return table
 
 
 def make_folds(train: pd.DataFrame, settings: Folds) -> pd.DataFrame:

@@ -20,7 +20,7 @@ import typer
 from pipeline.kaggle.client import on_kaggle
 from pipeline.kaggle.upload import upload
 from pipeline.parts import records
-from pipeline.parts.cli import UserError, run_stage, say, took
+from pipeline.parts.cli import UserError, run_stage, say, took, warn
 from pipeline.parts.competition import Competition, load_competition
 from pipeline.parts.config import root
 from pipeline.parts.predictions import Predictions, spread
@@ -49,19 +49,37 @@ def main(
         "form": competition.submission,
         "solution": records.file_digest(solution_path) if solution_path.is_file() else None,
     }
-    current = records.is_current(out, key)
-    if not current:
+
+    def work() -> dict[str, Any]:
         predictions = Predictions.load(blend)
         table = fill_sample(sample, predictions, competition, str(sample_path))
-        write_table(table, out)
         facts = {"members": record["key"]["members"], "weights": record["key"]["weights"]}
         facts |= {"metric": record["metric"], "cv": cv_of(record), "rows": len(table)}
         if key["solution"]:
-            facts["hidden"] = hidden_score(solution_path, predictions, competition)
-        records.commit(out, key, started, **facts)
-    say("submit", f"{describe(out)}, {'up to date' if current else took(started)}")
+            facts |= hidden_score(solution_path, predictions, competition)
+        write_table(table, out)
+        return facts
+
+    made = not edited(out, key) and records.make(out, key, work)
+    say("submit", f"{describe(out)}, {took(started) if made else 'up to date'}")
     if send:
         send_audited(out, sample, competition)
+
+
+def edited(out: Path, key: dict[str, Any]) -> bool:
+    """Whether hands were on a submission that is else up to date: it is kept, and that is said.
+
+    Raises UserError if it is not: to make it anew would lose their work.
+    """
+    record = records.load(out)
+    if record is None or records.is_intact(out, record):
+        return False
+    if record["key"] != records.plain(key):
+        raise UserError(
+            f"{out}: edited by hand, and what it was made from has changed: move it away"
+        )
+    warn("submit", f"{out} was edited by hand: kept as it is; delete it to make it anew")
+    return True
 
 
 def fill_sample(
@@ -126,18 +144,28 @@ def send_audited(out: Path, sample: pd.DataFrame, competition: Competition) -> N
     upload(out, slug)
 
 
-def hidden_score(path: Path, predictions: Predictions, competition: Competition) -> float:
-    """The metric against known answers; they are used here only, after everything is decided."""
+def hidden_score(
+    path: Path, predictions: Predictions, competition: Competition
+) -> dict[str, float]:
+    """The metric against known answers; they are used here only, after everything is decided.
+
+    A file that cannot score is warned of: the submission is good without.
+    """
     from pipeline.parts.metrics import METRICS  # late: scikit-learn
 
-    answers = read_csv(path, [competition.id, *competition.label_columns])
-    labels = labels_of(competition, answers, str(path))
-    index = {name: i for i, name in enumerate(predictions.classes)}
-    if unknown := sorted(set(labels) - set(index)):
-        raise UserError(f"{path}: label {unknown[0]!r} does not occur in training")
-    prob = predictions.aligned(list(answers[competition.id]), predictions.classes)
-    target = labels.map(index).to_numpy()
-    return round(METRICS[competition.metric](target, prob), 5)
+    try:
+        answers = read_csv(path, [competition.id, *competition.label_columns])
+        labels, ids = labels_of(competition, answers, str(path)), answers[competition.id]
+        index = {name: i for i, name in enumerate(predictions.classes)}
+        if ids.duplicated().any():
+            raise UserError(f"{path}: id {ids[ids.duplicated()].iloc[0]!r} stands twice")
+        if unknown := sorted(set(labels) - set(index)):
+            raise UserError(f"{path}: label {unknown[0]!r} does not occur in training")
+        prob = predictions.aligned(list(ids), predictions.classes)
+    except UserError as error:
+        warn("submit", f"no hidden score: {path} does not fit: {error}")
+        return {}
+    return {"hidden": round(METRICS[competition.metric](labels.map(index).to_numpy(), prob), 5)}
 
 
 def cv_of(record: dict[str, Any]) -> dict[str, Any]:

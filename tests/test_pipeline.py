@@ -20,7 +20,11 @@ STAGES = ("prepare", "folds", "train", "predict", "ensemble", "submit")
 def files(space: Path) -> dict[str, int]:
     """Every file made, by its time of writing."""
     made = [*space.glob("runs/**/*"), *space.glob("folds/*"), *space.glob("submissions/*")]
-    return {str(p.relative_to(space)): p.stat().st_mtime_ns for p in made if p.is_file()}
+    return {
+        str(p.relative_to(space)): p.stat().st_mtime_ns
+        for p in made
+        if p.is_file() and p.name != ".lock"
+    }
 
 
 def run_all(run: Callable[..., str], experiment: str) -> list[str]:

@@ -69,10 +69,20 @@ def test_nan_is_named() -> None:
         fill_sample(sample, broken, LABELS, "s.csv")
 
 
-def test_hidden_score_is_matched_by_id(tmp_path: Path) -> None:
+def test_hidden_score_is_matched_by_id_and_a_file_that_cannot_score_is_warned_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "solution.csv"
     path.write_text('image,label\nc,"y, (z)"\nb,"y, (z)"\na,x\n')
-    assert hidden_score(path, PREDICTIONS, LABELS) == pytest.approx(2 / 3, abs=1e-4)
-    path.write_text("image,label\na,x\nb,x\nc,q\n")
-    with pytest.raises(UserError, match="'q' does not occur in training"):
-        hidden_score(path, PREDICTIONS, LABELS)
+    assert hidden_score(path, PREDICTIONS, LABELS) == {"hidden": pytest.approx(2 / 3, abs=1e-4)}
+    for rows, told in {
+        "a,x\nb,x\nc,q": "'q' does not occur in training",
+        "a,x\nb,x\nc,x\na,x": "id 'a' stands twice",
+        "a,x\nb,x": "foreign image names: 'c'",
+        "a,x\nb,x\nc,x\nd,x": "no prediction for 1 image names, first 'd'",
+    }.items():
+        path.write_text(f"image,label\n{rows}\n")
+        assert hidden_score(path, PREDICTIONS, LABELS) == {}
+        said = capsys.readouterr().err
+        assert str(path) in said
+        assert told in said

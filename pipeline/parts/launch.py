@@ -15,12 +15,13 @@ import tempfile
 import time
 from collections.abc import Iterable
 
-from pipeline.parts.cli import UserError, say
+from pipeline.parts.cli import Terminated, UserError, say
 from pipeline.parts.config import Runtime
 from pipeline.parts.deadline import Deadline
 from pipeline.parts.libc import libc_function
 
-BAD_INPUT, PAUSED, STOPPED = 2, 75, 130  # exit codes of a fold that has said why itself
+# exit codes of a fold that has said why itself; STOPPED by Ctrl-C, ENDED by SIGTERM
+BAD_INPUT, PAUSED, STOPPED, ENDED = 2, 75, 130, 143
 TRACEBACK = 1  # exit code of a rank that has lost another, among others
 PRCTL, PR_SET_PDEATHSIG = libc_function("prctl"), 1  # found before a fork; Linux's prctl.h
 GRACE = 10.0  # seconds that a stopped fold has to end by itself
@@ -49,8 +50,12 @@ def train_folds(
                 free.append(running.pop(fold)[1])
             if waiting and codes and not deadline.fits(0):
                 codes |= dict.fromkeys(waiting, PAUSED)
-            if {BAD_INPUT, PAUSED, STOPPED} & set(codes.values()):
+            if {BAD_INPUT, PAUSED, STOPPED, ENDED} & set(codes.values()):
                 waiting = []
+    except Terminated:  # Ctrl-C has reached the folds too, SIGTERM the launcher alone
+        for fold, _ in running.values():
+            fold.ranks[0].terminate()
+        raise
     finally:
         stop([fold for fold, _ in running.values()])
     tell(codes)
@@ -96,6 +101,7 @@ def start(
     if "CUDA_VISIBLE_DEVICES" in slot:
         say("train", f"fold {fold}  on GPU {slot['CUDA_VISIBLE_DEVICES']}")
     command = [sys.executable, "-m", "pipeline.train", experiment, "--fold", str(fold)]
+    command += ["--gpus-per-fold", str(ranks)]  # what was asked for here wins over its YAML
     if math.isfinite(deadline.seconds):
         command += ["--hours", str(max(0.0, deadline.left() / 3600))]
     return Fold(command, {**os.environ, **slot}, ranks)
@@ -125,9 +131,9 @@ class Fold:
         if not failed:
             return None if None in codes else 0
         self.end()
-        told = failed.get(0) in (BAD_INPUT, PAUSED, STOPPED)
+        told = failed.get(0) in (BAD_INPUT, PAUSED, STOPPED, ENDED)
         for rank, code in failed.items():
-            if rank and code != STOPPED and not told:
+            if rank and code not in (STOPPED, ENDED) and not told:
                 self.errors[rank].seek(0)
                 print(self.errors[rank].read().decode(errors="replace"), end="", file=sys.stderr)
         return next((code for code in failed.values() if code != TRACEBACK), TRACEBACK)
@@ -159,7 +165,7 @@ def places(environment: dict[str, str], ranks: int) -> list[dict[str, str]]:
 
 
 def stop(folds: list[Fold]) -> None:
-    """Ctrl-C reached them too: wait until each has said so; end those that do not listen."""
+    """They were told to end: wait until each has said so; end those that do not listen."""
     deadline = time.monotonic() + GRACE
     while (folds := [f for f in folds if f.poll() is None]) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -169,8 +175,9 @@ def stop(folds: list[Fold]) -> None:
 
 def tell(codes: dict[int, int]) -> None:
     """What became of the folds. Raises UserError naming those that died."""
-    if STOPPED in codes.values():
-        sys.exit(STOPPED)
+    for code in (STOPPED, ENDED):
+        if code in codes.values():
+            sys.exit(code)
     told = (0, BAD_INPUT, PAUSED)
     died = [f"{fold} (exit {code})" for fold, code in codes.items() if code not in told]
     if died:

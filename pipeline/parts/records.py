@@ -79,11 +79,11 @@ def is_intact(output: Path, known: dict[str, Any]) -> bool:
     It is read only if its size or time are not those of then: a look costs nothing. Folders, and
     what was made before records held fingerprints, are taken as they are.
     """
-    if not output.exists():
+    if "digest" not in known:
+        return output.exists()
+    if not output.is_file():
         return False
-    if output.is_dir() or "digest" not in known or known.get("stat") == stat_of(output):
-        return True
-    return known["digest"] == file_digest(output)
+    return known.get("stat") == stat_of(output) or known["digest"] == file_digest(output)
 
 
 def fingerprint(path: Path) -> dict[str, Any]:

@@ -22,15 +22,21 @@ def load_folds(experiment: Experiment) -> pd.DataFrame:
     if not path.is_file():
         raise UserError(f"{path}: no folds; run python -m pipeline.folds {experiment.name}")
     table = read_csv(path, ["image", "label", "group", "fold"])
-    table["fold"] = pd.to_numeric(table.fold, errors="coerce")
-    if table.fold.isna().any():
-        raise UserError(f"{path} line {table.fold.isna().idxmax() + 2}: fold is not a number")
-    table["fold"] = table.fold.astype(int)
+    table["fold"] = fold_numbers(table.fold, path)
     try:
         check_folds(table, experiment.folds.n)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     return table
+
+
+def fold_numbers(texts: pd.Series, path: Path) -> pd.Series:
+    """Raises UserError for one that is no whole number from -1 on."""
+    bad = ~texts.str.fullmatch(r"-1|\d{1,6}")
+    if bad.any():
+        at = bad.idxmax()
+        raise UserError(f"{path}: image {at + 1} has fold {texts[at]!r}, expected 0, 1, ... or -1")
+    return texts.astype(int)
 
 
 def check_folds(table: pd.DataFrame, n: int) -> None:
@@ -62,14 +68,29 @@ def folds_digest(table: pd.DataFrame) -> str:
     return records.digest(rows.to_numpy().tolist())
 
 
+def refuse_other_images(table: pd.DataFrame, train: pd.DataFrame, where: Path | str) -> None:
+    """Raises UserError for a split of other images or labels than `prepare` has read."""
+    label, ours = table.set_index("image").label, train.set_index("id").label
+    if gone := sorted(set(label.index) ^ set(ours.index)):
+        text = f"{len(gone)} images are not those of train.csv, first {gone[0]!r}"
+        raise UserError(f"{where}: {text}")
+    differ = label[label != ours.reindex(label.index)]
+    if len(differ):
+        image = differ.index[0]
+        raise UserError(
+            f"{where}: {len(differ)} labels are not those of train.csv: {image!r} is "
+            f"{differ.iloc[0]!r} there and {ours[image]!r} in train.csv; restore one of the files, "
+            "or set folds.name to a new name and run python -m pipeline.folds"
+        )
+
+
 def split_rows(
     rows: pd.DataFrame, table: pd.DataFrame, classes: list[str], fold: int
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Training and held-out images of a fold: image, row (in the pixels), target, hash, fold."""
-    position = {name: i for i, name in enumerate(rows.id) if rows.split[i] == "train"}
-    if set(position) != set(table.image):
-        gone = sorted(set(position) ^ set(table.image))
-        raise UserError(f"{len(gone)} images differ between folds and pixels, first {gone[0]!r}")
+    train = rows[rows.split == "train"]
+    refuse_other_images(table, train, "the folds file")
+    position = dict(zip(train.id, train.index, strict=True))
     frame = pd.DataFrame(
         {
             "image": table.image,

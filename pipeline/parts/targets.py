@@ -60,5 +60,5 @@ def teacher_rows(
         try:
             prob[here] = Predictions.load(path).aligned(list(train.image[here]), classes)
         except UserError as error:
-            raise UserError(f"train.distill: {path}: {error}") from None
+            raise UserError(f"train.distill: {error}") from None
     return prob
