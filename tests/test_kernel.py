@@ -2,7 +2,10 @@
 
 import os
 import shutil
+import signal
+import time
 from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
@@ -221,10 +224,59 @@ def gpu_and_rows(weights: Path, member: object, source: Path, rows: np.ndarray, 
 
 def test_a_process_for_each_gpu_and_every_row_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shards, "sum_of_looks", gpu_and_rows)  # torch twice takes long to import
-    processes = shards.Shards(2)
+    processes = shards.Shards(2, Deadline(600.0))
     told = [processes.predict(None, None, None, np.array(rows), None) for rows in ([9, 5, 7], [3])]
     processes.close()
     assert told[0].tolist() == [[0, 9], [1, 5], [0, 7]] and told[1].tolist() == [[0, 3]]
+
+
+POISONED = "STANDS_FOR_A_BROKEN_CUDA_CONTEXT"
+
+
+def falls_ill(weights: Path, member: shards.Member, met: Path, rows: np.ndarray, looks: object):
+    """A stand-in whose second process dies, breaks or is silent: once, or always for `fatal`."""
+    if os.environ.get(POISONED):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+    kind = member.file
+    if rows[0] == 1 and kind != "well" and (kind == "fatal" or not met.exists()):
+        met.touch()
+        if kind == "sticky":
+            os.environ[POISONED] = "1"
+            raise RuntimeError("CUDA error: device-side assert triggered")
+        if kind == "silent":
+            time.sleep(60)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return np.stack([rows, rows * 2], axis=1)
+
+
+@pytest.mark.parametrize("kind", ["dies", "sticky", "fatal", "silent"])
+def test_a_gpu_process_that_fails_is_replaced_and_its_work_done_again(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(shards, "sum_of_looks", falls_ill)
+    processes = shards.Shards(2, Deadline(0.0 if kind == "silent" else 600.0))
+
+    def predict(name: str) -> list[list[int]]:
+        member = shards.Member.model_construct(file=name)
+        return processes.predict(None, member, tmp_path / "met", np.arange(5), None).tolist()
+
+    answers = [[i, 2 * i] for i in range(5)]
+    try:
+        assert predict("well") == answers
+        if kind == "silent":
+            monkeypatch.setattr(shards, "OVERTIME", 0.2)
+        if kind in ("dies", "sticky"):
+            assert predict(kind) == answers
+        else:
+            with pytest.raises((BrokenProcessPool, TimeoutError)):
+                predict(kind)
+        monkeypatch.setattr(shards, "OVERTIME", 600.0)
+        assert predict("well") == answers
+    finally:
+        processes.close()
+    said = capsys.readouterr().err
+    assert ("GPU processes are replaced" in said) is (kind != "silent")
+    assert ("device-side assert" in said) is (kind == "sticky")
 
 
 def test_a_manifest_that_is_none(mounted: Callable, capsys: pytest.CaptureFixture[str]) -> None:

@@ -116,7 +116,7 @@ def predict(test: Test, weights: Weights | None, gpus: int | None = None) -> Non
     """Predict as much as the time allows; submission.csv is written after every pass."""
     if weights is None or not weights.sound or test.rows.empty:
         return
-    shards = Shards(count_gpus() if gpus is None else gpus)
+    shards = Shards(count_gpus() if gpus is None else gpus, test.deadline)
     with TemporaryDirectory() as scratch:
         forms = sorted({(member.pixels, member.fit) for member in weights.sound})
         pictures = read_pictures([test.folder / path for path in test.rows.path], forms, scratch)

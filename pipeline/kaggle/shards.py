@@ -13,44 +13,85 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.kaggle.manifest import Member
+from pipeline.kaggle.night import RESERVE
+from pipeline.parts.cli import warn
 from pipeline.parts.config import Runtime
+from pipeline.parts.deadline import Deadline
 from pipeline.parts.images import FilePixels
 
 Source = Path | FilePixels  # packed pixels or the files; an opened memory map would travel whole
 Looks = list[tuple[int, slice]]  # px, and which of the views at that size
+OVERTIME = RESERVE / 3  # seconds after the deadline that a process may still answer in
 
 
 class Shards:
     """`predict` runs in `n` processes with a GPU each, or here where `n` is at most 1."""
 
-    def __init__(self, n: int):
-        context = multiprocessing.get_context("spawn")
-        self.pools = [
-            ProcessPoolExecutor(1, mp_context=context, initializer=use_gpu, initargs=(i,))
-            for i in range(n if n > 1 else 0)
-        ]
+    def __init__(self, n: int, deadline: Deadline):
+        self.n, self.deadline = n if n > 1 else 0, deadline
+        self.pools: list[ProcessPoolExecutor] = []
+        self.others = multiprocessing.active_children()
 
     def predict(
         self, weights: Path, member: Member, source: Source, rows: np.ndarray, looks: Looks
-    ):
-        """Sum of probabilities over `looks`, float32 [len(rows), classes], in that order."""
-        n = len(self.pools)
-        if not n:
-            return sum_of_looks(weights, member, source, rows, looks)
+    ) -> np.ndarray:
+        """Sum of probabilities over `looks`, float32 [len(rows), classes], in that order.
+
+        After any failure all processes are replaced, since a dead one answers no more and CUDA
+        remembers some errors, and the work is done once more, where there is time for it.
+        """
+        work = (weights, member, source, rows, looks)
+        if not self.n:
+            return sum_of_looks(*work)
+        started = self.deadline.clock()
+        try:
+            return self._share(*work)
+        except Exception as error:
+            self.close()
+            if not self.deadline.fits(self.deadline.clock() - started):
+                raise
+            warn("kernel", f"GPU processes are replaced, {member.file} again: {told(error)}")
+        try:
+            return self._share(*work)
+        except Exception:
+            self.close()
+            raise
+
+    def _share(
+        self, weights: Path, member: Member, source: Source, rows: np.ndarray, looks: Looks
+    ) -> np.ndarray:
+        """Every n-th row to each process; one that is silent past the deadline is given up."""
+        n = self.n
+        self.pools = self.pools or [new_pool(i) for i in range(n)]
         tasks = [
             pool.submit(sum_of_looks, weights, member, source, rows[i::n], looks)
             for i, pool in enumerate(self.pools)
             if len(rows) > i
         ]
-        parts = [task.result() for task in tasks]
+        parts = [task.result(max(0.0, self.deadline.left()) + OVERTIME) for task in tasks]
         total = np.empty((len(rows), parts[0].shape[1]), dtype=np.float32)
         for i, part in enumerate(parts):
             total[i::n] = part
         return total
 
     def close(self) -> None:
+        """End the processes, whatever they are at."""
+        for child in multiprocessing.active_children():
+            if child not in self.others:
+                child.kill()
         for pool in self.pools:
             pool.shutdown(cancel_futures=True)
+        self.pools = []
+
+
+def new_pool(gpu: int) -> ProcessPoolExecutor:
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(1, mp_context=context, initializer=use_gpu, initargs=(gpu,))
+
+
+def told(error: Exception) -> str:
+    """An error in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def all_looks(member: Member) -> list[tuple[int, int]]:
