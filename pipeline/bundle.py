@@ -27,12 +27,11 @@ from pipeline.kaggle.client import on_kaggle, sign_in
 from pipeline.kaggle.manifest import Job, Manifest, Member
 from pipeline.kaggle.members import find_members, pack_member, pictures_of, record_of
 from pipeline.kaggle.notebook import (
-    SUBMIT,
     code_digests,
     describe_dataset,
     kernel_metadata,
-    notebook,
     slug_of,
+    submit_notebook,
     write_code,
     write_notebook,
 )
@@ -137,7 +136,7 @@ def bundle(
     write_code(tmp / "code")
     describe_dataset(tmp / "code", owner, code)
     job = Job(name=name, competition=competition, weights=weights)
-    book = notebook(about(name, where, record), "kernel", job, SUBMIT, code)
+    book = submit_notebook(about(name, where, record), job, competition, code)
     hours = competition.limit_hours
     metadata = kernel_metadata(owner, kernel, competition, [code, weights], hours)
     write_notebook(tmp / "notebook", book, metadata)

@@ -11,8 +11,9 @@ import pytest
 from conftest import enter
 
 from pipeline.kaggle.manifest import Manifest, faults
-from pipeline.kaggle.notebook import FROM_DATASET, slug_of, write_code
-from pipeline.kaggle.offline import contents, refuse_writes
+from pipeline.kaggle.notebook import FROM_DATASET, LOOK, slug_of, write_code
+from pipeline.kaggle.offline import contents, execute, refuse_writes
+from pipeline.kaggle.rehearsal import mount
 from pipeline.parts.cli import UserError
 
 
@@ -92,7 +93,7 @@ def test_the_package_is_found_however_it_was_unpacked(
         shutil.rmtree(folder / "pipeline")
     monkeypatch.setenv("KAGGLE_INPUT_DIR", str(tmp_path))
     monkeypatch.setattr(sys, "path", list(sys.path))
-    exec(FROM_DATASET.format(code="the-code"), {})
+    exec(f"{LOOK.format()}\n{FROM_DATASET.format(code='the-code')}", {})
     assert (Path(sys.path[0]) / "pipeline" / "kaggle" / "kernel.py").is_file()
 
 
@@ -116,6 +117,50 @@ def test_the_notebook_runs_as_on_kaggle(home: Callable, run: Callable, form: str
     said = run("bundle", "blend", "--rehearse", "--rows", "7")
     assert "7 rows as in the local submission" in said
     assert "2 of 2 models are sound" in said and "submission.csv: 7 rows, audited" in said
+
+
+@pytest.fixture
+def at_night(
+    home: Callable[[str], Path], tmp_path: Path
+) -> tuple[Path, Callable[[], tuple[str, Path]]]:
+    """Kaggle's input folder with all that a bundle needs, and what runs its notebook there."""
+    pytest.importorskip("nbclient")
+    folder = home()
+    inputs, working, scratch = (tmp_path / name for name in ("input", "working", "temp"))
+    for made in (working, scratch):
+        made.mkdir()
+    mount(bundle_of(folder), inputs)
+    shutil.copytree(folder / "data" / "leaves", inputs / "competitions" / "leaves")
+
+    def execute_it() -> tuple[str, Path]:
+        book = bundle_of(folder) / "notebook" / "notebook.ipynb"
+        return execute(book, inputs, working, scratch, "submission.csv"), working / "submission.csv"
+
+    return inputs, execute_it
+
+
+@pytest.mark.parametrize("damage", ["gone", "no package", "broken", "old"])
+def test_without_its_package_the_notebook_says_so_and_the_sample_stays(
+    at_night: tuple[Path, Callable], damage: str
+) -> None:
+    inputs, execute_it = at_night
+    code = inputs / "datasets" / "owner" / "leaves-blend-code"
+    if damage == "broken":
+        (code / "pipeline" / "kaggle" / "kernel.py").write_text("import nothing_like_it")
+    elif damage == "old":
+        (code / "pipeline" / "kaggle" / "kernel.py").write_text("def Job(**_): raise ValueError")
+    else:
+        shutil.rmtree(code)
+        (code / "other").mkdir(parents=True) if damage == "no package" else None
+    said, out = execute_it()
+    sample = inputs / "competitions" / "leaves" / "sample_submission.csv"
+    assert out.read_bytes() == sample.read_bytes() and f"submission.csv is {sample}" in said
+    assert "GB free in" in said and "\ncompetitions\n  leaves\n" in said
+    (alarm,) = [line for line in said.splitlines() if line.startswith("!!!!!! ")]
+    if damage in ("gone", "no package"):
+        lost = "the dataset leaves-blend-code is not attached, or holds no package"
+        assert alarm == f"!!!!!! {lost}: submission.csv stays the sample !!!!!!"
+        assert "Traceback" not in said
 
 
 def test_a_rehearsal_without_a_submission(home: Callable, run: Callable) -> None:

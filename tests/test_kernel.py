@@ -36,9 +36,12 @@ class Kaggle:
         self.ours = hide(home / "data" / slug, self.competition, self.test, n)
         self.manifest = Manifest.load(self.weights)
 
+    @property
+    def job(self) -> Job:
+        return Job(name="blend", competition=self.competition, weights=self.weights.name)
+
     def night(self, gpus: int = 0, deadline: Deadline | None = None) -> pd.DataFrame:
-        job = Job(name="blend", competition=self.competition, weights=self.weights.name)
-        test = kernel.open_test(job)
+        test = kernel.open_test(self.job)
         if deadline:
             test.deadline = deadline
         kernel.predict(test, kernel.open_weights(test), gpus)
@@ -146,6 +149,33 @@ def test_without_the_dataset_the_sample_stands(
     pd.testing.assert_frame_equal(
         answers, pd.read_csv(kaggle.test / "sample_submission.csv", dtype=str)
     )
+
+
+def test_without_a_sample_nothing_ends_in_an_error(
+    mounted: Callable, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kaggle = mounted()
+    (kaggle.test / "sample_submission.csv").unlink()
+    test = kernel.open_test(kaggle.job)
+    kernel.predict(test, kernel.open_weights(test))
+    kernel.audit(test)
+    said = capsys.readouterr().err
+    assert said.count("!!!!!!") == 2 and "no competition 'leaves' with a sample_sub" in said
+
+
+@pytest.mark.parametrize("code_competition", [True, False])
+@pytest.mark.parametrize("rerun", ["1", ""])
+def test_where_only_the_hidden_test_counts_a_few_pictures_are_enough_before(
+    mounted: Callable, monkeypatch: pytest.MonkeyPatch, code_competition: bool, rerun: str
+) -> None:
+    kaggle = mounted("probability")
+    monkeypatch.setattr(kernel, "SEEN", 3)
+    monkeypatch.setenv("KAGGLE_IS_COMPETITION_RERUN", rerun)
+    setting = {"code_competition": code_competition}
+    kaggle.competition = kaggle.competition.model_copy(update=setting)
+    answers = kaggle.night().set_index("image")[kaggle.manifest.classes].astype(float)
+    prior = np.isclose(answers, [kaggle.manifest.prior] * 7, atol=1e-6).all(axis=1)
+    assert int(prior.sum()) == (4 if code_competition and not rerun else 0)
 
 
 @pytest.mark.parametrize("damage", ["half", "garbage", "gone"])

@@ -4,36 +4,91 @@ import re
 import shutil
 from pathlib import Path
 from pprint import pformat
+from textwrap import indent
 from typing import Any
 
+from pipeline.kaggle.night import ALARM
 from pipeline.parts import records
 from pipeline.parts.competition import Competition
 from pipeline.parts.config import Settings
 
+Book = dict[str, Any]
 PACKAGE = Path(__file__).parents[1]
 LONGEST = 50  # characters of a title or slug, by Kaggle's client
 # by Competition.accelerator; the name of the T4 means two of them, that of the L4 four
 MACHINES = {"t4x2": "NvidiaTeslaT4", "l4x4": "NvidiaL4", "cpu": None}
 
-FROM_DATASET = """\
-# The package, from the dataset {code}: a folder, or the archive it was uploaded as.
-import os, sys, tempfile, zipfile
+LOOK = """\
+# What is here, told by the standard library alone before anything else can fail.
+import os, shutil, subprocess, sys, tempfile, traceback, zipfile
+from glob import escape
 from pathlib import Path
 
 INPUT = Path(os.environ.get("KAGGLE_INPUT_DIR", "/kaggle/input"))
+WORKING = Path(os.environ.get("KAGGLE_WORKING_DIR", "/kaggle/working"))
+
+
+def tree(folder, depth=0):
+    names = sorted(os.listdir(folder)) if depth < 5 and folder.is_dir() else []
+    for name in names[:5]:
+        yield "  " * depth + name
+        yield from tree(folder / name, depth + 1)
+    if len(names) > 5:
+        yield "  " * depth + f"and {{len(names) - 5:,}} more"
+
+
+try:
+    print(INPUT, *list(tree(INPUT))[:50], sep="\\n")
+    print(f"{{shutil.disk_usage(WORKING).free / 1e9:.0f}} GB free in {{WORKING}}")
+    print(subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60).stdout)
+except Exception as error:
+    print("no GPU?", error)"""
+
+SAMPLE = """\
+# submission.csv is the sample: from here on there is always one
+forms = ["competitions/{slug}/", "{slug}/", *("*/" * depth for depth in range(1, 6))]
+samples = [path for form in forms for path in sorted(INPUT.glob(form + escape({sample!r})))]
+if samples:
+    shutil.copyfile(samples[0], WORKING / "submission.csv")
+    print(f"submission.csv is {{samples[0]}}")
+else:
+    print("{alarm} no {sample} in {{INPUT}}: is the competition {slug} attached? {alarm}")"""
+
+FROM_DATASET = """\
+# The package, from the dataset {code}: a folder, or the archive it was uploaded as.
+packages = []
 for mounted in [*INPUT.glob("datasets/*/{code}"), INPUT / "{code}"]:
     for archive in mounted.rglob("*.zip"):
         mounted = Path(tempfile.mkdtemp())
         zipfile.ZipFile(archive).extractall(mounted / "pipeline")
-    sys.path[:0] = [str(found.parents[1]) for found in mounted.rglob("pipeline/__main__.py")]"""
+    packages += [str(found.parents[1]) for found in mounted.rglob("pipeline/__main__.py")]
+if not packages:
+    raise FileNotFoundError("the dataset {code} is not attached, or holds no package")
+sys.path[:0] = packages"""
+
+OPENING = """\
+from pipeline.kaggle import {module}
+
+job = {module}.Job(**{settings})"""
+
+GUARDED = """\
+ready = False
+try:
+{opening}
+    ready = True
+except FileNotFoundError as error:
+    print(f"{alarm} {{error}}: submission.csv stays the sample {alarm}")
+except Exception:
+    traceback.print_exc()
+    print("{alarm} the package cannot be used: submission.csv stays the sample {alarm}")"""
 
 SUBMIT = [
-    "# submission.csv is the sample: from here on there is always one\n"
-    "test = kernel.open_test(job)",
-    "# submission.csv is the share of each class in training\nweights = kernel.open_weights(test)",
-    "# submission.csv gets better with every model and view, until the time is over\n"
-    "kernel.predict(test, weights)",
-    "kernel.audit(test)",
+    "if ready:  # first the answer of each class's share in training\n"
+    "    test = kernel.open_test(job)\n"
+    "    weights = kernel.open_weights(test)",
+    "if ready:  # submission.csv gets better with every model and view, until the time is over\n"
+    "    kernel.predict(test, weights)",
+    "if ready:\n    kernel.audit(test)",
 ]
 TRAIN = [
     "# what an earlier session finished is in the output of this one before anything can fail\n"
@@ -43,15 +98,30 @@ TRAIN = [
 ]
 
 
-def notebook(about: str, module: str, job: Settings, steps: list[str], code: str) -> dict[str, Any]:
-    """A notebook in Jupyter's format 4.5: the package, a Job of one of its modules, the steps.
+def submit_notebook(about: str, job: Settings, competition: Competition, code: str) -> Book:
+    """What answers the hidden test; no error ends it, since then it would have no output.
 
     `code` is the slug of the dataset with the package.
     """
-    bring = FROM_DATASET.format(code=code)
-    settings = pformat(job.model_dump(exclude_defaults=True), width=96, sort_dicts=False)
-    opening = f"from pipeline.kaggle import {module}\n\njob = {module}.Job(**{settings})"
-    cells = [cell("markdown", about), *(cell("code", text) for text in [bring, opening, *steps])]
+    slug = competition.slug or competition.name
+    sample = SAMPLE.format(slug=slug, sample=competition.sample, alarm=ALARM)
+    guarded = GUARDED.format(opening=indent(opening("kernel", job, code), "    "), alarm=ALARM)
+    return notebook(about, [LOOK.format(), sample, guarded, *SUBMIT])
+
+
+def train_notebook(about: str, job: Settings, code: str) -> Book:
+    """What trains; one without its package ends in an error, or it would count as a session."""
+    return notebook(about, [LOOK.format(), opening("session", job, code), *TRAIN])
+
+
+def opening(module: str, job: Settings, code: str) -> str:
+    settings = pformat(job.model_dump(exclude_defaults=True), width=92, sort_dicts=False)
+    return f"{FROM_DATASET.format(code=code)}\n{OPENING.format(module=module, settings=settings)}"
+
+
+def notebook(about: str, steps: list[str]) -> Book:
+    """A notebook in Jupyter's format 4.5."""
+    cells = [cell("markdown", about), *(cell("code", text) for text in steps)]
     for number, one in enumerate(cells):
         one["id"] = f"cell{number}"
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
@@ -59,7 +129,7 @@ def notebook(about: str, module: str, job: Settings, steps: list[str], code: str
     return {"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
 
 
-def write_notebook(folder: Path, book: dict[str, Any], metadata: dict[str, Any]) -> None:
+def write_notebook(folder: Path, book: Book, metadata: dict[str, Any]) -> None:
     records.write_json(folder / metadata["code_file"], book)
     records.write_json(folder / "kernel-metadata.json", metadata)
 

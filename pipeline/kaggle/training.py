@@ -13,12 +13,11 @@ import yaml
 from pipeline.kaggle import luggage
 from pipeline.kaggle.notebook import (
     PACKAGE,
-    TRAIN,
     code_digests,
     describe_dataset,
     kernel_metadata,
-    notebook,
     slug_of,
+    train_notebook,
     write_code,
     write_notebook,
 )
@@ -109,7 +108,7 @@ def bundle_training(
         f"# {settings.name} on {job.competition}: training of folds {job.folds}\n\nMade by "
         f"`python -m pipeline.bundle {settings.name} --train`: change things there, not here."
     )
-    book = notebook(about, "session", job, TRAIN, job.datasets[0])
+    book = train_notebook(about, job, job.datasets[0])
     metadata = kernel_metadata(owner, slug, competition, job.datasets, job.hours)
     write_notebook(tmp / "notebook", book, metadata)
     records.put_folder(tmp, out)

@@ -27,6 +27,7 @@ class Competition(Settings):
     submission: Literal["label", "probability"] = "label"
     metric: Literal["accuracy", "log_loss", "macro_f1", "auc", "quadratic_kappa"] = "accuracy"
     limit_hours: float = Field(9.0, ge=0.5)  # of a notebook, where notebooks are submitted
+    code_competition: bool = False  # Kaggle runs notebooks again, on a test that nobody has seen
     accelerator: Literal["t4x2", "l4x4", "cpu"] = "t4x2"  # of notebooks on Kaggle
 
     @model_validator(mode="after")
