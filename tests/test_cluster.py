@@ -1,5 +1,6 @@
 """Folds on a Ray cluster: what dies is done again and goes on, and nothing is lost."""
 
+import math
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 from pipeline.parts import cluster, records
 from pipeline.parts.cli import UserError
 from pipeline.parts.config import Runtime
+from pipeline.parts.deadline import Deadline
 from pipeline.parts.predictions import Predictions
 
 
@@ -30,6 +32,39 @@ def test_a_fold_asks_for_its_gpus_and_their_share_of_the_cores() -> None:
         cluster.share(nodes, Runtime(gpus_per_fold=16))
     wanted = {"num_gpus": 0, "num_cpus": 1}
     assert cluster.share([node(CPU=2.0)], Runtime(processes=4)) == (wanted, 4)
+
+
+class LazyRay:
+    """Ray with one place: a task begins when the one before has ended, an hour later."""
+
+    exceptions = type("", (), {"RayError": RuntimeError})
+
+    def nodes(self) -> list[dict[str, object]]:
+        return [node(CPU=2.0)]
+
+    def remote(self, **_: object) -> Callable:
+        return lambda function: type("", (), {"remote": lambda *args: (function, args)})
+
+    def get(self, task: tuple) -> int:
+        self.now += 3600
+        return task[0](*task[1])
+
+
+def test_a_fold_that_waited_for_its_place_ends_with_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ray, left = LazyRay(), []
+    ray.now = time.time()
+    monkeypatch.setattr(cluster, "connect", lambda: ray)
+    monkeypatch.setattr(cluster, "time", type("", (), {"time": lambda: ray.now}))
+    monkeypatch.setattr(
+        cluster.launch, "train_folds", lambda *job: left.append(round(job[-1].left() / 3600, 3))
+    )
+    cluster.train_folds("tiny", range(3), Runtime(device="cpu"), Deadline(2.5 * 3600))
+    assert left == [1.5, 0.5, -0.5]
+    left.clear()
+    cluster.train_folds("tiny", range(1), Runtime(device="cpu"), Deadline())
+    assert left == [math.inf]
 
 
 def test_without_ray_one_line_says_what_to_install(

@@ -8,6 +8,7 @@ its last epoch. A prediction is as many tasks as there is room for, each a part 
 import math
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable
 from enum import StrEnum
 from pathlib import Path
@@ -37,8 +38,8 @@ def train_folds(
     ray = connect()
     request, _ = share(ray.nodes(), runtime)
     train = ray.remote(max_retries=RETRIES, retry_exceptions=True, **request)(train_fold)
-    job = (Path.cwd(), experiment, runtime)
-    tasks = {fold: train.remote(*job, fold, deadline.left()) for fold in folds}
+    job, ends = (Path.cwd(), experiment, runtime), time.time() + deadline.left()
+    tasks = {fold: train.remote(*job, fold, ends) for fold in folds}
     codes = {}
     for fold, task in tasks.items():
         try:
@@ -105,14 +106,16 @@ def share(nodes: list[dict[str, Any]], runtime: Runtime) -> tuple[dict[str, int]
     return {"num_gpus": gpus, "num_cpus": max(1, int(min(cores)))}, sum(at_a_time)
 
 
-def train_fold(folder: Path, experiment: str, runtime: Runtime, fold: int, seconds: float) -> int:
-    """A task: one fold, in `folder`, within `seconds`; returns its exit code.
+def train_fold(folder: Path, experiment: str, runtime: Runtime, fold: int, ends: float) -> int:
+    """A task: one fold, in `folder`, until `ends` (`time.time()`); returns its exit code.
+
+    An end and no seconds: it may have waited long for its place, or be started again.
 
     Raises UserError when it died.
     """
     os.chdir(folder)
     try:
-        launch.train_folds(experiment, [fold], runtime, Deadline(seconds))
+        launch.train_folds(experiment, [fold], runtime, Deadline(ends - time.time()))
     except SystemExit as end:  # it has said why; Ray would take this for a lost machine
         return end.code
     return 0
