@@ -24,6 +24,7 @@ from typing import Annotated, Any
 import typer
 
 from pipeline.kaggle.client import on_kaggle, sign_in
+from pipeline.kaggle.image import unknown_there
 from pipeline.kaggle.manifest import Job, Manifest, Member
 from pipeline.kaggle.members import find_members, pack_member, pictures_of, record_of
 from pipeline.kaggle.notebook import (
@@ -39,7 +40,7 @@ from pipeline.kaggle.push import push_bundle, push_training, signed
 from pipeline.kaggle.rehearsal import rehearse, rehearse_training
 from pipeline.kaggle.training import current_training
 from pipeline.parts import records
-from pipeline.parts.cli import UserError, run_stage, say, took
+from pipeline.parts.cli import UserError, run_stage, say, took, warn
 from pipeline.parts.competition import Competition, load_competition
 from pipeline.parts.predictions import spread
 from pipeline.parts.runs import load_blend
@@ -77,6 +78,8 @@ def main(
         out, competition = current_training(name, owner, fold, hours)
     else:
         out, competition = current_bundle(name, owner)
+    for line in unknown_there(records.load(out)["backbones"]):
+        warn("bundle", line)
     if rehearsal:
         started = time.monotonic()
         story, verdict = rehearse_training(out) if train else rehearse(out, competition, rows)
@@ -151,7 +154,7 @@ def write_weights(
     competition: Competition,
     members: list[Member],
 ) -> dict[str, Any]:
-    """Models, their records and the manifest; returns how many they are and their size."""
+    """Models, their records and the manifest; returns what the bundle's record says."""
     folder.mkdir(parents=True)
     classes = record_of(members[0])["classes"]
     rows = pictures_of(members[0], competition.name).rows
@@ -167,7 +170,8 @@ def write_weights(
     )
     manifest.save(folder)
     megabytes = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
-    return {"models": len(members), "mb": round(megabytes, 1)}
+    backbones = sorted({record_of(member)["model"]["backbone"] for member in members})
+    return {"models": len(members), "mb": round(megabytes, 1), "backbones": backbones}
 
 
 def about(name: str, competition: str, record: dict[str, Any]) -> str:

@@ -5,11 +5,15 @@ import re
 import shutil
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import timm
 from conftest import enter
 
+from pipeline.kaggle import image
+from pipeline.kaggle.image import unknown_there
 from pipeline.kaggle.manifest import Manifest, faults
 from pipeline.kaggle.notebook import FROM_DATASET, LOOK, slug_of, write_code
 from pipeline.kaggle.offline import contents, execute, refuse_writes
@@ -184,3 +188,41 @@ def test_writes_to_inputs_and_other_outputs_are_found_out(tmp_path: Path) -> Non
     (inputs / "a.csv").write_text("22")
     with pytest.raises(UserError, match=r"wrote to its inputs: .*a\.csv"):
         refuse_writes(inputs, working, before, "submission.csv")
+
+
+def test_a_backbone_that_kaggles_timm_lacks_is_named(
+    home: Callable, run: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (
+        unknown_there(["resnet50.a1_in1k", "test_resnet", "vit_base_patch16_224.augreg_in1k"]) == []
+    )
+    names = ["vit_base_patch16_224.bamboo", "cpubone_b3.in1k", "test_maxvit", "resnet18"]
+    lacking = unknown_there(names)
+    assert [line.partition(" is newer than timm 1.0.26")[0] for line in lacking] == [
+        "cpubone_b3.in1k",
+        "test_maxvit",
+        "vit_base_patch16_224.bamboo",
+    ]
+    monkeypatch.setattr(image, "version", lambda package: "1.0.40")
+    assert len(unknown_there(names)) == 4
+    assert "1.0.26 can build resnet18 is unknown" in unknown_there(names)[-1]
+    folder = home()
+    assert "newer than timm" not in run("bundle", "blend")
+    for fold in (0, 1):
+        record = folder / "runs" / "two" / f"fold{fold}" / "model.safetensors.json"
+        made = read(record)
+        made["model"]["backbone"] = "test_vit_relpos"
+        record.write_text(json.dumps(made))
+    monkeypatch.setattr(image, "version", lambda package: "1.0.31")
+    (folder / "runs" / "blend" / "bundle.json").unlink()
+    said = run("bundle", "blend")
+    assert said.count("warning: test_vit_relpos is newer than timm 1.0.26") == 1
+
+
+def test_the_names_that_kaggles_timm_lacks_are_timms() -> None:
+    """Those without a tag are models of this timm; the others have tags of it."""
+    known = {*timm.list_models(), *timm.list_models(pretrained=True)}
+    lines = image.NEWER.read_text().splitlines()
+    names = [name for line in lines if not line.startswith("#") for name in line.split()]
+    if version("timm") == image.COMPARED:
+        assert len(names) == 94 and set(names) <= known

@@ -113,7 +113,8 @@ def bundle_training(
     write_notebook(tmp / "notebook", book, metadata)
     records.put_folder(tmp, out)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
-    return {"kernel": job.kernel, "datasets": job.datasets, "mb": round(size / 1e6, 1)}
+    facts = {"kernel": job.kernel, "datasets": job.datasets, "mb": round(size / 1e6, 1)}
+    return {**facts, "backbones": [settings.model.backbone]}
 
 
 def write_settings(package: Path, settings: Experiment, competition: Competition) -> None:
