@@ -23,7 +23,8 @@ from pipeline.parts import records
 from pipeline.parts.cli import UserError, did_you_mean, run_stage, say, took
 from pipeline.parts.competition import Competition, load_competition
 from pipeline.parts.config import Experiment, root
-from pipeline.parts.tables import data_folder, listing
+from pipeline.parts.csv_files import listing
+from pipeline.parts.tables import data_folder
 from pipeline.parts.yaml_files import find_yaml, known_yaml, load_yaml
 
 if TYPE_CHECKING:

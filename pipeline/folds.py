@@ -23,6 +23,7 @@ from pipeline.parts import records
 from pipeline.parts.cli import UserError, run_stage, say, took, warn
 from pipeline.parts.competition import load_competition
 from pipeline.parts.config import Experiment, Folds, load_experiment
+from pipeline.parts.csv_files import read_csv, write_csv
 from pipeline.parts.images import twin_groups
 from pipeline.parts.prepared import load_prepared
 from pipeline.parts.splits import (
@@ -32,7 +33,6 @@ from pipeline.parts.splits import (
     load_folds,
     refuse_other_images,
 )
-from pipeline.parts.tables import read_csv
 
 VERSION = 1
 MAX_UNEVEN = 0.02  # of the mean fold size
@@ -172,7 +172,7 @@ def warn_if_uneven(table: pd.DataFrame) -> None:
 
 def write(out: Path, table: pd.DataFrame) -> None:
     with records.writing(out) as tmp:
-        table.to_csv(tmp, index=False, lineterminator="\n")
+        write_csv(table, tmp)
 
 
 def facts_of(table: pd.DataFrame) -> dict[str, object]:

@@ -26,11 +26,12 @@ from pipeline.parts import records
 from pipeline.parts.cli import UserError, run_stage, say, took, warn
 from pipeline.parts.competition import load_competition
 from pipeline.parts.config import Experiment, load_experiment
+from pipeline.parts.csv_files import listing, write_csv
 from pipeline.parts.images import DARK, BadImageError, NoMemoryError, decode, square
 from pipeline.parts.prepared import Prepared, file_stats, list_digest, prepared_folder
 from pipeline.parts.progress import Progress
 from pipeline.parts.proposal import propose
-from pipeline.parts.tables import data_folder, listing, read_rows
+from pipeline.parts.tables import data_folder, read_rows, refuse_futile
 
 VERSION = 1
 Facts = dict[str, object]
@@ -50,6 +51,7 @@ def main(
     competition = load_competition(settings.competition)
     folder = data_folder(competition, data)
     rows = read_rows(competition, folder)
+    refuse_futile(competition, folder, rows)
     out = prepared_folder(settings) / "images.csv"
     key = {
         "version": VERSION,
@@ -111,7 +113,7 @@ def prepare(
 def write_facts(out: Path, rows: pd.DataFrame, facts: list[Facts]) -> pd.DataFrame:
     table = pd.concat([rows, pd.DataFrame(facts)], axis=1)
     with records.writing(out) as tmp:
-        table.to_csv(tmp, index=False)
+        write_csv(table, tmp)
     return table
 
 

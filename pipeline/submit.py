@@ -23,9 +23,10 @@ from pipeline.parts import records
 from pipeline.parts.cli import UserError, run_stage, say, took, warn
 from pipeline.parts.competition import Competition, load_competition
 from pipeline.parts.config import root
+from pipeline.parts.csv_files import read_csv, write_csv
 from pipeline.parts.predictions import Predictions, spread
 from pipeline.parts.runs import load_blend
-from pipeline.parts.tables import labels_of, read_csv
+from pipeline.parts.tables import labels_of
 
 VERSION = 1
 
@@ -116,7 +117,7 @@ def fill_sample(
 
 def write_table(table: pd.DataFrame, out: Path) -> None:
     with records.writing(out) as tmp:
-        table.to_csv(tmp, index=False, float_format="%.7g", lineterminator="\n")
+        write_csv(table, tmp, "%.7g")
 
 
 def audit(table: pd.DataFrame, sample: pd.DataFrame, competition: Competition) -> None:

@@ -1,5 +1,6 @@
 """Prepare: packs what it decodes, names all that it cannot, and loses nothing."""
 
+import csv
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -147,6 +148,30 @@ def test_what_was_mended_is_said_once(
     assert [told in line for line in said.splitlines()].count(True) == 1
     assert "warning: 1 pictures are almost black, no pixel over 15 of 255; 12 bits" in said
     assert "made so" not in run("prepare", experiment)
+
+
+def test_labels_of_several_lines_are_trained_on(
+    run: Callable[..., str], write: Callable[..., str], split: Callable[[str], str], space: Path
+) -> None:
+    train = space / "data/demo/train.csv"
+    table = pd.read_csv(train)
+    first, second = sorted(set(table.label))[:2]
+    table.label = table.label.replace({first: "a\rb", second: 'c\n"d", e'})
+    table.to_csv(train, index=False, quoting=csv.QUOTE_ALL)
+    experiment = split(write())
+    assert {"a\rb", 'c\n"d", e'} < set(load_prepared(load_experiment(experiment)).rows.label)
+    run("train", experiment, "--fold", "0")
+
+
+def test_what_nothing_can_come_of_stops_before_any_picture_is_read(
+    run: Callable[..., str], write: Callable[..., str], space: Path
+) -> None:
+    sample = space / "data/demo/sample_submission.csv"
+    sample.write_text(sample.read_text().replace("image,label", "image,answer"))
+    assert "asks for ['answer'] beside 'image'" in run("prepare", write(), expect=2)
+    (space / "data/demo/test.csv").write_text("image\n")
+    assert "test.csv: no rows below the column names" in run("prepare", write(), expect=2)
+    assert not (space / "runs").exists()
 
 
 @pytest.mark.parametrize("missing", ["train.csv", "test.csv"])

@@ -75,3 +75,22 @@ def test_no_sample(tmp_path: Path) -> None:
     text = doubts(tmp_path, train=TRAIN, test="image\nc.jpg\n")
     assert "# unsure: no sample submission" in text
     assert yaml.safe_load(text)["label"] == "label"
+
+
+def test_a_linked_folder_of_pictures_is_looked_into(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    for name in "abc":
+        (tmp_path / "elsewhere" / f"{name}.jpg").touch()
+    (tmp_path / "data/images").symlink_to("../elsewhere")
+    (tmp_path / "elsewhere/back").symlink_to("../data")  # a circle
+    (tmp_path / "data/train.csv").write_text("image,label\na,x\nb,y\n")
+    (tmp_path / "data/sample.csv").write_text("image,label\nc,x\n")
+    assert yaml.safe_load(propose(tmp_path / "data"))["image"] == "images/{image}.jpg"
+
+
+def test_a_csv_beside_that_cannot_be_read_is_a_doubt(tmp_path: Path) -> None:
+    (tmp_path / "notes.csv").write_bytes("é".encode("latin-1"))
+    text = doubts(tmp_path, train=TRAIN, sample=SAMPLE)
+    assert f"# unsure: {tmp_path}/notes.csv line 1: not text in UTF-8" in text
+    assert yaml.safe_load(text)["label"] == "label"

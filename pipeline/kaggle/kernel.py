@@ -23,9 +23,10 @@ from pipeline.kaggle.night import RESERVE, loud, night_proof, tell_versions
 from pipeline.kaggle.shards import Looks, Shards, all_looks, count_gpus, together
 from pipeline.parts.cli import say, warn
 from pipeline.parts.competition import Competition
+from pipeline.parts.csv_files import read_csv
 from pipeline.parts.deadline import Deadline
 from pipeline.parts.predictions import Predictions
-from pipeline.parts.tables import read_csv, read_test
+from pipeline.parts.tables import read_test
 
 FEW, PROBE = 8, 128  # images that foretell a pass: what starting costs, and the rate
 SEEN = 200  # images predicted where the answers do not count

@@ -6,7 +6,7 @@ import pandas as pd
 
 from pipeline.parts import records
 from pipeline.parts.config import root
-from pipeline.parts.tables import read_csv
+from pipeline.parts.csv_files import read_csv
 
 Row = dict[str, str]
 COLUMNS = ["time", "name", "slug", "metric", "cv", "oof", "public", "private", "status"]

@@ -18,10 +18,11 @@ from pipeline.parts import records
 from pipeline.parts.cli import UserError
 from pipeline.parts.competition import Competition
 from pipeline.parts.config import Runtime, root
+from pipeline.parts.csv_files import read_csv
 from pipeline.parts.predictions import Predictions
 from pipeline.parts.prepared import Prepared
 from pipeline.parts.runs import finished, how_far, model_path
-from pipeline.parts.tables import read_csv, read_test
+from pipeline.parts.tables import read_test
 from pipeline.submit import prepared_data
 
 

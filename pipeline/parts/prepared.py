@@ -11,6 +11,7 @@ import pandas as pd
 from pipeline.parts import records
 from pipeline.parts.cli import UserError
 from pipeline.parts.config import Experiment, root
+from pipeline.parts.csv_files import read_csv
 from pipeline.parts.images import FilePixels, Pixels, Stat, file_stat
 
 COLUMNS = ["split", "id", "label", "group", "path"]  # from the CSVs; the others from the pictures
@@ -29,7 +30,7 @@ class Prepared:
 
     @cached_property
     def rows(self) -> pd.DataFrame:
-        return pd.read_csv(self.folder / "images.csv", dtype=str, keep_default_na=False)
+        return read_csv(self.folder / "images.csv", [*COLUMNS, "hash", "note"])
 
     @cached_property
     def pixels(self) -> Pixels:

@@ -1,6 +1,8 @@
 """A competition's YAML proposed from its files: what they show, and what they leave open."""
 
+import os
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -12,9 +14,10 @@ import yaml
 from pipeline.parts import records
 from pipeline.parts.cli import UserError
 from pipeline.parts.competition import Competition
-from pipeline.parts.tables import image_paths, read_csv, read_rows
+from pipeline.parts.csv_files import read_csv
+from pipeline.parts.tables import image_paths, read_rows, refuse_futile
 
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp")
+PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".gif", ".ppm"}
 SEEN = 500  # rows, evenly spaced, on which a path template is tried
 SHOWN = ("id", "label")  # even where the default says the same
 MANY = 0.5  # share of distinct values above which a number is no class
@@ -50,7 +53,14 @@ class Inspection:
 
     @cached_property
     def tables(self) -> dict[str, pd.DataFrame]:
-        return {path.name: read_csv(path, []) for path in sorted(self.folder.glob("*.csv"))}
+        """All that can be read: others may be no part of the competition."""
+        found = {}
+        for path in sorted(self.folder.glob("*.csv")):
+            try:
+                found[path.name] = read_csv(path, [])
+            except UserError as error:
+                self.doubts.append(str(error).splitlines()[0])
+        return found
 
     @cached_property
     def pictures(self) -> "Pictures":
@@ -166,7 +176,8 @@ class Inspection:
     def check(self, settings: dict[str, Any]) -> None:
         """What `prepare` would say to the proposal, as a doubt."""
         try:
-            read_rows(Competition(name=self.folder.name, **settings), self.folder)
+            competition = Competition(name=self.folder.name, **settings)
+            refuse_futile(competition, self.folder, read_rows(competition, self.folder))
         except (UserError, ValueError) as error:
             self.doubts.append(f"as it stands: {str(error).splitlines()[0]}")
 
@@ -177,7 +188,7 @@ class Pictures:
     def __init__(self, folder: Path) -> None:
         self.paths: set[str] = set()
         self.named: dict[str, list[str]] = defaultdict(list)  # name with and without suffix
-        for path in folder.rglob("*"):
+        for path in _files(folder):
             if path.suffix.lower() in PICTURES:
                 relative = path.relative_to(folder).as_posix()
                 self.paths.add(relative)
@@ -197,6 +208,18 @@ class Pictures:
             if f"/{path}".removesuffix(PurePosixPath(path).suffix).endswith(f"/{value}")
             or f"/{path}".endswith(f"/{value}")
         }
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """All files below `folder`, linked folders too, each folder once: links may run in circles."""
+    seen = set()
+    for here, folders, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(here)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort(key=lambda name: (os.path.islink(f"{here}/{name}"), name))  # noqa: PTH114
+        yield from (Path(here, name) for name in names)
 
 
 def _template(path: str, column: str, row: dict[str, str]) -> str:

@@ -7,7 +7,8 @@ import pandas as pd
 from pipeline.parts import records
 from pipeline.parts.cli import UserError
 from pipeline.parts.config import Experiment, root
-from pipeline.parts.tables import class_order, read_csv
+from pipeline.parts.csv_files import read_csv
+from pipeline.parts.tables import class_order
 
 
 def folds_path(experiment: Experiment) -> Path:

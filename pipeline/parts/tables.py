@@ -5,21 +5,22 @@ Everything is read as text: a label `01`, `NA` or `None` stays what it is.
 
 import os
 import re
+import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
 
-from pipeline.parts.cli import UserError, did_you_mean
+from pipeline.parts.cli import UserError, short, shown
 from pipeline.parts.competition import Competition
 from pipeline.parts.config import root
-
-SHOWN = 20  # problems named in full before "and N more"
+from pipeline.parts.csv_files import read_csv, read_lines, refuse_rows
 
 
 def data_folder(competition: Competition, override: Path | None = None) -> Path:
     """Where the competition's files lie: --data, else DATA_DIR/NAME, else data/NAME."""
     folder = override or root("data") / competition.name
-    if not (folder / competition.train).is_file():
+    if not (folder / competition.train).exists():
         get = f"run python -m pipeline.fetch {competition.name}, " if competition.slug else ""
         raise UserError(
             f"{folder / competition.train}: no such file; {get}or point with --data FOLDER or "
@@ -28,65 +29,47 @@ def data_folder(competition: Competition, override: Path | None = None) -> Path:
     return folder
 
 
-def read_csv(path: Path, columns: list[str]) -> pd.DataFrame:
-    """Read a CSV as text; each of `columns` must be there.
-
-    Raises UserError that names the file, the missing column and the nearest one.
-    """
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (ValueError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a CSV file: {error}") from None
-    for column in columns:
-        if column not in table:
-            near = did_you_mean(column, table)
-            raise UserError(f"{path}: no column {column!r}, it has {list(table)}{near}")
-    return table
-
-
 def read_rows(competition: Competition, folder: Path) -> pd.DataFrame:
     """All images of a competition, one row each: split, id, label, group, path.
 
     `label` and `group` are empty for test rows. Raises UserError naming each bad row.
     """
-    extra = [competition.group] if competition.group else []
-    train_columns = [competition.id, *competition.label_columns, *extra]
-    train = _rows(competition, folder, competition.train, "train", train_columns)
-    test = read_test(competition, folder)
-    rows = pd.concat([train, test], ignore_index=True)
-    both = test.path[test.path.isin(train.path)]  # equal ids may mean train/1.png and test/1.png
-    if len(both):
+    train, test = _rows(competition, folder, "train"), read_test(competition, folder)
+    for rows, file in ((train, competition.train), (test, competition.test)):
+        if rows.empty:
+            raise UserError(f"{folder / file}: no rows below the column names")
+    trained, spots = set(_spots(folder, train)), _spots(folder, test)
+    both = [path for path, spot in zip(test.path, spots, strict=True) if spot in trained]
+    if both:  # equal ids may mean train/1.png and test/1.png
         raise UserError(
-            f"{folder}: {len(both)} pictures stand in train and test, first {both.iloc[0]}"
+            f"{folder}: {len(both):,} pictures stand in train and test, first {short(both[0])}"
         )
-    return rows
+    return pd.concat([train, test], ignore_index=True)
 
 
 def read_test(competition: Competition, folder: Path) -> pd.DataFrame:
     """The test images alone, as `read_rows` has them."""
-    return _rows(competition, folder, competition.test, "test", [competition.id])
+    return _rows(competition, folder, "test")
 
 
-def _rows(
-    competition: Competition, folder: Path, file: str, split: str, columns: list[str]
-) -> pd.DataFrame:
-    table = read_csv(folder / file, columns)
+def _rows(competition: Competition, folder: Path, split: str) -> pd.DataFrame:
+    """The checked rows of a CSV; of the test's only the id is asked for."""
     train = split == "train"
+    file = folder / (competition.train if train else competition.test)
+    group = [competition.group] if train and competition.group else []
+    labels = competition.label_columns if train else []
+    table, lines = read_lines(file, [competition.id, *labels, *group])
     template = competition.image if train else competition.test_image or competition.image
     rows = pd.DataFrame(
         {
             "split": split,
             "id": table[competition.id],
-            "label": labels_of(competition, table, str(folder / file)) if train else "",
-            "group": table[competition.group] if train and competition.group else "",
-            "path": image_paths(folder / file, table, template),
+            "label": labels_of(competition, table, str(file)) if train else "",
+            "group": table[group[0]] if group else "",
+            "path": image_paths(file, table, template),
         }
     )
-    problems = _problems(folder, rows, train)
-    if problems:
-        raise UserError(listing([f"{folder / file} {text}" for text in problems]))
+    refuse_rows(file, lines, _problems(folder, rows, lines, train))
     return rows
 
 
@@ -100,9 +83,8 @@ def labels_of(competition: Competition, table: pd.DataFrame, where: str) -> pd.S
     marks = table[competition.label].apply(pd.to_numeric, errors="coerce")
     bad = marks.index[~(marks.isin([0, 1]).all(axis=1) & (marks.sum(axis=1) == 1))]
     if len(bad):
-        names = ", ".join(competition.label)
-        problems = [f"{where} line {i + 2}: expected a 1 and else 0 among {names}" for i in bad]
-        raise UserError(listing(problems))
+        text = f"expected a 1 and else 0 among {short(', '.join(competition.label))}"
+        refuse_rows(Path(where), read_lines(Path(where), [])[1], [(i, text) for i in bad])
     return marks.idxmax(axis=1)
 
 
@@ -119,28 +101,83 @@ def image_paths(file: Path, table: pd.DataFrame, template: str) -> list[str]:
     return [re.sub(r"\{([^{}]+)\}", lambda m, row=row: row[m[1]], template) for row in records]
 
 
-def _problems(folder: Path, rows: pd.DataFrame, train: bool) -> list[str]:
-    """What is wrong with each row, by its line in the file (the header is line 1)."""
-    problems, seen = [], {}
+def _problems(
+    folder: Path, rows: pd.DataFrame, lines: list[int], train: bool
+) -> list[tuple[int, str]]:
+    """What is wrong with each row, by its number."""
+    ids, paths, spots = list(rows.id), list(rows.path), _spots(folder, rows)
     base = os.path.abspath(folder) + os.sep  # noqa: PTH100 - see below
-    for line, row in enumerate(rows.itertuples(), start=2):
-        if not row.id:
-            problems.append(f"line {line}: empty id")
-        elif row.id in seen:
-            problems.append(f"line {line}: id {row.id!r} stands already in line {seen[row.id]}")
-        if train and not row.label:
-            problems.append(f"line {line}: empty label; give one or drop the row")
+    problems = [] if not train else _label_problems(list(rows.label), lines)
+    for i, (same_id, same_spot) in enumerate(zip(_firsts(ids), _firsts(spots), strict=True)):
+        if not ids[i].strip():
+            problems.append((i, "empty id"))
+        elif same_id != i:
+            problems.append((i, f"id {shown(ids[i])} stands already in line {lines[same_id]}"))
+        elif paths[same_spot] != paths[i]:
+            text = f"path {shown(paths[i])} is the picture of line {lines[same_spot]}"
+            problems.append((i, f"{text}, spelt differently"))
         # abspath, not resolve: a linked image folder is fine, a climb out of it is not
-        if not os.path.abspath(folder / row.path).startswith(base):  # noqa: PTH100
-            problems.append(f"line {line}: path {row.path!r} leads outside {folder}")
-        seen.setdefault(row.id, line)
+        if not spots[i].startswith(base):
+            problems.append((i, f"path {shown(paths[i])} leads outside {folder}"))
+    return sorted(problems)
+
+
+def _label_problems(labels: list[str], lines: list[int]) -> list[tuple[int, str]]:
+    problems = [
+        (i, "empty label; give one or drop the row")
+        for i, label in enumerate(labels)
+        if not label.strip()
+    ]
+    for i, same in enumerate(_firsts(map(look, labels))):
+        if labels[same] != labels[i]:
+            text = f"label {shown(labels[i])} looks like {shown(labels[same])} of line"
+            problems.append((i, f"{text} {lines[same]} and is another; spell them alike"))
     return problems
 
 
-def listing(problems: list[str]) -> str:
-    """All problems, or the first SHOWN and a count, one a line."""
-    more = len(problems) - SHOWN
-    return "\n".join(problems[:SHOWN] + ([f"... and {more} more"] if more > 0 else []))
+def _firsts(values: Iterable[str]) -> list[int]:
+    """For each value the number of the row where it stands first."""
+    seen: dict[str, int] = {}
+    return [seen.setdefault(value, i) for i, value in enumerate(values)]
+
+
+def _spots(folder: Path, rows: pd.DataFrame) -> list[str]:
+    """Where each picture lies, however its path is spelt."""
+    base = os.path.abspath(folder)  # noqa: PTH100
+    return [os.path.normpath(os.path.join(base, path)) for path in rows.path]  # noqa: PTH118
+
+
+def look(label: str) -> str:
+    """Equal for labels that no reader can tell apart: other spaces, other codes of é."""
+    return " ".join(unicodedata.normalize("NFC", label).split())
+
+
+def refuse_futile(competition: Competition, folder: Path, rows: pd.DataFrame) -> None:
+    """Raises UserError for a single class, and for a sample submission that nothing could fill.
+
+    No sample at all is no error here: it may come later.
+    """
+    classes = class_order(set(rows.label[rows.split == "train"]))
+    if len(classes) == 1:
+        text = f"all rows are of class {shown(classes[0])}: there is nothing to tell apart"
+        raise UserError(f"{folder / competition.train}: {text}")
+    path = folder / competition.sample
+    if not path.exists():
+        return
+    sample = read_csv(path, [competition.id])
+    asked = [column for column in sample if column != competition.id]
+    expected = classes if competition.submission == "probability" else [competition.label]
+    if set(asked) != set(expected):
+        raise UserError(
+            f"{path}: asks for {shown(asked)} beside {competition.id!r}, and {shown(expected)} is "
+            "what can be answered; write a sample with these columns, let `sample:` in the "
+            "competition's YAML name it, and rename or drop columns of the submission by hand"
+        )
+    wanted, have = set(sample[competition.id]), set(rows.id[rows.split == "test"])
+    if differ := sorted(wanted ^ have):
+        where = "the sample" if differ[0] in wanted else competition.test
+        text = f"{len(differ):,} ids differ from those of {competition.test}"
+        raise UserError(f"{path}: {text}, first {shown(differ[0])}, which only {where} has")
 
 
 def class_order(labels: set[str]) -> list[str]:
