@@ -177,10 +177,10 @@ def cv_of(record: dict[str, Any]) -> dict[str, Any]:
 def prepared_data(competition: Competition) -> Path:
     """The competition's folder as the last `prepare` was told."""
     kept = (root("runs") / "_data" / competition.name).glob("*/images.csv.json")
-    newest = max(kept, key=lambda path: path.stat().st_mtime, default=None)
-    if newest is None:
-        raise UserError(f"{competition.name}: no pictures; run python -m pipeline.prepare")
-    return Path(records.load(newest.with_suffix(""))["data"])
+    for path in sorted(kept, key=lambda path: path.stat().st_mtime, reverse=True):
+        if record := records.load(path.with_suffix("")):
+            return Path(record["data"])
+    raise UserError(f"{competition.name}: no pictures; run python -m pipeline.prepare")
 
 
 def describe(out: Path) -> str:

@@ -106,9 +106,10 @@ def is_trained(model: Path, key: dict[str, Any], force: bool = False) -> bool:
     """Whether a fold is done. Raises UserError where it, or what it began, must not go on."""
     if changes := made_otherwise(model, key):
         if not force:
+            differ = records.in_words(changes)
             raise UserError(
-                f"{model.parent} was trained with other settings: {'; '.join(changes)}; give the "
-                "experiment a new name, or --force to train it again"
+                f"{model.parent} was trained with other settings: {differ}; give the experiment a "
+                "new name, or --force to train it again"
             )
         with records.locked(model.parent):  # not while another process trains it
             names = ("model.safetensors.json", model.name, "last.pt", "started.json")

@@ -64,7 +64,7 @@ def test_sessions_end_in_the_weights_of_an_uninterrupted_training(
     assert "!!!!!!" not in said and "folds begin anew" in said
     shutil.rmtree(home)
     away.rename(home)
-    assert sorted(path.name for path in home.iterdir()) == [
+    assert sorted(path.name for path in home.glob("[!.]*")) == [
         "log.csv",
         "model.safetensors",
         "model.safetensors.json",
@@ -225,7 +225,7 @@ def test_a_push_trains_session_after_session_until_all_folds_are_home(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("time.sleep", lambda seconds: None)
-    model = {"model.safetensors": b"w", "model.safetensors.json": b"{}"}
+    model = {"model.safetensors": b"w", "model.safetensors.json": b'{"key": {}}'}
     fold0, fold1 = ({f"runs/tiny/fold{k}/{n}": d for n, d in model.items()} for k in (0, 1))
     part = {"runs/tiny/fold1/last.pt": b"1", "runs/tiny/fold1/log.csv": b"epoch\n1\n"}
     kaggle.outputs = {"v1": fold0, "v2": fold0 | part, "v3": fold0 | fold1}
@@ -257,7 +257,7 @@ def test_a_session_that_finished_no_epoch_is_the_last(
     fold1 = space / "runs" / "tiny" / "fold1"
     fold1.mkdir(parents=True)
     (fold1 / "model.safetensors").write_bytes(b"ours")
-    (fold1 / "model.safetensors.json").write_text("{}")
+    (fold1 / "model.safetensors.json").write_text('{"key": {}}')
     kaggle.output = {"runs/tiny/fold0/log.csv": b"epoch\n1\n"}
     kaggle.output["runs/tiny/fold1/log.csv"] = b"epoch\n9\n"
     said = run("bundle", leaves, "--train", "--push", expect=2)

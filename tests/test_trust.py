@@ -179,10 +179,16 @@ def test_a_damaged_record_is_one_line_in_every_stage(
         assert said.count("\n") == 1
 
 
+def test_an_edited_record_is_not_believed(run: Run, trained: str, space: Path) -> None:
+    path = space / "runs/tiny/fold1/model.safetensors.json"
+    path.write_text(path.read_text().replace('"valid_score": ', '"valid_score": 1'))
+    assert f"{path}: damaged, or edited by hand; delete it" in run("train", trained, expect=2)
+
+
 def test_a_record_that_lacks_something_says_what(run: Run, trained: str, space: Path) -> None:
     path = space / "runs/tiny/fold1/model.safetensors.json"
     record = json.loads(path.read_text())
-    del record["model"]["backbone"]
+    del record["model"]["backbone"], record[records.CHECK]
     path.write_text(json.dumps(record))
     assert f"{path}: 'backbone' is missing; delete the file" in run("predict", trained, expect=2)
 
@@ -362,7 +368,7 @@ def test_a_run_made_before_a_setting_existed_is_still_up_to_date(
     record = json.loads(path.read_text())
     for section, name in {"train": "ema", "model": "depthwise", "mix": "mosaic"}.items():
         del record["key"][section][name]
-    for fact in ("digest", "stat"):
+    for fact in ("digest", "stat", records.CHECK):
         del record[fact]
     path.write_text(json.dumps(record))
     assert "up to date" in run("train", trained)

@@ -92,4 +92,8 @@ def _load(folder: Path, experiment: str) -> Prepared:
     record = records.load(folder / "images.csv")
     if record is None:
         raise UserError(f"{folder}: no pictures; run python -m pipeline.prepare {experiment}")
+    if not records.is_intact(folder / "images.csv", record):
+        raise UserError(
+            f"{folder}/images.csv is damaged; python -m pipeline.prepare {experiment} makes it anew"
+        )
     return Prepared(folder, record)

@@ -20,10 +20,12 @@ from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from pipeline.parts.cli import UserError
 
+CHECK = "check"  # digest of all else that a record holds
 PACKAGES = ["torch", "timm", "albumentations", "opencv-python-headless", "numpy", "scikit-learn"]
 
 
@@ -63,8 +65,8 @@ def load(output: Path) -> Record | None:
     if not (path.exists() and output.exists()):
         return None
     record = read_json(path)
-    if not isinstance(record["key"], dict):
-        raise UserError(f"{path}: 'key' is not a section; delete the file to make it anew")
+    if not isinstance(record["key"], dict) or record.pop(CHECK, None) not in (None, digest(record)):
+        raise UserError(f"{path}: damaged, or edited by hand; delete it to make {output} anew")
     return record
 
 
@@ -143,15 +145,15 @@ def refuse_if_stale(output: Path, key: dict[str, Any], remedy: str) -> None:
     """
     record = load(output)
     if record is not None and (changes := differences(record["key"], plain(key))):
-        raise UserError(f"{output} was made with other settings: {'; '.join(changes)}; {remedy}")
+        raise UserError(f"{output} was made with other settings: {in_words(changes)}; {remedy}")
 
 
 def commit(output: Path, key: dict[str, Any], started: float, **facts: Any) -> None:
     """Write the record that marks `output` as finished; `started` is from time.monotonic()."""
     seconds = round(time.monotonic() - started, 1)
     written = {} if output.is_dir() else fingerprint(output)
-    record = {"key": key, **facts, **written, "seconds": seconds, **provenance()}
-    write_json(record_path(output), record)
+    record = plain({"key": key, **facts, **written, "seconds": seconds, **provenance()})
+    write_json(record_path(output), {**record, CHECK: digest(record)})
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
@@ -218,6 +220,12 @@ def differences(old: Any, new: Any, name: str = "") -> list[str]:
             for line in differences(old.get(key), new.get(key), f"{name}.{key}".lstrip("."))
         ]
     return [] if old == new else [f"{name}: {json.dumps(old)} → {json.dumps(new)}"]
+
+
+def in_words(changes: list[str]) -> str:
+    """For a message: the first few, each of bounded length."""
+    more = [f"and {len(changes) - 8} more"] if len(changes) > 8 else []
+    return "; ".join([shorten(text, 120) for text in changes[:8]] + more)
 
 
 @cache
