@@ -40,13 +40,10 @@ def main(
     nearest: Annotated[bool, typer.Option("--nearest", help="also score 1-NN")] = False,
 ) -> None:
     folder = data or root("data") / "demo"
-    started, key = time.monotonic(), {"version": VERSION}
-    if records.is_current(folder, key):
-        say("demo", f"{folder}: up to date")
-    else:
-        draw_competition(folder)
-        records.commit(folder, key, started)
-        say("demo", f"{folder}: scans of {len(SPECIES)} species, {took(started)}")
+    started = time.monotonic()
+    made = records.make(folder, {"version": VERSION}, lambda: draw_competition(folder) or {})
+    scans = f"scans of {len(SPECIES)} species, {took(started)}"
+    say("demo", f"{folder}: {scans if made else 'up to date'}")
     if sheet:
         contact_sheet(folder, sheet)
         say("demo", f"{sheet}: contact sheet")

@@ -23,6 +23,7 @@ from pipeline.parts.cli import UserError, run_stage, say, took
 from pipeline.parts.competition import load_competition
 from pipeline.parts.config import Experiment, load_experiment, root
 from pipeline.parts.predictions import Predictions, Split, prediction_path, spread
+from pipeline.parts.prepared import prepared_folder
 from pipeline.parts.splits import classes_of, folds_digest, load_folds
 
 VERSION = 1
@@ -163,13 +164,19 @@ def load_member(text: str) -> Member:
     settings = load_experiment(run)
     looks = settings.predict.looks
     digests = {}
+    prepared = records.load(prepared_folder(settings) / "images.csv")
     for fold in range(settings.folds.n):
-        for split in ("oof", "test"):
+        for split, pictures in (("oof", "train"), ("test", "test")):
             path = prediction_path(settings.name, fold, split, looks)
-            if records.load(path) is None:
+            if (record := records.load(path)) is None:
                 raise UserError(
                     f"{run}: fold {fold} has no {split} predictions with tta {looks} ({path}); run "
                     f"python -m pipeline.predict {run}"
+                )
+            if prepared and record["key"]["pixels"] != prepared["digests"][pictures]:
+                raise UserError(
+                    f"{path}: the {pictures} pictures have changed since; run python -m "
+                    f"pipeline.predict {run}"
                 )
             digests[f"{split}{fold}"] = records.file_digest(path)
     return Member(settings, looks, weight, digests)

@@ -475,3 +475,16 @@ def test_errors_of_the_machine_are_one_line(error: Exception, told: str) -> None
 def test_defects_of_the_program_keep_their_traceback() -> None:
     assert explain(ValueError("x")) is None
     assert explain(ConnectionResetError(errno.ECONNRESET, "reset")) is None
+
+
+def test_answers_to_replaced_pictures_are_not_blended(run: Run, trained: str, space: Path) -> None:
+    run("predict", trained)
+    run("ensemble", trained)
+    test = pd.read_csv(space / "data/demo/test.csv").image
+    (space / "data/demo" / test[0]).write_bytes((space / "data/demo" / test[1]).read_bytes())
+    run("prepare", trained)
+    said = run("ensemble", trained, expect=2)
+    assert (
+        "test.none.npz: the test pictures have changed since; run python -m pipeline.predict"
+        in said
+    )
