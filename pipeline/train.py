@@ -103,25 +103,28 @@ def unfinished(
 
 
 def is_trained(model: Path, key: dict[str, Any], force: bool = False) -> bool:
-    """Whether a fold is done. Raises UserError where it, or what it began, must not go on."""
+    """Whether a fold is done; `force` forgets what must not go on.
+
+    Raises UserError for that otherwise: what other settings made or began, and damaged weights.
+    """
+    record, problem = records.load(model), ""
     if changes := made_otherwise(model, key):
-        if not force:
-            differ = records.in_words(changes)
-            raise UserError(
-                f"{model.parent} was trained with other settings: {differ}; give the experiment a "
-                "new name, or --force to train it again"
-            )
-        with records.locked(model.parent):  # not while another process trains it
-            names = ("model.safetensors.json", model.name, "last.pt", "started.json")
-            for path in map(model.with_name, names):
-                path.unlink(missing_ok=True)
-    record = records.load(model)
-    if record and not records.is_intact(model, record):
-        raise UserError(
-            f"{model}: not the weights that its record describes: a damaged copy? Restore the "
-            "file, or delete it to train the fold again"
+        problem = (
+            f"{model.parent} was trained with other settings: {records.in_words(changes)}; give "
+            "the experiment a new name, or --force to train it again"
         )
-    return record is not None
+    elif record and not records.is_intact(model, record):
+        problem = (
+            f"{model}: not the weights that its record describes: a damaged copy? Restore the "
+            "file, or --force to train the fold again"
+        )
+    if problem and not force:
+        raise UserError(problem)
+    if problem:
+        with records.locked(model.parent):  # not while another process trains it
+            for name in ("model.safetensors.json", model.name, "last.pt", "started.json"):
+                model.with_name(name).unlink(missing_ok=True)
+    return record is not None and not problem
 
 
 def made_otherwise(model: Path, key: dict[str, Any]) -> list[str]:

@@ -28,6 +28,7 @@ from pipeline.parts.cli import UserError, run_stage, say
 STAGES = ["prepare", "folds", "train", "predict", "ensemble", "submit"]
 SIGNALS = [signal.SIGKILL, signal.SIGTERM, signal.SIGINT]
 POLITE = {signal.SIGTERM: (143,), signal.SIGINT: (130,), signal.SIGKILL: (-9,)}
+BEGUN = 0.3  # seconds until Python itself has begun, and our handlers are there
 SETTINGS = {
     "competition": "demo",
     "folds": {"n": 2},
@@ -73,7 +74,7 @@ def disturbed(home: Path, stage: str, seconds: float, draw: random.Random) -> in
     for kills in range(5):
         process = start(home, stage)
         try:
-            process.wait(draw.uniform(0, seconds))
+            process.wait(BEGUN + draw.uniform(0, seconds))
             return kills
         except subprocess.TimeoutExpired:
             sent = draw.choice(SIGNALS)

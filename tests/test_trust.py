@@ -116,6 +116,8 @@ def test_a_damaged_model_is_named_by_train_and_kept(run: Run, trained: str, spac
     bad = model.read_bytes()
     assert f"{model}: not the weights" in run("train", trained, expect=2)
     assert model.read_bytes() == bad, "it may be all that is left of hours"
+    run("train", trained, "--fold", "0", "--force")
+    assert "up to date" in run("train", trained)
 
 
 @pytest.mark.parametrize(
@@ -488,3 +490,14 @@ def test_answers_to_replaced_pictures_are_not_blended(run: Run, trained: str, sp
         "test.none.npz: the test pictures have changed since; run python -m pipeline.predict"
         in said
     )
+
+
+def test_a_disk_without_locks_is_told_of_and_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    with records.locked(tmp_path):
+        assert "no locks there (No locks available): run one at a time" in capsys.readouterr().err
