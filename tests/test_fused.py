@@ -7,8 +7,8 @@ import timm
 import torch
 from torch import nn
 
+from pipeline.parts.freeze import train_mode
 from pipeline.parts.fused import fuse
-from pipeline.parts.model import train_mode
 from pipeline.parts.pyramid import MeanAndDeviation, Pyramid
 
 PICTURES = torch.randn(4, 3, 48, 48, generator=torch.Generator().manual_seed(1))

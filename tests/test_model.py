@@ -11,17 +11,14 @@ import torch
 from pipeline.parts import pyramid, records
 from pipeline.parts.cli import UserError
 from pipeline.parts.config import Model, Train
+from pipeline.parts.freeze import freeze, freeze_until, thaw, train_mode
 from pipeline.parts.model import (
     build_model,
-    freeze,
-    freeze_until,
     load_model,
     named_head,
     parameter_groups,
     preprocessing,
     save_weights,
-    thaw,
-    train_mode,
 )
 from pipeline.parts.pyramid import Pyramid
 from pipeline.parts.weights import PYPI
@@ -223,8 +220,12 @@ def test_weights_that_cannot_be_had(backbone: str, weights: str, said: str) -> N
 
 
 def test_failed_download_names_the_other_sources(monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_network(*args: object, **kwargs: object) -> None:
-        raise OSError("no route to the hub")
+    create = timm.create_model
+
+    def no_network(name: str, pretrained: bool = False, **kwargs: object) -> torch.nn.Module:
+        if pretrained:
+            raise OSError("no route to the hub")
+        return create(name, **kwargs)
 
     monkeypatch.setattr("pipeline.parts.weights.timm.create_model", no_network)
     with pytest.raises(UserError) as error:

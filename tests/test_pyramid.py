@@ -6,7 +6,14 @@ import pytest
 import timm
 import torch
 
+from pipeline.parts.cli import UserError
+from pipeline.parts.config import Model
+from pipeline.parts.freeze import freeze
+from pipeline.parts.model import build_model
 from pipeline.parts.pyramid import MOST, Pyramid, blocks
+from pipeline.parts.weights import check_backbone, layout
+
+OWN = {"test_coatnet": 64, "swin_s3_tiny_224": 56}  # px of those that take no 32
 
 
 def test_means_and_deviations_of_every_block() -> None:
@@ -37,22 +44,73 @@ def test_features_are_standardised() -> None:
     torch.testing.assert_close(model(images), model.head((raw - 0.5) * 3))
 
 
+LAST = {  # the last block of each family, and what follows it unread
+    "test_vit": ("blocks.5", ["norm.weight", "norm.bias"]),
+    "swin_s3_tiny_224": ("norm", []),
+    "test_convnext": ("stages.3", []),
+    "test_coatnet": ("stages.3.blocks.0", ["norm.weight", "norm.bias"]),
+    "test_nfnet": ("stages.3.0", ["final_conv.weight", "final_conv.bias", "final_conv.gain"]),
+    "test_efficientnet": ("blocks.4.0", []),
+}
+
+
+@pytest.mark.parametrize("name", LAST)
+def test_the_last_block_is_read_and_all_that_trains_has_a_gradient(name: str) -> None:
+    settings = Model(backbone=name, weights="none", batchnorm="train", size=OWN.get(name, 32))
+    model = build_model(settings, ["a", "b", "c"], 0)
+    freeze(model, settings)
+    with torch.no_grad():  # gains that begin at zero would keep all before them from a gradient
+        for parameter in model.parameters():
+            parameter += 0.01 * torch.randn_like(parameter)
+    images = torch.randn(2, 3, settings.size, settings.size)
+    features = model.eval().statistics(images)
+    assert features.shape == (2, sum(model.taps.values()))
+    last, unread = LAST[name]
+    assert list(model.taps)[-1] == last and model.unread == unread
+    if hasattr(model.backbone, "blocks"):
+        assert last.split(".")[1] == str(len(model.backbone.blocks) - 1)
+    model(images).square().sum().backward()
+    trained = {n for n, p in model.named_parameters() if p.requires_grad}
+    given = {n for n, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+    assert given >= trained
+    assert {n.removeprefix("backbone.") for n, _ in model.named_parameters()} - {
+        n.removeprefix("backbone.") for n in trained
+    } == set(unread)
+
+
+def test_a_wide_vit_is_read_every_so_manieth_block_up_to_the_last() -> None:
+    """12 blocks of 2 x 768 numbers are 18,432: every third is within the bound."""
+    found = layout(Model(backbone="vit_base_patch16_224", size=224))
+    assert found.taps == dict.fromkeys(["blocks.2", "blocks.5", "blocks.8", "blocks.11"], 1536)
+
+
+@pytest.mark.parametrize("name", ["caformer_s18", "mvitv2_tiny", "vgg11"])
+def test_blocks_that_cannot_be_read_are_one_line_with_the_way_out(name: str) -> None:
+    """No groups of layers; blocks of two outputs; outputs that the next layer overwrites."""
+    with pytest.raises(UserError, match=r"^model.reads: .*; set reads: last$"):
+        layout(Model(backbone=name, size=224))
+    assert layout(Model(backbone=name, size=224, reads="last")).taps is None
+
+
 @pytest.mark.parametrize(
-    "name", ["test_efficientnet", "test_vit", "test_convnext", "swin_s3_tiny_224"]
+    ("name", "size", "arguments"),
+    [
+        ("test_resnet", 48, {}),
+        ("test_vit3", 48, {"img_size": 48}),
+        ("swin_tiny_patch4_window7_224", 96, {"img_size": 96}),
+        ("maxvit_pico_rw_256", 256, {}),
+    ],
 )
-def test_layouts_of_other_families(name: str) -> None:
-    """Tokens, channels first and channels last: the width is twice the channels of the blocks."""
-    backbone = timm.create_model(name)
-    model = Pyramid(backbone, 3).eval()
-    side = backbone.pretrained_cfg["input_size"][-1]
-    features = model.statistics(torch.randn(1, 3, side, side))
-    assert features.shape == (1, sum(model.taps.values()))
-    channels = {w // 2 for w in model.taps.values()}
-    assert (
-        channels <= {info["num_chs"] for info in backbone.feature_info} | {backbone.embed_dim}
-        if (hasattr(backbone, "embed_dim"))
-        else channels
-    )
+def test_a_backbone_is_built_for_its_size_where_it_must_be(
+    name: str, size: int, arguments: dict[str, int]
+) -> None:
+    assert layout(Model(backbone=name, size=size, reads="last")).arguments == arguments
+
+
+def test_a_size_that_a_backbone_cannot_take_is_one_line() -> None:
+    words = r"^model.size: efficientformer_l1 takes no pictures of 96 px .*; its own size is 224$"
+    with pytest.raises(UserError, match=words):
+        check_backbone(Model(backbone="efficientformer_l1", size=96))
 
 
 def test_wide_backbones_are_read_once_a_stage() -> None:

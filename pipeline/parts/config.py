@@ -210,7 +210,7 @@ def load_experiment(name: str) -> Experiment:
     """
     experiment = load_yaml(Experiment, find_yaml(name, "experiments"))
     if experiment.model.size is None:
-        size = _own_size(experiment.model.backbone)
+        size = own_size(experiment.model.backbone)
         model = experiment.model.model_copy(update={"size": size})
         experiment = experiment.model_copy(update={"model": model})
     return experiment
@@ -221,7 +221,8 @@ def root(name: Root) -> Path:
     return Path(os.environ.get(f"{name.upper()}_DIR", name))
 
 
-def _own_size(backbone: str) -> int:
+def own_size(backbone: str) -> int:
+    """Side of the pictures it was made for, px. Raises UserError for an unknown one."""
     import timm  # late: only backbones without a `size` pay for it
 
     if not timm.is_model(backbone):

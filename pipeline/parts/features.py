@@ -19,7 +19,7 @@ from torch import nn
 from pipeline.parts import records
 from pipeline.parts.config import Experiment
 from pipeline.parts.infer import batches_in_order, inference_precision, over_views
-from pipeline.parts.model import head_inputs, head_logits
+from pipeline.parts.model import classifier, head_inputs, head_logits
 from pipeline.parts.prepared import Prepared, load_prepared
 from pipeline.parts.tta import View, view_name, views
 
@@ -41,10 +41,11 @@ def frozen_features(
     All pictures of the split are computed, in their order, whichever rows are asked for: batches
     that depended on the fold would change the last bits. One file a view lies beside the pixels,
     named by a digest of the backbone's weights and of all else that it depends on.
+    Of a backbone that is the fold's own nothing is kept.
     """
     prepared = load_prepared(settings)
     every = np.flatnonzero(prepared.rows.split == split)
-    if len(every) > MOST:
+    if len(every) > MOST or moves_batchnorm(settings):
         found = compute(model, prepared, settings, preprocessing, rows, looks, accelerator)
         return torch.stack(found, 1)
     key = {
@@ -67,6 +68,11 @@ def frozen_features(
     at = np.searchsorted(every, rows)
     kept = [np.load(files[view_name(look)], mmap_mode="r")[at] for look in looks]
     return torch.from_numpy(np.stack(kept, 1))
+
+
+def moves_batchnorm(settings: Experiment) -> bool:
+    """Whether the head's start must see the fold's own statistics, which training will move."""
+    return settings.model.batchnorm == "train" and settings.train.epochs > 0
 
 
 def compute(
@@ -121,7 +127,7 @@ def save_features(path: Path, values: torch.Tensor, key: dict[str, Any], started
 
 def backbone_digest(model: nn.Module) -> str:
     """Digest of every tensor but the head's and what a head's start sets."""
-    head = {tensor.data_ptr() for tensor in model.get_classifier().parameters()}
+    head = {tensor.data_ptr() for tensor in classifier(model).parameters()}
     state = {
         name: value.contiguous().cpu()
         for name, value in model.state_dict().items()

@@ -16,7 +16,8 @@ from pipeline.parts.augment import Augment
 from pipeline.parts.cli import UserError, say
 from pipeline.parts.config import Experiment
 from pipeline.parts.deadline import Deadline
-from pipeline.parts.features import probabilities_without_training
+from pipeline.parts.features import moves_batchnorm, probabilities_without_training
+from pipeline.parts.freeze import freeze, settle_batchnorm, thaw, train_mode
 from pipeline.parts.head import reads_features, start_head
 from pipeline.parts.images import Pixels
 from pipeline.parts.infer import Normalise, make_accelerator, predict_probabilities, workers
@@ -24,18 +25,11 @@ from pipeline.parts.loader import Batch, EpochBatches, Pictures, derive_seed, gr
 from pipeline.parts.log import Row, describe, make_row, write_log
 from pipeline.parts.loss import Loss, class_weights
 from pipeline.parts.mix import Mixer
-from pipeline.parts.model import (
-    arranged,
-    build_model,
-    freeze,
-    parameter_groups,
-    preprocessing,
-    thaw,
-    train_mode,
-)
+from pipeline.parts.model import arranged, build_model, parameter_groups, preprocessing
 from pipeline.parts.progress import Progress
 from pipeline.parts.sampler import make_sampler
 from pipeline.parts.schedule import make_ema, make_schedule, warm_up_thawed
+from pipeline.parts.weights import layout
 
 
 class Trainer:
@@ -114,6 +108,9 @@ class Trainer:
         """The head's first weights from one forward pass, judged in a log row of epoch 0."""
         started, model = time.monotonic(), self.accelerator.unwrap_model(self.model)
         pictures = (self.preprocessing, self.rows, self.labels, self.accelerator, self.seed)
+        if moves_batchnorm(self.settings):
+            self.set_mode()
+            settle_batchnorm(model, (self.normalise(pixels) for pixels, _ in self.loader))
         start = partial(start_head, model, self.settings, *pictures)
         words = distributed.by_rank_0(start, model, self.accelerator)
         if words is None:
@@ -229,6 +226,7 @@ class Trainer:
             "precision": self.accelerator.mixed_precision,
             "ranks": self.accelerator.num_processes,
             "taps": getattr(self.accelerator.unwrap_model(self.model), "taps", None),
+            "arguments": layout(self.settings.model).arguments,
         }
 
     def label(self) -> str:

@@ -1,24 +1,24 @@
-"""A backbone with a new head: building, freezing, learning-rate groups, saving and loading."""
+"""A backbone with a new head: building, learning-rate groups, saving and loading."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from timm.data import resolve_model_data_config
 from timm.optim import param_groups_layer_decay
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline.parts import records
 from pipeline.parts.cli import UserError, say
 from pipeline.parts.config import Model, Runtime, Train
 from pipeline.parts.distributed import shared_batchnorm
-from pipeline.parts.fused import conv_norm_pairs, fuse
+from pipeline.parts.fused import fuse
 from pipeline.parts.names import imagenet_classes, match_names, name_start, read_mapping
 from pipeline.parts.pyramid import Pyramid
-from pipeline.parts.weights import build_backbone
+from pipeline.parts.weights import build_backbone, fit_state, layout, read_weights
 
 
 def build_model(settings: Model, classes: list[str], fold: int) -> nn.Module:
@@ -28,7 +28,8 @@ def build_model(settings: Model, classes: list[str], fold: int) -> nn.Module:
     start = named_head(model, settings, classes) if settings.head == "names" else None
     if settings.batchnorm == "train":
         model = shared_batchnorm(model)
-    model = _with_head(model, settings.reads, len(classes), settings.drop_rate)
+    taps, unread = layout(settings)[1:]
+    model = _with_head(model, settings.reads, len(classes), settings.drop_rate, taps, unread)
     if start is not None:
         model.get_classifier().load_state_dict(start)
     return model
@@ -54,7 +55,7 @@ def named_head(
 
 def preprocessing(model: nn.Module, settings: Model) -> dict[str, Any]:
     """What inference must repeat: from the backbone's own config, never typed again."""
-    config = resolve_model_data_config(_body(model))
+    config = resolve_model_data_config(body(model))
     return {
         "size": settings.size,
         "fit": settings.fit,
@@ -82,67 +83,6 @@ def _contiguous(_: nn.Module, given: tuple[torch.Tensor, ...]) -> tuple[torch.Te
     return tuple(images.contiguous() for images in given)
 
 
-def freeze(model: nn.Module, settings: Model) -> None:
-    """Freeze what the settings say. Raises UserError for a module the backbone does not have."""
-    if settings.freeze:
-        freeze_until(model, settings.freeze)
-    if settings.depthwise == "frozen":
-        freeze_depthwise(model)
-
-
-def freeze_until(model: nn.Module, last: str) -> None:
-    """Freeze all modules up to and including `last` (or all but the head for "backbone").
-
-    Raises UserError for a module the backbone does not have.
-    """
-    backbone = _body(model)
-    head = {id(module) for module in _classifier(model).modules()}
-    leaves = [name for name, module in backbone.named_modules() if _is_leaf(module)]
-    body = [name for name in leaves if id(backbone.get_submodule(name)) not in head]
-    if last != "backbone":
-        inside = [i for i, name in enumerate(body) if f"{name}.".startswith(f"{last}.")]
-        if not inside:
-            tops = [name for name, _ in backbone.named_children()]
-            raise UserError(f"model.freeze: no module {last!r}; try backbone or one of {tops}")
-        body = body[: inside[-1] + 1]
-    free = set(leaves) - set(body)
-    for name, parameter in backbone.named_parameters():
-        owner = name.rpartition(".")[0]
-        # positional embeddings and layer scales hang on modules that are no leaves
-        if owner in body or not any(f"{leaf}.".startswith(f"{owner}.") for leaf in free if owner):
-            parameter.requires_grad = False
-
-
-def freeze_depthwise(model: nn.Module) -> None:
-    """Freeze convolutions of a channel each and the norms that follow them.
-
-    They find edges and spots, which differ little from task to task, and hold a hundredth of the
-    weights; but their gradient is slow: without it lite0 trains 1.5 times as fast (two cores).
-    """
-    norms = dict(conv_norm_pairs(model))
-    for conv in [layer for layer in model.modules() if isinstance(layer, nn.Conv2d)]:
-        if 1 < conv.groups == conv.in_channels:
-            for layer in [conv, *([norms[conv]] if conv in norms else [])]:
-                layer.requires_grad_(False)
-
-
-def thaw(model: nn.Module, settings: Model) -> None:
-    """Let all train that `freeze_until` froze."""
-    model.requires_grad_(True)
-    if settings.depthwise == "frozen":
-        freeze_depthwise(model)
-
-
-def train_mode(model: nn.Module, batchnorm: str) -> None:
-    """`model.train()`, but BatchNorm that is frozen keeps its running statistics and uses them."""
-    model.train()
-    for module in model.modules():
-        if isinstance(module, _BatchNorm):
-            weights = list(module.parameters())
-            if batchnorm == "frozen" or (weights and not weights[0].requires_grad):
-                module.eval()
-
-
 def parameter_groups(model: nn.Module, settings: Train) -> list[dict[str, Any]]:
     """Groups with `lr_scale`: layer decay in the backbone, a larger rate for the head.
 
@@ -150,10 +90,12 @@ def parameter_groups(model: nn.Module, settings: Train) -> list[dict[str, Any]]:
     freezing: frozen parameters have no gradient, so the optimizer leaves them and their (still
     empty) state alone until they thaw.
     """
-    head = list(_classifier(model).parameters())
+    head = list(classifier(model).parameters())
     in_head = {id(parameter) for parameter in head}
     decay, layer_decay = settings.weight_decay, settings.layer_decay
-    groups = param_groups_layer_decay(_body(model), decay, layer_decay=layer_decay)
+    backbone = body(model)
+    spared = getattr(backbone, "no_weight_decay", set)()  # a ViT's embeddings
+    groups = param_groups_layer_decay(backbone, decay, spared, layer_decay=layer_decay)
     split = []
     for group in groups:
         rest = [p for p in group["params"] if id(p) not in in_head]
@@ -182,12 +124,12 @@ def load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
         raise UserError(f"{path}: no finished model; run python -m pipeline.train")
     if records.file_digest(path) != record["digest"]:
         raise UserError(f"{path}: not the weights that its record describes: a damaged copy?")
-    backbone = timm.create_model(record["model"]["backbone"])
-    reads, classes, state = record["model"]["reads"], len(record["classes"]), load_file(path)
+    backbone = timm.create_model(record["model"]["backbone"], **record.get("arguments", {}))
+    reads, classes, state = record["model"]["reads"], len(record["classes"]), read_weights(path)
     model = _with_head(backbone, reads, classes, taps=record.get("taps"))
     if reads == "blocks":
         cut_to(model, state)
-    model.load_state_dict(state)
+    fit_state(model, state, path)
     return model.eval(), record
 
 
@@ -212,7 +154,7 @@ def head_logits(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
     """What the head makes of `head_inputs`."""
     if isinstance(model, Pyramid):
         return model.from_statistics(inputs)
-    return _classifier(model)(inputs)
+    return classifier(model)(inputs)
 
 
 def _with_head(
@@ -221,22 +163,21 @@ def _with_head(
     classes: int,
     drop_rate: float = 0.0,
     taps: dict[str, int] | None = None,
+    unread: Sequence[str] = (),
 ) -> nn.Module:
     if reads == "blocks":
-        model = Pyramid(model, classes, drop_rate, taps)
+        model = Pyramid(model, classes, drop_rate, taps, unread)
     else:
         model.reset_classifier(classes)
     return model.to(memory_format=torch.channels_last)
 
 
-def _body(model: nn.Module) -> nn.Module:
+def body(model: nn.Module) -> nn.Module:
+    """The timm model itself."""
     return model.backbone if isinstance(model, Pyramid) else model
 
 
-def _classifier(model: nn.Module) -> nn.Module:
+def classifier(model: nn.Module) -> nn.Module:
+    """Its last layer, or layers: a distilled DeiT has two."""
     head = model.get_classifier()
     return nn.ModuleList(head) if isinstance(head, tuple | list) else head
-
-
-def _is_leaf(module: nn.Module) -> bool:
-    return isinstance(module, _BatchNorm) or not any(True for _ in module.children())

