@@ -21,7 +21,7 @@ from pipeline.parts.model import (
     save_weights,
 )
 from pipeline.parts.pyramid import Pyramid
-from pipeline.parts.weights import PYPI
+from pipeline.parts.weights import PYPI, build_backbone, kept_weights, layout
 
 TINY = {"backbone": "test_efficientnet", "weights": "none", "size": 32, "batchnorm": "train"}
 
@@ -169,6 +169,94 @@ def test_saved_weights_come_back(reads: str, tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-4] + b"\0\0\0\1")
     with pytest.raises(UserError, match="damaged copy"):
         load_model(path)
+
+
+def vit(size: int, weights: str = "none") -> Model:
+    """Of 80 px and patches of 16, built for another size."""
+    return Model(backbone="test_vit3", size=size, weights=weights, batchnorm="train")
+
+
+def finish(model: torch.nn.Module, settings: Model, path: Path) -> None:
+    """Save it with all that a record must tell to build it again."""
+    save_weights(model, path)
+    facts = {"classes": CLASSES, "model": settings.model_dump(), "taps": model.taps}
+    facts |= {"preprocessing": preprocessing(model, settings)}
+    facts |= {"arguments": layout(settings).arguments, "digest": records.file_digest(path)}
+    records.commit(path, {"folds": None}, 0.0, **facts)
+
+
+def test_a_vit_of_another_size_comes_back(tmp_path: Path) -> None:
+    model, path = build_model(vit(48), CLASSES, 0).eval(), tmp_path / "model.safetensors"
+    finish(model, vit(48), path)
+    images = torch.randn(2, 3, 48, 48)
+    torch.testing.assert_close(load_model(path)[0](images), model(images))
+
+
+@pytest.mark.parametrize("source", ["run", "file", "hub"])
+@pytest.mark.parametrize("sizes", [(48, 96), (80, 96), (96, 80)])
+def test_first_weights_are_made_to_fit_the_size(
+    source: str, sizes: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The positions are resampled, all else stays: from a run, a path, and kept weights."""
+    monkeypatch.setenv("WEIGHTS_DIR", str(tmp_path))
+    old, new = sizes
+    first = build_backbone(vit(old), 0)
+    weights = {"run": f"run:{tmp_path}", "file": str(tmp_path / "x.safetensors"), "hub": "hub"}
+    settings = vit(new, weights[source])
+    if source == "run":
+        model = Pyramid(first, 3, 0.0, *layout(vit(old))[1:])
+        finish(model, vit(old), tmp_path / "fold0" / "model.safetensors")
+    else:
+        path = kept_weights(settings) if source == "hub" else Path(settings.weights)
+        save_weights(first, path)
+    before, after = first.state_dict(), build_backbone(settings, 0).state_dict()
+    assert before.pop("pos_embed").shape != after.pop("pos_embed").shape
+    assert {name for name in before if not torch.equal(before[name], after[name])} == set()
+
+
+@pytest.mark.parametrize("damage", [b"", b"cut", b"\xff" * 64])
+def test_damaged_weights_are_one_line_that_names_the_file(
+    damage: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WEIGHTS_DIR", str(tmp_path))
+    kept = Model(backbone="test_resnet", weights="hub", size=32)
+    path = kept_weights(kept)
+    run = tmp_path / "fold0" / "model.safetensors"
+    finish(build_model(vit(80), CLASSES, 0), vit(80), run)
+    for file in (path, run):
+        file.write_bytes(damage)
+    with pytest.raises(UserError, match=rf"{path} does not fit test_resnet: .*; delete it$"):
+        build_backbone(kept, 0)
+    with pytest.raises(UserError, match=rf"{path} does not fit test_resnet: .*; set model.weights"):
+        build_backbone(kept.model_copy(update={"weights": str(path)}), 0)
+    with pytest.raises(UserError, match=f"^{run}: not a file of weights .*damaged copy"):
+        build_backbone(vit(80, f"run:{tmp_path}"), 0)
+    record = records.load(run) | {"digest": records.file_digest(run)}
+    records.write_json(records.record_path(run), record)
+    with pytest.raises(UserError, match=f"^{run}: not a file of weights .*damaged copy"):
+        load_model(run)
+
+
+def test_weights_of_another_net_are_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "fold0" / "model.safetensors"
+    finish(build_model(vit(80), CLASSES, 0), vit(80), path)
+    record = records.load(path)
+    record["model"]["backbone"] = "test_vit"
+    records.write_json(records.record_path(path), record)
+    other = vit(80, f"run:{tmp_path}").model_copy(update={"backbone": "test_vit"})
+    for load in (lambda: load_model(path), lambda: build_backbone(other, 0)):
+        with pytest.raises(UserError, match=f"^{path}: not the model that its record [^\n]*$"):
+            load()
+
+
+def test_a_vits_embeddings_do_not_decay_and_a_cnns_groups_are_as_they_were() -> None:
+    """Decay would draw the positions to zero; timm's `no_weight_decay` names them."""
+    model = timm.create_model("test_vit")
+    groups = parameter_groups(model, Train(weight_decay=0.1))
+    decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+    spared = [n for n, p in model.named_parameters() if p.ndim > 1 and not decay[id(p)]]
+    assert spared == ["cls_token", "pos_embed"]
+    assert not hasattr(timm.create_model("tf_efficientnet_lite0"), "no_weight_decay")
 
 
 def test_preprocessing_is_the_backbones_own() -> None:

@@ -174,6 +174,15 @@ def test_what_nothing_can_come_of_stops_before_any_picture_is_read(
     assert not (space / "runs").exists()
 
 
+def test_a_backbone_that_cannot_take_the_size_is_refused_before_a_picture_is_read(
+    run: Callable[..., str], write: Callable[..., str], space: Path
+) -> None:
+    model = {"backbone": "efficientformer_l1", "size": 100}
+    said = run("prepare", write(model=model), expect=2)
+    assert "model.size: efficientformer_l1 takes no pictures of 100 px" in said
+    assert said.count("\n") == 1 and not list((space / "runs").rglob("*.npy"))
+
+
 @pytest.mark.parametrize("missing", ["train.csv", "test.csv"])
 def test_missing_csv(
     missing: str, run: Callable[..., str], write: Callable[..., str], space: Path

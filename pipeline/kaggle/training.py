@@ -159,7 +159,8 @@ def weight_files(settings: Experiment, folds: list[int], scratch: Path) -> dict[
         from pipeline.parts.weights import build_backbone, kept_weights
 
         name = kept_weights(settings.model).name
-        save_weights(build_backbone(settings.model, 0), scratch / name)
+        native = settings.model.model_copy(update={"size": None})  # other sizes are made of it
+        save_weights(build_backbone(native, 0), scratch / name)
         return {f"weights/{name}": scratch / name}
     files = {place_of(path): path for fold in folds if (path := first_weights(settings, fold))}
     for place, path in list(files.items()):

@@ -18,7 +18,7 @@ from pipeline.parts.distributed import shared_batchnorm
 from pipeline.parts.fused import fuse
 from pipeline.parts.names import imagenet_classes, match_names, name_start, read_mapping
 from pipeline.parts.pyramid import Pyramid
-from pipeline.parts.weights import build_backbone, fit_state, layout, read_weights
+from pipeline.parts.weights import as_recorded, build_backbone, layout, read_weights
 
 
 def build_model(settings: Model, classes: list[str], fold: int) -> nn.Module:
@@ -122,14 +122,16 @@ def load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     record = records.load(path)
     if record is None:
         raise UserError(f"{path}: no finished model; run python -m pipeline.train")
-    if records.file_digest(path) != record["digest"]:
+    if records.file_digest(path) != record.get("digest"):
         raise UserError(f"{path}: not the weights that its record describes: a damaged copy?")
-    backbone = timm.create_model(record["model"]["backbone"], **record.get("arguments", {}))
-    reads, classes, state = record["model"]["reads"], len(record["classes"]), read_weights(path)
-    model = _with_head(backbone, reads, classes, taps=record.get("taps"))
-    if reads == "blocks":
-        cut_to(model, state)
-    fit_state(model, state, path)
+    state = read_weights(path)
+    with as_recorded(path):
+        backbone = timm.create_model(record["model"]["backbone"], **record.get("arguments", {}))
+        reads, classes = record["model"]["reads"], len(record["classes"])
+        model = _with_head(backbone, reads, classes, taps=record.get("taps"))
+        if reads == "blocks":
+            cut_to(model, state)
+        model.load_state_dict(state)
     return model.eval(), record
 
 

@@ -4,6 +4,8 @@ What `hub` and `pypi` give may lie as a file in weights/, for a machine without 
 """
 
 import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -128,20 +130,20 @@ def _from_run(settings: Model, path: Path, **drops: float) -> nn.Module:
     record, name = records.load(path), settings.backbone
     if record["model"]["backbone"] != name:
         raise UserError(f"model.weights: {path} holds a {record['model']['backbone']}, not {name}")
-    built, state = record.get("arguments", {}), read_weights(path)
-    if record["model"]["reads"] == "blocks":  # what follows the last block was cut off
-        if settings.reads != "blocks":
-            raise UserError(f"model.weights: {path} ends at its last block: set reads: blocks")
-        state = {
-            name.removeprefix("backbone."): value
-            for name, value in state.items()
-            if name.startswith("backbone.")
-        }
-        model = timm.create_model(name, **built, **drops)
-        cut_head(model)
+    built, state, kwargs = record.get("arguments", {}), read_weights(path), drops
+    cut = record["model"]["reads"] == "blocks"  # what follows the last block
+    if cut and settings.reads != "blocks":
+        raise UserError(f"model.weights: {path} ends at its last block: set reads: blocks")
+    if cut:
+        inside = [name for name in state if name.startswith("backbone.")]
+        state = {name.removeprefix("backbone."): state[name] for name in inside}
     else:
-        model = timm.create_model(name, num_classes=len(record["classes"]), **built, **drops)
-    fit_state(model, state, path)
+        kwargs = {"num_classes": len(record["classes"]), **drops}
+    with as_recorded(path):
+        model = timm.create_model(name, **built, **kwargs)
+        if cut:
+            cut_head(model)
+        model.load_state_dict(state)
     if built != layout(settings).arguments:
         if not hasattr(model, "set_input_size"):
             size = record["preprocessing"]["size"]
@@ -158,13 +160,15 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         raise UserError(f"{path}: not a file of weights ({error}): a damaged copy?") from None
 
 
-def fit_state(model: nn.Module, state: dict[str, torch.Tensor], path: Path) -> None:
-    """Load tensors by name. Raises UserError when they are not those of the model."""
+@contextmanager
+def as_recorded(path: Path) -> Iterator[None]:
+    """Around what a record tells of weights. Raises UserError, in one line, where it is not so."""
     try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split("\n")[:2])
-        raise UserError(f"{path}: not the weights of this model: {reason[:200]}") from None
+        yield
+    except FOREIGN as error:
+        reason = " ".join(str(error).split())[:150]
+        text = f"{path}: not the model that its record describes ({reason}): a damaged copy?"
+        raise UserError(text) from None
 
 
 def _with_state(model: nn.Module, state: dict[str, torch.Tensor]) -> nn.Module:
