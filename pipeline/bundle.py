@@ -111,11 +111,8 @@ def current_bundle(name: str, owner: str) -> tuple[Path, Competition]:
         "blend": records.file_digest(blend),
         "code": code_digests(),
     }
-    current = records.is_current(out, key)
-    if not current:
-        facts = bundle(out, key, record, competition, members)
-        records.commit(out, key, started, **facts)
-    say("bundle", f"{describe(out)}, {'up to date' if current else took(started)}")
+    made = records.make(out, key, lambda: bundle(out, key, record, competition, members))
+    say("bundle", f"{describe(out)}, {took(started) if made else 'up to date'}")
     return out, competition
 
 

@@ -227,7 +227,8 @@ def test_a_push_trains_session_after_session_until_all_folds_are_home(
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     model = {"model.safetensors": b"w", "model.safetensors.json": b'{"key": {}}'}
     fold0, fold1 = ({f"runs/tiny/fold{k}/{n}": d for n, d in model.items()} for k in (0, 1))
-    part = {"runs/tiny/fold1/last.pt": b"1", "runs/tiny/fold1/log.csv": b"epoch\n1\n"}
+    part = {"runs/tiny/fold1/.lock": b"", "runs/tiny/fold1/last.pt": b"1"}
+    part |= {"runs/tiny/fold1/log.csv": b"epoch\n1\n"}
     kaggle.outputs = {"v1": fold0, "v2": fold0 | part, "v3": fold0 | fold1}
     kaggle.trouble["ListKernelSessionOutput"] = Trouble(503, first=2, times=3)
     kaggle.trouble["GET"] = Trouble("reset", first=2, times=2)

@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.kaggle import ledger
 from pipeline.kaggle.client import accepted, ask, unless_absent
+from pipeline.kaggle.datasets import folder_digest, push_datasets
 from pipeline.kaggle.night import ALARM
 from pipeline.kaggle.upload import about, await_score, outcome, scores, send
 from pipeline.parts import records
-from pipeline.parts.cli import UserError, say, took
+from pipeline.parts.cli import UserError, say
 from pipeline.parts.config import root
 from pipeline.parts.runs import finished, how_far
 
 if TYPE_CHECKING:
     from kaggle.api.kaggle_api_extended import KaggleApi
 
-POLL = 15  # seconds between two questions to Kaggle
-READY_POLLS, RUN_POLLS = 120, 3600  # for a dataset (half an hour), for a notebook (15 hours)
+POLL, RUN_POLLS = 15, 3600  # seconds between two questions for a run, and how many: 15 hours
 ENDS = ("COMPLETE", "ERROR", "CANCEL_ACKNOWLEDGED", "ABSENT")  # of a run
 SETTLED = 8  # polls
 
@@ -118,62 +118,23 @@ def bring_home(api: KaggleApi, ref: str, version: int, run: Path) -> None:
         ask("notebook", ref, lambda: api.kernels_output(one, folder, force=True))
         for fold in Path(folder).glob(f"runs/{run.name}/fold*"):
             here = run / fold.name
-            if how_far(fold) > how_far(here):
-                shutil.rmtree(here, ignore_errors=True)
-                fold.rename(here)
+            with records.locked(here):  # it may be training here too
+                if how_far(fold) > how_far(here):
+                    replace_files(here, fold)
+
+
+def replace_files(here: Path, new: Path) -> None:
+    """Move files in the place of those in `here`; the records, which say it is done, come last."""
+    for kept in (path for path in here.iterdir() if path.name != records.LOCK):
+        kept.unlink()
+    for path in sorted(new.iterdir(), key=lambda path: path.suffix == ".json"):
+        if path.name != records.LOCK:
+            shutil.move(path, here)
 
 
 def notebook_ref(bundle: Path) -> str:
     """OWNER/SLUG of a bundle's notebook."""
     return json.loads((bundle / "notebook" / "kernel-metadata.json").read_text())["id"]
-
-
-def push_datasets(api: KaggleApi, bundle: Path, state: Path) -> dict[str, Any]:
-    """Upload the datasets that changed; returns what `state` says is done, that included."""
-    done: dict[str, Any] = json.loads(state.read_text()) if state.is_file() else {}
-    notes = f"{bundle.parent.name}, git {records.load(bundle)['git'] or 'unknown'}"
-    for part in ("code", "weights"):
-        folder = bundle / part
-        if folder.is_dir() and done.get(part) != (digest := folder_digest(folder)):
-            push_dataset(api, folder, notes)
-            done |= {part: digest, "kernel": None}  # a notebook reads the datasets of its day
-            records.write_json(state, done)
-    return done
-
-
-def folder_digest(folder: Path) -> str:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return records.digest([(str(p.relative_to(folder)), records.file_digest(p)) for p in files])
-
-
-def push_dataset(api: KaggleApi, folder: Path, notes: str) -> None:
-    """Create a private dataset, or a new version of it; returns when it can be mounted."""
-    started = time.monotonic()
-    ref = json.loads((folder / "dataset-metadata.json").read_text())["id"]
-    before, _ = ask("dataset", ref, lambda: dataset_version(api, ref))
-    say("bundle", f"uploading {folder} to {ref}")
-
-    def create() -> bool:
-        if before:
-            answer = api.dataset_create_version(str(folder), notes, quiet=True, dir_mode="zip")
-        else:
-            answer = api.dataset_create_new(str(folder), quiet=True, dir_mode="zip")
-        accepted(answer, f"dataset {ref}")
-        return True
-
-    ask("dataset", ref, create, lambda: dataset_version(api, ref)[0] > before or None)
-    for _ in range(READY_POLLS):
-        number, ready = ask("dataset", ref, lambda: dataset_version(api, ref))
-        if ready and number > before:
-            return say("bundle", f"{ref} is ready, {took(started)}")
-        time.sleep(POLL)
-    raise UserError(f"dataset {ref} is not ready yet; the same command later goes on")
-
-
-def dataset_version(api: KaggleApi, ref: str) -> tuple[int, bool]:
-    """Number of the dataset's version, 0 where there is none, and whether it can be mounted."""
-    found = unless_absent(lambda: json.loads(api.dataset_status(ref, format="json")))
-    return (found["current_version_number"], found["status"] == "ready") if found else (0, False)
 
 
 def push_notebook(api: KaggleApi, folder: Path, ref: str) -> int:

@@ -55,12 +55,10 @@ def current_training(
         "code": code_digests(),
     }
     out = root("runs") / settings.name / "train-bundle"
-    current = records.is_current(out, key)
-    if not current:
-        facts = bundle_training(out, job, settings, competition, folds_digest(table))
-        records.commit(out, key, started, **facts)
+    split = folds_digest(table)
+    made = records.make(out, key, lambda: bundle_training(out, job, settings, competition, split))
     told = f"folds {chosen}, {job.hours:g} h a session, {records.load(out)['mb']:,.1f} MB"
-    say("bundle", f"{out}: {told}, {'up to date' if current else took(started)}")
+    say("bundle", f"{out}: {told}, {took(started) if made else 'up to date'}")
     return out, competition
 
 

@@ -28,6 +28,8 @@ from pipeline.parts.cli import UserError
 CHECK = "check"  # digest of all else that a record holds
 PACKAGES = ["torch", "timm", "albumentations", "opencv-python-headless", "numpy", "scikit-learn"]
 
+LOCK = ".lock"  # in the folder it is for; it stays
+
 
 def record_path(output: Path) -> Path:
     return output.with_name(output.name + ".json")
@@ -121,7 +123,7 @@ def locked(folder: Path, wait: bool = True) -> Iterator[None]:
     instead of waiting where there is no `wait`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a+") as file:
+    with (folder / LOCK).open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
