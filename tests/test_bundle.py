@@ -15,7 +15,7 @@ from conftest import enter
 from pipeline.kaggle import image
 from pipeline.kaggle.image import unknown_there
 from pipeline.kaggle.manifest import Manifest, faults
-from pipeline.kaggle.notebook import FROM_DATASET, LOOK, slug_of, write_code
+from pipeline.kaggle.notebook import FROM_DATASET, START, slug_of, write_code
 from pipeline.kaggle.offline import contents, execute, refuse_writes
 from pipeline.kaggle.rehearsal import mount
 from pipeline.parts.cli import UserError
@@ -97,7 +97,7 @@ def test_the_package_is_found_however_it_was_unpacked(
         shutil.rmtree(folder / "pipeline")
     monkeypatch.setenv("KAGGLE_INPUT_DIR", str(tmp_path))
     monkeypatch.setattr(sys, "path", list(sys.path))
-    exec(f"{LOOK.format()}\n{FROM_DATASET.format(code='the-code')}", {})
+    exec(f"{START}\n{FROM_DATASET.format(code='the-code')}", {})
     assert (Path(sys.path[0]) / "pipeline" / "kaggle" / "kernel.py").is_file()
 
 

@@ -18,41 +18,43 @@ LONGEST = 50  # characters of a title or slug, by Kaggle's client
 # by Competition.accelerator; the name of the T4 means two of them, that of the L4 four
 MACHINES = {"t4x2": "NvidiaTeslaT4", "l4x4": "NvidiaL4", "cpu": None}
 
-LOOK = """\
-# What is here, told by the standard library alone before anything else can fail.
+START = """\
+# The standard library alone: whatever else may be missing, this runs.
 import os, shutil, subprocess, sys, tempfile, traceback, zipfile
 from glob import escape
 from pathlib import Path
 
 INPUT = Path(os.environ.get("KAGGLE_INPUT_DIR", "/kaggle/input"))
-WORKING = Path(os.environ.get("KAGGLE_WORKING_DIR", "/kaggle/working"))
+WORKING = Path(os.environ.get("KAGGLE_WORKING_DIR", "/kaggle/working"))"""
 
+SAMPLE = """\
+# submission.csv is the sample: from here on there is always one
+forms = ["competitions/{slug}/", "{slug}/", *("*/" * depth for depth in range(1, 6))]
+samples = [path for form in forms for path in sorted(INPUT.glob(form + escape({sample!r})))]
+try:
+    shutil.copyfile(samples[0], WORKING / "submission.csv")
+    print(f"submission.csv is {{samples[0]}}")
+except (IndexError, OSError) as error:
+    reason = "is the competition {slug} attached?" if not samples else error
+    print(f"{alarm} no {sample} in {{INPUT}}: {{reason}} {alarm}")"""
 
+LOOK = """\
+# What is here: some entries of every folder, room on the disk, GPUs
 def tree(folder, depth=0):
     names = sorted(os.listdir(folder)) if depth < 5 and folder.is_dir() else []
     for name in names[:5]:
         yield "  " * depth + name
         yield from tree(folder / name, depth + 1)
     if len(names) > 5:
-        yield "  " * depth + f"and {{len(names) - 5:,}} more"
+        yield "  " * depth + f"and {len(names) - 5:,} more"
 
 
 try:
     print(INPUT, *list(tree(INPUT))[:50], sep="\\n")
-    print(f"{{shutil.disk_usage(WORKING).free / 1e9:.0f}} GB free in {{WORKING}}")
+    print(f"{shutil.disk_usage(WORKING).free / 1e9:.0f} GB free in {WORKING}")
     print(subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60).stdout)
 except Exception as error:
     print("no GPU?", error)"""
-
-SAMPLE = """\
-# submission.csv is the sample: from here on there is always one
-forms = ["competitions/{slug}/", "{slug}/", *("*/" * depth for depth in range(1, 6))]
-samples = [path for form in forms for path in sorted(INPUT.glob(form + escape({sample!r})))]
-if samples:
-    shutil.copyfile(samples[0], WORKING / "submission.csv")
-    print(f"submission.csv is {{samples[0]}}")
-else:
-    print("{alarm} no {sample} in {{INPUT}}: is the competition {slug} attached? {alarm}")"""
 
 FROM_DATASET = """\
 # The package, from the dataset {code}: a folder, or the archive it was uploaded as.
@@ -106,12 +108,12 @@ def submit_notebook(about: str, job: Settings, competition: Competition, code: s
     slug = competition.slug or competition.name
     sample = SAMPLE.format(slug=slug, sample=competition.sample, alarm=ALARM)
     guarded = GUARDED.format(opening=indent(opening("kernel", job, code), "    "), alarm=ALARM)
-    return notebook(about, [LOOK.format(), sample, guarded, *SUBMIT])
+    return notebook(about, ["\n\n".join([START, sample, LOOK]), guarded, *SUBMIT])
 
 
 def train_notebook(about: str, job: Settings, code: str) -> Book:
     """What trains; one without its package ends in an error, or it would count as a session."""
-    return notebook(about, [LOOK.format(), opening("session", job, code), *TRAIN])
+    return notebook(about, [f"{START}\n\n{LOOK}", opening("session", job, code), *TRAIN])
 
 
 def opening(module: str, job: Settings, code: str) -> str:
