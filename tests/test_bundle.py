@@ -18,6 +18,7 @@ from pipeline.kaggle.manifest import Manifest, faults
 from pipeline.kaggle.notebook import FROM_DATASET, START, slug_of, write_code
 from pipeline.kaggle.offline import contents, execute, refuse_writes
 from pipeline.kaggle.rehearsal import mount
+from pipeline.parts import records
 from pipeline.parts.cli import UserError
 
 
@@ -73,8 +74,9 @@ def test_again_does_nothing_and_a_retrained_model_is_refused(home: Callable, run
     folder = home()
     assert "4 models" in run("bundle", "blend")
     assert "up to date" in run("bundle", "blend")
-    record = folder / "runs" / "two" / "fold1" / "model.safetensors.json"
-    record.write_text(json.dumps({**read(record), "digest": "another"}))
+    model = folder / "runs" / "two" / "fold1" / "model.safetensors"
+    record = {**records.load(model), "digest": "another"}
+    records.write_json(records.record_path(model), record)
     said = run("bundle", "blend", expect=2)
     assert "not the model behind the ensemble's predictions; run python -m" in said
     assert "no predictions; run python -m pipeline.ensemble none" in run("bundle", "none", expect=2)
@@ -209,10 +211,10 @@ def test_a_backbone_that_kaggles_timm_lacks_is_named(
     folder = home()
     assert "newer than timm" not in run("bundle", "blend")
     for fold in (0, 1):
-        record = folder / "runs" / "two" / f"fold{fold}" / "model.safetensors.json"
-        made = read(record)
-        made["model"]["backbone"] = "test_vit_relpos"
-        record.write_text(json.dumps(made))
+        model = folder / "runs" / "two" / f"fold{fold}" / "model.safetensors"
+        record = records.load(model)
+        record["model"]["backbone"] = "test_vit_relpos"
+        records.write_json(records.record_path(model), record)
     monkeypatch.setattr(image, "version", lambda package: "1.0.31")
     (folder / "runs" / "blend" / "bundle.json").unlink()
     said = run("bundle", "blend")

@@ -1,6 +1,5 @@
 """Kaggle's real client takes a bundle to a stand-in for Kaggle; what is done is not done again."""
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +9,7 @@ from conftest import enter
 from kaggle_stub import KaggleStub, Trouble
 
 from pipeline.kaggle.ledger import read_ledger
+from pipeline.parts import records
 
 SENT = ["CreateDataset", "CreateDatasetVersion", "SaveKernel", "CreateCodeSubmission"]
 
@@ -164,11 +164,10 @@ def test_a_failed_run_is_pushed_again(home: Path, kaggle: KaggleStub, run: Calla
 def test_what_a_session_runs_on(
     home: Path, kaggle: KaggleStub, run: Callable, accelerator: str, shape: str | None
 ) -> None:
-    record = home / "runs" / "blend" / "test.npz.json"
-    made = json.loads(record.read_text())
-    path = home / "leaves.yaml"
-    made["key"]["competition"] = str(path)
-    record.write_text(json.dumps(made))
+    blend, path = home / "runs" / "blend" / "test.npz", home / "leaves.yaml"
+    record = records.load(blend)
+    record["key"]["competition"] = str(path)
+    records.write_json(records.record_path(blend), record)
     path.write_text(path.read_text() + f"accelerator: {accelerator}\nlimit_hours: 5\n")
     run("bundle", "blend", "--push")
     (asked,) = kaggle.kernels["tester/leaves-blend-submit"]
