@@ -27,7 +27,8 @@ from pipeline.parts.cli import UserError, run_stage, say
 
 STAGES = ["prepare", "folds", "train", "predict", "ensemble", "submit"]
 SIGNALS = [signal.SIGKILL, signal.SIGTERM, signal.SIGINT]
-POLITE = {signal.SIGTERM: (143,), signal.SIGINT: (130,), signal.SIGKILL: (-9,)}
+# -2: a Ctrl-C that came within an eval() of some import makes CPython end by the signal, at the end
+POLITE = {signal.SIGTERM: (143,), signal.SIGINT: (130, -2), signal.SIGKILL: (-9,)}
 BEGUN = 0.3  # seconds until Python itself has begun, and our handlers are there
 SETTINGS = {
     "competition": "demo",

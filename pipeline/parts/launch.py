@@ -126,7 +126,9 @@ class Fold:
 
     def poll(self) -> int | None:
         """Its exit code, or None while it trains. Others would wait for a dead rank: they end."""
-        codes = [rank.poll() for rank in self.ranks]
+        codes = [
+            STOPPED if (code := rank.poll()) == -signal.SIGINT else code for rank in self.ranks
+        ]
         failed = {rank: code for rank, code in enumerate(codes) if code}
         if not failed:
             return None if None in codes else 0
