@@ -27,8 +27,9 @@ from pipeline.parts.cli import UserError, run_stage, say
 
 STAGES = ["prepare", "folds", "train", "predict", "ensemble", "submit"]
 SIGNALS = [signal.SIGKILL, signal.SIGTERM, signal.SIGINT]
-# -2: a Ctrl-C that came within an eval() of some import makes CPython end by the signal, at the end
-POLITE = {signal.SIGTERM: (143,), signal.SIGINT: (130, -2), signal.SIGKILL: (-9,)}
+# by the signal itself, -15 and -2, end a Python that has not begun our code or has left it, and one
+# that was met within an eval() of some import
+POLITE = {signal.SIGTERM: (143, -15), signal.SIGINT: (130, -2), signal.SIGKILL: (-9,)}
 BEGUN = 0.3  # seconds until Python itself has begun, and our handlers are there
 SETTINGS = {
     "competition": "demo",
