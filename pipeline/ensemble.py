@@ -24,6 +24,7 @@ from pipeline.parts.competition import load_competition
 from pipeline.parts.config import Experiment, load_experiment, root
 from pipeline.parts.predictions import Predictions, Split, prediction_path, spread
 from pipeline.parts.prepared import prepared_folder
+from pipeline.parts.settings import checked_name
 from pipeline.parts.splits import classes_of, folds_digest, load_folds
 
 VERSION = 1
@@ -46,6 +47,8 @@ def main(
     runs: Annotated[list[str], typer.Argument(help="RUN or RUN:WEIGHT")],
     name: Annotated[str | None, typer.Option(help="default: the run, when it is one")] = None,
 ) -> None:
+    if name is not None:
+        checked_name(name, "--name")
     members = [load_member(text) for text in runs]
     first = members[0].settings
     if name is None and len(members) > 1:

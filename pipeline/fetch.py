@@ -20,10 +20,10 @@ import typer
 from pipeline.kaggle.archives import BrokenArchiveError, members, need_room, unpack
 from pipeline.kaggle.client import ask, sign_in
 from pipeline.parts import records
-from pipeline.parts.cli import UserError, did_you_mean, run_stage, say, took
+from pipeline.parts.cli import UserError, did_you_mean, listing, run_stage, say, took
 from pipeline.parts.competition import Competition, load_competition
 from pipeline.parts.config import Experiment, root
-from pipeline.parts.csv_files import listing
+from pipeline.parts.settings import checked_name
 from pipeline.parts.tables import data_folder
 from pipeline.parts.yaml_files import find_yaml, known_yaml, load_yaml
 
@@ -46,6 +46,7 @@ def main(
     if name in known or name.endswith((".yaml", ".yml")):
         competition = load_competition(name)
     else:
+        checked_name(name, "COMPETITION")
         say("fetch", f"no {name}.yaml: taken as a slug of Kaggle{did_you_mean(name, known)}")
         competition = Competition(name=name, slug=name)
     if competition.slug is None:

@@ -23,15 +23,15 @@ import pandas as pd
 import typer
 
 from pipeline.parts import records
-from pipeline.parts.cli import UserError, run_stage, say, took, warn
+from pipeline.parts.cli import UserError, listing, run_stage, say, short, took, warn
 from pipeline.parts.competition import load_competition
 from pipeline.parts.config import Experiment, load_experiment
-from pipeline.parts.csv_files import listing, write_csv
+from pipeline.parts.csv_files import write_csv
 from pipeline.parts.images import DARK, BadImageError, NoMemoryError, decode, square
 from pipeline.parts.prepared import Prepared, file_stats, list_digest, prepared_folder
 from pipeline.parts.progress import Progress
 from pipeline.parts.proposal import propose
-from pipeline.parts.tables import data_folder, read_rows, refuse_futile
+from pipeline.parts.tables import class_order, data_folder, read_rows, refuse_futile
 
 VERSION = 1
 Facts = dict[str, object]
@@ -52,6 +52,8 @@ def main(
     folder = data_folder(competition, data)
     rows = read_rows(competition, folder)
     refuse_futile(competition, folder, rows)
+    if competition.metric == "quadratic_kappa":
+        tell_order(class_order(set(rows.label[rows.split == "train"])))
     out = prepared_folder(settings) / "images.csv"
     key = {
         "version": VERSION,
@@ -196,6 +198,12 @@ def describe(audit: dict[str, int]) -> str:
         f"{sizes}, {audit['twins']} twins ({audit['conflicts']} with "
         f"contradictory labels), {audit['test_with_train_twin']} test images with a training twin"
     )
+
+
+def tell_order(classes: list[str]) -> None:
+    if not all(label.lstrip("-").isdecimal() for label in classes):
+        order = short(", ".join(classes))
+        warn("prepare", f"quadratic_kappa takes the classes in the order of the alphabet: {order}")
 
 
 def tell_mended(notes: pd.Series) -> None:

@@ -152,3 +152,34 @@ def test_validation_and_test_pictures_see_none_of_it(
         ]
         assert np.array_equal(*probs)
         assert probs[0].std(0).max() > 0, "pictures are told apart"
+
+
+@pytest.mark.parametrize(
+    ("augment", "said"),
+    [
+        (
+            {"RandomCrop": {"height": 500, "width": 500}},
+            "RandomCrop fails on pictures of 40 x 40 px",
+        ),
+        ({"ToGray": {"num_output_channels": 1}}, "ToGray makes uint8 [40, 40] of pictures"),
+        ({"ToFloat": {"p": 0.01}}, "ToFloat makes float32 [40, 40, 3] of pictures"),
+    ],
+)
+def test_a_step_that_fails_on_our_pictures_is_one_line(
+    augment: dict, said: str, write: Callable[..., str], split: Callable[[str], str], run
+) -> None:
+    experiment = split(write(augment=["HorizontalFlip", augment]))
+    text = run("train", experiment, "--fold", "0", expect=2)
+    assert f"error: augment: {said}" in text
+    assert text.count("error: ") == 1
+
+
+def test_trying_on_leaves_the_stream_alone() -> None:
+    views = []
+    for tried in (True, False):
+        augment = Augment([{"RandomResizedCrop": {}}, {"HorizontalFlip": {}}], 16, "bilinear")
+        augment.seed(5)
+        if tried:
+            augment.try_on(ramp())
+        views.append([augment(ramp()) for _ in range(3)])
+    assert np.array_equal(*views)

@@ -183,6 +183,17 @@ def test_a_backbone_that_cannot_take_the_size_is_refused_before_a_picture_is_rea
     assert said.count("\n") == 1 and not list((space / "runs").rglob("*.npy"))
 
 
+def test_kappa_says_the_order_of_its_classes(
+    run: Callable[..., str], write: Callable[..., str], space: Path
+) -> None:
+    (space / "graded.yaml").write_text("metric: quadratic_kappa\n")
+    (space / "data/demo").rename(space / "data/graded")
+    experiment = write(competition=str(space / "graded.yaml"))
+    assert "quadratic_kappa takes the classes in the order of the alphabet: " in run(
+        "prepare", experiment
+    )
+
+
 @pytest.mark.parametrize("missing", ["train.csv", "test.csv"])
 def test_missing_csv(
     missing: str, run: Callable[..., str], write: Callable[..., str], space: Path

@@ -97,7 +97,7 @@ def test_bad_files(train: str, said: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-16", "utf-16-le"])
 def test_other_encodings(encoding: str, tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_bytes("image,label\na.jpg,é\n".encode(encoding))
-    said = r"train.csv line [12]: not text in UTF-8; save it as CSV in UTF-8"
+    said = r"train.csv line [12]: not text in UTF-8; save it as UTF-8"
     with pytest.raises(UserError, match=said):
         read_csv(tmp_path / "train.csv", ["image"])
 

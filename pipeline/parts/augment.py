@@ -3,6 +3,7 @@
 A pure function of (picture, random numbers), applied in training only.
 """
 
+import copy
 import inspect
 import os
 import warnings
@@ -15,7 +16,7 @@ import cv2
 import numpy as np
 from pydantic import ValidationError
 
-from pipeline.parts.cli import UserError, did_you_mean
+from pipeline.parts.cli import UserError, did_you_mean, short, shown
 
 INTERPOLATION = {
     "nearest": cv2.INTER_NEAREST,
@@ -32,6 +33,23 @@ class Augment:
         mode = INTERPOLATION[interpolation]
         steps = [_transform(name, kw, size, mode) for spec in specs for name, kw in spec.items()]
         self.compose = A.Compose([*steps, A.Resize(size, size, interpolation=mode)])
+
+    def try_on(self, pixels: np.ndarray) -> None:
+        """Each step once on a picture of the kind it will see. Raises UserError where one fails.
+
+        Else it would fail in a worker in the middle of an epoch, or pass on what no net can take.
+        """
+        for step in copy.deepcopy(self.compose.transforms):
+            name, (height, width) = type(step).__name__, pixels.shape[:2]
+            step.p = 1
+            try:
+                pixels = A.Compose([step], seed=0)(image=pixels)["image"]
+            except Exception as error:  # of OpenCV, NumPy or albumentations itself
+                text = f"augment: {name} fails on pictures of {width} x {height} px"
+                raise UserError(f"{text}: {short(error)}") from None
+            if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+                made = f"{pixels.dtype} {list(pixels.shape)}"
+                raise UserError(f"augment: {name} makes {made} of pictures, not uint8 [h, w, 3]")
 
     def seed(self, seed: int) -> None:
         """Start a new stream. Workers hold copies: without this they all draw the same one."""
@@ -56,7 +74,7 @@ class Resize:
 def _transform(name: str, kwargs: dict[str, Any], size: int, mode: int) -> A.BasicTransform:
     cls = getattr(A, name, None)
     if not (isinstance(cls, type) and issubclass(cls, A.BasicTransform)):
-        raise UserError(f"augment: albumentations has no {name!r}{did_you_mean(name, dir(A))}")
+        raise UserError(f"augment: albumentations has no {shown(name)}{did_you_mean(name, dir(A))}")
     known = inspect.signature(cls.__init__).parameters
     if "size" in known:  # what the backbone wants, unless the YAML says otherwise
         kwargs = {"size": (size, size), **kwargs}
@@ -74,10 +92,10 @@ def _transform(name: str, kwargs: dict[str, Any], size: int, mode: int) -> A.Bas
 def _reason(error: Exception) -> str:
     """What is wrong in one line; of pydantic's many, the first about each argument."""
     if not isinstance(error.__cause__, ValidationError):
-        return " ".join(str(error).split())
+        return short(error, 400)
     reasons = {}
     for item in error.__cause__.errors():
-        given = "" if item["type"] == "missing" else f", not {item['input']!r}"
+        given = "" if item["type"] == "missing" else f", not {shown(item['input'])}"
         text = item["msg"].removeprefix("Value error, ").rstrip(".")
         reasons.setdefault(item["loc"][0], f"{item['loc'][0]}: {text}{given}")
     return "; ".join(reasons.values())

@@ -10,12 +10,14 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from functools import wraps
+from pathlib import Path
 from types import FrameType
 
 import typer
 
 UsageError = typer.BadParameter.__mro__[1]  # click's, or that of the copy in newer typers
 
+SHOWN = 20  # problems named in full before "and N more"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a file over the size that is allowed, too
 _REPR = reprlib.Repr()
 _REPR.maxlevel, _REPR.maxlist, _REPR.maxdict = 2, 20, 20
@@ -77,8 +79,8 @@ def explain(error: Exception) -> str | None:
 
     Bad input; a disk that is full; a file or folder that cannot be written or read; memory.
     """
-    if isinstance(error, UserError):
-        return str(error)
+    if isinstance(error, UserError):  # without the traceback that a loader's worker puts before it
+        return re.sub(r"\ACaught \w+ in DataLoader worker(.|\n)*\n[\w.]+Error: ", "", str(error))
     if is_full(error):
         return "the disk is full; free some space, then the same command"
     if isinstance(error, OSError):
@@ -128,6 +130,25 @@ def short(text: object, most: int = 200) -> str:
 def shown(value: object) -> str:
     """The repr of a value from outside, cut where it is long or deep."""
     return short(_REPR.repr(value), 400)
+
+
+def listing(problems: list[str]) -> str:
+    """All problems, or the first SHOWN and a count, one a line."""
+    more = len(problems) - SHOWN
+    return "\n".join(problems[:SHOWN] + ([f"... and {more:,} more"] if more > 0 else []))
+
+
+def read_text(path: Path) -> str:
+    """Raises UserError for a file that is no text in UTF-8, naming the line where it ends to be."""
+    data = path.read_bytes()
+    try:
+        text, bad = data.decode("utf-8-sig"), data.find(b"\0")
+    except UnicodeDecodeError as error:
+        bad = error.start
+    if bad >= 0:
+        line = data.count(b"\n", 0, bad) + 1
+        raise UserError(f"{path} line {line}: not text in UTF-8; save it as UTF-8")
+    return text
 
 
 def took(started: float) -> str:

@@ -2,28 +2,38 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from pipeline.parts.config import Settings
+from pipeline.parts.settings import Name, Settings
 from pipeline.parts.yaml_files import TOGETHER, find_yaml, load_yaml
+
+
+def _inside(value: str) -> str:
+    if not value or "\0" in value or value[0] == "/" or ".." in value.split("/"):
+        text = "a path within the competition's folder is expected"
+        raise PydanticCustomError("outside", "{text}", {"text": text})
+    return value
+
+
+Inside = Annotated[str, AfterValidator(_inside)]
 
 
 class Competition(Settings):
     """Where a competition's files lie and how it is scored. Paths are relative to its data."""
 
-    name: str = ""
+    name: Name = ""
     title: str = ""
-    slug: str | None = None  # the end of its address on Kaggle
+    slug: Name | None = None  # the end of its address on Kaggle
     id: str = "image"
     label: str | Annotated[list[str], Field(min_length=2)] = "label"  # a list: one-hot columns
     group: str | None = None  # column whose equal values must stay in one fold
-    train: str = "train.csv"
-    test: str = "test.csv"
-    sample: str = "sample_submission.csv"
-    solution: str = "solution.csv"  # the hidden answers, where they are known
-    image: str = "{image}"  # path template over the CSV's columns: train/{id}.jpg
-    test_image: str | None = None  # when test pictures lie elsewhere
+    train: Inside = "train.csv"
+    test: Inside = "test.csv"
+    sample: Inside = "sample_submission.csv"
+    solution: Inside = "solution.csv"  # the hidden answers, where they are known
+    image: Inside = "{image}"  # path template over the CSV's columns: train/{id}.jpg
+    test_image: Inside | None = None  # when test pictures lie elsewhere
     submission: Literal["label", "probability"] = "label"
     metric: Literal["accuracy", "log_loss", "macro_f1", "auc", "quadratic_kappa"] = "accuracy"
     limit_hours: float = Field(9.0, ge=0.5)  # of a notebook, where notebooks are submitted

@@ -3,7 +3,7 @@
 `key()` of an experiment holds its science only: workers, device and precision are outside it.
 """
 
-import difflib
+import json
 import os
 import re
 from pathlib import Path
@@ -12,24 +12,33 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
+    field_validator,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
 
-from pipeline.parts.cli import UserError, did_you_mean
+from pipeline.parts.cli import UserError, did_you_mean, shown
+from pipeline.parts.settings import Name, Probability, Settings, Side, valid_name
 from pipeline.parts.yaml_files import TOGETHER, find_yaml, known_yaml, load_yaml
 
+Alpha = Annotated[float, Field(ge=0, le=1000)]
 Root = Literal["data", "runs", "folds", "submissions", "weights"]
-Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 def one_transform(value: Any) -> Any:
     """A bare name in an augmentation list means "with its own defaults"."""
     return {value: {}} if isinstance(value, str) else value
+
+
+def plain(value: Any) -> Any:
+    """No key can hold a date; one that holds NaN differs from itself, and all is made anew."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except (ValueError, TypeError):
+        raise PydanticCustomError("plain", "it takes texts and finite numbers") from None
+    return value
 
 
 def one_augmentation(value: Any) -> Any:
@@ -38,35 +47,34 @@ def one_augmentation(value: Any) -> Any:
         return value
     known = known_yaml("augmentations")
     if value not in known:
-        near = difflib.get_close_matches(value, known, n=1)
-        nearest = f" (nearest: {near[0]!r})" if near else ""
+        near = did_you_mean(value, known).removeprefix("; did you mean ").removesuffix("?")
+        nearest = f" (nearest: {near})" if near else ""
         text = f"it should be a list or one of {', '.join(known)}{nearest}"
         raise PydanticCustomError("preset", "{text}", {"text": text})
     return yaml.safe_load(find_yaml(value, "augmentations").read_text())
 
 
 Transform = Annotated[
-    dict[str, dict[str, Any]], BeforeValidator(one_transform), Field(min_length=1, max_length=1)
+    dict[str, dict[str, Any]],
+    BeforeValidator(one_transform),
+    AfterValidator(plain),
+    Field(min_length=1, max_length=1),
 ]
 Augmentation = Annotated[
     list[Transform], BeforeValidator(one_augmentation), Field(validate_default=True)
 ]
 
 
-class Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
 class Folds(Settings):
-    n: int = Field(5, ge=2)
-    seed: int = 42
-    name: str | None = None  # file name in folds/, for a second split of the same data
+    n: int = Field(5, ge=2, le=1000)
+    seed: int = Field(42, ge=0)
+    name: Name | None = None  # file name in folds/, for a second split of the same data
 
 
 class Model(Settings):
     backbone: str = "tf_efficientnet_lite0"
     weights: str = "pypi"  # hub | pypi | none | run:NAME | a path
-    size: int | None = Field(None, ge=16)  # px; None: the backbone's own
+    size: Side | None = None  # px; None: the backbone's own
     fit: Literal["stretch", "pad"] = "stretch"  # how a picture becomes a square
     reads: Literal["blocks", "last"] = "blocks"  # what the head sees of the backbone
     head: Literal["lda", "names", "random"] = "lda"  # its first weights
@@ -98,8 +106,8 @@ class Model(Settings):
 class Mix(Settings):
     """Batches of mixed pictures and labels; a mixed batch draws one of the methods that are on."""
 
-    mixup: float = Field(0.0, ge=0)  # one picture shines through another by Beta(a, a); 0: off
-    cutmix: float = Field(0.0, ge=0)  # a rectangle of another, its area from Beta(a, a); 0: off
+    mixup: Alpha = 0.0  # one picture shines through another by Beta(a, a); 0: off
+    cutmix: Alpha = 0.0  # a rectangle of another, its area from Beta(a, a); 0: off
     mosaic: bool = False  # four pictures meet in a random point
     prob: Probability = 1.0  # share of batches that are mixed, whatever the method
     off_epochs: int = Field(0, ge=0)  # the last epochs, which see real pictures only
@@ -110,12 +118,12 @@ class Train(Settings):
     batch_size: int = Field(64, ge=2)
     accumulate: int = Field(1, ge=1)  # batches per optimizer step
     lr: float = Field(7e-5, gt=0)
-    head_lr_mult: float = Field(5.0, gt=0)
+    head_lr_mult: float = Field(5.0, gt=0, le=10_000)
     layer_decay: float = Field(1.0, gt=0, le=1)
-    weight_decay: float = Field(0.05, ge=0)
+    weight_decay: float = Field(0.05, ge=0, le=1000)
     warmup: Probability = 0.1  # share of all steps
     loss: Literal["cross_entropy", "bce", "focal"] = "cross_entropy"
-    focal_gamma: float = Field(2.0, ge=0)  # how fast easy images fade; 0: cross entropy
+    focal_gamma: float = Field(2.0, ge=0, le=100)  # how fast easy images fade; 0: cross entropy
     label_smoothing: Probability = 0.0
     class_weights: Literal["none", "inverse", "effective"] = "none"
     sampler: Literal["none", "balanced", "sqrt"] = "none"  # how often each class is shown
@@ -134,9 +142,7 @@ def each_once(sizes: list[int]) -> list[int]:
     return sorted(sizes)
 
 
-Sizes = Annotated[
-    list[Annotated[int, Field(ge=16)]], Field(min_length=1), AfterValidator(each_once)
-]
+Sizes = Annotated[list[Side], Field(min_length=1), AfterValidator(each_once)]
 
 
 class Predict(Settings):
@@ -162,18 +168,18 @@ class Runtime(Settings):
 
     tune: Literal["auto", "off"] = "auto"  # auto: what `bench` measured; settings here win over it
     device: Literal["auto", "cpu"] = "auto"
-    processes: int | None = Field(None, ge=1)  # folds at a time; None: all GPUs, 1 on a CPU
-    gpus_per_fold: int = Field(1, ge=1)  # that train a fold together; without GPUs: processes
+    processes: int | None = Field(None, ge=1, le=64)  # folds at a time; None: all GPUs, 1 on a CPU
+    gpus_per_fold: int = Field(1, ge=1, le=64)  # that train a fold; without GPUs: processes
     precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     channels_last: bool = True  # order of a picture's numbers in memory
     compile: bool = False  # torch.compile, in training
-    workers: int | None = Field(None, ge=0)  # None: 0 on a CPU, else up to 4
+    workers: int | None = Field(None, ge=0, le=256)  # None: 0 on a CPU, else up to 4
     predict_batch: int = Field(64, ge=1)
     pack_gb: float = Field(16.0, ge=0)  # larger competitions are read from their files
 
 
 class Experiment(Settings):
-    name: str = ""
+    name: Name = ""
     competition: str  # a name in pipeline/competitions/, or a path that ends in .yaml
     folds: Folds = Folds()
     model: Model = Model()
@@ -182,6 +188,12 @@ class Experiment(Settings):
     train: Train = Train()
     predict: Predict = Predict()
     runtime: Runtime = Runtime()
+
+    @field_validator("competition")
+    @classmethod
+    def _of_a_name(cls, value: str) -> str:
+        valid_name(Path(value).stem)  # its folder's
+        return value
 
     @model_validator(mode="after")
     def _trained(self) -> "Experiment":
@@ -225,7 +237,11 @@ def own_size(backbone: str) -> int:
     """Side of the pictures it was made for, px. Raises UserError for an unknown one."""
     import timm  # late: only backbones without a `size` pay for it
 
-    if not timm.is_model(backbone):
-        near = did_you_mean(backbone, timm.list_models(), n=3)
-        raise UserError(f"model.backbone: timm has no {backbone!r}{near}")
-    return timm.get_pretrained_cfg(backbone).input_size[-1]
+    try:
+        known = timm.get_pretrained_cfg(backbone) if timm.is_model(backbone) else None
+    except RuntimeError:  # the model is known, the tag behind its name is not
+        known = None
+    if known is None:
+        near = did_you_mean(backbone, timm.list_models() + timm.list_pretrained(), n=3)
+        raise UserError(f"model.backbone: timm has no {shown(backbone)}{near}")
+    return known.input_size[-1]

@@ -9,9 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline.parts.cli import UserError, did_you_mean, shown
-
-SHOWN = 20  # problems named in full before "and N more"
+from pipeline.parts.cli import UserError, did_you_mean, listing, read_text, shown
 
 
 def read_csv(path: Path, columns: list[str]) -> pd.DataFrame:
@@ -64,15 +62,7 @@ def _text(path: Path) -> str:
         raise UserError(f"{path}: no such file")
     if not path.is_file():
         raise UserError(f"{path}: a CSV file is expected, this is a folder or a device")
-    data = path.read_bytes()
-    try:
-        text, bad = data.decode("utf-8-sig"), data.find(b"\0")
-    except UnicodeDecodeError as error:
-        bad = error.start
-    if bad >= 0:
-        line = data.count(b"\n", 0, bad) + 1
-        raise UserError(f"{path} line {line}: not text in UTF-8; save it as CSV in UTF-8")
-    return text
+    return read_text(path)
 
 
 def _remedy(column: str, header: list[str]) -> str:
@@ -94,9 +84,3 @@ def write_csv(table: pd.DataFrame, path: Path, float_format: str | None = None) 
     returns = any("\r" in text for text in texts if isinstance(text, str))
     quoting = csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL  # this one would leave \r bare
     table.to_csv(path, index=False, quoting=quoting, float_format=float_format, lineterminator="\n")
-
-
-def listing(problems: list[str]) -> str:
-    """All problems, or the first SHOWN and a count, one a line."""
-    more = len(problems) - SHOWN
-    return "\n".join(problems[:SHOWN] + ([f"... and {more:,} more"] if more > 0 else []))

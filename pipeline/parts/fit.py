@@ -239,6 +239,7 @@ class Trainer:
     def _train_loader(self, rows: np.ndarray, targets: np.ndarray) -> torch.utils.data.DataLoader:
         size, mode = self.preprocessing["size"], self.preprocessing["interpolation"]
         augment = Augment(self.settings.augment, size, mode)
+        augment.try_on(self.pixels[rows[0]])
         on_gpu = self.accelerator.device.type == "cuda"
         pictures = Pictures(self.pixels, rows, targets, augment)
         parts = distributed.OwnParts(self.batches, self.accelerator)

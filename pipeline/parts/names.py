@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from timm.data import ImageNetInfo, infer_imagenet_subset
 
-from pipeline.parts.cli import UserError
-from pipeline.parts.csv_files import listing, read_csv
+from pipeline.parts.cli import UserError, listing
+from pipeline.parts.csv_files import read_csv
 
 SHOWN = 10  # labels named in full in the coverage text
 # WordNet 3.0 numbers its nouns by kind: from here on animals, things, words, food, groups and

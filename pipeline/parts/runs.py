@@ -10,6 +10,7 @@ from pipeline.parts import records
 from pipeline.parts.cli import UserError
 from pipeline.parts.config import Experiment, Mix, Model, Train, load_experiment, root
 from pipeline.parts.predictions import prediction_path
+from pipeline.parts.settings import checked_name
 from pipeline.parts.splits import folds_digest
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def finished(run: Path, folds: Sequence[int]) -> list[int]:
 
 def load_blend(name: str) -> tuple[Path, dict[str, Any]]:
     """The test predictions that `ensemble` made, and their record. Raises UserError without."""
-    path = root("runs") / name / "test.npz"
+    path = root("runs") / checked_name(name, "NAME") / "test.npz"
     record = records.load(path)
     if record is None:
         raise UserError(f"{path}: no predictions; run python -m pipeline.ensemble {name}")

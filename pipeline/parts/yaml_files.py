@@ -1,5 +1,6 @@
 """YAML files of settings: found by name, read, and checked, each mistake told in one line."""
 
+import itertools
 import re
 from pathlib import Path
 from typing import Any, TypeVar
@@ -7,9 +8,10 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from pipeline.parts.cli import UserError, did_you_mean
+from pipeline.parts.cli import UserError, did_you_mean, listing, read_text, short, shown
 
 HERE = Path(__file__).parents[1]
+MOST = 100_000  # values in a file of settings
 TOGETHER = "together"  # type of an error of settings that do not go together
 
 Loaded = TypeVar("Loaded", bound=BaseModel)
@@ -25,7 +27,9 @@ def find_yaml(name: str, folder: str) -> Path:
     if not path.is_file():
         known = known_yaml(folder)
         there_are = f"there are: {', '.join(known)}"
-        raise UserError(f"no {kind} {name!r} ({path}){did_you_mean(name, known)}; {there_are}")
+        raise UserError(
+            f"no {kind} {shown(name)} ({short(path)}){did_you_mean(name, known)}; {there_are}"
+        )
     return path
 
 
@@ -34,14 +38,50 @@ def known_yaml(folder: str) -> list[str]:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Raises UserError for what is not YAML, and not `key: value` lines."""
+    """Raises UserError for what is not YAML, and not `key: value` lines with each key once."""
+    loader = yaml.SafeLoader(read_text(path))
     try:
-        values = yaml.safe_load(path.read_text()) or {}
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+        node = loader.get_single_node()
+        _weigh(node, path, {})
+        values = {} if node is None else loader.construct_document(node)
+    except UserError:
+        raise
+    except RecursionError:
+        raise UserError(f"{path}: brackets within brackets, too deep for settings") from None
+    except Exception as error:  # those of values (a date, a number with a tag) are of many kinds
+        raise UserError(f"{path}: not YAML: {short(error, 300)}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected `key: value` lines")
     return values
+
+
+def _weigh(node: yaml.Node | None, path: Path, known: dict[int, int]) -> int:
+    """How many values a node holds, each alias counted in full.
+
+    Raises UserError for too many (a few aliases of aliases are billions), for a key that is no
+    text and for one that stands twice, of which the last would win in silence.
+    """
+    if id(node) in known:
+        return known[id(node)]
+    known[id(node)] = MOST  # within itself it has no end
+    inner = node.value if isinstance(node, yaml.CollectionNode) else []
+    keys = set()
+    for key in [pair[0] for pair in inner if isinstance(node, yaml.MappingNode)]:
+        where = f"{path} line {key.start_mark.line + 1}"
+        if key.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"):
+            what = short(key.value) if isinstance(key.value, str) else "a list"
+            raise UserError(f"{where}: a key is a text, which {what} is not; put it in quotes?")
+        if key.value in keys:
+            raise UserError(f"{where}: the key {shown(key.value)} stands twice; keep one")
+        keys.add(key.value)
+    parts = itertools.chain(*inner) if isinstance(node, yaml.MappingNode) else inner
+    size = 1 + sum(_weigh(part, path, known) for part in parts)
+    if size >= MOST:
+        raise UserError(
+            f"{path}: over {MOST:,} values, aliases (*) counted: no settings are so many"
+        )
+    known[id(node)] = size
+    return size
 
 
 def load_yaml(cls: type[Loaded], path: Path) -> Loaded:
@@ -49,12 +89,11 @@ def load_yaml(cls: type[Loaded], path: Path) -> Loaded:
     try:
         return cls(**{"name": path.stem, **read_yaml(path)})
     except ValidationError as error:
-        lines = [_explain(cls, path, item) for item in error.errors()]
-        raise UserError("\n".join(lines)) from None
+        raise UserError(listing([_explain(cls, path, item) for item in error.errors()])) from None
 
 
 def _explain(cls: type[BaseModel], path: Path, item: dict[str, Any]) -> str:
-    name = ".".join(str(part) for part in item["loc"])
+    name = short(".".join(str(part) for part in item["loc"]))
     if item["type"] == "extra_forbidden":
         known = list(_section(cls, item["loc"]).model_fields)
         near = did_you_mean(str(item["loc"][-1]), known)
@@ -64,7 +103,7 @@ def _explain(cls: type[BaseModel], path: Path, item: dict[str, Any]) -> str:
     if item["type"] == TOGETHER:
         return f"{path}: {item['msg']}"
     message = re.sub(r"^Input", "it", item["msg"])
-    return f"{path}: {name}: {message}, not {item['input']!r}"
+    return f"{path}: {name}: {message}, not {shown(item['input'])}"
 
 
 def _section(cls: type[BaseModel], loc: tuple[Any, ...]) -> type[BaseModel]:
