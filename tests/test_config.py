@@ -70,7 +70,7 @@ def test_yaml_reads_3e_4_as_text_and_we_mend_it(tmp_path: Path) -> None:
         ("model: {size: 64}\n", "'competition' is missing"),
         ("competition: demo\naugment: [{A: {}, B: {}}]\n", "augment.0"),
         ("competition: demo\nmodel: {backbone: resnet50x}\n", "did you mean"),
-        ("competition: demo\nmodel: {backbone: resnet50.a9_in1k}\n", "did you mean 'resnet50.a"),
+        ("competition: demo\nmodel: {backbone: resnet50.a9_in1k}\n", "did you mean 'resnet50."),
         ("competition: demo\npredict: {tta: hflp}\n", "'hflp'"),
         ("competition: demo\nmodel: {size: 64, weights: none}\n", "none needs batchnorm: train"),
         ("competition: demo\nmodel: {size: 64, head: names}\n", "names needs reads: last"),
