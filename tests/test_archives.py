@@ -14,10 +14,10 @@ from pipeline.kaggle.archives import BrokenArchiveError, unpack
 from pipeline.parts.cli import UserError
 
 
-def zipped(files: dict[str, bytes], mode: int = 0) -> bytes:
+def zipped(files: dict[str, bytes] | list[tuple[str, bytes]], mode: int = 0) -> bytes:
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in files.items():
+        for name, data in files.items() if isinstance(files, dict) else files:
             info = zipfile.ZipInfo(name)
             info.external_attr = mode << 16
             archive.writestr(info, data)
@@ -78,6 +78,55 @@ def test_an_outward_name_in_an_inner_archive(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="leads outside"):
         unpacked(tmp_path, zipped({"inner.zip": zipped({"../../evil": b"x"})}))
     assert not list(tmp_path.rglob("evil"))
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["a/b", "a//b"], "'a//b' and 'a/b' are one name"),
+        (["images/A.jpg", "images/a.JPG"], "'images/a.JPG' and 'images/A.jpg' are one name"),
+        (["a", "./a"], "'./a' and 'a' are one name"),
+        (["a/b/c", "A/b"], "'A/b' is a file, and the folder of 'a/b/c'"),
+        (["a", "a/b"], "'a' is a file, and the folder of 'a/b'"),
+        (["."], "'.' is no name of a file"),
+        ([""], "'' is no name of a file"),
+        (["é" * 128], "' is no name of a file"),
+    ],
+)
+def test_names_that_cannot_all_lie_on_a_disk(tmp_path: Path, names: list[str], said: str) -> None:
+    data = zipped([("good", b"x"), *((name, b"x") for name in names)])
+    with pytest.raises(UserError) as error:
+        unpacked(tmp_path, data)
+    assert f"{said}; nothing was unpacked" in str(error.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["outer.zip"]
+
+
+def test_nothing_that_lies_there_is_replaced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    same = zipped({"same.zip": b"itself"})
+    other = zipped({"train.csv": b"of the archive"})
+    mixed = {
+        "train.csv": b"outer",
+        "train.csv.zip": other,
+        "train.csv.7z": sevenzipped({"b": b"x"}),
+    }
+    mixed |= {"same.zip": same, "loose": b"a file", "loose.zip": zipped({"1": b"", "2": b""})}
+    mixed |= {"one.zip": zipped({"x/1": b"first"}), "two.zip": zipped({"x/1": b"second"})}
+    files = unpacked(tmp_path, zipped(mixed))
+    assert files["train.csv"] == b"outer" and files["train.csv.zip"] == other
+    assert files["same.zip"] == same and files["loose"] == b"a file" and "loose.zip" in files
+    assert files["x/1"] == b"first" and "two.zip" in files and "one.zip" not in files
+    told = capsys.readouterr().out
+    assert "train.csv.zip stays packed: train.csv lies there already and is kept" in told
+    assert told.count("stays packed") == 4
+
+
+def test_archives_in_archives_without_end(tmp_path: Path) -> None:
+    data = zipped({"deep.txt": b"x"})
+    for i in range(9):
+        data = zipped({f"{i}.zip": data})
+    assert list(unpacked(tmp_path, data)) == ["5.zip"]
 
 
 def test_links_are_refused_in_zip_and_7z(tmp_path: Path) -> None:
