@@ -26,11 +26,12 @@ if not find_spec("typer"):
     sys.exit(2)
 
 
-def _exit_at_once(number: int, frame: object) -> None:
+def exit_at_once(number: int, frame: object) -> None:
+    """Handles SIGINT and SIGTERM where nothing has begun that had to be put in order."""
     os.write(2, b"\nstopped; the same command goes on where it was\n")
     os._exit(128 + number)
 
 
-if sys.argv[0] == "-m":  # a stage that still imports: nothing is begun that had to be put in order
+if sys.argv[0] == "-m":  # a stage that still imports
     for _number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(_number, _exit_at_once)
+        signal.signal(_number, exit_at_once)

@@ -15,6 +15,8 @@ from types import FrameType
 
 import typer
 
+from pipeline import exit_at_once
+
 UsageError = typer.BadParameter.__mro__[1]  # click's, or that of the copy in newer typers
 
 SHOWN = 20  # problems named in full before "and N more"
@@ -46,8 +48,8 @@ def guarded(main: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(main)
     def run(*args: object, **kwargs: object) -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # the package's own exits at once
-        signal.signal(signal.SIGTERM, terminate)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, stop)
         try:
             main(*args, **kwargs)
         except BrokenPipeError:  # the reader of our output has gone: `| head`
@@ -70,8 +72,14 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM: a cluster or a shell ends us, and all is put in order as after Ctrl-C."""
 
 
-def terminate(number: int, frame: FrameType | None) -> None:
-    raise Terminated
+def stop(number: int, frame: FrameType | None) -> None:
+    """Handles Ctrl-C and SIGTERM. An exception in the midst of torch's import would abort it."""
+    outer = frame
+    while outer:
+        if outer.f_code.co_filename.startswith("<frozen importlib"):
+            exit_at_once(number, frame)
+        outer = outer.f_back
+    raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
 
 def explain(error: Exception) -> str | None:
