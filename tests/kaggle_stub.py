@@ -183,7 +183,8 @@ class KaggleStub:
         return {"status": "RUNNING" if self._waiting() else "COMPLETE"}
 
     def ListKernelSessionOutput(self, ask: Json) -> Json:
-        output = self.outputs.get(ask.get("versionLabel", ""), self.output)
+        made = self.kernels.get(f"{ask['userName']}/{ask['kernelSlug']}", [])
+        output = self.outputs.get(ask.get("versionLabel", f"v{len(made)}"), self.output)
         self.downloads |= output
         files = [{"url": f"{HOST}/files/{name}", "fileName": name} for name in output]
         return {"files": files, "log": "[]"}
