@@ -252,12 +252,16 @@ def gpu_and_rows(weights: Path, member: object, source: Path, rows: np.ndarray, 
     return np.stack([gpu, rows], axis=1)
 
 
-def test_a_process_for_each_gpu_and_every_row_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("n", [1, 2])
+def test_a_process_for_each_gpu_and_every_row_in_its_place(
+    n: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(shards, "sum_of_looks", gpu_and_rows)  # torch twice takes long to import
-    processes = shards.Shards(2, Deadline(600.0))
+    processes = shards.Shards(n, Deadline(600.0))
     told = [processes.predict(None, None, None, np.array(rows), None) for rows in ([9, 5, 7], [3])]
     processes.close()
-    assert told[0].tolist() == [[0, 9], [1, 5], [0, 7]] and told[1].tolist() == [[0, 3]]
+    second = n - 1  # the GPU of every other row
+    assert told[0].tolist() == [[0, 9], [second, 5], [0, 7]] and told[1].tolist() == [[0, 3]]
 
 
 POISONED = "STANDS_FOR_A_BROKEN_CUDA_CONTEXT"

@@ -29,14 +29,15 @@ WORKING = Path(os.environ.get("KAGGLE_WORKING_DIR", "/kaggle/working"))"""
 
 SAMPLE = """\
 # submission.csv is the sample: from here on there is always one
-forms = ["competitions/{slug}/", "{slug}/", *("*/" * depth for depth in range(1, 6))]
-samples = [path for form in forms for path in sorted(INPUT.glob(form + escape({sample!r})))]
+sample, forms = {sample!r}, ["competitions/{slug}/", "{slug}/", *("*/" * n for n in range(1, 6))]
+found = [path for form in forms for path in sorted(INPUT.glob(form + escape(sample)))]
+found = [path for path in found if path.is_file()]
 try:
-    shutil.copyfile(samples[0], WORKING / "submission.csv")
-    print(f"submission.csv is {{samples[0]}}")
+    shutil.copyfile(found[0], WORKING / "submission.csv")
+    print(f"submission.csv is {{found[0]}}")
 except (IndexError, OSError) as error:
-    reason = "is the competition {slug} attached?" if not samples else error
-    print(f"{alarm} no {sample} in {{INPUT}}: {{reason}} {alarm}")"""
+    reason = error if found else "is the competition {slug} attached?"
+    print(f"{alarm} no {{sample}} in {{INPUT}}: {{reason}} {alarm}")"""
 
 LOOK = """\
 # What is here: some entries of every folder, room on the disk, GPUs

@@ -25,10 +25,13 @@ OVERTIME = RESERVE / 3  # seconds after the deadline that a process may still an
 
 
 class Shards:
-    """`predict` runs in `n` processes with a GPU each, or here where `n` is at most 1."""
+    """`predict` runs in `n` processes with a GPU each, or here where there is no GPU.
+
+    One GPU has its process too: what kills that does not end the notebook, whose output counts.
+    """
 
     def __init__(self, n: int, deadline: Deadline):
-        self.n, self.deadline = n if n > 1 else 0, deadline
+        self.n, self.deadline = n, deadline
         self.pools: list[ProcessPoolExecutor] = []
         self.others = multiprocessing.active_children()
 
