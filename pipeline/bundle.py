@@ -16,6 +16,7 @@ ends in time, after an epoch, and goes on from its own last output. --rehearse r
 on Kaggle, both as often as that takes; --push brings the folds home after each session.
 """
 
+import re
 import shutil
 import time
 from pathlib import Path
@@ -74,6 +75,8 @@ def main(
     refuse(mixed if train else [("--fold", fold), ("--hours", hours != LONGEST_SESSION)], train)
     api = sign_in() if push else None
     owner = signed(api) if api else owner
+    if not re.fullmatch(r"[\w-]+", owner):
+        raise UserError(f"--owner {owner!r}: a name on Kaggle has letters, digits, - and _ alone")
     if train:
         out, competition = current_training(name, owner, fold, hours)
     else:

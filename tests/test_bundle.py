@@ -192,6 +192,12 @@ def test_writes_to_inputs_and_other_outputs_are_found_out(tmp_path: Path) -> Non
         refuse_writes(inputs, working, before, "submission.csv")
 
 
+@pytest.mark.parametrize("owner", ["", "a/b", "me you", "../x"])
+def test_an_owner_is_a_name(home: Callable, run: Callable, owner: str) -> None:
+    home()
+    assert f"--owner {owner!r}: a name on" in run("bundle", "blend", "--owner", owner, expect=2)
+
+
 def test_a_backbone_that_kaggles_timm_lacks_is_named(
     home: Callable, run: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -152,6 +152,13 @@ def test_the_end_of_the_version_before_is_not_believed(
     assert kaggle.submissions[-1]["kernelVersion"] == 3
 
 
+def test_a_score_that_takes_the_hours_of_a_hidden_test_is_awaited(
+    home: Path, kaggle: KaggleStub, run: Callable
+) -> None:
+    kaggle.pending_polls = 3 + 200
+    assert "public 0.91" in run("bundle", "blend", "--push")
+
+
 def test_a_failed_run_is_pushed_again(home: Path, kaggle: KaggleStub, run: Callable) -> None:
     kaggle.answer["GetKernelSessionStatus"] = {"status": "ERROR", "failureMessage": "no GPU"}
     assert "version 1 failed on Kaggle: no GPU" in run("bundle", "blend", "--push", expect=2)

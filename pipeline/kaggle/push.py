@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 POLL, RUN_POLLS = 15, 3600  # seconds between two questions for a run, and how many: 15 hours
 ENDS = ("COMPLETE", "ERROR", "CANCEL_ACKNOWLEDGED", "ABSENT")  # of a run
 SETTLED = 8  # polls
+SCORE_POLLS = 3600  # of 10 s: the hidden test takes as long as it may
 
 
 class FailedRunError(UserError):
@@ -207,7 +208,8 @@ def submit_version(api: KaggleApi, name: str, slug: str, ref: str, version: int)
         row["ref"] = send(api, row, what, submit, what)
         ledger.put(row)
     if row["status"] == "pending":
-        row |= outcome(await_score(api, slug, row["ref"]))
+        say("bundle", "its score is awaited, at most 10 h; stopped, the same command asks again")
+        row |= outcome(await_score(api, slug, row["ref"], SCORE_POLLS))
         ledger.put(row)
     if row["status"] == "error":
         raise UserError(f"{slug}: {ref} version {version} failed on the hidden test: see its page")
