@@ -505,3 +505,11 @@ def test_a_disk_without_locks_is_told_of_and_used(
     monkeypatch.setattr("fcntl.flock", no_locks)
     with records.locked(tmp_path):
         assert "no locks there (No locks available): run one at a time" in capsys.readouterr().err
+
+
+def test_committed_splits_are_those_of_their_records() -> None:
+    splits = sorted((REPO / "folds").glob("*.csv"))
+    assert splits
+    for path in splits:
+        record = records.load(path)
+        assert record["digest"] == records.file_digest(path), path
