@@ -111,6 +111,8 @@ BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for 
         (f"{HEAD}x: {'[' * 30_000}", "brackets within brackets, too deep for settings"),
         (f"{HEAD}{BOMB}", "over 100,000 values, aliases (*) counted"),
         (f"{HEAD}x: &x [*x]\n", "over 100,000 values, aliases (*) counted"),
+        (f'{HEAD}train: {{distill: "a\\0"}}\n', "line 3: 'a\\x00' holds what is no character"),
+        (f'{HEAD}name: "\\ud800"\n', "line 3: '\\ud800' holds what is no character"),
         (f"{HEAD}x: 2024-99-01\n", "not YAML: month must be in 1..12"),
         (f"{HEAD}x: !!timestamp soon\n", "not YAML: "),
         (f"{HEAD}x: {'9' * 5000}\n", "not YAML: Exceeds the limit"),

@@ -64,24 +64,30 @@ def _weigh(node: yaml.Node | None, path: Path, known: dict[int, int]) -> int:
     if id(node) in known:
         return known[id(node)]
     known[id(node)] = MOST  # within itself it has no end
-    inner = node.value if isinstance(node, yaml.CollectionNode) else []
-    keys = set()
-    for key in [pair[0] for pair in inner if isinstance(node, yaml.MappingNode)]:
-        where = f"{path} line {key.start_mark.line + 1}"
-        if key.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"):
-            what = short(key.value) if isinstance(key.value, str) else "a list"
-            raise UserError(f"{where}: a key is a text, which {what} is not; put it in quotes?")
-        if key.value in keys:
-            raise UserError(f"{where}: the key {shown(key.value)} stands twice; keep one")
-        keys.add(key.value)
-    parts = itertools.chain(*inner) if isinstance(node, yaml.MappingNode) else inner
+    if isinstance(node, yaml.ScalarNode) and re.search("[\0\ud800-\udfff]", node.value):
+        line = node.start_mark.line + 1
+        raise UserError(f"{path} line {line}: {shown(node.value)} holds what is no character")
+    parts = node.value if isinstance(node, yaml.CollectionNode) else []
+    if isinstance(node, yaml.MappingNode):
+        _refuse_keys([key for key, _ in parts], path)
+        parts = itertools.chain(*parts)
     size = 1 + sum(_weigh(part, path, known) for part in parts)
     if size >= MOST:
-        raise UserError(
-            f"{path}: over {MOST:,} values, aliases (*) counted: no settings are so many"
-        )
+        raise UserError(f"{path}: over {MOST:,} values, aliases (*) counted: these are no settings")
     known[id(node)] = size
     return size
+
+
+def _refuse_keys(keys: list[yaml.Node], path: Path) -> None:
+    seen = set()
+    for key in keys:
+        where = f"{path} line {key.start_mark.line + 1}"
+        if key.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"):
+            what = short(key.value) if isinstance(key, yaml.ScalarNode) else "a list"
+            raise UserError(f"{where}: a key is a text, which {what} is not; put it in quotes?")
+        if key.value in seen:
+            raise UserError(f"{where}: the key {shown(key.value)} stands twice; keep one")
+        seen.add(key.value)
 
 
 def load_yaml(cls: type[Loaded], path: Path) -> Loaded:
