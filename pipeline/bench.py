@@ -22,6 +22,7 @@ from pipeline.parts import records
 from pipeline.parts.budget import cuts, plan, seconds_of_head
 from pipeline.parts.cli import UserError, duration, run_stage, say, took, warn
 from pipeline.parts.config import Experiment, Runtime, load_experiment
+from pipeline.parts.libc import cores
 from pipeline.parts.prepared import Prepared, load_prepared
 from pipeline.parts.splits import folds_digest, load_folds
 
@@ -61,9 +62,9 @@ def parse_duration(text: str) -> float:
 
 
 def warn_if_busy() -> None:
-    load, cores = os.getloadavg()[0], os.cpu_count() or 1
-    if load > 0.3 * cores:
-        warn("bench", f"{load:.1f} processes run already on {cores} cores: figures will be too low")
+    load, n = os.getloadavg()[0], cores()
+    if load > 0.3 * n:
+        warn("bench", f"{load:.1f} processes run already on {n} cores: figures will be too low")
 
 
 def card_of_machine() -> Path:

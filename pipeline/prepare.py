@@ -9,7 +9,6 @@ All broken, missing or empty files are named in one list and nothing is written.
 identical pictures) and twins whose labels contradict each other are counted.
 """
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +27,7 @@ from pipeline.parts.competition import load_competition
 from pipeline.parts.config import Experiment, load_experiment
 from pipeline.parts.csv_files import write_csv
 from pipeline.parts.images import DARK, BadImageError, NoMemoryError, decode, square
+from pipeline.parts.libc import cores
 from pipeline.parts.prepared import Prepared, file_stats, list_digest, prepared_folder
 from pipeline.parts.progress import Progress
 from pipeline.parts.proposal import propose
@@ -163,7 +163,7 @@ def read_in_order(
         facts = {"width": width, "height": height, "hash": picture.digest, "note": picture.note}
         return facts, square(picture.rgb, size, fit)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         for start in range(0, len(paths), 256):
             yield from pool.map(read, paths[start : start + 256])
 

@@ -72,6 +72,9 @@ def main(
         train_here(settings, todo, prepared, table, deadline)
     if len(folds) > 1 or not todo:
         say("train", f"{summary(settings, folds)}, {took(started) if todo else 'up to date'}")
+    if len(folds) > 1 and todo:
+        every = [records.load(model_path(settings.name, k)) for k in folds]
+        tell_if_lost(f"{len(folds)} folds", every)
 
 
 def chosen_folds(settings: Experiment, asked: Sequence[int] | None) -> list[int]:
@@ -209,6 +212,7 @@ def train_fold(
     started_key.unlink()
     memory = f"at most {peak['ram_gb']:.1f} GB of memory"
     say("train", f"fold {fold}  {out}, {took(started)}, {memory}")
+    tell_if_lost(f"fold {fold}", [records.load(out)])
 
 
 def resume(trainer: "Trainer", last: Path) -> None:
@@ -245,6 +249,16 @@ def describe_teacher(settings: Experiment) -> str:
         f"targets: {1 - weight:.0%} labels, {weight:.0%} out-of-fold probabilities of {run}, whose "
         "models saw held-out labels of this fold: its score will be slightly optimistic"
     )
+
+
+def tell_if_lost(what: str, trained: list[dict[str, Any]]) -> None:
+    """Say so where the head's start was better than what training made of it."""
+    from pipeline.parts.log import training_lost  # late: scikit-learn
+
+    starts = [record.get("start") for record in trained]  # those made before have none
+    ends = [record["scores"]["valid_score"] for record in trained]
+    if None not in starts and (text := training_lost(starts, ends, trained[0]["metric"])):
+        say("train", f"{what}  {text}")
 
 
 def summary(settings: Experiment, folds: Sequence[int]) -> str:

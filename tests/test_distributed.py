@@ -56,6 +56,16 @@ def work():
     return f"said by rank {rank}"
 assert by_rank_0(work, model, accelerator) == "said by rank 0"
 assert model.bias.tolist() == [5, 5, 5]
+from pipeline.parts.config import Model
+from pipeline.parts.freeze import freeze
+from pipeline.parts.model import build_model
+settings = Model(backbone="test_vit", weights="none", batchnorm="train", size=32)
+vit = build_model(settings, ["a", "b"], 0)
+freeze(vit, settings)
+group = accelerator.prepare(vit)
+for step in range(2):  # DDP would wait in the second for a final norm that the head does not read
+    group(torch.randn(2, 3, 32, 32)).square().sum().backward()
+assert vit.backbone.blocks[-1].mlp.fc2.weight.grad.any()
 accelerator.end_training()
 """
 
@@ -122,5 +132,10 @@ def test_parts_are_whole_batches_with_seeds_of_their_own() -> None:
 
 def test_a_batch_of_fewer_images_than_processes_is_refused() -> None:
     OwnParts(EpochBatches(9, 3, seed=0), rank(0, 3))
+    OwnParts(EpochBatches(15, 2, seed=0), rank(0, 1), least=2)
+    with pytest.raises(UserError, match=r"a batch of 1 images is too small \(BatchNorm that"):
+        OwnParts(EpochBatches(1, 2, seed=0), rank(0, 1), least=2)
+    with pytest.raises(UserError, match="a batch of 3 images cannot be shared by 2 processes"):
+        OwnParts(EpochBatches(9, 3, seed=0), rank(0, 2), least=2)
     with pytest.raises(UserError, match="a batch of 2 images cannot be shared by 3 processes"):
         OwnParts(EpochBatches(8, 3, seed=0), rank(0, 3))

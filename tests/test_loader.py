@@ -1,10 +1,17 @@
 """Batches: equal for any number of workers, different from epoch to epoch and batch to batch."""
 
+import pickle
+import signal
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
+from pipeline.parts import loader
 from pipeline.parts.augment import Augment, Resize
+from pipeline.parts.cli import UserError, explain
 from pipeline.parts.loader import EpochBatches, Pictures, derive_seed, in_order, make_loader
 
 HARSH = [{"RandomResizedCrop": {"scale": [0.3, 1.0]}}, {"ColorJitter": {"p": 1.0}}]
@@ -77,3 +84,81 @@ def test_seeds_depend_on_the_order_of_their_parts() -> None:
     assert derive_seed(1, 2) != derive_seed(2, 1)
     assert derive_seed(11, 2) != derive_seed(1, 12)
     assert derive_seed("a", 1) == derive_seed("a", 1)
+
+
+@pytest.mark.parametrize(
+    ("n", "batch_size", "sizes"),
+    [
+        (15, 2, [3, 2, 2, 2, 2, 2, 2]),  # eight batches would leave one image alone
+        (3, 2, [3]),
+        (1, 2, [1]),
+        (799, 64, [67] * 7 + [66] * 5),  # as it was
+        (22, 5, [6, 6, 5, 5]),
+    ],
+)
+def test_no_image_stands_alone(n: int, batch_size: int, sizes: list[int]) -> None:
+    assert EpochBatches(n, batch_size, seed=0).sizes == sizes
+
+
+def test_another_process_maps_the_pixels_and_is_not_sent_them(tmp_path: Path) -> None:
+    np.save(tmp_path / "pixels.npy", pixels())
+    packed = np.load(tmp_path / "pixels.npy", mmap_mode="r")
+    sent = pickle.dumps(Pictures(packed, np.array([3, 1]), np.zeros(2), Resize(24, "bicubic")))
+    assert len(sent) < packed.nbytes / 10
+    images, _ = pickle.loads(sent)[in_order(2, 2)[0]]
+    assert (images.numpy() == packed[[3, 1]]).all()
+
+
+@pytest.mark.parametrize(
+    ("free", "used"),
+    [(10**9, 4), (10 * 4160, 4), (10 * 4160 - 1, 3), (4 * 4160, 1), (4 * 4160 - 1, 0), (0, 0)],
+)
+def test_as_many_workers_as_there_is_shared_memory_for(
+    free: int, used: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A batch is 5 pictures of 16 px with their labels; a worker is two ahead, two are in use."""
+    monkeypatch.setattr(loader, "SHARED", Path.cwd())
+    monkeypatch.setattr(loader.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    loader.warn_once.cache_clear()
+    pictures = Pictures(pixels(size=16), np.arange(22), np.zeros(22), Resize(16, "bicubic"))
+    monkeypatch.setattr(pictures, "targets", torch.zeros(22, 64, dtype=torch.uint8))
+    batches = [spec._replace(rows=spec.rows[:1] * 5) for spec in in_order(22, 5)]
+    assert 5 * (16 * 16 * 3 + 64) == 4160
+    made = make_loader(pictures, batches, 4, pin=False)
+    made = make_loader(pictures, batches, 4, pin=False)
+    assert made.num_workers == used and made.timeout == (loader.PATIENCE if used else 0)
+    said = capsys.readouterr().err
+    assert said.count("--shm-size") == said.count(f"{used} will do") == (used < 4), "once"
+
+
+class Broken:
+    """Pictures of which one is damaged."""
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        if row == 7:
+            raise UserError("images/7.jpg: broken: UserError: no")
+        return pixels(1)[0]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_ails_a_worker_is_one_line(workers: int) -> None:
+    pictures = Pictures(Broken(), np.arange(9), np.zeros(9), Resize(24, "bicubic"))
+    with pytest.raises(UserError) as error:
+        list(make_loader(pictures, in_order(9, 2), workers, pin=False))
+    assert str(error.value) == "images/7.jpg: broken: UserError: no"
+
+
+def test_a_worker_that_hangs_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader, "PATIENCE", 0.3)
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.1)  # of its end
+    pictures = Pictures(pixels(9), np.arange(9), np.zeros(9), Resize(24, "bicubic"))
+    made = make_loader(pictures, in_order(9, 2), 1, pin=False)
+    monkeypatch.setattr(Pictures, "__getitem__", lambda *_: signal.pause())
+    with pytest.raises(RuntimeError, match="DataLoader timed out") as error:
+        list(made)
+    killed = RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+    for lost in (error.value, killed):
+        said = explain(lost)
+        assert said.startswith("a loader process is lost (DataLoader ") and "\n" not in said
+        assert "runtime.workers: 0" in said
+    assert explain(RuntimeError("Caught ValueError in DataLoader worker process 0.")) is None

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from pipeline.parts import records
 from pipeline.parts.config import Train, load_experiment
 from pipeline.parts.fit import Trainer, make_ema, make_schedule
+from pipeline.parts.log import training_lost
 
 HARD = {  # everything that draws random numbers or carries state from step to step
     "augment": [{"RandomResizedCrop": {"scale": [0.5, 1.0]}}, "SquareSymmetry"],
@@ -205,12 +206,53 @@ def test_all_folds_run_in_processes_of_their_own(
     assert "up to date" in run("train", experiment)
 
 
-def test_a_loss_that_is_not_a_number_stops_with_advice(
+@pytest.mark.parametrize(("batch_size", "name"), [(8, "the loss"), (64, "the sum of held-out")])
+def test_weights_that_are_lost_stop_with_advice(
+    batch_size: int,
+    name: str,
+    run: Callable[..., str],
+    write: Callable[..., str],
+    split: Callable[[str], str],
+    space: Path,
+) -> None:
+    """In the middle of an epoch, or in its last step (of one), which the loss cannot know of."""
+    train = {"lr": 1e30, "batch_size": batch_size, "epochs": 1}
+    said = run("train", split(write(train=train)), "--fold", "0", expect=2)
+    assert f"error: fold 0  epoch 1/1: {name}" in said and "lower train.lr" in said
+    assert not (space / "runs/tiny/fold0/last.pt").exists(), "the last good epoch, if any, stays"
+
+
+def test_batchnorm_that_trains_does_not_throw_the_closed_form_away(
+    run: Callable[..., str], write: Callable[..., str], split: Callable[[str], str], space: Path
+) -> None:
+    """At a rate that changes nothing the head scores after an epoch what it did at its start."""
+    model = {"reads": "blocks", "head": "lda"}
+    experiment = split(write(model=model, train={"lr": 1e-12, "epochs": 1, "batch_size": 15}))
+    run("train", experiment, "--fold", "0")
+    log = pd.read_csv(space / "runs/tiny/fold0/log.csv", index_col="epoch")
+    assert abs(log.valid_loss[1] - log.valid_loss[0]) < 0.1
+    assert log.train_loss[1] < log.valid_loss[0]
+
+
+def test_training_that_loses_to_its_start_is_told(
     run: Callable[..., str], write: Callable[..., str], split: Callable[[str], str]
 ) -> None:
-    experiment = write(train={"lr": 1e30})
-    split(experiment)
-    assert "lower train.lr" in run("train", experiment, "--fold", "0", expect=2)
+    model = {"reads": "blocks", "head": "lda"}
+    experiment = split(write(model=model, train={"lr": 0.3, "epochs": 1}))
+    said = run("train", experiment, "--fold", "0")
+    lines = [line for line in said.splitlines() if "warning: the head scored" in line]
+    assert len(lines) == 1 and lines[0].startswith("train     fold 0  warning: the head scored 0.")
+    assert "set train.epochs: 0, lower train.lr" in lines[0]
+
+
+def test_which_training_lost() -> None:
+    assert training_lost([0.9, 0.8], [0.8, 0.91], "accuracy") == ""
+    assert "scored 0.8500 before training and 0.8450 after" in training_lost(
+        [0.9, 0.8], [0.8, 0.89], "accuracy"
+    )
+    assert training_lost([0.9], [0.8], "log_loss") == ""
+    assert "scored 0.8000 before" in training_lost([0.8], [0.9], "log_loss")
+    assert training_lost([0.8], [0.8], "auc") == training_lost([0.8], [np.nan], "auc") == ""
 
 
 @pytest.mark.parametrize("fold", ["2", "-1"])

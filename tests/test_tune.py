@@ -58,7 +58,7 @@ def search(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Search]:
     monkeypatch.setattr(
         tune, "forward_rate", lambda _, batch, *looks: FORWARD[batch] / (1 + len(looks))
     )
-    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    monkeypatch.setattr("pipeline.parts.tune.cores", lambda: 4)
 
     def run(**runtime: Any) -> Search:
         found = Search(with_runtime(**runtime), build)

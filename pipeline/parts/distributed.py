@@ -57,15 +57,20 @@ def own_seed(seed: int, accelerator: Accelerator) -> int:
 
 
 class OwnParts:
-    """A rank's part of each of the epoch's batches. Raises UserError if one could be empty."""
+    """A rank's part of each of the epoch's batches.
 
-    def __init__(self, batches: EpochBatches, accelerator: Accelerator):
+    Raises UserError if one could be of fewer images than `least`: of one BatchNorm learns nothing.
+    """
+
+    def __init__(self, batches: EpochBatches, accelerator: Accelerator, least: int = 1):
         self.batches, self.accelerator = batches, accelerator
         smallest, ranks = min(batches.sizes), accelerator.num_processes
-        if smallest < ranks:
+        if smallest < ranks * least:
+            fault = f"cannot be shared by {ranks} processes" if ranks > 1 else "is too small"
+            need = f" (BatchNorm that trains needs {least} in each)" if least > 1 else ""
             raise UserError(
-                f"train.batch_size: a batch of {smallest} images cannot be shared by {ranks} "
-                "processes; raise it, or lower --gpus-per-fold"
+                f"train.batch_size: a batch of {smallest} images {fault}{need}; raise it, or lower "
+                "--gpus-per-fold"
             )
 
     def __len__(self) -> int:

@@ -94,6 +94,7 @@ class Trainer:
             started = time.monotonic()
             loss, rate = self.train_epoch()
             prob = self.predict_valid(f"{self.label()} valid")
+            self.refuse_lost(float(prob.sum()), "the sum of held-out probabilities")
             self.epoch += 1
             row = self.note(prob, started, loss=loss, rate=rate)
             if self.accelerator.is_main_process:
@@ -146,10 +147,14 @@ class Trainer:
                 progress.advance(size)
         distributed.align(self.model, self.ema)
         loss = self.accelerator.reduce(total, "sum").item() / images
-        if not math.isfinite(loss):
-            remedy = "lower train.lr, or set train.clip_grad or runtime.precision: no"
-            raise UserError(f"{self.label()}: the loss is {loss}: {remedy}")
+        self.refuse_lost(loss, "the loss")
         return loss, images / (time.monotonic() - started)
+
+    def refuse_lost(self, value: float, name: str) -> None:
+        """Raise UserError for weights that are lost: the last epoch's lie in the file still."""
+        if not math.isfinite(value):
+            remedy = "lower train.lr, or set train.clip_grad or runtime.precision: no"
+            raise UserError(f"{self.label()}: {name} is {value}: {remedy}")
 
     def set_mode(self) -> None:
         """Training mode, with layers thawed when their time has come."""
@@ -221,6 +226,7 @@ class Trainer:
         return {
             "preprocessing": self.preprocessing,
             "metric": self.metric,
+            "start": self.log[0]["valid_score"] if self.log[0]["epoch"] == 0 else None,
             "scores": self.log[-1],
             "images": {"train": len(self.rows), "valid": len(self.valid)},
             "precision": self.accelerator.mixed_precision,
@@ -242,5 +248,6 @@ class Trainer:
         augment.try_on(self.pixels[rows[0]])
         on_gpu = self.accelerator.device.type == "cuda"
         pictures = Pictures(self.pixels, rows, targets, augment)
-        parts = distributed.OwnParts(self.batches, self.accelerator)
+        least = 2 if self.settings.model.batchnorm == "train" else 1
+        parts = distributed.OwnParts(self.batches, self.accelerator, least)
         return make_loader(pictures, parts, workers(self.settings.runtime, on_gpu), on_gpu)

@@ -47,7 +47,7 @@ def conv_norm_pairs(model: nn.Module) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
         for layer in block.children():
             if type(layer) in (nn.Conv2d, Conv2dSame):
                 conv = layer
-            elif type(layer) in (nn.BatchNorm2d, BatchNormAct2d) and conv is not None:
+            elif isinstance(layer, nn.BatchNorm2d | nn.SyncBatchNorm) and conv is not None:
                 if layer.affine and layer.num_features == conv.out_channels:
                     pairs.append((conv, layer))
                 conv = None

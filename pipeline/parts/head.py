@@ -172,9 +172,11 @@ def set_head(model: nn.Module, features: torch.Tensor, labels: np.ndarray, start
     Raises UserError for a head that is not one linear layer.
     """
     head = model.get_classifier()
-    if not isinstance(head, nn.Linear):
+    if not isinstance(head, nn.Linear):  # a distilled DeiT has two
         raise UserError(f"model.head: no closed form for {type(head).__name__}; set head: random")
     deviation, mean = torch.std_mean(features.flatten(0, 1), 0)
+    if not (deviation.isfinite().all() and deviation.any()):
+        raise UserError("model.head: no closed form of features that are all one, or not finite")
     scale = 1 / deviation.clamp(min=0.1 * deviation.mean())  # a dead channel must stay dead
     if start == "lda":
         found = discriminant(features.sub_(mean).mul_(scale), labels, head.out_features)

@@ -22,6 +22,7 @@ from pipeline.parts.images import Pixels
 from pipeline.parts.libc import libc_function
 from pipeline.parts.loader import Pictures, in_order, make_loader
 from pipeline.parts.progress import Progress
+from pipeline.parts.pyramid import FOREIGN
 from pipeline.parts.tta import View, canvas, refuse_enlarging, views
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h
@@ -32,13 +33,14 @@ TOLERANCE: dict[Precision, float] = {"no": 1e-3, "fp16": 5e-2}
 
 def make_accelerator(runtime: Runtime, options: Sequence[KwargsHandler] = ()) -> Accelerator:
     """Device and precision for this machine; `options` are those of a group of processes."""
-    keep_freed_memory()
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         # Accelerate keeps the first precision for a whole process, which may do several things
         AcceleratorState._reset_state(reset_partial_state=True)
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.benchmark = True
     cpu = runtime.device == "cpu" or not torch.cuda.is_available()
+    if cpu:
+        keep_freed_memory()
     precision = runtime.precision
     if precision == "auto":  # the variable is Accelerate's own
         precision = os.environ.get("ACCELERATE_MIXED_PRECISION") or _precision(cpu)
@@ -211,7 +213,9 @@ def refuse_foreign(model: nn.Module, sizes: Sequence[int], device: torch.device)
         try:
             with torch.inference_mode():
                 model(torch.zeros(1, 3, size, size, device=device))
-        except (AssertionError, RuntimeError, ValueError) as error:
+        except torch.OutOfMemoryError:
+            raise
+        except FOREIGN as error:
             reason = " ".join(str(error).split())
             text = f"predict.sizes: this backbone takes no pictures of {size} px: {reason}"
             raise UserError(text) from None

@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from pipeline.parts.cli import Terminated, UserError, say
 from pipeline.parts.config import Runtime
 from pipeline.parts.deadline import Deadline
-from pipeline.parts.libc import libc_function
+from pipeline.parts.libc import cores, libc_function
 
 # exit codes of a fold that has said why itself; STOPPED by Ctrl-C, ENDED by SIGTERM
 BAD_INPUT, PAUSED, STOPPED, ENDED = 2, 75, 130, 143
@@ -76,7 +76,7 @@ def slots(runtime: Runtime, folds: int) -> list[dict[str, str]]:
     count = min(folds, runtime.processes or max(1, len(gpus) // ranks))
     if count * ranks == 1:
         return [{}]
-    threads = int(os.environ.get("OMP_NUM_THREADS", os.cpu_count())) // (count * ranks)
+    threads = int(os.environ.get("OMP_NUM_THREADS", cores())) // (count * ranks)
     shared = {"OMP_NUM_THREADS": str(max(1, threads))}
     if count > 1:
         shared["TERM"] = "dumb"  # bars would overwrite each other

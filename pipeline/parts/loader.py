@@ -6,7 +6,10 @@ number): 0, 1 or 8 workers give equal batches, and a resumed epoch equals an uni
 
 import hashlib
 import itertools
+import shutil
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
@@ -15,9 +18,14 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from pipeline.parts.augment import Augment
+from pipeline.parts.cli import UserError, warn
 from pipeline.parts.images import Pixels
 
 Batch = tuple[torch.Tensor, torch.Tensor]
+AHEAD = 2  # batches that a worker of PyTorch makes before they are asked for
+PATIENCE = 300  # seconds for a batch, after which its worker is taken for dead
+SHARED = Path("/dev/shm")
+warn_once = cache(warn)
 
 
 class BatchSpec(NamedTuple):
@@ -48,6 +56,16 @@ class Pictures(Dataset):
         dtype = np.int64 if targets.ndim == 1 else np.float32
         self.targets = torch.from_numpy(np.array(targets, dtype=dtype))
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A worker that is no fork maps the file itself; a pickled memmap is all its content."""
+        mapped = isinstance(self.pixels, np.memmap)
+        return vars(self) | ({"pixels": Path(self.pixels.filename)} if mapped else {})
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        if isinstance(self.pixels, Path):
+            self.pixels = np.load(self.pixels, mmap_mode="r")
+
     def __len__(self) -> int:
         return len(self.rows)
 
@@ -62,7 +80,7 @@ class EpochBatches:
     """Shuffled batches of the current `epoch`, all within one image of equal size.
 
     Every image is used once an epoch, or what `draw` (epoch → n rows) says. No tiny last batch
-    upsets BatchNorm.
+    upsets BatchNorm, and none of one image, as long as there are two.
     """
 
     def __init__(
@@ -73,7 +91,7 @@ class EpochBatches:
         draw: Callable[[int], np.ndarray] | None = None,
     ):
         self.n, self.seed, self.epoch, self.draw = n, seed, 0, draw
-        self.count = max(1, round(n / batch_size))
+        self.count = max(1, min(round(n / batch_size), n // 2))
 
     def __len__(self) -> int:
         return self.count
@@ -105,19 +123,52 @@ def grouped(batches: Iterable[Any], size: int) -> Iterator[list[Any]]:
         yield group
 
 
+class Loader(DataLoader):
+    """A DataLoader whose workers' bad input is the one line that it would be without workers."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        try:
+            yield from super().__iter__()
+        except UserError as error:  # told with the worker's traceback, of which it is the end
+            name = f"\n{type(error).__module__}.{type(error).__qualname__}: "
+            raise UserError(str(error).rpartition(name)[2].strip()) from None
+
+
 def make_loader(
     pictures: Pictures, batches: Iterable[BatchSpec], workers: int, pin: bool
 ) -> DataLoader:
-    return DataLoader(
+    """Batches in order, from as many of the `workers` as there is shared memory for."""
+    workers = affordable(workers, pictures, batches)
+    return Loader(
         pictures,
         sampler=batches,
         batch_size=None,  # an index is already a whole batch
         num_workers=workers,
         pin_memory=pin,
+        timeout=PATIENCE if workers else 0,
         # its own generator: the worker seeds must not disturb the training's random numbers
         generator=torch.Generator().manual_seed(0),
         worker_init_fn=_one_thread if workers else None,
     )
+
+
+def affordable(workers: int, pictures: Pictures, batches: Iterable[BatchSpec]) -> int:
+    """How many workers' batches /dev/shm can hold: a worker that finds it full waits for ever."""
+    if not (workers and SHARED.is_dir()):
+        return workers
+    first = next(iter(batches))  # none is larger
+    one = sum(part.nbytes for part in pictures[BatchSpec(first.seed, first.rows[:1])])
+    batch, free = one * len(first.rows), shutil.disk_usage(SHARED).free
+    fit = (free // batch - 2) // AHEAD  # two are in use
+    if fit >= workers:
+        return workers
+    fit = max(0, fit)
+    warn_once(
+        "train",
+        f"{SHARED} has no room for the batches of {workers} loader processes: {fit} will do; "
+        "docker run --shm-size=2g gives more",
+    )
+    return fit
 
 
 def _one_thread(worker: int) -> None:

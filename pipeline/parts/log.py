@@ -1,13 +1,14 @@
 """The log of a fold: a row per epoch, and the line that tells it."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from pipeline.parts import records
-from pipeline.parts.metrics import METRICS
+from pipeline.parts.metrics import LOWER_IS_BETTER, METRICS
 
 Row = dict[str, float | None]
 COLUMNS = ["epoch", "lr", "train_loss", "valid_loss", "valid_score", "images_per_s", "seconds"]
@@ -33,6 +34,20 @@ def make_row(
         "images_per_s": rate and round(rate, 1),
         "seconds": round(time.monotonic() - started, 1),
     }
+
+
+def training_lost(starts: Sequence[float], ends: Sequence[float], metric: str) -> str:
+    """What to say of training after which a head scores worse than when it started, or nothing.
+
+    `starts` and `ends` are the scores of some folds before the first and after the last epoch.
+    """
+    start, end = np.mean(starts), np.mean(ends)
+    if not (end > start if metric in LOWER_IS_BETTER else end < start):
+        return ""
+    return (
+        f"warning: the head scored {start:.4f} before training and {end:.4f} after it: set "
+        "train.epochs: 0, lower train.lr, or freeze more of the backbone (model.freeze)"
+    )
 
 
 def write_log(rows: list[Row], path: Path) -> None:

@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pipeline.parts.augment import Augment
 from pipeline.parts.config import Experiment, Runtime, root
 from pipeline.parts.images import decode, square
+from pipeline.parts.libc import cores
 
 COPIED = 2**28  # bytes moved by one run of each bandwidth
 CPU = torch.device("cpu")
@@ -33,7 +34,7 @@ def describe_machine(runtime: Runtime) -> dict[str, Any]:
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return {
         "cpu": names[0] if names else os.uname().machine,
-        "cores": os.cpu_count(),
+        "cores": cores(),
         "gpus": sorted(gpus(runtime)),
         "torch": torch.__version__,
     }

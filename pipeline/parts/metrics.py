@@ -44,3 +44,4 @@ METRICS: dict[str, Score] = {
     "auc": auc,
     "quadratic_kappa": quadratic_kappa,
 }
+LOWER_IS_BETTER = {"log_loss"}

@@ -49,6 +49,8 @@ def named_head(
     matches = match_names(classes, known, mapping)
     say("train", matches.coverage())
     old = model.get_classifier()
+    if not isinstance(old, nn.Linear):
+        raise UserError(f"model.head: names needs one linear layer, not {type(old).__name__}")
     weight, bias = name_start(old.weight.detach(), old.bias.detach(), matches)
     return {"weight": weight, "bias": bias}
 

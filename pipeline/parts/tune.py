@@ -19,6 +19,7 @@ from pipeline.parts import records
 from pipeline.parts.cli import UserError
 from pipeline.parts.config import Experiment, Runtime, root
 from pipeline.parts.infer import peak_memory_gb, predict_probabilities, workers
+from pipeline.parts.libc import cores
 from pipeline.parts.loader import Batch, EpochBatches, grouped, make_loader
 from pipeline.parts.machine import describe_machine, wait
 
@@ -127,7 +128,7 @@ class Search:
             return load_rate(self.trainer, size, count, self.trainer.step)
 
         default = workers(self.trainer.settings.runtime, self.on_gpu)
-        others = [n for n in (0, 1, 2, 4, 8) if n <= (os.cpu_count() or 1) and n != default]
+        others = [n for n in (0, 1, 2, 4, 8) if n <= cores() and n != default]
         return self.choose("workers", default, others, measure)
 
     def choose_batch(self) -> float:
