@@ -109,6 +109,7 @@ def test_another_process_maps_the_pixels_and_is_not_sent_them(tmp_path: Path) ->
     assert (images.numpy() == packed[[3, 1]]).all()
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.parametrize(
     ("free", "used"),
     [(10**9, 4), (10 * 4160, 4), (10 * 4160 - 1, 3), (4 * 4160, 1), (4 * 4160 - 1, 0), (0, 0)],
