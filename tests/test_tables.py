@@ -168,6 +168,8 @@ def test_what_no_submission_could_answer_is_told_at_once(tmp_path: Path) -> None
     assert "asks for ['answer']" in futile(tmp_path, TWO, "image,answer\nz.jpg,x\n")
     said = futile(tmp_path, TWO, "image,label\nz.jpg,x\nq.jpg,x\n")
     assert "1 ids differ from those of test.csv, first 'q.jpg', which only the sample has" in said
+    said = futile(tmp_path, TWO, "image,label\nz.jpg,x\nz.jpg,x\n")
+    assert "sample_submission.csv: id 'z.jpg' stands twice" in said
     said = futile(tmp_path, "image,label\na.jpg,x\nb.jpg,x\n", "image,label\nz.jpg,x\n")
     assert "all rows are of class 'x': there is nothing to tell apart" in said
 

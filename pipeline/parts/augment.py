@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from pipeline.parts.cli import UserError, did_you_mean, short, shown
 
+Transform = A.BasicTransform
 INTERPOLATION = {
     "nearest": cv2.INTER_NEAREST,
     "bilinear": cv2.INTER_LINEAR,
@@ -71,10 +72,11 @@ class Resize:
         return cv2.resize(pixels, self.size, interpolation=self.mode)
 
 
-def _transform(name: str, kwargs: dict[str, Any], size: int, mode: int) -> A.BasicTransform:
-    cls = getattr(A, name, None)
-    if not (isinstance(cls, type) and issubclass(cls, A.BasicTransform)):
-        raise UserError(f"augment: albumentations has no {shown(name)}{did_you_mean(name, dir(A))}")
+def _transform(name: str, kwargs: dict[str, Any], size: int, mode: int) -> Transform:
+    every = {n: c for n, c in vars(A).items() if isinstance(c, type) if issubclass(c, Transform)}
+    if name not in every:
+        raise UserError(f"augment: albumentations has no {shown(name)}{did_you_mean(name, every)}")
+    cls = every[name]
     known = inspect.signature(cls.__init__).parameters
     if "size" in known:  # what the backbone wants, unless the YAML says otherwise
         kwargs = {"size": (size, size), **kwargs}

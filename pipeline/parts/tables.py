@@ -173,7 +173,10 @@ def refuse_futile(competition: Competition, folder: Path, rows: pd.DataFrame) ->
             "what can be answered; write a sample with these columns, let `sample:` in the "
             "competition's YAML name it, and rename or drop columns of the submission by hand"
         )
-    wanted, have = set(sample[competition.id]), set(rows.id[rows.split == "test"])
+    ids = sample[competition.id]
+    if ids.duplicated().any():
+        raise UserError(f"{path}: id {shown(ids[ids.duplicated()].iloc[0])} stands twice")
+    wanted, have = set(ids), set(rows.id[rows.split == "test"])
     if differ := sorted(wanted ^ have):
         where = "the sample" if differ[0] in wanted else competition.test
         text = f"{len(differ):,} ids differ from those of {competition.test}"
