@@ -271,7 +271,7 @@ class Handler(BaseHTTPRequestHandler):
             return self._send(trouble.how, body, **about)
         self.close_connection = True
         if trouble.how == "silence":
-            self.stub.silent.wait(5)
+            self.stub.silent.wait(20)
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0" + bytes(4))
         return self.connection.close()
 
