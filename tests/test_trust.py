@@ -73,20 +73,19 @@ def test_the_lock_and_the_litter_of_a_killed_process_are_free(tmp_path: Path) ->
 
 
 def test_force_waits_for_the_process_that_trains(
-    run: Run, trained: str, write: Write, space: Path
+    run: Run, write: Write, split: Split, space: Path
 ) -> None:
     """It deleted last.pt under a running train, resumed from what that wrote, and lied."""
-    write(train={"lr": 0.05})
+    experiment, model = split(write(train={"epochs": 1})), "runs/tiny/fold0/model.safetensors"
+    run("train", experiment, "--fold", "0")
+    write(train={"epochs": 1, "lr": 0.05})
     with records.locked(space / "runs/tiny/fold0"):
-        forced = start("-m", "pipeline.train", trained, "--fold", "0", "--force")
-        time.sleep(2.5)
-        assert (space / "runs/tiny/fold0/model.safetensors").exists()
-        assert forced.poll() is None
+        forced = start("-m", "pipeline.train", experiment, "--fold", "0", "--force")
+        assert any("works there; waiting for it" in line for line in forced.stdout)
+        assert records.load(space / model)["key"]["train"]["lr"] == 0.001
     said = forced.communicate()[0]
     assert forced.returncode == 0, said
-    assert "works there; waiting for it" in said
-    record = records.load(space / "runs/tiny/fold0/model.safetensors")
-    assert record["key"]["train"]["lr"] == 0.05
+    assert records.load(space / model)["key"]["train"]["lr"] == 0.05
 
 
 # ---- damaged and edited files
@@ -165,20 +164,36 @@ def test_a_file_that_is_no_archive_is_no_prediction_file(tmp_path: Path, data: b
         Predictions.load(tmp_path / "oof.npz")
 
 
-@pytest.mark.parametrize(
-    "data",
-    [b"{}", b"[]", b"null", b'"x"', b"7", b'{"key": "x"}', b"{", b"", b"\xff\xfe{}", b"[" * 9999],
-)
-def test_a_damaged_record_is_one_line_in_every_stage(
-    run: Run, trained: str, space: Path, data: bytes
-) -> None:
-    path = space / "runs/tiny/fold0/model.safetensors.json"
-    path.write_bytes(data)
-    for stage in ("train", "predict"):
-        said = run(stage, trained, expect=2)
-        assert said.startswith(f"error: {path}: ")
-        assert "delete" in said
-        assert said.count("\n") == 1
+DAMAGED = [b"{}", b"[]", b"null", b'"x"', b"7", b'{"key": "x"}', b"{", b"", b"\xff{}", b"[" * 9999]
+
+
+@pytest.mark.parametrize("data", DAMAGED)
+def test_a_damaged_record_is_one_line(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "x").touch()
+    (tmp_path / "x.json").write_bytes(data)
+    with pytest.raises(records.UserError, match=f"^{tmp_path}/x.json: .*delete") as told:
+        records.load(tmp_path / "x")
+    assert "\n" not in str(told.value)
+
+
+def test_a_damaged_record_is_one_line_in_every_stage(run: Run, trained: str, space: Path) -> None:
+    run("predict", trained)
+    run("ensemble", trained)
+    run("submit", "tiny")
+    for output, stage in {
+        "runs/_data/demo/40-stretch/images.csv": "prepare",
+        "folds/demo-2-seed42.csv": "folds",
+        "runs/tiny/fold0/model.safetensors": "train",
+        "runs/tiny/fold1/oof.none.npz": "predict",
+        "runs/tiny/test.npz": "ensemble",
+        "submissions/tiny.csv": "submit",
+    }.items():
+        path = records.record_path(space / output)
+        good = path.read_bytes()
+        path.write_bytes(b"{}")
+        said = run(stage, "tiny" if stage == "submit" else trained, expect=2)
+        assert said == f"error: {path}: 'key' is missing; delete the file to make it anew\n"
+        path.write_bytes(good)
 
 
 def test_an_edited_record_is_not_believed(run: Run, trained: str, space: Path) -> None:
@@ -195,22 +210,20 @@ def test_a_record_that_lacks_something_says_what(run: Run, trained: str, space: 
     assert f"{path}: 'backbone' is missing; delete the file" in run("predict", trained, expect=2)
 
 
-@pytest.mark.parametrize("data", [b"", b"text", b"PK\x03\x04half", None])
 def test_a_damaged_last_epoch_says_what_to_delete(
-    run: Run, write: Write, split: Split, space: Path, data: bytes | None
+    run: Run, write: Write, split: Split, space: Path
 ) -> None:
+    import torch
+
     experiment = split(write())
     run("train", experiment, "--fold", "0", "--hours", "0", expect=75)
     last = space / "runs/tiny/fold0/last.pt"
-    if data is None:
-        import torch
-
-        torch.save({"epoch": 1, "log": []}, last)
-    else:
+    torch.save({"epoch": 1, "log": []}, last)
+    for data in (last.read_bytes(), b"", b"text", b"PK\x03\x04half"):
         last.write_bytes(data)
-    said = run("train", experiment, "--fold", "0", expect=2)
-    assert f"{last}: damaged" in said
-    assert "delete it to train the fold from its beginning" in said
+        said = run("train", experiment, "--fold", "0", expect=2)
+        assert f"{last}: damaged" in said
+        assert "delete it to train the fold from its beginning" in said
 
 
 def test_what_last_pt_was_made_with_must_be_known(
