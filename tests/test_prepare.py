@@ -9,9 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image, ImageOps
+from torch._utils import ExceptionWrapper
 
+from pipeline.parts.cli import explain
 from pipeline.parts.config import load_experiment
-from pipeline.parts.images import decode, square
+from pipeline.parts.images import BadImageError, decode, square
 from pipeline.parts.predictions import Predictions
 from pipeline.parts.prepared import load_prepared
 
@@ -129,6 +131,17 @@ def test_files_replaced_after_prepare_are_not_trained_on(
     assert "files changed after `prepare`: run that stage again" in said
     run("prepare", experiment)
     run("train", experiment, "--fold", "0")
+
+
+def test_an_error_of_a_loaders_worker_is_told_without_its_traceback() -> None:
+    try:
+        raise BadImageError("a.jpg: no such file\nb.jpg: empty")
+    except BadImageError:
+        packed = ExceptionWrapper(where="in DataLoader worker process 0")
+    with pytest.raises(BadImageError) as error:
+        packed.reraise()
+    assert "Traceback" in str(error.value)
+    assert explain(error.value).splitlines() == ["a.jpg: no such file", "b.jpg: empty"]
 
 
 def test_what_was_mended_is_said_once(

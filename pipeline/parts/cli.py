@@ -95,13 +95,15 @@ def explain(error: Exception) -> str | None:
         if isinstance(error, FileExistsError | NotADirectoryError):
             return f"{os.fsdecode(error.filename)}: a file lies where a folder should be"
         if error.filename is not None and error.strerror:
-            return f"{os.fsdecode(error.filename)}: {error.strerror}"
+            return f"{short(os.fsdecode(error.filename), 400)}: {error.strerror}"
     if str(error).startswith(("DataLoader ", "Pin memory thread")):
         return (
             f"a loader process is lost ({' '.join(str(error).split())[:120]}): out of memory? set "
             "runtime.workers: 0, or in Docker give it --shm-size=2g"
         )
-    if isinstance(error, MemoryError) or re.search(r"out of memory|can't allocate", str(error)):
+    if isinstance(error, MemoryError) or re.search(
+        r"out of memory|can't allocate|Insufficient memory", str(error)
+    ):
         return (
             "not enough memory: lower train.batch_size and raise train.accumulate by as much; for "
             f"predictions lower runtime.predict_batch ({' '.join(str(error).split())[:120]})"

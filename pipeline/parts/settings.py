@@ -16,7 +16,7 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 def name_problem(name: str) -> str:
     """Why a name cannot be that of a folder of ours, or nothing."""
     if not name or name != name.strip() or name[0] in "._":
-        return "a name begins with a letter or digit, and has no space around it"
+        return "a name begins with a letter or digit, without space around it"
     if bad := re.search(r"[/\\:\x00-\x1f\x7f]", name):
         return f"a name may not hold {bad[0]!r}"
     if len(name.encode(errors="replace")) > 200:
