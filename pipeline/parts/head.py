@@ -53,6 +53,7 @@ def start_head(
     how = settings.model
     if not reads_features(how):
         return "by name" if how.head == "names" else None
+    linear_head(model)  # before the minutes that features may take
     chosen = np.random.default_rng(seed).permutation(len(rows))[:MOST]
     # leaves-small, fold 0, D4 TTA: one view gives .798, two .844, four .849; random crops .813
     looks = [*VIEWS["none"], *turns(settings)]
@@ -171,9 +172,7 @@ def set_head(model: nn.Module, features: torch.Tensor, labels: np.ndarray, start
     standardised in place, as they may fill gigabytes.
     Raises UserError for a head that is not one linear layer.
     """
-    head = model.get_classifier()
-    if not isinstance(head, nn.Linear):  # a distilled DeiT has two
-        raise UserError(f"model.head: no closed form for {type(head).__name__}; set head: random")
+    head = linear_head(model)
     deviation, mean = torch.std_mean(features.flatten(0, 1), 0)
     if not (deviation.isfinite().all() and deviation.any()):
         raise UserError("model.head: no closed form of features that are all one, or not finite")
@@ -191,6 +190,13 @@ def set_head(model: nn.Module, features: torch.Tensor, labels: np.ndarray, start
         if head.bias is not None:
             head.bias.copy_(found.bias - found.weight @ (mean * scale))
     return f"closed form, shrinkage {found.shrinkage:g}, scale {found.scale:.2g}"
+
+
+def linear_head(model: nn.Module) -> nn.Linear:
+    head = model.get_classifier()
+    if not isinstance(head, nn.Linear):  # a distilled DeiT has two, a CAFormer's is deeper
+        raise UserError(f"model.head: no closed form for {type(head).__name__}; set head: random")
+    return head
 
 
 def turns(settings: Experiment) -> list[View]:

@@ -111,7 +111,8 @@ def _pretrained(name: str, failure: str, remedy: str, **kwargs: Any) -> nn.Modul
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # hub, network, cache and file formats raise dozens of kinds
-        reason = " ".join(str(error).split("\n")[:2]).strip() or type(error).__name__
+        # a damaged pickle says no more than a number
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise UserError(f"model.weights: {failure}: {reason}; {remedy}") from None
 
 
