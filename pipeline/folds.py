@@ -25,6 +25,7 @@ from pipeline.parts.competition import load_competition
 from pipeline.parts.config import Experiment, Folds, load_experiment
 from pipeline.parts.csv_files import read_csv, write_csv
 from pipeline.parts.images import twin_groups
+from pipeline.parts.locks import locked
 from pipeline.parts.prepared import load_prepared
 from pipeline.parts.splits import (
     check_folds,
@@ -59,7 +60,7 @@ def main(
     if source is None and any(records.is_current(out, known) for known in (key, own)):
         say("folds", f"{out}: {settings.folds.n} folds of {len(train):,} images, up to date")
         return
-    with records.locked(out.parent):
+    with locked(out.parent):
         record = records.load(out)
         if source:
             table, key = own_split(settings, source, train), own

@@ -27,9 +27,10 @@ from pipeline.parts.cli import UserError, run_stage, say, took
 from pipeline.parts.competition import load_competition
 from pipeline.parts.config import Experiment, load_experiment
 from pipeline.parts.deadline import Deadline
+from pipeline.parts.locks import locked
 from pipeline.parts.predictions import spread
 from pipeline.parts.prepared import Prepared, load_prepared
-from pipeline.parts.runs import key_changes, model_path, train_key
+from pipeline.parts.runs import is_trained, model_path, train_key
 from pipeline.parts.splits import classes_of, load_folds, split_rows
 from pipeline.parts.targets import training_targets
 
@@ -105,43 +106,6 @@ def unfinished(
     }
 
 
-def is_trained(model: Path, key: dict[str, Any], force: bool = False) -> bool:
-    """Whether a fold is done; `force` forgets what must not go on.
-
-    Raises UserError for that otherwise: what other settings made or began, and damaged weights.
-    """
-    record, problem = records.load(model), ""
-    if changes := made_otherwise(model, key):
-        problem = (
-            f"{model.parent} was trained with other settings: {records.in_words(changes)}; give "
-            "the experiment a new name, or --force to train it again"
-        )
-    elif record and not records.is_intact(model, record):
-        problem = (
-            f"{model}: not the weights that its record describes: a damaged copy? Restore the "
-            "file, or --force to train the fold again"
-        )
-    if problem and not force:
-        raise UserError(problem)
-    if problem:
-        with records.locked(model.parent):  # not while another process trains it
-            for name in ("model.safetensors.json", model.name, "last.pt", "started.json"):
-                model.with_name(name).unlink(missing_ok=True)
-    return record is not None and not problem
-
-
-def made_otherwise(model: Path, key: dict[str, Any]) -> list[str]:
-    """How the settings of a fold that is done or begun differ from `key`."""
-    last, started = model.with_name("last.pt"), model.with_name("started.json")
-    if record := records.load(model):
-        return key_changes(record["key"], key)
-    if not last.exists():
-        return []
-    if not started.exists():
-        return [f"{started.name}, which tells them, is missing"]
-    return key_changes(records.read_json(started), key)
-
-
 def train_here(
     settings: Experiment,
     todo: dict[int, dict[str, Any]],
@@ -156,7 +120,7 @@ def train_here(
     rank, ranks = (int(os.environ.get(name, n)) for name, n in [("RANK", 0), ("WORLD_SIZE", 1)])
     for fold, key in todo.items():
         out = model_path(settings.name, fold)
-        with nullcontext() if rank else records.locked(out.parent, wait=ranks == 1):
+        with nullcontext() if rank else locked(out.parent, wait=ranks == 1):
             if not is_trained(out, key):  # another process may just have done it
                 train_fold(settings, fold, prepared, table, out, key, deadline)
         give_memory_back()

@@ -109,7 +109,7 @@ DEFECTS = [
     ),
     Defect(
         "frozen BatchNorm trains",
-        "parts/model.py",
+        "parts/freeze.py",
         'if batchnorm == "frozen" or',
         'if batchnorm == "never" or',
         "test_model.py",

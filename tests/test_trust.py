@@ -17,6 +17,7 @@ import pytest
 from pipeline.parts import records, runs
 from pipeline.parts.cli import explain
 from pipeline.parts.config import Train, load_experiment
+from pipeline.parts.locks import locked
 from pipeline.parts.predictions import Predictions
 from pipeline.parts.prepared import load_prepared
 from pipeline.parts.splits import load_folds
@@ -61,13 +62,14 @@ def test_the_lock_and_the_litter_of_a_killed_process_are_free(tmp_path: Path) ->
     out = tmp_path / "x"
     code = (
         "import os, sys; from pathlib import Path; from pipeline.parts import records\n"
+        "from pipeline.parts.locks import locked\n"
         "out = Path(sys.argv[1])\n"
-        "with records.locked(out.parent), records.writing(out) as tmp:\n"
+        "with locked(out.parent), records.writing(out) as tmp:\n"
         "    tmp.touch(); os.kill(os.getpid(), 9)"
     )
     assert start("-c", code, str(out)).wait() == -9
     assert len(list(tmp_path.glob("*.tmp"))) == 1
-    with records.locked(tmp_path, wait=False), records.writing(out) as tmp:
+    with locked(tmp_path, wait=False), records.writing(out) as tmp:
         tmp.write_text("new")
     assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "x"]
 
@@ -79,7 +81,7 @@ def test_force_waits_for_the_process_that_trains(
     experiment, model = split(write(train={"epochs": 1})), "runs/tiny/fold0/model.safetensors"
     run("train", experiment, "--fold", "0")
     write(train={"epochs": 1, "lr": 0.05})
-    with records.locked(space / "runs/tiny/fold0"):
+    with locked(space / "runs/tiny/fold0"):
         forced = start("-m", "pipeline.train", experiment, "--fold", "0", "--force")
         assert any("works there; waiting for it" in line for line in forced.stdout)
         assert records.load(space / model)["key"]["train"]["lr"] == 0.001
@@ -516,7 +518,7 @@ def test_a_disk_without_locks_is_told_of_and_used(
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr("fcntl.flock", no_locks)
-    with records.locked(tmp_path):
+    with locked(tmp_path):
         assert "no locks there (No locks available): run one at a time" in capsys.readouterr().err
 
 

@@ -18,6 +18,7 @@ from pipeline.kaggle.upload import about, await_score, outcome, scores, send
 from pipeline.parts import records
 from pipeline.parts.cli import UserError, say
 from pipeline.parts.config import root
+from pipeline.parts.locks import LOCK, locked
 from pipeline.parts.runs import finished, how_far
 
 if TYPE_CHECKING:
@@ -119,17 +120,17 @@ def bring_home(api: KaggleApi, ref: str, version: int, run: Path) -> None:
         ask("notebook", ref, lambda: api.kernels_output(one, folder, force=True))
         for fold in Path(folder).glob(f"runs/{run.name}/fold*"):
             here = run / fold.name
-            with records.locked(here):  # it may be training here too
+            with locked(here):  # it may be training here too
                 if how_far(fold) > how_far(here):
                     replace_files(here, fold)
 
 
 def replace_files(here: Path, new: Path) -> None:
     """Move files in the place of those in `here`; the records, which say it is done, come last."""
-    for kept in (path for path in here.iterdir() if path.name != records.LOCK):
+    for kept in (path for path in here.iterdir() if path.name != LOCK):
         kept.unlink()
     for path in sorted(new.iterdir(), key=lambda path: path.suffix == ".json"):
-        if path.name != records.LOCK:
+        if path.name != LOCK:
             shutil.move(path, here)
 
 

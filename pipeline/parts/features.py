@@ -19,6 +19,7 @@ from torch import nn
 from pipeline.parts import records
 from pipeline.parts.config import Experiment
 from pipeline.parts.infer import batches_in_order, inference_precision, over_views
+from pipeline.parts.locks import locked
 from pipeline.parts.model import classifier, head_inputs, head_logits
 from pipeline.parts.prepared import Prepared, load_prepared
 from pipeline.parts.tta import View, view_name, views
@@ -58,7 +59,7 @@ def frozen_features(
         "device": accelerator.device.type,
     }
     files = {view_name(look): feature_file(prepared, key, split, look) for look in looks}
-    with records.locked(prepared.folder / "features"):  # folds side by side all want them
+    with locked(prepared.folder / "features"):  # folds side by side all want them
         missing = [look for look in looks if not records.is_current(files[view_name(look)], key)]
         if missing:
             started = time.monotonic()

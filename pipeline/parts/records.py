@@ -5,7 +5,6 @@ An output is current when its record's key equals the key of what is asked for n
 file that the record was written for.
 """
 
-import fcntl
 import glob
 import hashlib
 import json
@@ -13,7 +12,6 @@ import os
 import platform
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,11 +22,10 @@ from textwrap import shorten
 from typing import Any
 
 from pipeline.parts.cli import UserError
+from pipeline.parts.locks import locked
 
 CHECK = "check"  # digest of all else that a record holds
 PACKAGES = ["torch", "timm", "albumentations", "opencv-python-headless", "numpy", "scikit-learn"]
-
-LOCK = ".lock"  # in the folder it is for; it stays
 
 
 def record_path(output: Path) -> Path:
@@ -113,35 +110,6 @@ def make(output: Path, key: dict[str, Any], work: Callable[[], dict[str, Any]]) 
         started = time.monotonic()
         commit(output, key, started, **work())
     return True
-
-
-@contextmanager
-def locked(folder: Path, wait: bool = True) -> Iterator[None]:
-    """One process at a time makes what lies in `folder`; a second says who does and waits.
-
-    The operating system holds the lock and lets go of that of a dead process. Raises UserError
-    instead of waiting where there is no `wait`.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            who = file.read().strip() or "another process"
-            if not wait:
-                raise UserError(f"{folder}: {who} works there; wait for it, or stop it") from None
-            print(f"{folder}: {who} works there; waiting for it", file=sys.stderr, flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:  # some network disks have none: as it was before there were locks
-            print(
-                f"{folder}: no locks there ({error.strerror}): run one at a time", file=sys.stderr
-            )
-        file.truncate(0)
-        since = time.strftime("%H:%M:%S")
-        file.write(f"process {os.getpid()} of {platform.node()}, since {since},")
-        file.flush()
-        yield
 
 
 def refuse_if_stale(output: Path, key: dict[str, Any], remedy: str) -> None:

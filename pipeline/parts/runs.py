@@ -9,6 +9,7 @@ import pandas as pd
 from pipeline.parts import records
 from pipeline.parts.cli import UserError
 from pipeline.parts.config import Experiment, Mix, Model, Train, load_experiment, root
+from pipeline.parts.locks import locked
 from pipeline.parts.predictions import prediction_path
 from pipeline.parts.settings import checked_name
 from pipeline.parts.splits import folds_digest
@@ -62,6 +63,43 @@ def train_key(
         "teacher": teacher_digests(settings, fold, folds),
         "names": names_digest(settings),
     }
+
+
+def is_trained(model: Path, key: dict[str, Any], force: bool = False) -> bool:
+    """Whether a fold is done; `force` forgets what must not go on.
+
+    Raises UserError for that otherwise: what other settings made or began, and damaged weights.
+    """
+    record, problem = records.load(model), ""
+    if changes := made_otherwise(model, key):
+        problem = (
+            f"{model.parent} was trained with other settings: {records.in_words(changes)}; give "
+            "the experiment a new name, or --force to train it again"
+        )
+    elif record and not records.is_intact(model, record):
+        problem = (
+            f"{model}: not the weights that its record describes: a damaged copy? Restore the "
+            "file, or --force to train the fold again"
+        )
+    if problem and not force:
+        raise UserError(problem)
+    if problem:
+        with locked(model.parent):  # not while another process trains it
+            for name in ("model.safetensors.json", model.name, "last.pt", "started.json"):
+                model.with_name(name).unlink(missing_ok=True)
+    return record is not None and not problem
+
+
+def made_otherwise(model: Path, key: dict[str, Any]) -> list[str]:
+    """How the settings of a fold that is done or begun differ from `key`."""
+    last, started = model.with_name("last.pt"), model.with_name("started.json")
+    if record := records.load(model):
+        return key_changes(record["key"], key)
+    if not last.exists():
+        return []
+    if not started.exists():
+        return [f"{started.name}, which tells them, is missing"]
+    return key_changes(records.read_json(started), key)
 
 
 def key_changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
