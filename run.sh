@@ -28,6 +28,8 @@ fi
 PATH=$venv/bin:$PATH
 
 if [[ $experiment == test ]]; then
+  # the whole suite in two processes, each with a thread of its own
+  [[ $# -gt 1 ]] || { export OMP_NUM_THREADS=1 && set -- test -n 2 --dist loadfile; }
   exec python -m pytest "${@:2}"
 fi
 

@@ -314,7 +314,7 @@ def test_schedule_warms_up_and_falls_to_zero_in_every_group() -> None:
     parameters = [torch.nn.Parameter(torch.zeros(1)) for _ in range(2)]
     groups = [{"params": [p], "lr_scale": s} for p, s in zip(parameters, (1.0, 10.0), strict=True)]
     optimizer = torch.optim.AdamW(groups, lr=0.1)
-    schedule = make_schedule(optimizer, Train(warmup=0.2), steps=50)
+    schedule = make_schedule(optimizer, Train(warmup=0.2, lr=0.1), steps=50)
     rates = []
     for step in range(50):
         schedule.step_update(step)
