@@ -18,6 +18,7 @@ from pipeline.parts.pyramid import Pyramid
 from pipeline.parts.runs import model_path
 from pipeline.parts.splits import load_folds
 
+pytestmark = pytest.mark.precision
 HEAD = {"reads": "blocks", "head": "lda"}
 
 

@@ -24,6 +24,7 @@ from pipeline.parts.infer import (
 )
 from pipeline.parts.predictions import Predictions
 
+pytestmark = pytest.mark.precision
 FACTS = {
     "size": 6,
     "fit": "stretch",

@@ -18,6 +18,7 @@ from pipeline.parts.config import Train, load_experiment
 from pipeline.parts.fit import Trainer, make_ema, make_schedule
 from pipeline.parts.log import training_lost
 
+pytestmark = pytest.mark.precision
 HARD = {  # everything that draws random numbers or carries state from step to step
     "augment": [{"RandomResizedCrop": {"scale": [0.5, 1.0]}}, "SquareSymmetry"],
     "mix": {"mixup": 0.4, "cutmix": 1.0, "mosaic": True, "prob": 0.8, "off_epochs": 1},
