@@ -390,3 +390,19 @@ def test_schedule_and_average_count_optimizer_steps(
         assert one.train_epoch()[0] == 1
     assert scheduled == averaged == list(range(6))
     assert stepped == [15, 7] * 3
+
+
+def test_statistics_are_taken_for_a_fitted_head_alone(
+    run: Callable[..., str],
+    write: Callable[..., str],
+    split: Callable[[str], str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A pass more, and other weights than the same settings gave before, for nothing."""
+    taken = []
+    monkeypatch.setattr("pipeline.parts.fit.settle_batchnorm", lambda *_: taken.append(1))
+    run("train", split(write(train={"epochs": 1})), "--fold", "0")
+    assert not taken
+    fitted = {"reads": "blocks", "head": "lda"}
+    run("train", write("fitted", model=fitted, train={"epochs": 1}), "--fold", "0")
+    assert taken

@@ -109,7 +109,7 @@ class Trainer:
         """The head's first weights from one forward pass, judged in a log row of epoch 0."""
         started, model = time.monotonic(), self.accelerator.unwrap_model(self.model)
         pictures = (self.preprocessing, self.rows, self.labels, self.accelerator, self.seed)
-        if moves_batchnorm(self.settings):
+        if moves_batchnorm(self.settings) and reads_features(self.settings.model):
             self.set_mode()
             settle_batchnorm(model, (self.normalise(pixels) for pixels, _ in self.loader))
         start = partial(start_head, model, self.settings, *pictures)
