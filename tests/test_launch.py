@@ -176,3 +176,15 @@ def test_a_fold_that_does_not_listen_is_ended(monkeypatch: pytest.MonkeyPatch) -
     launch.stop([fold])
     assert None not in [rank.returncode for rank in fold.ranks]
     assert time.monotonic() - started < 5
+
+
+def test_what_was_asked_for_on_the_command_line_wins_over_the_yaml(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A fold's process reads the YAML again, and launched a second group."""
+    given = []
+    monkeypatch.setattr(launch, "Fold", lambda command, environment, ranks: given.append(command))
+    launch.start("any", 3, {}, 1, Deadline())
+    at = given[0].index("--gpus-per-fold")
+    assert given[0][at : at + 2] == ["--gpus-per-fold", "1"]
+    assert given[0][-4:-2] == ["--fold", "3"]

@@ -349,13 +349,23 @@ def test_ema_warms_up_from_the_model_itself(
     assert not same(weights(space), weights(space, "longer"))
 
 
-def trainer(experiment: str, n: int = 22) -> Trainer:
+def trainer(experiment: str, n: int = 22, fold: int = 0) -> Trainer:
     """Of made-up pixels; only the head learns, since BatchNorm depends on the batch."""
     pixels = np.random.default_rng(0).integers(0, 256, (n, 40, 40, 3), np.uint8)
     rows = pd.DataFrame({"row": np.arange(n), "target": np.arange(n) % 3})
     settings = load_experiment(experiment)
     targets = rows.target.to_numpy()
-    return Trainer(settings, 0, list("abc"), pixels, rows, rows, "accuracy", targets)
+    return Trainer(settings, fold, list("abc"), pixels, rows, rows, "accuracy", targets)
+
+
+def test_folds_of_equal_pictures_draw_other_random_numbers(write: Callable[..., str]) -> None:
+    """Folds differ by their pictures anyway: it takes equal ones to see whether seeds do."""
+    one, other, again = (trainer(write(), fold=fold) for fold in (0, 1, 0))
+    orders = [[spec.rows for spec in t.batches] for t in (one, other, again)]
+    assert orders[0] == orders[2] != orders[1]
+    heads = [t.model.get_classifier().weight for t in (one, other, again)]
+    assert torch.equal(heads[0], heads[2])
+    assert not torch.equal(heads[0], heads[1])
 
 
 def test_accumulated_batches_are_one_big_batch(write: Callable[..., str]) -> None:
