@@ -23,7 +23,7 @@ import pandas as pd
 import typer
 
 from pipeline.parts import cluster, launch, records
-from pipeline.parts.cli import UserError, run_stage, say, took
+from pipeline.parts.cli import UserError, explain, run_stage, say, short, took
 from pipeline.parts.competition import load_competition
 from pipeline.parts.config import Experiment, load_experiment
 from pipeline.parts.deadline import Deadline
@@ -186,9 +186,10 @@ def resume(trainer: "Trainer", last: Path) -> None:
     try:
         trainer.resume(torch.load(last, map_location="cpu", weights_only=True))
     except Exception as error:  # torch, pickle and zip raise dozens of kinds
+        if explain(error):  # memory, a disk: the file is well
+            raise
         raise UserError(
-            f"{last}: damaged ({' '.join(str(error).split())[:120]}); delete it to train the fold "
-            "from its beginning"
+            f"{last}: damaged ({short(error, 120)}); delete it to train the fold from its beginning"
         ) from None
 
 

@@ -228,6 +228,31 @@ def test_a_damaged_last_epoch_says_what_to_delete(
         assert "delete it to train the fold from its beginning" in said
 
 
+def test_too_little_memory_is_no_damaged_file(
+    run: Run,
+    write: Write,
+    split: Split,
+    space: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Told to delete last.pt, a person would lose the hours that it holds."""
+
+    def no_memory(*_: object, **__: object) -> None:
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    experiment = split(write())
+    run("train", experiment, "--fold", "0", "--hours", "0", expect=75)
+    monkeypatch.setattr("torch.load", no_memory)
+    said = run("train", experiment, "--fold", "0", expect=2)
+    assert "error: not enough memory" in said
+    assert "delete" not in said
+    Predictions(["a"], ["x"], np.ones((1, 1), np.float32)).save(tmp_path / "oof.npz")
+    monkeypatch.setattr("numpy.load", no_memory)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        Predictions.load(tmp_path / "oof.npz")
+
+
 def test_what_last_pt_was_made_with_must_be_known(
     run: Run, write: Write, split: Split, space: Path
 ) -> None:

@@ -98,7 +98,7 @@ def explain(error: Exception) -> str | None:
             return f"{short(os.fsdecode(error.filename), 400)}: {error.strerror}"
     if str(error).startswith(("DataLoader ", "Pin memory thread")):
         return (
-            f"a loader process is lost ({' '.join(str(error).split())[:120]}): out of memory? set "
+            f"a loader process is lost ({short(error, 120)}): out of memory? set "
             "runtime.workers: 0, or in Docker give it --shm-size=2g"
         )
     if isinstance(error, MemoryError) or re.search(
@@ -106,7 +106,7 @@ def explain(error: Exception) -> str | None:
     ):
         return (
             "not enough memory: lower train.batch_size and raise train.accumulate by as much; for "
-            f"predictions lower runtime.predict_batch ({' '.join(str(error).split())[:120]})"
+            f"predictions lower runtime.predict_batch ({short(error, 120)})"
         )
     return None
 

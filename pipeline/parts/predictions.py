@@ -7,7 +7,7 @@ from typing import Literal, Self
 import numpy as np
 
 from pipeline.parts import records
-from pipeline.parts.cli import UserError
+from pipeline.parts.cli import UserError, explain, short
 from pipeline.parts.config import root
 
 Split = Literal["oof", "test"]
@@ -35,10 +35,10 @@ class Predictions:
                 image, classes = data["image"].tolist(), data["classes"].tolist()
                 found = cls(image, classes, data["prob"], path)
             problem = found.problem()
-        except FileNotFoundError:
-            raise
         except Exception as error:  # zip, NumPy and what a foreign file holds: many kinds
-            problem = f"no prediction file ({' '.join(str(error).split())[:120]})"
+            if explain(error):  # no file, memory, a disk: there is nothing to delete
+                raise
+            problem = f"no prediction file ({short(error, 120)})"
         record = records.load(path)
         if not problem and record and not records.is_intact(path, record):
             problem = "not the predictions that its record describes"

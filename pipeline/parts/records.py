@@ -18,10 +18,9 @@ from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from textwrap import shorten
 from typing import Any
 
-from pipeline.parts.cli import UserError
+from pipeline.parts.cli import UserError, short
 from pipeline.parts.locks import locked
 
 CHECK = "check"  # digest of all else that a record holds
@@ -199,7 +198,7 @@ def differences(old: Any, new: Any, name: str = "") -> list[str]:
 def in_words(changes: list[str]) -> str:
     """For a message: the first few, each of bounded length."""
     more = [f"and {len(changes) - 8} more"] if len(changes) > 8 else []
-    return "; ".join([shorten(text, 120) for text in changes[:8]] + more)
+    return "; ".join([short(text, 120) for text in changes[:8]] + more)
 
 
 @cache

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from pydantic import ValidationError
 
 from pipeline.parts import records
 from pipeline.parts.cli import UserError
@@ -56,7 +55,7 @@ def tuned(settings: Experiment) -> Experiment:
         if "workers" in chosen:  # folds side by side share the cores
             chosen["workers"] = min(chosen["workers"], torch.get_num_threads())
         runtime = Runtime(**{**chosen, **runtime.model_dump(exclude_unset=True)})
-    except (json.JSONDecodeError, KeyError, TypeError, ValidationError):
+    except (ValueError, KeyError, TypeError):  # no UTF-8, no JSON, other keys or values
         raise UserError(f"{path}: not what bench wrote; delete it, or run bench again") from None
     return settings.model_copy(update={"runtime": runtime})
 
