@@ -2,7 +2,7 @@
 # The reference pipeline: from train.csv and pictures to a submission.
 #
 #   ./run.sh                      the demo competition, end to end
-#   ./run.sh EXPERIMENT           any experiment (pipeline/experiments/*.yaml, or a path)
+#   ./run.sh EXPERIMENT           any experiment (pipeline/configs/experiments/*.yaml, or a path)
 #   ./run.sh EXPERIMENT STAGE     from that stage on
 #   ./run.sh test                 the tests
 #

@@ -1,6 +1,6 @@
 """Measures what each setting is worth: one fold, several seeds, one table.
 
-reads   pipeline/ablations/NAME.yaml: a base experiment and the variants' own settings
+reads   pipeline/configs/ablations/NAME.yaml: a base experiment and the variants' own settings
 writes  runs/BASE-VARIANT-SEED/ as training does, runs/BASE-NAME/{results.csv, table.md}
 run     python -m pipeline.ablate recipe [--base leaves-lite0] [--only "EMA"]
 
@@ -17,19 +17,19 @@ import pandas as pd
 import typer
 import yaml
 
-from pipeline.parts import records
-from pipeline.parts.cli import UserError, run_stage, say, took
-from pipeline.parts.competition import load_competition
-from pipeline.parts.config import Experiment, load_experiment, root
-from pipeline.parts.deadline import Deadline
-from pipeline.parts.launch import train_folds
-from pipeline.parts.predictions import Predictions, prediction_path
-from pipeline.parts.prepared import load_prepared
-from pipeline.parts.runs import model_path
-from pipeline.parts.splits import classes_of, load_folds
-from pipeline.parts.yaml_files import find_yaml, read_yaml
+from pipeline.base import records
+from pipeline.base.cli import UserError, run_stage, say, took
+from pipeline.base.competition import load_competition
+from pipeline.base.config import Experiment, load_experiment, root
+from pipeline.base.deadline import Deadline
+from pipeline.base.yaml_files import find_yaml, read_yaml
+from pipeline.data.prepared import load_prepared
+from pipeline.data.splits import classes_of, load_folds
+from pipeline.inference.predictions import Predictions, prediction_path
+from pipeline.launchers.local import train_folds
 from pipeline.predict import update
 from pipeline.train import unfinished
+from pipeline.training.keys import model_path
 
 FOLD = 0
 
@@ -96,7 +96,7 @@ def measure(settings: Experiment, path: Path) -> dict[str, float]:
 
     Raises UserError for a run of the same name that other settings made.
     """
-    from pipeline.parts.metrics import METRICS  # late: scikit-learn
+    from pipeline.inference.metrics import METRICS  # late: scikit-learn
 
     model = model_path(settings.name, FOLD)
     prepared, table = load_prepared(settings), load_folds(settings)

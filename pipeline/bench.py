@@ -18,17 +18,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import pandas as pd
 import typer
 
-from pipeline.parts import records
-from pipeline.parts.budget import cuts, plan, seconds_of_head
-from pipeline.parts.cli import UserError, duration, run_stage, say, took, warn
-from pipeline.parts.config import Experiment, Runtime, load_experiment
-from pipeline.parts.libc import cores
-from pipeline.parts.prepared import Prepared, load_prepared
-from pipeline.parts.splits import folds_digest, load_folds
+from pipeline.base import records
+from pipeline.base.cli import UserError, duration, run_stage, say, took, warn
+from pipeline.base.config import Experiment, Runtime, load_experiment
+from pipeline.base.libc import cores
+from pipeline.data.prepared import Prepared, load_prepared
+from pipeline.data.splits import folds_digest, load_folds
+from pipeline.tuning.budget import cuts, plan, seconds_of_head
 
 if TYPE_CHECKING:
-    from pipeline.parts.fit import Trainer
-    from pipeline.parts.tune import Search
+    from pipeline.training.trainer import Trainer
+    from pipeline.tuning.search import Search
 
 Rows = list[tuple[str, ...]]
 
@@ -69,8 +69,8 @@ def warn_if_busy() -> None:
 
 def card_of_machine() -> Path:
     """Measure the machine, print its table and draw its picture; returns where that is."""
-    from pipeline.parts.machine import measure_machine  # late: torch
-    from pipeline.parts.tune import machine_folder
+    from pipeline.tuning.machine import measure_machine  # late: torch
+    from pipeline.tuning.search import machine_folder
 
     card, folder = measure_machine(Runtime()), machine_folder(Runtime())
     records.write_json(folder / "card.json", card)
@@ -81,7 +81,7 @@ def card_of_machine() -> Path:
 
 def describe_card(card: dict[str, Any]) -> Rows:
     """The machine's figures, a line each."""
-    from pipeline.parts.chart import prefixed
+    from pipeline.figures.chart import prefixed
 
     rows = []
     for device, rates in card["flops"].items():
@@ -97,7 +97,7 @@ def describe_card(card: dict[str, Any]) -> Rows:
 
 def draw_card(folder: Path) -> None:
     """Roofline of each device with the measured backbones on it, beside the latency ladder."""
-    from pipeline.parts.chart import Chart, side_by_side
+    from pipeline.figures.chart import Chart, side_by_side
 
     card = json.loads((folder / "card.json").read_text())
     name = ", ".join([card["machine"]["cpu"], *card["machine"]["gpus"]])
@@ -122,8 +122,8 @@ def card_of_experiment(
     settings: Experiment, prepared: Prepared, table: pd.DataFrame, started: float
 ) -> tuple[Path, dict[str, Any]]:
     """Measure and choose, tell how, and write it for train and predict; also returns it."""
-    from pipeline.parts.machine import work_per_image  # late: torch
-    from pipeline.parts.tune import Search, tune_path
+    from pipeline.tuning.machine import work_per_image  # late: torch
+    from pipeline.tuning.search import Search, tune_path
 
     search = Search(settings, lambda runtime: build(settings, prepared, table, runtime))
     say("bench", f"{settings.model.backbone}, {settings.model.size} px")

@@ -24,11 +24,14 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.kaggle.client import on_kaggle, sign_in
-from pipeline.kaggle.image import unknown_there
-from pipeline.kaggle.manifest import Job, Manifest, Member
-from pipeline.kaggle.members import find_members, pack_member, pictures_of, record_of
-from pipeline.kaggle.notebook import (
+from pipeline.base import records
+from pipeline.base.cli import UserError, run_stage, say, took, warn
+from pipeline.base.competition import Competition, load_competition
+from pipeline.inference.predictions import spread
+from pipeline.kaggle.api.client import on_kaggle, sign_in
+from pipeline.kaggle.bundle.image import unknown_there
+from pipeline.kaggle.bundle.models import find_members, pack_member, pictures_of, record_of
+from pipeline.kaggle.bundle.notebook_file import (
     code_digests,
     describe_dataset,
     kernel_metadata,
@@ -37,15 +40,12 @@ from pipeline.kaggle.notebook import (
     write_code,
     write_notebook,
 )
-from pipeline.kaggle.push import push_bundle, push_training, signed
-from pipeline.kaggle.rehearsal import rehearse, rehearse_training
-from pipeline.kaggle.training import current_training
-from pipeline.parts import records
-from pipeline.parts.cli import UserError, run_stage, say, took, warn
-from pipeline.parts.competition import Competition, load_competition
-from pipeline.parts.predictions import spread
-from pipeline.parts.runs import load_blend
+from pipeline.kaggle.bundle.push import push_bundle, push_training, signed
+from pipeline.kaggle.bundle.rehearsal import rehearse, rehearse_training
+from pipeline.kaggle.bundle.training import current_training
+from pipeline.kaggle.notebook.manifest import Job, Manifest, Member
 from pipeline.submit import cv_of
+from pipeline.training.keys import load_blend
 
 VERSION = 1
 LONGEST_SESSION = 12.0  # hours; limit_hours is for notebooks that are submitted

@@ -22,12 +22,12 @@ import typer
 from numpy.random import Generator
 from PIL import Image, ImageDraw, ImageFont
 
-from pipeline.parts import records
-from pipeline.parts.cli import run_stage, say, took
-from pipeline.parts.config import root
-from pipeline.parts.images import decode
-from pipeline.parts.scanner import photograph
-from pipeline.parts.species import SPECIES, Species
+from pipeline.base import records
+from pipeline.base.cli import run_stage, say, took
+from pipeline.base.config import root
+from pipeline.data.images import decode
+from pipeline.synthetic.scanner import photograph
+from pipeline.synthetic.species import SPECIES, Species
 
 VERSION = 1  # bump when the pictures or the tables of the same seed change
 JPEG_QUALITY = 92

@@ -18,14 +18,14 @@ import numpy as np
 import pandas as pd
 import typer
 
-from pipeline.parts import records
-from pipeline.parts.cli import UserError, run_stage, say, took
-from pipeline.parts.competition import load_competition
-from pipeline.parts.config import Experiment, load_experiment, root
-from pipeline.parts.predictions import Predictions, Split, prediction_path, spread
-from pipeline.parts.prepared import prepared_folder
-from pipeline.parts.settings import checked_name
-from pipeline.parts.splits import classes_of, folds_digest, load_folds
+from pipeline.base import records
+from pipeline.base.cli import UserError, run_stage, say, took
+from pipeline.base.competition import load_competition
+from pipeline.base.config import Experiment, load_experiment, root
+from pipeline.base.settings import checked_name
+from pipeline.data.prepared import prepared_folder
+from pipeline.data.splits import classes_of, folds_digest, load_folds
+from pipeline.inference.predictions import Predictions, Split, prediction_path, spread
 
 VERSION = 1
 
@@ -122,7 +122,7 @@ def score(
     Twins are rows with a pixel-identical (or grouped) partner; conflicts are twins whose labels
     contradict each other, so that no model can be right on all of them.
     """
-    from pipeline.parts.metrics import METRICS  # late: scikit-learn
+    from pipeline.inference.metrics import METRICS  # late: scikit-learn
 
     target = scored.label.map({name: i for i, name in enumerate(classes)}).to_numpy()
     twins = scored.duplicated("group", keep=False).to_numpy()

@@ -4,7 +4,7 @@ reads   a Kaggle token (variable KAGGLE_API_TOKEN or ~/.kaggle/access_token)
 writes  data/COMPETITION (DATA_DIR) and its record, written last
 run     python -m pipeline.fetch classify-leaves
 
-COMPETITION is one of pipeline/competitions/, or any slug of Kaggle. Stopped, it goes on where it
+COMPETITION is one of configs/competitions/, or any slug of Kaggle. Stopped, it goes on where it
 was; done, it does nothing. Sizes are checked against Kaggle's list; archives in the archive are
 unpacked too, nothing outside the folder.
 """
@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.kaggle.archives import BrokenArchiveError, members, need_room, unpack
-from pipeline.kaggle.client import ask, sign_in
-from pipeline.parts import records
-from pipeline.parts.cli import UserError, did_you_mean, listing, run_stage, say, took
-from pipeline.parts.competition import Competition, load_competition
-from pipeline.parts.config import Experiment, root
-from pipeline.parts.settings import checked_name
-from pipeline.parts.tables import data_folder
-from pipeline.parts.yaml_files import find_yaml, known_yaml, load_yaml
+from pipeline.base import records
+from pipeline.base.cli import UserError, did_you_mean, listing, run_stage, say, took
+from pipeline.base.competition import Competition, load_competition
+from pipeline.base.config import Experiment, root
+from pipeline.base.settings import checked_name
+from pipeline.base.yaml_files import find_yaml, known_yaml, load_yaml
+from pipeline.data.tables import data_folder
+from pipeline.kaggle.api.archives import BrokenArchiveError, members, need_room, unpack
+from pipeline.kaggle.api.client import ask, sign_in
 
 if TYPE_CHECKING:
     from kaggle.api.kaggle_api_extended import KaggleApi

@@ -19,15 +19,15 @@ import numpy as np
 import pandas as pd
 import typer
 
-from pipeline.parts import records
-from pipeline.parts.cli import UserError, run_stage, say, took, warn
-from pipeline.parts.competition import load_competition
-from pipeline.parts.config import Experiment, Folds, load_experiment
-from pipeline.parts.csv_files import read_csv, write_csv
-from pipeline.parts.images import twin_groups
-from pipeline.parts.locks import locked
-from pipeline.parts.prepared import load_prepared
-from pipeline.parts.splits import (
+from pipeline.base import records
+from pipeline.base.cli import UserError, run_stage, say, took, warn
+from pipeline.base.competition import load_competition
+from pipeline.base.config import Experiment, Folds, load_experiment
+from pipeline.base.csv_files import read_csv, write_csv
+from pipeline.base.locks import locked
+from pipeline.data.images import twin_groups
+from pipeline.data.prepared import load_prepared
+from pipeline.data.splits import (
     check_folds,
     fold_numbers,
     folds_path,

@@ -14,15 +14,15 @@ import numpy as np
 import pandas as pd
 import typer
 
-from pipeline.parts import records
-from pipeline.parts.cli import UserError, did_you_mean, run_stage, say
-from pipeline.parts.config import Experiment, load_experiment, root
-from pipeline.parts.prepared import Prepared, load_prepared
-from pipeline.parts.sheet import ACCENT, INK, Cell, Page
-from pipeline.parts.tables import class_order
+from pipeline.base import records
+from pipeline.base.cli import UserError, did_you_mean, run_stage, say
+from pipeline.base.config import Experiment, load_experiment, root
+from pipeline.data.prepared import Prepared, load_prepared
+from pipeline.data.tables import class_order
+from pipeline.figures.sheet import ACCENT, INK, Cell, Page
 
 if TYPE_CHECKING:
-    from pipeline.parts.views import Views
+    from pipeline.figures.views import Views
 
 MOST = 4  # labels named under a picture
 METHODS = {
@@ -55,7 +55,7 @@ def draw_gallery(
 
     Raises UserError for an `image` that the competition does not have.
     """
-    from pipeline.parts.views import Views  # late: torch
+    from pipeline.figures.views import Views  # late: torch
 
     table, page = prepared.rows, Page(settings.model.size, columns)
     order = np.random.default_rng(seed).permutation(np.flatnonzero(table.split == "train"))

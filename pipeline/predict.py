@@ -18,13 +18,14 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from pipeline.parts import cluster, records
-from pipeline.parts.cli import UserError, run_stage, say, took
-from pipeline.parts.config import Experiment, load_experiment, root
-from pipeline.parts.predictions import Predictions, Split, prediction_path
-from pipeline.parts.prepared import Prepared, load_prepared
-from pipeline.parts.runs import model_path
-from pipeline.parts.splits import folds_digest, load_folds
+from pipeline.base import records
+from pipeline.base.cli import UserError, run_stage, say, took
+from pipeline.base.config import Experiment, load_experiment, root
+from pipeline.data.prepared import Prepared, load_prepared
+from pipeline.data.splits import folds_digest, load_folds
+from pipeline.inference.predictions import Predictions, Split, prediction_path
+from pipeline.launchers import ray_cluster
+from pipeline.training.keys import model_path
 
 VERSION = 1
 
@@ -51,8 +52,8 @@ def main(
         TTA | None, typer.Option(help="default: the experiment's; its sizes stay")
     ] = None,
     launcher: Annotated[
-        cluster.Launcher, typer.Option(help="where the pictures are looked at")
-    ] = cluster.Launcher.LOCAL,
+        ray_cluster.Launcher, typer.Option(help="where the pictures are looked at")
+    ] = ray_cluster.Launcher.LOCAL,
 ) -> None:
     settings = load_experiment(experiment)
     if tta:
@@ -60,7 +61,7 @@ def main(
         settings = settings.model_copy(update={"predict": predict})
     prepared, table = load_prepared(settings), load_folds(settings)
     folds = folds_digest(table)
-    predict = predict_on_cluster if launcher == cluster.Launcher.RAY else predict_rows
+    predict = predict_on_cluster if launcher == ray_cluster.Launcher.RAY else predict_rows
     started, made = time.monotonic(), 0
     for fold in range(settings.folds.n):
         model = model_path(settings.name, fold)
@@ -81,10 +82,10 @@ def predict_rows(
     settings: Experiment, fold: int, prepared: Prepared, split: Split, rows: np.ndarray, label: str
 ) -> np.ndarray:
     """Probabilities float32 [len(rows), classes] of rows of the packed pixels, in that order."""
-    from pipeline.parts.features import MOST, probabilities_without_training  # late: torch
-    from pipeline.parts.infer import make_accelerator, predict_probabilities
-    from pipeline.parts.model import arranged, load_model
-    from pipeline.parts.tune import tuned
+    from pipeline.inference.features import MOST, probabilities_without_training  # late: torch
+    from pipeline.inference.predictor import make_accelerator, predict_probabilities
+    from pipeline.model.build import arranged, load_model
+    from pipeline.tuning.search import tuned
 
     model, record = load_model(model_path(settings.name, fold))
     if (fit := record["preprocessing"]["fit"]) != settings.model.fit:
@@ -114,12 +115,12 @@ def predict_on_cluster(
     settings: Experiment, fold: int, prepared: Prepared, split: Split, rows: np.ndarray, label: str
 ) -> np.ndarray:
     """As `predict_rows`, by all machines of a Ray cluster."""
-    from pipeline.parts.tune import tuned  # late: torch
+    from pipeline.tuning.search import tuned  # late: torch
 
     if not settings.train.epochs:  # a new head alone: the parts would all wait for one backbone
         return predict_rows(settings, fold, prepared, split, rows, label)
     predict = partial(predict_rows, settings, fold, prepared, split, label=label)
-    return cluster.predict_shards(
+    return ray_cluster.predict_shards(
         predict, rows, settings.runtime, tuned(settings).runtime.predict_batch
     )
 

@@ -21,17 +21,17 @@ import numpy as np
 import pandas as pd
 import typer
 
-from pipeline.parts import records
-from pipeline.parts.cli import UserError, listing, run_stage, say, short, took, warn
-from pipeline.parts.competition import load_competition
-from pipeline.parts.config import Experiment, load_experiment
-from pipeline.parts.csv_files import write_csv
-from pipeline.parts.images import DARK, BadImageError, NoMemoryError, decode, square
-from pipeline.parts.libc import cores
-from pipeline.parts.prepared import Prepared, file_stats, list_digest, prepared_folder
-from pipeline.parts.progress import Progress
-from pipeline.parts.proposal import propose
-from pipeline.parts.tables import class_order, data_folder, read_rows, refuse_futile
+from pipeline.base import records
+from pipeline.base.cli import UserError, listing, run_stage, say, short, took, warn
+from pipeline.base.competition import load_competition
+from pipeline.base.config import Experiment, load_experiment
+from pipeline.base.csv_files import write_csv
+from pipeline.base.libc import cores
+from pipeline.base.progress import Progress
+from pipeline.data.images import DARK, BadImageError, NoMemoryError, decode, square
+from pipeline.data.inspection import propose
+from pipeline.data.prepared import Prepared, file_stats, list_digest, prepared_folder
+from pipeline.data.tables import class_order, data_folder, read_rows, refuse_futile
 
 VERSION = 1
 Facts = dict[str, object]
@@ -78,7 +78,7 @@ def forget_damaged(out: Path) -> None:
 
 def make(rows: pd.DataFrame, folder: Path, out: Path, settings: Experiment) -> dict[str, Any]:
     """Write `out` and the pixels; returns facts for the record."""
-    from pipeline.parts.weights import check_backbone  # late: torch, for which no no-op waits
+    from pipeline.model.backbone import check_backbone  # late: torch, for which no no-op waits
 
     check_backbone(settings.model)
     if records.load(out):

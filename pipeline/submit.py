@@ -17,16 +17,16 @@ import numpy as np
 import pandas as pd
 import typer
 
-from pipeline.kaggle.client import on_kaggle
-from pipeline.kaggle.upload import upload
-from pipeline.parts import records
-from pipeline.parts.cli import UserError, run_stage, say, took, warn
-from pipeline.parts.competition import Competition, load_competition
-from pipeline.parts.config import root
-from pipeline.parts.csv_files import read_csv, write_csv
-from pipeline.parts.predictions import Predictions, spread
-from pipeline.parts.runs import load_blend
-from pipeline.parts.tables import labels_of
+from pipeline.base import records
+from pipeline.base.cli import UserError, run_stage, say, took, warn
+from pipeline.base.competition import Competition, load_competition
+from pipeline.base.config import root
+from pipeline.base.csv_files import read_csv, write_csv
+from pipeline.data.tables import labels_of
+from pipeline.inference.predictions import Predictions, spread
+from pipeline.kaggle.api.client import on_kaggle
+from pipeline.kaggle.api.upload import upload
+from pipeline.training.keys import load_blend
 
 VERSION = 1
 
@@ -152,7 +152,7 @@ def hidden_score(
 
     A file that cannot score is warned of: the submission is good without.
     """
-    from pipeline.parts.metrics import METRICS  # late: scikit-learn
+    from pipeline.inference.metrics import METRICS  # late: scikit-learn
 
     try:
         answers = read_csv(path, [competition.id, *competition.label_columns])

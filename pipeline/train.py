@@ -22,20 +22,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import pandas as pd
 import typer
 
-from pipeline.parts import cluster, launch, records
-from pipeline.parts.cli import UserError, explain, run_stage, say, short, took
-from pipeline.parts.competition import load_competition
-from pipeline.parts.config import Experiment, load_experiment
-from pipeline.parts.deadline import Deadline
-from pipeline.parts.locks import locked
-from pipeline.parts.predictions import spread
-from pipeline.parts.prepared import Prepared, load_prepared
-from pipeline.parts.runs import is_trained, model_path, train_key
-from pipeline.parts.splits import classes_of, load_folds, split_rows
-from pipeline.parts.targets import training_targets
+from pipeline.base import records
+from pipeline.base.cli import UserError, explain, run_stage, say, short, took
+from pipeline.base.competition import load_competition
+from pipeline.base.config import Experiment, load_experiment
+from pipeline.base.deadline import Deadline
+from pipeline.base.locks import locked
+from pipeline.data.prepared import Prepared, load_prepared
+from pipeline.data.splits import classes_of, load_folds, split_rows
+from pipeline.inference.predictions import spread
+from pipeline.launchers import local, ray_cluster
+from pipeline.training.keys import is_trained, model_path, train_key
+from pipeline.training.targets import training_targets
 
 if TYPE_CHECKING:
-    from pipeline.parts.fit import Trainer
+    from pipeline.training.trainer import Trainer
 
 
 def main(
@@ -51,8 +52,8 @@ def main(
         int | None, typer.Option(min=1, help="default: the experiment's runtime.gpus_per_fold")
     ] = None,
     launcher: Annotated[
-        cluster.Launcher, typer.Option(help="where the folds train")
-    ] = cluster.Launcher.LOCAL,
+        ray_cluster.Launcher, typer.Option(help="where the folds train")
+    ] = ray_cluster.Launcher.LOCAL,
 ) -> None:
     started, deadline = time.monotonic(), Deadline(3600 * hours)
     settings = load_experiment(experiment)
@@ -64,10 +65,10 @@ def main(
     prepared, table = load_prepared(settings), load_folds(settings)
     folds = chosen_folds(settings, fold)
     todo = unfinished(settings, folds, prepared, table, force)
-    on_cluster = launcher == cluster.Launcher.RAY
+    on_cluster = launcher == ray_cluster.Launcher.RAY
     alone = len(folds) == 1 and runtime.gpus_per_fold == 1 and not on_cluster
     if todo and settings.train.epochs and not (alone or in_group):
-        launch_folds = cluster.train_folds if on_cluster else launch.train_folds
+        launch_folds = ray_cluster.train_folds if on_cluster else local.train_folds
         launch_folds(experiment, todo, runtime, deadline)
     elif todo:  # a fold of no epochs is done in seconds; a process of its own would take as many
         train_here(settings, todo, prepared, table, deadline)
@@ -114,7 +115,7 @@ def train_here(
     deadline: Deadline,
 ) -> None:
     """Train folds (`todo`: their keys) one after another in this process."""
-    from pipeline.parts.infer import give_memory_back  # late: torch
+    from pipeline.inference.predictor import give_memory_back  # late: torch
 
     # ranks of a group: the first holds the lock for all, and does not wait as they would for it
     rank, ranks = (int(os.environ.get(name, n)) for name, n in [("RANK", 0), ("WORLD_SIZE", 1)])
@@ -140,9 +141,9 @@ def train_fold(
     Exits with PAUSED when the deadline comes first. Raises UserError when the backbone's first
     weights cannot be had or the loss is NaN.
     """
-    from pipeline.parts.infer import peak_memory_gb  # late: torch
-    from pipeline.parts.model import save_weights
-    from pipeline.parts.tune import tuned
+    from pipeline.inference.predictor import peak_memory_gb  # late: torch
+    from pipeline.model.build import save_weights
+    from pipeline.tuning.search import tuned
 
     started, settings = time.monotonic(), tuned(settings)
     trainer = make_trainer(settings, fold, prepared, table, key["folds"])
@@ -158,7 +159,7 @@ def train_fold(
         return  # rank 0 says how it ended
     if trainer.epoch < settings.train.epochs:
         say("train", f"fold {fold}  stops after epoch {trainer.epoch}: the next may end too late")
-        sys.exit(launch.PAUSED)
+        sys.exit(local.PAUSED)
     save_weights(trainer.final_model(), out)
     peak = peak_memory_gb()
     records.commit(
@@ -197,7 +198,7 @@ def make_trainer(
     settings: Experiment, fold: int, prepared: Prepared, table: pd.DataFrame, folds: str
 ) -> "Trainer":
     """The fold's images and what they are taught; `folds` is the digest of the split."""
-    from pipeline.parts.fit import Trainer  # late: torch
+    from pipeline.training.trainer import Trainer  # late: torch
 
     classes = classes_of(table)
     metric = load_competition(settings.competition).metric
@@ -218,7 +219,7 @@ def describe_teacher(settings: Experiment) -> str:
 
 def tell_if_lost(what: str, trained: list[dict[str, Any]]) -> None:
     """Say so where the head's start was better than what training made of it."""
-    from pipeline.parts.log import training_lost  # late: scikit-learn
+    from pipeline.training.log import training_lost  # late: scikit-learn
 
     starts = [record.get("start") for record in trained]  # those made before have none
     ends = [record["scores"]["valid_score"] for record in trained]

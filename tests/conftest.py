@@ -14,13 +14,13 @@ import pytest
 import yaml
 from kaggle_stub import KaggleStub
 
+from pipeline.base import records
+from pipeline.base.cli import run_stage
+from pipeline.base.config import load_experiment, root
+from pipeline.data.prepared import load_prepared
+from pipeline.data.splits import classes_of, load_folds
 from pipeline.demo import draw_competition
-from pipeline.parts import records
-from pipeline.parts.cli import run_stage
-from pipeline.parts.config import load_experiment, root
-from pipeline.parts.predictions import Predictions
-from pipeline.parts.prepared import load_prepared
-from pipeline.parts.splits import classes_of, load_folds
+from pipeline.inference.predictions import Predictions
 
 TINY = {
     "competition": "demo",

@@ -20,12 +20,12 @@ import typer
 import yaml
 from PIL import Image
 
-from pipeline.parts import records
-from pipeline.parts.chart import Chart, side_by_side
-from pipeline.parts.cli import run_stage, say
-from pipeline.parts.config import load_experiment, root
-from pipeline.parts.predictions import Predictions, prediction_path
-from pipeline.parts.splits import folds_digest, load_folds
+from pipeline.base import records
+from pipeline.base.cli import run_stage, say
+from pipeline.base.config import load_experiment, root
+from pipeline.data.splits import folds_digest, load_folds
+from pipeline.figures.chart import Chart, side_by_side
+from pipeline.inference.predictions import Predictions, prediction_path
 
 SIDE, CLASSES = 64, [f"class {i:02}" for i in range(50)]
 MILLION = 1_000_000

@@ -21,9 +21,9 @@ import numpy as np
 import typer
 import yaml
 
+from pipeline.base import records
+from pipeline.base.cli import UserError, run_stage, say
 from pipeline.demo import draw_competition
-from pipeline.parts import records
-from pipeline.parts.cli import UserError, run_stage, say
 
 STAGES = ["prepare", "folds", "train", "predict", "ensemble", "submit"]
 SIGNALS = [signal.SIGKILL, signal.SIGTERM, signal.SIGINT]

@@ -16,7 +16,7 @@ from typing import Annotated, NamedTuple
 
 import typer
 
-from pipeline.parts.cli import UserError, run_stage, say
+from pipeline.base.cli import UserError, run_stage, say
 
 ROOT = Path(__file__).parents[1]
 
@@ -39,7 +39,7 @@ DEFECTS = [
     ),
     Defect(
         "normalisation shift dropped",
-        "parts/infer.py",
+        "inference/predictor.py",
         ".mul_(self.scale).add_(self.shift)",
         ".mul_(self.scale)",
         "test_predict.py",
@@ -53,28 +53,28 @@ DEFECTS = [
     ),
     Defect(
         "resumed an epoch too far",
-        "parts/fit.py",
+        "training/trainer.py",
         'self.epoch, self.log = state["epoch"], state["log"]',
         'self.epoch, self.log = state["epoch"] + 1, state["log"]',
         "test_train.py",
     ),
     Defect(
         "mixing ends an epoch late",
-        "parts/mix.py",
+        "data/mix.py",
         "epochs - settings.off_epochs",
         "epochs - settings.off_epochs + 1",
         "test_mix.py",
     ),
     Defect(
         "a wrong diagonal view",
-        "parts/tta.py",
+        "inference/tta.py",
         "partial(dihedral, turns=t, flip=t % 2 == 1)",
         "partial(dihedral, turns=t, flip=t % 2 == 0)",
         "test_tta.py",
     ),
     Defect(
         "averaged weights not saved",
-        "parts/fit.py",
+        "training/trainer.py",
         "return self.ema.module if self.ema else",
         "return self.ema.module if False else",
         "test_train.py test_fit.py",
@@ -88,7 +88,7 @@ DEFECTS = [
     ),
     Defect(
         "logits averaged",
-        "parts/infer.py",
+        "inference/predictor.py",
         "torch.stack([one.softmax(1) for one in logits]).mean(0)",
         "torch.stack(logits).mean(0).softmax(1)",
         "test_predict.py",
@@ -102,42 +102,42 @@ DEFECTS = [
     ),
     Defect(
         "head_lr_mult ignored",
-        "parts/model.py",
+        "model/build.py",
         '"lr_scale": settings.head_lr_mult',
         '"lr_scale": 1.0',
         "test_model.py",
     ),
     Defect(
         "frozen BatchNorm trains",
-        "parts/freeze.py",
+        "model/freeze.py",
         'if batchnorm == "frozen" or',
         'if batchnorm == "never" or',
         "test_model.py",
     ),
     Defect(
         "the notebook ignores weights",
-        "kaggle/kernel.py",
+        "kaggle/notebook/submit_session.py",
         "weights=[folds[0].member.weight for folds in runs.values()]",
         "weights=[1 for folds in runs.values()]",
         "test_kernel.py test_bundle.py",
     ),
     Defect(
         "a cosine that ends above 0",
-        "parts/schedule.py",
+        "training/optim.py",
         "warmup_prefix=True,",
         "warmup_prefix=True,\n        lr_min=settings.lr / 10,",
         "test_model.py test_train.py",
     ),
     Defect(
         "a flip in validation",
-        "parts/tta.py",
+        "inference/tta.py",
         '"none": [partial(dihedral, turns=0, flip=False)]',
         '"none": [partial(dihedral, turns=0, flip=True)]',
         "test_tta.py test_predict.py",
     ),
     Defect(
         "fold left out of the seed",
-        "parts/fit.py",
+        "training/trainer.py",
         'derive_seed(settings.train.seed, "fold", fold)',
         'derive_seed(settings.train.seed, "fold", 0)',
         "test_train.py",

@@ -1,0 +1,1 @@
+"""What every room asks: settings, records, messages, paths."""

@@ -1,0 +1,247 @@
+"""Settings: these models are the only home of a default; YAML holds what differs.
+
+`key()` of an experiment holds its science only: workers, device and precision are outside it.
+"""
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from pipeline.base.cli import UserError, did_you_mean, shown
+from pipeline.base.settings import Name, Probability, Settings, Side, valid_name
+from pipeline.base.yaml_files import TOGETHER, find_yaml, known_yaml, load_yaml
+
+Alpha = Annotated[float, Field(ge=0, le=1000)]
+Root = Literal["data", "runs", "folds", "submissions", "weights"]
+
+
+def one_transform(value: Any) -> Any:
+    """A bare name in an augmentation list means "with its own defaults"."""
+    return {value: {}} if isinstance(value, str) else value
+
+
+def plain(value: Any) -> Any:
+    """No key can hold a date; one that holds NaN differs from itself, and all is made anew."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except (ValueError, TypeError):
+        raise PydanticCustomError("plain", "it takes texts and finite numbers") from None
+    return value
+
+
+def one_augmentation(value: Any) -> Any:
+    """A preset's name means its list, so that a key holds what was done and not a name."""
+    if not isinstance(value, str):
+        return value
+    known = known_yaml("augmentations")
+    if value not in known:
+        near = did_you_mean(value, known).removeprefix("; did you mean ").removesuffix("?")
+        nearest = f" (nearest: {near})" if near else ""
+        text = f"it should be a list or one of {', '.join(known)}{nearest}"
+        raise PydanticCustomError("preset", "{text}", {"text": text})
+    return yaml.safe_load(find_yaml(value, "augmentations").read_text())
+
+
+Transform = Annotated[
+    dict[str, dict[str, Any]],
+    BeforeValidator(one_transform),
+    AfterValidator(plain),
+    Field(min_length=1, max_length=1),
+]
+Augmentation = Annotated[
+    list[Transform], BeforeValidator(one_augmentation), Field(validate_default=True)
+]
+
+
+class Folds(Settings):
+    n: int = Field(5, ge=2, le=1000)
+    seed: int = Field(42, ge=0)
+    name: Name | None = None  # file name in folds/, for a second split of the same data
+
+
+class Model(Settings):
+    backbone: str = "tf_efficientnet_lite0"
+    weights: str = "pypi"  # hub | pypi | none | run:NAME | a path
+    size: Side | None = None  # px; None: the backbone's own
+    fit: Literal["stretch", "pad"] = "stretch"  # how a picture becomes a square
+    reads: Literal["blocks", "last"] = "blocks"  # what the head sees of the backbone
+    head: Literal["lda", "names", "random"] = "lda"  # its first weights
+    names: str | None = None  # CSV label,imagenet for head: names
+    batchnorm: Literal["frozen", "train"] = "frozen"  # its running statistics
+    depthwise: Literal["frozen", "train"] = "train"  # convolutions of a channel each, their norms
+    freeze: str | None = None  # "backbone", or the last frozen module (blocks.2)
+    freeze_epochs: int | None = Field(None, ge=1)  # then it thaws; None: never
+    drop_rate: Probability = 0.0
+    drop_path_rate: Probability = 0.0
+
+    @model_validator(mode="after")
+    def _fitting(self) -> "Model":
+        if self.head == "names" and self.reads != "last":
+            raise PydanticCustomError(
+                TOGETHER, "model.head: names needs reads: last, as ImageNet's had"
+            )
+        if self.names and self.head != "names":
+            raise PydanticCustomError(TOGETHER, "model.names is for head: names")
+        if self.weights == "none" and self.batchnorm == "frozen":
+            raise PydanticCustomError(TOGETHER, "model.weights: none needs batchnorm: train")
+        if self.weights == "none" and self.depthwise == "frozen":
+            raise PydanticCustomError(TOGETHER, "model.weights: none needs depthwise: train")
+        if self.freeze_epochs and not self.freeze:
+            raise PydanticCustomError(TOGETHER, "model.freeze_epochs needs freeze:")
+        return self
+
+
+class Mix(Settings):
+    """Batches of mixed pictures and labels; a mixed batch draws one of the methods that are on."""
+
+    mixup: Alpha = 0.0  # one picture shines through another by Beta(a, a); 0: off
+    cutmix: Alpha = 0.0  # a rectangle of another, its area from Beta(a, a); 0: off
+    mosaic: bool = False  # four pictures meet in a random point
+    prob: Probability = 1.0  # share of batches that are mixed, whatever the method
+    off_epochs: int = Field(0, ge=0)  # the last epochs, which see real pictures only
+
+
+class Train(Settings):
+    epochs: int = Field(5, ge=0)  # 0: the head's closed form is all
+    batch_size: int = Field(64, ge=2)
+    accumulate: int = Field(1, ge=1)  # batches per optimizer step
+    lr: float = Field(7e-5, gt=0)
+    head_lr_mult: float = Field(5.0, gt=0, le=10_000)
+    layer_decay: float = Field(1.0, gt=0, le=1)
+    weight_decay: float = Field(0.05, ge=0, le=1000)
+    warmup: Probability = 0.1  # share of all steps
+    loss: Literal["cross_entropy", "bce", "focal"] = "cross_entropy"
+    focal_gamma: float = Field(2.0, ge=0, le=100)  # how fast easy images fade; 0: cross entropy
+    label_smoothing: Probability = 0.0
+    class_weights: Literal["none", "inverse", "effective"] = "none"
+    sampler: Literal["none", "balanced", "sqrt"] = "none"  # how often each class is shown
+    twins: Literal["hard", "soft"] = "hard"  # soft: equal pixels share their labels
+    distill: str | None = None  # experiment whose out-of-fold probabilities are taught as well
+    distill_weight: Probability = 0.3  # their share of the target
+    clip_grad: float | None = Field(None, gt=0)  # largest gradient norm
+    ema: Probability = 0.0  # averaging window as a share of all steps; 0: off
+    seed: int = 0
+
+
+def each_once(sizes: list[int]) -> list[int]:
+    """Sorted, since their order means nothing: one file name for all orders."""
+    if len(set(sizes)) < len(sizes):
+        raise PydanticCustomError("twice", "each size may stand once")
+    return sorted(sizes)
+
+
+Sizes = Annotated[list[Side], Field(min_length=1), AfterValidator(each_once)]
+
+
+class Predict(Settings):
+    """How a picture is looked at: the mean over the views of `tta` at each of `sizes`."""
+
+    tta: Literal["none", "hflip", "flips", "diagonals", "d4", "five-crop"] = "none"
+    sizes: Sizes | None = None  # px; None: model.size
+
+    @property
+    def looks(self) -> str:
+        """Name of these settings in file names and keys: `d4`, or `d4-128-160` with sizes."""
+        return "-".join([self.tta, *map(str, self.sizes or [])])
+
+    @classmethod
+    def named(cls, looks: str) -> "Predict":
+        """The settings whose `looks` these are."""
+        tta, *sizes = re.split(r"-(?=\d)", looks)
+        return cls(tta=tta, sizes=sizes or None)
+
+
+class Runtime(Settings):
+    """How fast, never what: nothing here is in a key."""
+
+    tune: Literal["auto", "off"] = "auto"  # auto: what `bench` measured; settings here win over it
+    device: Literal["auto", "cpu"] = "auto"
+    processes: int | None = Field(None, ge=1, le=64)  # folds at a time; None: all GPUs, 1 on a CPU
+    gpus_per_fold: int = Field(1, ge=1, le=64)  # that train a fold; without GPUs: processes
+    precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    channels_last: bool = True  # order of a picture's numbers in memory
+    compile: bool = False  # torch.compile, in training
+    workers: int | None = Field(None, ge=0, le=256)  # None: 0 on a CPU, else up to 4
+    predict_batch: int = Field(64, ge=1)
+    pack_gb: float = Field(16.0, ge=0)  # larger competitions are read from their files
+
+
+class Experiment(Settings):
+    name: Name = ""
+    competition: str  # a name in pipeline/configs/competitions/, or a path that ends in .yaml
+    folds: Folds = Folds()
+    model: Model = Model()
+    augment: Augmentation = "light"  # a preset of configs/augmentations/, or a list like theirs
+    mix: Mix = Mix()
+    train: Train = Train()
+    predict: Predict = Predict()
+    runtime: Runtime = Runtime()
+
+    @field_validator("competition")
+    @classmethod
+    def _of_a_name(cls, value: str) -> str:
+        valid_name(Path(value).stem)  # its folder's
+        return value
+
+    @model_validator(mode="after")
+    def _trained(self) -> "Experiment":
+        if self.train.epochs == 0 and self.model.head == "random":
+            raise PydanticCustomError(TOGETHER, "train.epochs: 0 needs model.head: lda or names")
+        return self
+
+    def key(self) -> dict[str, Any]:
+        """What a trained model depends on."""
+        return self.model_dump(include={"model", "augment", "mix", "train"}, mode="json")
+
+    @property
+    def competition_name(self) -> str:
+        return Path(self.competition).stem
+
+    @property
+    def cache_size(self) -> int:
+        """Side of the packed pictures, px: room for random crops and five-crop."""
+        return round(self.model.size * 1.25)
+
+
+def load_experiment(name: str) -> Experiment:
+    """Read `pipeline/configs/experiments/NAME.yaml`, or any path that ends in .yaml.
+
+    Raises UserError for a missing file, unknown keys, wrong types and values out of range.
+    """
+    experiment = load_yaml(Experiment, find_yaml(name, "experiments"))
+    if experiment.model.size is None:
+        size = own_size(experiment.model.backbone)
+        model = experiment.model.model_copy(update={"size": size})
+        experiment = experiment.model_copy(update={"model": model})
+    return experiment
+
+
+def root(name: Root) -> Path:
+    """A root folder: `runs/`, or what RUNS_DIR says."""
+    return Path(os.environ.get(f"{name.upper()}_DIR", name))
+
+
+def own_size(backbone: str) -> int:
+    """Side of the pictures it was made for, px. Raises UserError for an unknown one."""
+    import timm  # late: only backbones without a `size` pay for it
+
+    try:
+        known = timm.get_pretrained_cfg(backbone) if timm.is_model(backbone) else None
+    except RuntimeError:  # the model is known, the tag behind its name is not
+        known = None
+    if known is None:
+        near = did_you_mean(backbone, timm.list_models() + timm.list_pretrained(), n=3)
+        raise UserError(f"model.backbone: timm has no {shown(backbone)}{near}")
+    return known.input_size[-1]

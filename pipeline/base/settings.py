@@ -1,0 +1,57 @@
+"""What all settings have in common: names that lead nowhere else, numbers that are numbers."""
+
+import re
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic_core import PydanticCustomError
+
+from pipeline.base.cli import UserError, shown
+
+LARGEST = 2**32 - 1  # of whole numbers; NumPy takes no larger seed
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+def name_problem(name: str) -> str:
+    """Why a name cannot be that of a folder of ours, or nothing."""
+    if not name or name != name.strip() or name[0] in "._":
+        return "a name begins with a letter or digit, without space around it"
+    if bad := re.search(r"[/\\:\x00-\x1f\x7f]", name):
+        return f"a name may not hold {bad[0]!r}"
+    if len(name.encode(errors="replace")) > 200:
+        return "a name has at most 200 bytes"
+    return ""
+
+
+def checked_name(name: str, where: str) -> str:
+    """A name from a command line, which leads out of no folder. Raises UserError."""
+    if problem := name_problem(name):
+        raise UserError(f"{where} {shown(name)}: {problem}")
+    return name
+
+
+def valid_name(value: str) -> str:
+    if problem := name_problem(value):
+        raise PydanticCustomError("name", "{text}", {"text": problem})
+    return value
+
+
+Name = Annotated[str, AfterValidator(valid_name)]  # of a run, a split, a competition: a file's name
+Side = Annotated[int, Field(ge=16, le=4096)]
+
+
+class Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="wrap")
+    @classmethod
+    def _true_is_no_number(cls, value: Any, handler: Callable[[Any], Any], info: Any) -> Any:
+        """Else `lr: true` is 1, and `workers: 1000000000000` stops the machine."""
+        if isinstance(value, bool) and cls.model_fields[info.field_name].annotation is not bool:
+            text = "it is no true or false, as which YAML reads on, off, yes, no: in quotes?"
+            raise PydanticCustomError("bool", "{text}", {"text": text})
+        found = handler(value)
+        if isinstance(found, int) and abs(found) > LARGEST:
+            raise PydanticCustomError("large", "it should be less than 2**32")
+        return found

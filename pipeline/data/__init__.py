@@ -1,0 +1,1 @@
+"""How do files and tables become batches? Reading, splits, augmentation, loading."""

@@ -1,0 +1,103 @@
+"""Augmentation: albumentations by name, built so that a wrong argument is an error.
+
+A pure function of (picture, random numbers), applied in training only.
+"""
+
+import copy
+import inspect
+import os
+import warnings
+from typing import Any
+
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # else its import asks PyPI, and stalls offline
+
+import albumentations as A
+import cv2
+import numpy as np
+from pydantic import ValidationError
+
+from pipeline.base.cli import UserError, did_you_mean, short, shown
+
+Transform = A.BasicTransform
+INTERPOLATION = {
+    "nearest": cv2.INTER_NEAREST,
+    "bilinear": cv2.INTER_LINEAR,
+    "bicubic": cv2.INTER_CUBIC,
+    "lanczos": cv2.INTER_LANCZOS4,
+}
+
+
+class Augment:
+    """Random pictures of one size from uint8 [h, w, 3], equal for an equal seed."""
+
+    def __init__(self, specs: list[dict[str, dict[str, Any]]], size: int, interpolation: str):
+        mode = INTERPOLATION[interpolation]
+        steps = [_transform(name, kw, size, mode) for spec in specs for name, kw in spec.items()]
+        self.compose = A.Compose([*steps, A.Resize(size, size, interpolation=mode)])
+
+    def try_on(self, pixels: np.ndarray) -> None:
+        """Each step once on a picture of the kind it will see. Raises UserError where one fails.
+
+        Else it would fail in a worker in the middle of an epoch, or pass on what no net can take.
+        """
+        for step in copy.deepcopy(self.compose.transforms):
+            name, (height, width) = type(step).__name__, pixels.shape[:2]
+            step.p = 1
+            try:
+                pixels = A.Compose([step], seed=0)(image=pixels)["image"]
+            except Exception as error:  # of OpenCV, NumPy or albumentations itself
+                text = f"augment: {name} fails on pictures of {width} x {height} px"
+                raise UserError(f"{text}: {short(error)}") from None
+            if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+                made = f"{pixels.dtype} {list(pixels.shape)}"
+                raise UserError(f"augment: {name} makes {made} of pictures, not uint8 [h, w, 3]")
+
+    def seed(self, seed: int) -> None:
+        """Start a new stream. Workers hold copies: without this they all draw the same one."""
+        self.compose.set_random_seed(seed)
+
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        return self.compose(image=pixels)["image"]
+
+
+class Resize:
+    """The eval transform: nothing but the size."""
+
+    def __init__(self, size: int, interpolation: str):
+        self.size, self.mode = (size, size), INTERPOLATION[interpolation]
+
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        if pixels.shape[:2] == self.size:
+            return np.asarray(pixels)
+        return cv2.resize(pixels, self.size, interpolation=self.mode)
+
+
+def _transform(name: str, kwargs: dict[str, Any], size: int, mode: int) -> Transform:
+    every = {n: c for n, c in vars(A).items() if isinstance(c, type) if issubclass(c, Transform)}
+    if name not in every:
+        raise UserError(f"augment: albumentations has no {shown(name)}{did_you_mean(name, every)}")
+    cls = every[name]
+    known = inspect.signature(cls.__init__).parameters
+    if "size" in known:  # what the backbone wants, unless the YAML says otherwise
+        kwargs = {"size": (size, size), **kwargs}
+    if "interpolation" in known:
+        kwargs = {"interpolation": mode, **kwargs}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # albumentations 2.0.8 only warns of an unknown argument
+        try:
+            return cls(**kwargs)
+        except Exception as error:  # its validators raise many kinds; all mean a bad argument
+            takes = ", ".join(argument for argument in known if argument != "self")
+            raise UserError(f"augment: {name}: {_reason(error)}; it takes {takes}") from None
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong in one line; of pydantic's many, the first about each argument."""
+    if not isinstance(error.__cause__, ValidationError):
+        return short(error, 400)
+    reasons = {}
+    for item in error.__cause__.errors():
+        given = "" if item["type"] == "missing" else f", not {shown(item['input'])}"
+        text = item["msg"].removeprefix("Value error, ").rstrip(".")
+        reasons.setdefault(item["loc"][0], f"{item['loc'][0]}: {text}{given}")
+    return "; ".join(reasons.values())

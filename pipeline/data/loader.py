@@ -1,0 +1,176 @@
+"""Batches of uint8 pictures whose randomness does not depend on the number of workers.
+
+The sampler hands whole batches to workers, each with its own seed from (seed, fold, epoch, batch
+number): 0, 1 or 8 workers give equal batches, and a resumed epoch equals an uninterrupted one.
+"""
+
+import hashlib
+import itertools
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from pipeline.base.cli import UserError, warn
+from pipeline.data.augment import Augment
+from pipeline.data.images import Pixels
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+AHEAD = 2  # batches that a worker of PyTorch makes before they are asked for
+PATIENCE = 300  # seconds for a batch, after which its worker is taken for dead
+SHARED = Path("/dev/shm")
+warn_once = cache(warn)
+
+
+class BatchSpec(NamedTuple):
+    seed: int
+    rows: list[int]  # positions in the dataset, not in the pixels
+
+
+def derive_seed(*parts: int | str) -> int:
+    """A 32-bit seed from names and numbers; unlike sums, (1, 2) and (2, 1) differ."""
+    text = "/".join(str(part) for part in parts)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest())
+
+
+class Pictures(Dataset):
+    """Indexed by a BatchSpec: (uint8 [batch, size, size, 3], targets of [batch]).
+
+    `targets` is int [n], or float32 [n, classes] whose rows sum to 1.
+    """
+
+    def __init__(
+        self,
+        pixels: Pixels,
+        rows: np.ndarray,
+        targets: np.ndarray,
+        transform: Callable[[np.ndarray], np.ndarray],
+    ):
+        self.pixels, self.rows, self.transform = pixels, rows, transform
+        dtype = np.int64 if targets.ndim == 1 else np.float32
+        self.targets = torch.from_numpy(np.array(targets, dtype=dtype))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A worker that is no fork maps the file itself; a pickled memmap is all its content."""
+        mapped = isinstance(self.pixels, np.memmap)
+        return vars(self) | ({"pixels": Path(self.pixels.filename)} if mapped else {})
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        if isinstance(self.pixels, Path):
+            self.pixels = np.load(self.pixels, mmap_mode="r")
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, spec: BatchSpec) -> Batch:
+        if isinstance(self.transform, Augment):
+            self.transform.seed(spec.seed)  # once a batch: per image it costs 0.2 ms
+        images = np.stack([self.transform(self.pixels[self.rows[i]]) for i in spec.rows])
+        return torch.from_numpy(images), self.targets[spec.rows]
+
+
+class EpochBatches:
+    """Shuffled batches of the current `epoch`, all within one image of equal size.
+
+    Every image is used once an epoch, or what `draw` (epoch → n rows) says. No tiny last batch
+    upsets BatchNorm, and none of one image, as long as there are two.
+    """
+
+    def __init__(
+        self,
+        n: int,
+        batch_size: int,
+        seed: int,
+        draw: Callable[[int], np.ndarray] | None = None,
+    ):
+        self.n, self.seed, self.epoch, self.draw = n, seed, 0, draw
+        self.count = max(1, min(round(n / batch_size), n // 2))
+
+    def __len__(self) -> int:
+        return self.count
+
+    @property
+    def sizes(self) -> list[int]:
+        """Images of each batch."""
+        return [len(part) for part in np.array_split(np.arange(self.n), self.count)]
+
+    def __iter__(self) -> Iterator[BatchSpec]:
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.n)
+        if self.draw:
+            order = self.draw(self.epoch)[order]
+        for number, rows in enumerate(np.array_split(order, self.count)):
+            yield BatchSpec(derive_seed(self.seed, self.epoch, number), rows.tolist())
+
+
+def in_order(n: int, batch_size: int) -> list[BatchSpec]:
+    return [
+        BatchSpec(0, list(range(start, min(start + batch_size, n))))
+        for start in range(0, n, batch_size)
+    ]
+
+
+def grouped(batches: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """Lists of `size` batches; the last may be shorter."""
+    rest = iter(batches)
+    while group := list(itertools.islice(rest, size)):
+        yield group
+
+
+class Loader(DataLoader):
+    """A DataLoader whose workers' bad input is the one line that it would be without workers."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        try:
+            yield from super().__iter__()
+        except UserError as error:  # told with the worker's traceback, of which it is the end
+            name = f"\n{type(error).__module__}.{type(error).__qualname__}: "
+            raise UserError(str(error).rpartition(name)[2].strip()) from None
+
+
+def make_loader(
+    pictures: Pictures, batches: Iterable[BatchSpec], workers: int, pin: bool
+) -> DataLoader:
+    """Batches in order, from as many of the `workers` as there is shared memory for."""
+    workers = affordable(workers, pictures, batches)
+    return Loader(
+        pictures,
+        sampler=batches,
+        batch_size=None,  # an index is already a whole batch
+        num_workers=workers,
+        pin_memory=pin,
+        timeout=PATIENCE if workers else 0,
+        # its own generator: the worker seeds must not disturb the training's random numbers
+        generator=torch.Generator().manual_seed(0),
+        worker_init_fn=_one_thread if workers else None,
+    )
+
+
+def affordable(workers: int, pictures: Pictures, batches: Iterable[BatchSpec]) -> int:
+    """How many workers' batches /dev/shm can hold: a worker that finds it full waits for ever."""
+    if not (workers and SHARED.is_dir()):
+        return workers
+    first = next(iter(batches))  # none is larger
+    one = sum(part.nbytes for part in pictures[BatchSpec(first.seed, first.rows[:1])])
+    batch, free = one * len(first.rows), shutil.disk_usage(SHARED).free
+    fit = (free // batch - 2) // AHEAD  # two are in use
+    if fit >= workers:
+        return workers
+    fit = max(0, fit)
+    warn_once(
+        "train",
+        f"{SHARED} has no room for the batches of {workers} loader processes: {fit} will do; "
+        "docker run --shm-size=2g gives more",
+    )
+    return fit
+
+
+def _one_thread(worker: int) -> None:
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)

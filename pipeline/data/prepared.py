@@ -1,0 +1,99 @@
+"""What `prepare` made: a table of all images with their facts, and their pixels."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline.base import records
+from pipeline.base.cli import UserError
+from pipeline.base.config import Experiment, root
+from pipeline.base.csv_files import read_csv
+from pipeline.data.images import FilePixels, Pixels, Stat, file_stat
+
+COLUMNS = ["split", "id", "label", "group", "path"]  # from the CSVs; the others from the pictures
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """`rows`: split, id, label, group, path, width, height, hash, note; one row per picture."""
+
+    folder: Path
+    record: dict[str, Any]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Another process is told where the pictures lie, and not sent them."""
+        return {"folder": self.folder, "record": self.record}
+
+    @cached_property
+    def rows(self) -> pd.DataFrame:
+        return read_csv(self.folder / "images.csv", [*COLUMNS, "hash", "note"])
+
+    @cached_property
+    def pixels(self) -> Pixels:
+        """uint8 [n, size, size, 3], row i belongs to row i of `rows`. Raises UserError."""
+        if problem := self.problem():
+            raise UserError(f"{problem}; python -m pipeline.prepare makes it anew")
+        if self.record["packed"]:
+            return np.load(self.folder / "pixels.npy", mmap_mode="r")
+        stats, key = file_stats(self.data, self.rows), self.record["key"]
+        if list_digest(self.rows, stats) != key["files"]:
+            raise UserError(f"{self.data}: files changed after `prepare`: run that stage again")
+        paths = [self.data / path for path in self.rows.path]
+        return FilePixels(paths, key["size"], key["fit"], stats, list(self.rows.note))
+
+    def problem(self) -> str:
+        """What is wrong with the packed pixels, or nothing."""
+        path = self.folder / "pixels.npy"
+        if not self.record["packed"]:
+            return ""
+        if not path.exists():
+            return f"{path} is lost"
+        whole = records.is_intact(path, self.record.get("pixels", {}))
+        return "" if whole else f"{path} is damaged: not what prepare wrote"
+
+    @property
+    def data(self) -> Path:
+        """The competition's own folder, as `prepare` was told."""
+        return Path(self.record["data"])
+
+
+def file_stats(folder: Path, rows: pd.DataFrame) -> list[Stat]:
+    return [file_stat(f"{folder}/{path}") for path in rows.path]
+
+
+def list_digest(rows: pd.DataFrame, stats: list[Stat]) -> str:
+    """Digest of rows, file sizes and times: a replaced picture is noticed without reading it."""
+    return records.digest([rows[COLUMNS].to_dict("split")["data"], stats])
+
+
+def prepared_folder(experiment: Experiment) -> Path:
+    return _folder(experiment.competition_name, experiment.cache_size, experiment.model.fit)
+
+
+def load_prepared(experiment: Experiment) -> Prepared:
+    """Raises UserError before `prepare` was run."""
+    return _load(prepared_folder(experiment), experiment.name)
+
+
+def load_pictures(competition: str, size: int, fit: str, run: str) -> Prepared:
+    """Those that `run` was trained on, whatever its experiment says now. Raises UserError."""
+    return _load(_folder(competition, size, fit), run)
+
+
+def _folder(competition: str, size: int, fit: str) -> Path:
+    return root("runs") / "_data" / competition / f"{size}-{fit}"
+
+
+def _load(folder: Path, experiment: str) -> Prepared:
+    record = records.load(folder / "images.csv")
+    if record is None:
+        raise UserError(f"{folder}: no pictures; run python -m pipeline.prepare {experiment}")
+    if not records.is_intact(folder / "images.csv", record):
+        raise UserError(
+            f"{folder}/images.csv is damaged; python -m pipeline.prepare {experiment} makes it anew"
+        )
+    return Prepared(folder, record)

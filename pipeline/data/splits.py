@@ -1,0 +1,104 @@
+"""The folds file: reading it, and what must hold before anything trains on it."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from pipeline.base import records
+from pipeline.base.cli import UserError
+from pipeline.base.config import Experiment, root
+from pipeline.base.csv_files import read_csv
+from pipeline.data.tables import class_order
+
+
+def folds_path(experiment: Experiment) -> Path:
+    split = experiment.folds
+    name = split.name or f"{experiment.competition_name}-{split.n}-seed{split.seed}"
+    return root("folds") / f"{name}.csv"
+
+
+def load_folds(experiment: Experiment) -> pd.DataFrame:
+    """Columns image, label, group, fold (int). Raises UserError for a split that leaks."""
+    path = folds_path(experiment)
+    if not path.is_file():
+        raise UserError(f"{path}: no folds; run python -m pipeline.folds {experiment.name}")
+    table = read_csv(path, ["image", "label", "group", "fold"])
+    table["fold"] = fold_numbers(table.fold, path)
+    try:
+        check_folds(table, experiment.folds.n)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    return table
+
+
+def fold_numbers(texts: pd.Series, path: Path) -> pd.Series:
+    """Raises UserError for one that is no whole number from -1 on."""
+    bad = ~texts.str.fullmatch(r"-1|\d{1,6}")
+    if bad.any():
+        at = bad.idxmax()
+        raise UserError(f"{path}: image {at + 1} has fold {texts[at]!r}, expected 0, 1, ... or -1")
+    return texts.astype(int)
+
+
+def check_folds(table: pd.DataFrame, n: int) -> None:
+    """Each image once, no group in two folds, no fold empty, each class in each training part."""
+    if table.image.duplicated().any():
+        raise UserError(f"image {table.image[table.image.duplicated()].iloc[0]!r} stands twice")
+    spread = table.groupby("group").fold.nunique()
+    if (spread > 1).any():
+        raise UserError(f"group {spread.idxmax()!r} straddles {spread.max()} folds: it would leak")
+    if (found := set(table.fold) - {-1}) != set(range(n)):
+        raise UserError(f"folds {sorted(found)}, expected 0 to {n - 1}")
+    folds_per_class = table.groupby("label").fold.agg(["nunique", "first"])
+    alone = folds_per_class[(folds_per_class["nunique"] == 1) & (folds_per_class["first"] >= 0)]
+    if len(alone):
+        label, fold = alone.index[0], alone["first"].iloc[0]
+        raise UserError(
+            f"class {label!r} has all its images in fold {fold}: the model of that fold would "
+            "never see it; move some to another fold, or mark them -1 (always trained on)"
+        )
+
+
+def classes_of(table: pd.DataFrame) -> list[str]:
+    return class_order(set(table.label))
+
+
+def folds_digest(table: pd.DataFrame) -> str:
+    """Digest of the split itself: order of rows and line endings do not matter."""
+    rows = table.sort_values("image")[["image", "label", "group", "fold"]]
+    return records.digest(rows.to_numpy().tolist())
+
+
+def refuse_other_images(table: pd.DataFrame, train: pd.DataFrame, where: Path | str) -> None:
+    """Raises UserError for a split of other images or labels than `prepare` has read."""
+    label, ours = table.set_index("image").label, train.set_index("id").label
+    if gone := sorted(set(label.index) ^ set(ours.index)):
+        text = f"{len(gone)} images are not those of train.csv, first {gone[0]!r}"
+        raise UserError(f"{where}: {text}")
+    differ = label[label != ours.reindex(label.index)]
+    if len(differ):
+        image = differ.index[0]
+        raise UserError(
+            f"{where}: {len(differ)} labels are not those of train.csv: {image!r} is "
+            f"{differ.iloc[0]!r} there and {ours[image]!r} in train.csv; restore one of the files, "
+            "or set folds.name to a new name and run python -m pipeline.folds"
+        )
+
+
+def split_rows(
+    rows: pd.DataFrame, table: pd.DataFrame, classes: list[str], fold: int
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Training and held-out images of a fold: image, row (in the pixels), target, hash, fold."""
+    train = rows[rows.split == "train"]
+    refuse_other_images(table, train, "the folds file")
+    position = dict(zip(train.id, train.index, strict=True))
+    frame = pd.DataFrame(
+        {
+            "image": table.image,
+            "row": table.image.map(position),
+            "target": table.label.map({label: i for i, label in enumerate(classes)}),
+            "fold": table.fold,
+        }
+    )
+    frame["hash"] = rows.hash.to_numpy()[frame.row]
+    return frame[table.fold != fold], frame[table.fold == fold]

@@ -1,0 +1,1 @@
+"""How does a picture of numbers or of pictures look? Charts and sheets."""

@@ -1,0 +1,90 @@
+"""Prediction files: probabilities that carry their own image ids and class names."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Self
+
+import numpy as np
+
+from pipeline.base import records
+from pipeline.base.cli import UserError, explain, short
+from pipeline.base.config import root
+
+Split = Literal["oof", "test"]
+MOST_OFF = 1e-3  # that a row's sum may be from 1: roundings
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """`prob` is float32 [len(image), len(classes)]; its rows sum to 1. `path`: where they lay."""
+
+    image: list[str]
+    classes: list[str]
+    prob: np.ndarray
+    path: Path | None = None
+
+    def save(self, path: Path) -> None:
+        with records.writing(path) as tmp, tmp.open("wb") as file:
+            np.savez(file, image=self.image, classes=self.classes, prob=self.prob)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Raises UserError for a file that `save` did not write, or not this one."""
+        try:
+            with np.load(path, allow_pickle=False) as data:
+                image, classes = data["image"].tolist(), data["classes"].tolist()
+                found = cls(image, classes, data["prob"], path)
+            problem = found.problem()
+        except Exception as error:  # zip, NumPy and what a foreign file holds: many kinds
+            if explain(error):  # no file, memory, a disk: there is nothing to delete
+                raise
+            problem = f"no prediction file ({short(error, 120)})"
+        record = records.load(path)
+        if not problem and record and not records.is_intact(path, record):
+            problem = "not the predictions that its record describes"
+        if problem:
+            raise UserError(f"{path}: {problem}; delete it and make it anew")
+        return found
+
+    def problem(self) -> str:
+        """What is wrong with the numbers or names, or nothing."""
+        if self.prob.shape != (len(self.image), len(self.classes)):
+            return f"{self.prob.shape} numbers for {len(self.image)} ids, {len(self.classes)} names"
+        for names in (self.image, self.classes):
+            if len(set(names)) < len(names):
+                return f"{next(name for name in names if names.count(name) > 1)!r} stands twice"
+        good = (self.prob >= 0).all(1) & (np.abs(self.prob.sum(1) - 1) < MOST_OFF)
+        if not good.all():  # NaN and infinity are not good either
+            return f"the row of {self.image[int(good.argmin())]!r} holds no probabilities"
+        return ""
+
+    def aligned(self, image: list[str], classes: list[str]) -> np.ndarray:
+        """`prob` with rows and columns in the order asked for.
+
+        Raises UserError when ids or classes differ: position is never trusted.
+        """
+        row = {name: i for i, name in enumerate(self.image)}
+        column = {name: i for i, name in enumerate(self.classes)}
+        where = f"{self.path}: " if self.path else ""
+        for kind, have, want in (("image", row, image), ("class", column, classes)):
+            if gone := [name for name in want if name not in have]:
+                text = f"no prediction for {len(gone)} {kind} names, first {gone[0]!r}"
+                raise UserError(where + text)
+            if len(have) != len(set(want)):
+                extra = sorted(set(have) - set(want))
+                text = f"predictions for {len(extra)} foreign {kind} names: {extra[0]!r}"
+                raise UserError(where + text)
+        rows, columns = [row[name] for name in image], [column[name] for name in classes]
+        return self.prob[rows][:, columns]
+
+
+def prediction_path(run: str, fold: int, split: Split, looks: str) -> Path:
+    """`looks` is the name of an experiment's predict settings: `d4`, `d4-128-160`."""
+    return root("runs") / run / f"fold{fold}" / f"{split}.{looks}.npz"
+
+
+def spread(scores: list[float]) -> str:
+    """Mean and sample standard deviation over folds; of a single one just its score."""
+    if len(scores) == 1:
+        return f"{scores[0]:.4f}"
+    return f"{np.mean(scores):.4f} ± {np.std(scores, ddof=1):.4f}"

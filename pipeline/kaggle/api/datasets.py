@@ -1,0 +1,65 @@
+"""A bundle's datasets on Kaggle: those that changed are sent, each as a new version."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.base import records
+from pipeline.base.cli import UserError, say, took
+from pipeline.kaggle.api.client import accepted, ask, unless_absent
+
+if TYPE_CHECKING:
+    from kaggle.api.kaggle_api_extended import KaggleApi
+
+POLL, READY_POLLS = 15, 120  # seconds between two questions, and how many: half an hour
+
+
+def push_datasets(api: KaggleApi, bundle: Path, state: Path) -> dict[str, Any]:
+    """Upload the datasets that changed; returns what `state` says is done, that included."""
+    done: dict[str, Any] = records.read_json(state) if state.is_file() else {}
+    notes = f"{bundle.parent.name}, git {records.load(bundle)['git'] or 'unknown'}"
+    for part in ("code", "weights"):
+        folder = bundle / part
+        if folder.is_dir() and done.get(part) != (digest := folder_digest(folder)):
+            push_dataset(api, folder, notes)
+            done |= {part: digest, "kernel": None}  # a notebook reads the datasets of its day
+            records.write_json(state, done)
+    return done
+
+
+def folder_digest(folder: Path) -> str:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return records.digest([(str(p.relative_to(folder)), records.file_digest(p)) for p in files])
+
+
+def push_dataset(api: KaggleApi, folder: Path, notes: str) -> None:
+    """Create a private dataset, or a new version of it; returns when it can be mounted."""
+    started = time.monotonic()
+    ref = json.loads((folder / "dataset-metadata.json").read_text())["id"]
+    before, _ = ask("dataset", ref, lambda: dataset_version(api, ref))
+    say("bundle", f"uploading {folder} to {ref}")
+
+    def create() -> bool:
+        if before:
+            answer = api.dataset_create_version(str(folder), notes, quiet=True, dir_mode="zip")
+        else:
+            answer = api.dataset_create_new(str(folder), quiet=True, dir_mode="zip")
+        accepted(answer, f"dataset {ref}")
+        return True
+
+    ask("dataset", ref, create, lambda: dataset_version(api, ref)[0] > before or None)
+    for _ in range(READY_POLLS):
+        number, ready = ask("dataset", ref, lambda: dataset_version(api, ref))
+        if ready and number > before:
+            return say("bundle", f"{ref} is ready, {took(started)}")
+        time.sleep(POLL)
+    raise UserError(f"dataset {ref} is not ready yet; the same command later goes on")
+
+
+def dataset_version(api: KaggleApi, ref: str) -> tuple[int, bool]:
+    """Number of the dataset's version, 0 where there is none, and whether it can be mounted."""
+    found = unless_absent(lambda: json.loads(api.dataset_status(ref, format="json")))
+    return (found["current_version_number"], found["status"] == "ready") if found else (0, False)

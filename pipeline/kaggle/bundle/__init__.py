@@ -1,0 +1,1 @@
+"""What is made here for Kaggle? Datasets, notebooks, rehearsals, pushes."""

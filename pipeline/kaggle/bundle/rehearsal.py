@@ -1,0 +1,184 @@
+"""A bundle's notebook in a copy of Kaggle's folders, its answers or weights compared with ours.
+
+The hidden test is ours under new names and in another size, so that each answer has a local one.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline.base import records
+from pipeline.base.cli import UserError
+from pipeline.base.competition import Competition
+from pipeline.base.config import Runtime, root
+from pipeline.base.csv_files import read_csv
+from pipeline.data.prepared import Prepared
+from pipeline.data.tables import read_test
+from pipeline.inference.predictions import Predictions
+from pipeline.kaggle.bundle.offline import execute
+from pipeline.kaggle.notebook.train_session import Job
+from pipeline.submit import prepared_data
+from pipeline.training.keys import finished, how_far, model_path
+
+
+def rehearse(bundle: Path, competition: Competition, n: int | None) -> tuple[str, str]:
+    """Run the notebook of a bundle; returns what it printed, and how its answers compare.
+
+    `n` is the size of the hidden test (None: two thirds of ours). Raises UserError when the
+    notebook fails, writes where it must not, or answers otherwise than submissions/NAME.csv.
+    """
+    name = bundle.parent.name
+    local = root("submissions") / f"{name}.csv"
+    if not local.is_file():
+        raise UserError(f"{local}: nothing to compare with; run python -m pipeline.submit {name}")
+    data = prepared_data(competition)
+    with TemporaryDirectory(prefix="kaggle") as folder:
+        inputs, working, scratch = (Path(folder) / part for part in ("input", "working", "temp"))
+        working.mkdir()
+        scratch.mkdir()
+        mount(bundle, inputs)
+        mounted = inputs / "competitions" / (competition.slug or competition.name)
+        size = round(len(read_test(competition, data)) * 2 / 3) if n is None else n
+        ours = hide(data, competition, mounted, size)
+        book = bundle / "notebook" / "notebook.ipynb"
+        story = execute(book, inputs, working, scratch, "submission.csv")
+        answers = read_csv(working / "submission.csv", [competition.id])
+    blend = Predictions.load(bundle.with_name("test.npz"))
+    return story, compare(answers, read_csv(local, []), ours, competition, blend, tolerance_here())
+
+
+def mount(bundle: Path, inputs: Path) -> None:
+    """Copy a bundle's datasets to where Kaggle mounts them today."""
+    for folder in (bundle / "code", bundle / "weights"):
+        if folder.is_dir():  # a training may need no weights
+            described = "dataset-metadata.json"  # read by the client, and not uploaded
+            ref = json.loads((folder / described).read_text())["id"]
+            left_out = shutil.ignore_patterns(described)
+            shutil.copytree(folder, inputs / "datasets" / ref, ignore=left_out)
+
+
+def hide(data: Path, competition: Competition, folder: Path, n: int) -> pd.Series:
+    """Write a hidden test of `n` images into `folder`; returns our id of each, by its new one.
+
+    Our pictures come in another order, more than once where they are too few, and all under ids
+    that nobody has seen.
+    """
+    rows, column = read_test(competition, data), competition.id
+    chosen = np.random.default_rng(n).permutation(len(rows))[np.arange(n) % len(rows)]
+    ours = rows.id.iloc[chosen].tolist()
+    new = [str(Path(name).with_stem(f"{Path(name).stem}h{i}")) for i, name in enumerate(ours)]
+    known = pd.Series(ours, index=new, dtype=object)
+    test, sample = (read_csv(data / f, [column]) for f in (competition.test, competition.sample))
+    for table, name, step in ((test, competition.test, 1), (sample, competition.sample, -1)):
+        hidden = table.set_index(column).loc[ours].assign(**{column: new})[list(table)]
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        hidden[::step].to_csv(folder / name, index=False)  # two orders, as on Kaggle
+    path = dict(zip(rows.id, rows.path, strict=True))
+    for row in read_test(competition, folder).itertuples():
+        (folder / row.path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(data / path[known[row.id]], folder / row.path)
+    return known
+
+
+def compare(
+    answers: pd.DataFrame,
+    local: pd.DataFrame,
+    ours: pd.Series,
+    competition: Competition,
+    blend: Predictions,
+    tolerance: float,
+) -> str:
+    """How the notebook's answers are to the local ones of the same pictures, row by row.
+
+    Labels may differ only where the blend's two best probabilities are within `tolerance`.
+    Raises UserError naming the first row that differs.
+    """
+    column = competition.id
+    if set(answers[column]) != set(ours.index) or len(answers) != len(ours):
+        raise UserError(f"the notebook answers {len(answers)} ids, expected {len(ours)}")
+    got = answers.set_index(column).loc[ours.index]
+    want = local.set_index(column).loc[ours]
+    if competition.submission == "probability":
+        gaps = np.abs(got.to_numpy(dtype=float) - want[list(got)].to_numpy(dtype=float))
+        wrong = (gaps > tolerance).any(axis=1)
+        told = f"largest difference of a probability {gaps.max(initial=0):.1g}"
+    else:
+        differ = got[competition.label].to_numpy() != want[competition.label].to_numpy()
+        best = np.sort(blend.aligned(blend.image, blend.classes))[:, -2:]
+        tied = dict(zip(blend.image, best[:, 1] - best[:, 0] < tolerance, strict=True))
+        wrong = differ & ~np.array([tied[name] for name in ours], dtype=bool)
+        told = f"{int(differ.sum())} other labels, all in a tie" if differ.any() else "equal labels"
+    if wrong.any():
+        first = ours.index[wrong.argmax()]
+        raise UserError(
+            f"{int(wrong.sum())} of {len(ours)} answers differ from the local submission, first "
+            f"{first!r} ({ours[first]!r} here): {got.loc[first].tolist()[:3]}"
+        )
+    return f"{len(ours):,} rows as in the local submission, {told}"
+
+
+def tolerance_here() -> float:
+    """How far a probability may differ: the notebook computes as this machine does."""
+    from pipeline.inference.predictor import (  # late: torch
+        TOLERANCE,
+        inference_precision,
+        make_accelerator,
+    )
+
+    return TOLERANCE[inference_precision(make_accelerator(Runtime()))]
+
+
+def rehearse_training(bundle: Path) -> tuple[str, str]:
+    """Run a training notebook until all folds are done, each session going on from the last.
+
+    Returns what all of them printed, and how the models are to those trained here. Raises
+    UserError when a session fails, brings nothing forward, or home would refuse its models.
+    """
+    key = records.load(bundle)["key"]
+    job, story = Job(**key["job"]), ""
+    book = bundle / "notebook" / "notebook.ipynb"
+    with TemporaryDirectory(prefix="kaggle") as folder:
+        inputs = Path(folder) / "input"
+        mount(bundle, inputs)
+        shutil.copytree(data_of(job), inputs / "competitions" / job.competition)
+        last = inputs / "notebooks" / job.kernel
+        last.mkdir(parents=True)
+        run, before, sessions = last / "runs" / job.experiment, None, 0
+        while len(finished(run, job.folds)) < len(job.folds):
+            if (now := [how_far(run / f"fold{fold}") for fold in job.folds]) == before:
+                raise UserError(f"session {sessions} brought no fold forward; all said:\n{story}")
+            before, sessions = now, sessions + 1
+            working, scratch = (Path(folder) / f"{part}{sessions}" for part in ("working", "temp"))
+            working.mkdir()
+            scratch.mkdir()
+            story += execute(book, inputs, working, scratch, "runs")
+            shutil.rmtree(last)
+            working.rename(last)
+        verdict = compare_weights(run, job, key["folds"])
+    return story, f"{'one session' if sessions == 1 else f'{sessions} sessions'}; {verdict}"
+
+
+def data_of(job: Job) -> Path:
+    """The competition's folder, by what `prepare` was told."""
+    facts = root("runs") / job.facts
+    return Prepared(facts.parent, records.load(facts)).data
+
+
+def compare_weights(run: Path, job: Job, keys: dict[str, Any]) -> str:
+    """How trained models are to those of home. Raises UserError where home would refuse one."""
+    told = []
+    for fold in job.folds:
+        record, home = (records.load(model_path(str(r), fold)) for r in (run, job.experiment))
+        if changes := records.differences(record["key"], keys[str(fold)]):
+            raise UserError(f"fold {fold}: home would refuse its model: {'; '.join(changes)}")
+        if home is None or home["key"] != record["key"]:
+            told.append(f"fold {fold}: no model here to compare with")
+        else:
+            equal = home["digest"] == record["digest"]
+            told.append(f"fold {fold}: weights {'equal, bit for bit' if equal else 'differ'}")
+    return "; ".join(told)

@@ -1,0 +1,1 @@
+"""What runs on Kaggle? Only what a notebook there imports."""

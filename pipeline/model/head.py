@@ -1,0 +1,200 @@
+"""A head that reads every block of the backbone, not its last layer alone.
+
+What tells two leaves apart may be a texture that ImageNet's last layer has long summed away. The
+mean and the deviation of every block's output over the picture's places keep it: the statistics
+of Gatys et al. 2016 (style), read linearly as in Head2Toe (Evci et al., ICML 2022).
+"""
+
+import re
+from collections.abc import Iterable
+from os.path import commonpath
+from typing import Any
+
+import torch
+from timm.models import group_parameters
+from torch import nn
+
+from pipeline.base.cli import UserError
+
+MOST = 8192  # numbers that a head reads; a backbone of more is read once a stage
+# what a model raises that is asked for what it cannot do
+FOREIGN = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+
+class MeanAndDeviation(torch.autograd.Function):
+    """Over the places of [batch, places, channels]: two of [batch, channels].
+
+    torch.var_mean and its gradient take 7 to 20 times as long on a CPU (medians, 64 pictures).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        mean = x.mean(1)
+        variance = ((x * x).mean(1) - mean * mean).clamp(min=0)
+        deviation = (variance + 1e-6).sqrt()  # a root's slope at 0 has no end
+        ctx.save_for_backward(x, mean, deviation)
+        return mean, deviation
+
+    @staticmethod
+    def backward(ctx: Any, to_mean: torch.Tensor, to_deviation: torch.Tensor) -> torch.Tensor:
+        x, mean, deviation = ctx.saved_tensors
+        places = x.shape[1]
+        slope = to_deviation / (deviation * places)
+        return torch.addcmul((to_mean / places - slope * mean)[:, None], slope[:, None], x)
+
+
+class Pyramid(nn.Module):
+    """Backbone, the standardised means and deviations of its blocks' outputs, a linear head.
+
+    `mean` and `scale` [width] are 0 and 1 until the head's start sets them. `taps` are the modules
+    it reads and how many numbers each gives; versions of timm differ in what they call a block, so
+    a trained model names its own. `unread` are parameters of which the head learns nothing.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        classes: int,
+        drop_rate: float = 0.0,
+        taps: dict[str, int] | None = None,
+        unread: Iterable[str] = (),
+    ):
+        super().__init__()
+        if taps is None:
+            taps, unread = choose_taps(backbone, backbone.pretrained_cfg["input_size"][-1])
+        cut_head(backbone)
+        self.backbone, self.taps, self.unread = backbone, taps, list(unread)
+        self.channels_last = is_channels_last(backbone)
+        self.pooled: list[torch.Tensor] = []
+        for name in self.taps:
+            backbone.get_submodule(name).register_forward_hook(self._pool)
+        width = sum(self.taps.values())
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("scale", torch.ones(width))
+        self.drop = nn.Dropout(drop_rate)
+        self.head = nn.Linear(width, classes)
+
+    def statistics(self, images: torch.Tensor) -> torch.Tensor:
+        """Means and deviations, float32 [batch, width], of normalised images [batch, 3, h, w]."""
+        self.pooled = []
+        self.backbone.forward_features(images)
+        pooled, self.pooled = torch.cat(self.pooled, 1), []
+        return pooled
+
+    def from_statistics(self, pooled: torch.Tensor) -> torch.Tensor:
+        """Logits float32 [batch, classes]: thousands of products, and half would round each."""
+        with torch.autocast(pooled.device.type, enabled=False):
+            return self.head(self.drop((pooled - self.mean) * self.scale))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.from_statistics(self.statistics(images))
+
+    def get_classifier(self) -> nn.Linear:
+        return self.head
+
+    def freeze_unread(self) -> None:
+        """What follows the last block would wait for a gradient for ever, and DDP with it."""
+        for name in self.unread:
+            self.backbone.get_parameter(name).requires_grad = False
+
+    def _pool(self, block: nn.Module, _: object, out: torch.Tensor) -> None:
+        self.pooled += pool(out, self.channels_last)
+
+
+def pool(out: torch.Tensor, channels_last: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and deviation [batch, c] each of tokens [batch, n, c] or of maps of either layout."""
+    if out.ndim == 4 and not channels_last:
+        out = out.permute(0, 2, 3, 1)
+    return MeanAndDeviation.apply(out.flatten(1, -2).float())
+
+
+def is_channels_last(backbone: nn.Module) -> bool:
+    return getattr(backbone, "output_fmt", "NCHW") == "NHWC"
+
+
+def cut_head(backbone: nn.Module) -> None:
+    """Take away what follows the last block, as far as this version of timm can."""
+    backbone.prune_intermediate_layers(1, prune_head=True)
+
+
+def choose_taps(backbone: nn.Module, size: int) -> tuple[dict[str, int], list[str]]:
+    """The modules a head shall read, with their numbers, and parameters that none of them needs.
+
+    Tried with one picture of `size` px; on the meta device that costs nothing.
+    Raises UserError for a backbone whose blocks timm does not name, or that cannot be read.
+    """
+    try:
+        cut_head(backbone)
+        fine, coarse = (blocks(backbone, by_stage) for by_stage in (False, True))
+        read = read_blocks(backbone.eval(), {*fine, *coarse}, size)
+        widths = {name: 2 * mean.shape[1] for name, (mean, _) in read.items()}
+        taps = within_most(*({n: w for n, w in widths.items() if n in of} for of in (fine, coarse)))
+        parameters = dict(backbone.named_parameters())
+        total = sum(part.sum() for name in taps for part in read[name])
+        slopes = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
+    except FOREIGN as error:
+        kind, reason = type(backbone).__name__, " ".join(str(error).split())[:99]
+        text = f"model.reads: the blocks of a {kind} cannot be read ({reason}); set reads: last"
+        raise UserError(text) from None
+    return taps, [name for name, slope in zip(parameters, slopes, strict=True) if slope is None]
+
+
+def within_most(fine: dict[str, int], coarse: dict[str, int]) -> dict[str, int]:
+    """Blocks, or of more than MOST numbers stages; of a net without them every so-manieth block.
+
+    The last one is always read.
+    """
+    if sum(fine.values()) <= MOST:
+        return fine
+    if coarse != fine:
+        return coarse
+    names = list(fine)
+    for step in range(2, len(names) + 1):
+        taps = {name: fine[name] for name in names[(len(names) - 1) % step :: step]}
+        if sum(taps.values()) <= MOST:
+            break
+    return taps
+
+
+def read_blocks(
+    backbone: nn.Module, names: Iterable[str], size: int
+) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """What a head would read of these modules, in the order they run; without those that do not."""
+    found: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+    channels_last = is_channels_last(backbone)
+    hooks = [
+        backbone.get_submodule(name).register_forward_hook(
+            lambda module, given, out, name=name: found.update({name: pool(out, channels_last)})
+        )
+        for name in names
+    ]
+    device = next(backbone.parameters()).device
+    with torch.enable_grad():
+        backbone.forward_features(torch.zeros(1, 3, size, size, device=device))
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+def blocks(backbone: nn.Module, by_stage: bool) -> list[str]:
+    """Modules that are one block, or one stage, of a timm model, as it groups its layers."""
+    groups = group_parameters(backbone, backbone.group_matcher(coarse=by_stage))
+    owners = [[name.rpartition(".")[0] for name in names] for names in groups.values()]
+    if not shared_name(owners[-1]):  # the last block and the final norm, which timm counts to it
+        numbers = [match[0] for name in owners[-1] if (match := re.match(r".*?\.\d+(\.|$)", name))]
+        most = max(numbers, key=numbers.count, default="")
+        owners[-1] = [name for name in owners[-1] if f"{name}.".startswith(most)]
+    return [name for name in dict.fromkeys(map(shared_name, owners)) if name]
+
+
+def shared_name(modules: list[str]) -> str:
+    """Of the module that holds all of these; "" where only the whole net does."""
+    return commonpath([f"/{name.replace('.', '/')}" for name in modules])[1:].replace("/", ".")

@@ -1,1 +1,0 @@
-"""What the stages look things up in: one noun per file."""

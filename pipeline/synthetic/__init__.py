@@ -1,0 +1,1 @@
+"""What does the demo competition show? Species of leaves, drawn and scanned."""

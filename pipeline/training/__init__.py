@@ -1,0 +1,1 @@
+"""How do weights get better? The loop, loss, optimizer, the head's first weights, keys."""

@@ -1,0 +1,195 @@
+"""Where a run keeps its things, and what its weights depend on."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from pipeline.base import records
+from pipeline.base.cli import UserError
+from pipeline.base.config import Experiment, Mix, Model, Train, load_experiment, root
+from pipeline.base.locks import locked
+from pipeline.base.settings import checked_name
+from pipeline.data.splits import folds_digest
+from pipeline.inference.predictions import prediction_path
+
+if TYPE_CHECKING:
+    from pipeline.data.prepared import Prepared
+
+TRAINING = 1  # version of what is done to weights
+
+
+def model_path(run: str, fold: int) -> Path:
+    """`run` is an experiment's name or a run folder anywhere (a Kaggle input)."""
+    folder = Path(run) if "/" in run else root("runs") / run
+    return folder / f"fold{fold}" / "model.safetensors"
+
+
+def how_far(fold: Path) -> tuple[bool, int]:
+    """Whether the folder of a fold holds its finished model, and the epochs behind it."""
+    log = fold / "log.csv"
+    rows = log.read_text().splitlines()[1:] if log.is_file() else []
+    epochs = [int(row.partition(",")[0]) for row in rows]
+    return records.load(fold / "model.safetensors") is not None, max(epochs, default=0)
+
+
+def finished(run: Path, folds: Sequence[int]) -> list[int]:
+    """Those of `folds` whose models are done in a run's folder."""
+    return [fold for fold in folds if how_far(run / f"fold{fold}")[0]]
+
+
+def load_blend(name: str) -> tuple[Path, dict[str, Any]]:
+    """The test predictions that `ensemble` made, and their record. Raises UserError without."""
+    path = root("runs") / checked_name(name, "NAME") / "test.npz"
+    record = records.load(path)
+    if record is None:
+        raise UserError(f"{path}: no predictions; run python -m pipeline.ensemble {name}")
+    return path, record
+
+
+def train_key(
+    settings: Experiment, fold: int, prepared: "Prepared", table: pd.DataFrame
+) -> dict[str, Any]:
+    """All a fold's weights depend on."""
+    folds = folds_digest(table)
+    return {
+        "version": TRAINING,
+        **settings.key(),
+        "fold": fold,
+        "folds": folds,
+        "pixels": prepared.record["digests"]["train"],
+        "first_weights": first_weights_digest(settings, fold, folds),
+        "teacher": teacher_digests(settings, fold, folds),
+        "names": names_digest(settings),
+    }
+
+
+def is_trained(model: Path, key: dict[str, Any], force: bool = False) -> bool:
+    """Whether a fold is done; `force` forgets what must not go on.
+
+    Raises UserError for that otherwise: what other settings made or began, and damaged weights.
+    """
+    record, problem = records.load(model), ""
+    if changes := made_otherwise(model, key):
+        problem = (
+            f"{model.parent} was trained with other settings: {records.in_words(changes)}; give "
+            "the experiment a new name, or --force to train it again"
+        )
+    elif record and not records.is_intact(model, record):
+        problem = (
+            f"{model}: not the weights that its record describes: a damaged copy? Restore the "
+            "file, or --force to train the fold again"
+        )
+    if problem and not force:
+        raise UserError(problem)
+    if problem:
+        with locked(model.parent):  # not while another process trains it
+            for name in ("model.safetensors.json", model.name, "last.pt", "started.json"):
+                model.with_name(name).unlink(missing_ok=True)
+    return record is not None and not problem
+
+
+def made_otherwise(model: Path, key: dict[str, Any]) -> list[str]:
+    """How the settings of a fold that is done or begun differ from `key`."""
+    last, started = model.with_name("last.pt"), model.with_name("started.json")
+    if record := records.load(model):
+        return key_changes(record["key"], key)
+    if not last.exists():
+        return []
+    if not started.exists():
+        return [f"{started.name}, which tells them, is missing"]
+    return key_changes(records.read_json(started), key)
+
+
+def key_changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """How a fold's key differs from an `old` one, which may be of an earlier version.
+
+    A setting that the old key lacks had not been thought of: it is taken to have had its default,
+    whose meaning for a setting that comes later must be "as before".
+    """
+    before = {
+        section: {**cls().model_dump(mode="json"), **old[section]}
+        for section, cls in {"model": Model, "mix": Mix, "train": Train}.items()
+        if isinstance(old.get(section), dict)
+    }
+    return records.differences({**old, **before}, records.plain(new))
+
+
+def first_weights(settings: Experiment, fold: int) -> Path | None:
+    """The file that training starts from; None where a name (hub, pypi, none) says it all.
+
+    `run:NAME` means the same fold of that run: any other has seen this fold's held-out images.
+    """
+    source = settings.model.weights
+    if source in ("hub", "pypi", "none"):
+        return None
+    if not source.startswith("run:"):
+        return Path(source)
+    path = model_path(source.removeprefix("run:"), fold)
+    if records.load(path) is None:
+        raise UserError(f"model.weights: {source} has no finished fold {fold} ({path})")
+    return path
+
+
+def first_weights_digest(settings: Experiment, fold: int, folds: str) -> str | None:
+    """Digest of `first_weights` for the key; `folds` is the digest of this run's split.
+
+    Raises UserError for a missing file, or for a run of this competition on other folds.
+    """
+    path = first_weights(settings, fold)
+    if path is None:
+        return None
+    if not path.is_file():
+        raise UserError(f"model.weights: no file {str(path)!r}; or: hub, pypi, none, run:NAME")
+    record = records.load(path)
+    # by name, since a run that was trained on Kaggle knows no paths of this machine
+    same = record and Path(record["competition"]).stem == settings.competition_name
+    if same and record["key"]["folds"] != folds:
+        raise UserError(f"model.weights: {path} was trained on other folds: it would leak")
+    return records.file_digest(path)
+
+
+def names_digest(settings: Experiment) -> str | None:
+    """Digest of the CSV that names ImageNet's classes for ours; raises UserError without it."""
+    if settings.model.names is None:
+        return None
+    path = Path(settings.model.names)
+    if not path.is_file():
+        raise UserError(f"model.names: no file {str(path)!r}, a CSV of label,imagenet")
+    return records.file_digest(path)
+
+
+def teacher_files(settings: Experiment, fold: int, folds: str) -> dict[int, Path]:
+    """Out-of-fold predictions of `train.distill` by fold, but for `fold` itself; {} where off.
+
+    Raises UserError for this run itself, an unknown run, one of another competition or on other
+    folds than `folds` (a digest), and for predictions that are missing.
+    """
+    if settings.train.distill is None:
+        return {}
+    try:
+        teacher = load_experiment(settings.train.distill)
+    except UserError as error:
+        raise UserError(f"train.distill: {error}") from None
+    if teacher.name == settings.name:
+        raise UserError(f"train.distill: {teacher.name} cannot be its own teacher")
+    if teacher.competition != settings.competition:
+        raise UserError(f"train.distill: {teacher.name} is of competition {teacher.competition!r}")
+    paths = {}
+    for number in set(range(settings.folds.n)) - {fold}:
+        path = prediction_path(teacher.name, number, "oof", teacher.predict.looks)
+        record = records.load(path)
+        if record is None:
+            command = f"python -m pipeline.predict {settings.train.distill} --split oof"
+            raise UserError(f"train.distill: no predictions {path}; run {command}")
+        if record["folds"] != folds:
+            raise UserError(f"train.distill: {path} is from other folds: it would leak")
+        paths[number] = path
+    return paths
+
+
+def teacher_digests(settings: Experiment, fold: int, folds: str) -> dict[str, str]:
+    """Digests of `teacher_files` for the key, by fold."""
+    files = teacher_files(settings, fold, folds)
+    return {f"oof{number}": records.file_digest(path) for number, path in files.items()}

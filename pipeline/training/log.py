@@ -1,0 +1,65 @@
+"""The log of a fold: a row per epoch, and the line that tells it."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from pipeline.base import records
+from pipeline.inference.metrics import LOWER_IS_BETTER, METRICS
+
+Row = dict[str, float | None]
+COLUMNS = ["epoch", "lr", "train_loss", "valid_loss", "valid_score", "images_per_s", "seconds"]
+
+
+def make_row(
+    epoch: int,
+    lr: float,
+    target: np.ndarray,
+    prob: np.ndarray,
+    metric: str,
+    started: float,
+    loss: float | None = None,
+    rate: float | None = None,
+) -> Row:
+    """A row of the log; the head's start has neither training loss nor images/s."""
+    return {
+        "epoch": epoch,
+        "lr": lr,
+        "train_loss": loss and round(loss, 5),
+        "valid_loss": round(METRICS["log_loss"](target, prob), 5),
+        "valid_score": round(METRICS[metric](target, prob), 5),
+        "images_per_s": rate and round(rate, 1),
+        "seconds": round(time.monotonic() - started, 1),
+    }
+
+
+def training_lost(starts: Sequence[float], ends: Sequence[float], metric: str) -> str:
+    """What to say of training after which a head scores worse than when it started, or nothing.
+
+    `starts` and `ends` are the scores of some folds before the first and after the last epoch.
+    """
+    start, end = np.mean(starts), np.mean(ends)
+    if not (end > start if metric in LOWER_IS_BETTER else end < start):
+        return ""
+    return (
+        f"warning: the head scored {start:.4f} before training and {end:.4f} after it: set "
+        "train.epochs: 0, lower train.lr, or freeze more of the backbone (model.freeze)"
+    )
+
+
+def write_log(rows: list[Row], path: Path) -> None:
+    with records.writing(path) as tmp:
+        pd.DataFrame(rows, columns=COLUMNS).to_csv(tmp, index=False)
+
+
+def describe(row: Row, fold: int, epochs: int, metric: str, start: str = "") -> str:
+    """One line of a row; `start` says how the head began, in the row before the first epoch."""
+    told = {"loss": row["train_loss"], "valid loss": row["valid_loss"]}
+    losses = [f"{name} {value:.3f}" for name, value in told.items() if value is not None]
+    epoch = "head" if start else f"epoch {row['epoch']}/{epochs}"
+    end = start or f"{row['images_per_s']:.0f} images/s"
+    score, seconds = f"{metric} {row['valid_score']:.4f}", f"{row['seconds']:.0f} s"
+    return "  ".join([f"fold {fold}", epoch, *losses, score, end, seconds])

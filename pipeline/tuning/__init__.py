@@ -1,0 +1,1 @@
+"""How fast is this machine, and what should it be told? Behind `bench`."""

@@ -1,0 +1,68 @@
+"""What an experiment will take on a machine that `bench` has measured, and what to cut first."""
+
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from pipeline.base.cli import duration
+from pipeline.base.config import Experiment
+from pipeline.data.prepared import Prepared
+
+if TYPE_CHECKING:
+    from pipeline.training.trainer import Trainer
+
+
+def seconds_of_head(trainer: "Trainer") -> float:
+    """Of a fold's closed form, the passes over its pictures not counted; 0 where none is asked."""
+    from pipeline.inference.features import MOST  # late: torch
+    from pipeline.training.head_init import seconds_of_discriminant, turns
+
+    if trainer.settings.model.head != "lda":
+        return 0.0
+    head = trainer.accelerator.unwrap_model(trainer.model).get_classifier()
+    images, views = min(len(trainer.rows), MOST), 1 + len(turns(trainer.settings))
+    return seconds_of_discriminant(images, views, head.in_features, head.out_features)
+
+
+def plan(
+    settings: Experiment, prepared: Prepared, table: pd.DataFrame, found: dict[str, Any]
+) -> dict[str, float]:
+    """Seconds of each part of the whole experiment on this machine."""
+    from pipeline.inference.features import MOST
+    from pipeline.launchers.local import slots
+    from pipeline.training.head_init import reads_features, turns
+
+    rates, n, epochs = found["rates"], settings.folds.n, settings.train.epochs
+    rounds = -(-n // len(slots(settings.runtime, n)))  # folds that train one after another
+    test, held = int((prepared.rows.split == "test").sum()), int((table.fold >= 0).sum())
+    train, valid = len(table) - held / n, held / n  # images of a fold
+    looked_at = min(len(table), MOST) * (1 + len(turns(settings)))  # once for all folds
+    looked_at *= reads_features(settings.model)
+    return {
+        "start of the folds": rounds * found["start"],
+        "head": looked_at / rates["forward"] + rounds * found["head"],
+        "training": rounds * epochs * train / rates["both"],
+        "validation": rounds * epochs * valid / rates["forward"],
+        "predict oof": held / rates["looks"],
+        "predict test": (n if epochs else 1) * test / rates["looks"],  # untrained: one for all
+    }
+
+
+def cuts(settings: Experiment, seconds: dict[str, float], budget: float) -> list[str]:
+    """What to cut until the rest fits, that which costs the least accuracy first."""
+    from pipeline.inference.tta import VIEWS
+
+    left, told, epochs = dict(seconds), [], settings.train.epochs
+    views = len(VIEWS.get(settings.predict.tta, range(5)))
+    if sum(left.values()) > budget and views > 2:
+        left |= {part: left[part] * 2 / views for part in ("predict oof", "predict test")}
+        told.append(f"predict.tta: hflip  then {duration(sum(left.values()))}")
+    if (over := sum(left.values()) - budget) > 0 and epochs > 1:
+        each = (left["training"] + left["validation"]) / epochs
+        fewer = max(1, int(epochs - over / each))
+        left |= {part: left[part] * fewer / epochs for part in ("training", "validation")}
+        told.append(f"train.epochs: {fewer}  then {duration(sum(left.values()))}")
+    if (rest := sum(left.values())) > budget:
+        side = max(16, int(settings.model.size * (budget / rest) ** 0.5) // 16 * 16)
+        told.append(f"model.size: {side}, as time goes with its square")
+    return told

@@ -1,0 +1,69 @@
+"""Class sampling: shares kept over epochs, no image twice before all came once."""
+
+import numpy as np
+import pytest
+
+from pipeline.base.config import Train
+from pipeline.data.loader import EpochBatches
+from pipeline.data.sampler import ClassSampler, make_sampler
+
+TARGET = np.random.default_rng(0).permutation(np.repeat([0, 1, 2, 3], [64, 16, 4, 1]))
+
+
+def counts(kind: str, epoch: int) -> np.ndarray:
+    return np.bincount(TARGET[ClassSampler(TARGET, kind, seed=5)(epoch)], minlength=4)
+
+
+@pytest.mark.parametrize(("kind", "shares"), [("balanced", [1, 1, 1, 1]), ("sqrt", [8, 4, 2, 1])])
+def test_classes_come_in_their_shares(kind: str, shares: list[int]) -> None:
+    ideal = np.array(shares) / sum(shares) * len(TARGET)
+    every = np.array([counts(kind, epoch) for epoch in range(20)])
+    assert (every.sum(1) == len(TARGET)).all(), "an epoch is as long as the data"
+    assert (np.abs(every - ideal) < 2).all()
+    assert (np.abs(every.sum(0) - 20 * ideal) <= 1).all(), "rounding evens out over epochs"
+
+
+@pytest.mark.parametrize("kind", ["balanced", "sqrt"])
+def test_no_image_again_before_all_of_its_class(kind: str) -> None:
+    sampler, seen = ClassSampler(TARGET, kind, seed=5), np.zeros(len(TARGET), dtype=int)
+    for epoch in range(9):
+        np.add.at(seen, sampler(epoch), 1)
+        for label in range(4):
+            mine = seen[label == TARGET]
+            assert mine.max() - mine.min() <= 1
+    assert seen.min() > 0
+
+
+def test_an_epoch_follows_from_seed_and_number() -> None:
+    sampler = ClassSampler(TARGET, "balanced", seed=5)
+    later = sampler(7)
+    assert (ClassSampler(TARGET, "balanced", seed=5)(7) == later).all(), "no epoch before needed"
+    assert not (ClassSampler(TARGET, "balanced", seed=6)(7) == later).all()
+    assert not (sampler(6) == later).all()
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_any_class_sizes_fill_an_epoch(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    target = rng.integers(0, rng.integers(1, 40), rng.integers(1, 200)) * 3
+    for kind in ("balanced", "sqrt"):
+        sampler = ClassSampler(target, kind, seed)
+        assert [len(sampler(epoch)) for epoch in range(6)] == [len(target)] * 6
+
+
+def test_batches_shuffle_what_the_sampler_draws() -> None:
+    draw = ClassSampler(TARGET, "balanced", seed=5)
+    batches = EpochBatches(len(TARGET), 8, seed=1, draw=draw)
+    batches.epoch = 3
+    rows = [row for spec in batches for row in spec.rows]
+    assert sorted(rows) == sorted(draw(3))
+    assert rows != list(draw(3))
+    assert {len(spec.rows) for spec in batches} <= {7, 8, 9}
+
+
+def test_none_is_the_old_order() -> None:
+    assert make_sampler(Train(), TARGET, 1) is None
+    batches = EpochBatches(10, 5, seed=1, draw=None)
+    batches.epoch = 2
+    order = np.random.default_rng((1, 2)).permutation(10).tolist()
+    assert [spec.rows for spec in batches] == [order[:5], order[5:]]

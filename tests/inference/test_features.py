@@ -1,0 +1,118 @@
+"""Features of an untrained backbone: computed once for all folds, and predicted from."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from pipeline.base.config import load_experiment
+from pipeline.data.splits import load_folds
+from pipeline.inference import features
+from pipeline.inference.features import backbone_digest
+from pipeline.inference.predictions import Predictions, prediction_path
+from pipeline.model.head import Pyramid
+from pipeline.training.keys import model_path
+
+pytestmark = pytest.mark.precision
+HEAD = {"reads": "blocks", "head": "lda"}
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """(pictures, views) of every pass that is really computed."""
+    made, compute = [], features.compute
+
+    def counted(*given: object) -> list[torch.Tensor]:
+        made.append((len(given[4]), len(given[5])))  # rows, looks
+        return compute(*given)
+
+    monkeypatch.setattr(features, "compute", counted)
+    return made
+
+
+@pytest.fixture
+def still(write: Callable[..., str], split: Callable[[str], str]) -> str:
+    # the seed draws this net's first weights, so both folds must be given the same
+    torch.manual_seed(0)
+    net = timm.create_model("test_resnet", num_classes=1000)
+    path = Path(write()).with_name("first.safetensors")
+    save_file(net.state_dict(), path)
+    model = {**HEAD, "weights": str(path)}
+    changes = {"model": model, "train": {"epochs": 0}, "augment": ["HorizontalFlip"]}
+    return split(write("still", **changes, predict={"tta": "flips"}))
+
+
+def test_one_pass_serves_all_folds_and_their_predictions(
+    still: str, run: Callable[..., str], passes: list[tuple[int, int]], space: Path
+) -> None:
+    run("train", still)  # both folds in this process, or their passes would not be seen
+    assert passes == [(60, 2)], "the plain and the mirrored view, for both folds"
+    run("predict", still)
+    assert passes == [(60, 2), (60, 2), (12, 4)], "the other two flips, and the test pictures"
+    kept = list((space / "runs" / "_data" / "demo").glob("*/features/*.npy"))
+    assert len(kept) == 8
+    assert {len(np.load(path)) for path in kept} == {60, 12}
+
+
+def test_the_same_probabilities_as_from_pictures(
+    still: str, run: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("train", still, "--fold", "0")
+    run("train", still, "--fold", "1")
+    files = {s: prediction_path("still", 1, s, "flips") for s in ("oof", "test")}
+    run("predict", still)
+    from_features = {s: Predictions.load(file) for s, file in files.items()}
+    for file in files.values():
+        file.unlink()
+    monkeypatch.setattr(features, "MOST", 0)
+    run("predict", still)
+    for split, file in files.items():
+        from_pictures = Predictions.load(file)
+        assert from_pictures.image == from_features[split].image
+        assert from_pictures.prob.std() > 0.02
+        np.testing.assert_allclose(from_pictures.prob, from_features[split].prob, atol=1e-5)
+
+
+def test_a_head_is_judged_by_what_its_start_has_seen(
+    still: str, run: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.training.trainer.predict_probabilities", None)
+    run("train", still)  # a second pass over the held-out pictures would raise
+    monkeypatch.setattr(features, "MOST", 0)
+    run("predict", still, "--tta", "none")  # from the pictures
+    for fold in (0, 1):
+        oof = Predictions.load(prediction_path("still", fold, "oof", "none"))
+        answer = load_folds(load_experiment(still)).set_index("image").label
+        own = [oof.classes.index(answer[image]) for image in oof.image]
+        loss = -np.log(oof.prob[np.arange(len(own)), own]).mean()
+        log = pd.read_csv(model_path("still", fold).with_name("log.csv"))
+        assert log.valid_loss.tolist() == pytest.approx([loss], abs=1e-4)
+
+
+def test_trained_weights_are_not_predicted_from_first_ones(
+    still: str, write: Callable[..., str], run: Callable[..., str], passes: list[tuple[int, int]]
+) -> None:
+    settings = load_experiment(still)
+    model = settings.model.model_dump(mode="json")
+    trained = write("trained", model=model, train={"epochs": 1})
+    run("train", trained, "--fold", "0")
+    run("train", trained, "--fold", "1")
+    run("predict", trained)
+    assert passes == [(30, 2), (30, 1)] * 2, "each fold's head start, whose BatchNorm is its own"
+
+
+def test_only_the_backbone_names_its_features() -> None:
+    model = Pyramid(timm.create_model("test_resnet"), 5)
+    before = backbone_digest(model)
+    with torch.no_grad():
+        model.head.weight.add_(1)
+        model.mean.add_(1)
+    assert backbone_digest(model) == before
+    with torch.no_grad():
+        model.backbone.conv1[0].weight[0, 0, 0, 0] += 1e-3
+    assert backbone_digest(model) != before

@@ -1,0 +1,50 @@
+"""Memory stays flat over folds: one process may train and predict them all."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+
+FOLDS = """
+import os, sys
+from pathlib import Path
+from pipeline import predict, train
+from pipeline.base.config import load_experiment
+
+def resident_mb():
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+experiment = sys.argv[1]
+settings = load_experiment(experiment)
+train_fold = train.train_fold
+
+def watched(*args):
+    print("resident", resident_mb())  # of the folds before this one
+    train_fold(*args)
+
+train.train_fold = watched
+train.main(experiment)
+for split in predict.Splits.OOF, predict.Splits.TEST:
+    predict.main(experiment, split=split)
+    print("resident", resident_mb())
+"""
+
+
+def test_folds_leave_nothing_behind(write: Callable[..., str], split: Callable[[str], str]) -> None:
+    """Folds without epochs share a process, as predictions do; a resnet18 that stays is 47 MB."""
+    model = {"backbone": "resnet18", "reads": "blocks", "head": "lda"}
+    experiment = split(write(folds={"n": 5}, model=model, train={"epochs": 0}))
+    run = subprocess.run(
+        [sys.executable, "-c", FOLDS, experiment],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    told = [line.split() for line in run.stdout.splitlines()]
+    resident = [float(words[1]) for words in told if words[0] == "resident"]
+    begun, trained, predicted = resident[0], resident[1:5], resident[5:]
+    assert begun < trained[0]
+    assert max(trained) <= 1.02 * trained[0], resident
+    assert predicted[1] <= 1.1 * predicted[0], resident  # five models that stayed: 235 MB

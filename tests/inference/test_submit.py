@@ -1,0 +1,88 @@
+"""The submission has the sample's form to the letter, or is not written."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.base.cli import UserError
+from pipeline.base.competition import Competition
+from pipeline.inference.predictions import Predictions
+from pipeline.submit import fill_sample, hidden_score
+
+PREDICTIONS = Predictions(
+    ["a", "b", "c"],
+    ["x", "y, (z)"],
+    np.array([[0.9, 0.1], [0.25, 0.75], [0.6, 0.4]], np.float32),
+)
+LABELS = Competition(name="demo")
+PROBABILITIES = Competition(name="demo", submission="probability")
+
+
+def text(columns: dict[str, list[str]]) -> pd.DataFrame:
+    return pd.DataFrame(columns, dtype=str)
+
+
+def test_labels_in_the_order_of_the_sample() -> None:
+    sample = text({"image": ["c", "a", "b"], "label": ["?", "?", "?"]})
+    table = fill_sample(sample, PREDICTIONS, LABELS, "s.csv")
+    assert table.to_csv(index=False) == 'image,label\nc,x\na,x\nb,"y, (z)"\n'
+
+
+def test_a_probability_per_class_in_the_order_of_the_sample() -> None:
+    sample = text({"y, (z)": ["0"] * 3, "image": ["b", "c", "a"], "x": ["0"] * 3})
+    table = fill_sample(sample, PREDICTIONS, PROBABILITIES, "s.csv")
+    assert list(table) == ["y, (z)", "image", "x"]
+    assert table.image.tolist() == ["b", "c", "a"]
+    np.testing.assert_allclose(table.x, [0.25, 0.6, 0.9], atol=1e-6)
+    assert table.x.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("ids", "columns", "said"),
+    [
+        (["a", "b"], {"label": "?"}, "1 foreign image names: 'c'"),
+        (["a", "b", "c", "d"], {"label": "?"}, "no prediction for 1 image names, first 'd'"),
+        (["a", "b", "a"], {"label": "?"}, "id 'a' stands twice"),
+        (["a", "b", "c"], {"species": "?"}, r"columns \['species'\], expected \['label'\]"),
+    ],
+)
+def test_a_sample_that_does_not_fit(ids: list[str], columns: dict, said: str) -> None:
+    sample = text({"image": ids, **{name: [v] * len(ids) for name, v in columns.items()}})
+    with pytest.raises(UserError, match=said):
+        fill_sample(sample, PREDICTIONS, LABELS, "s.csv")
+
+
+def test_class_columns_that_do_not_fit() -> None:
+    sample = text({"image": ["a", "b", "c"], "x": ["0"] * 3, "w": ["0"] * 3})
+    with pytest.raises(UserError, match="no prediction for 1 class names, first 'w'"):
+        fill_sample(sample, PREDICTIONS, PROBABILITIES, "s.csv")
+
+
+def test_nan_is_named() -> None:
+    prob = PREDICTIONS.prob.copy()
+    prob[1, 0] = np.nan
+    broken = Predictions(PREDICTIONS.image, PREDICTIONS.classes, prob)
+    sample = text({"image": ["a", "b", "c"], "label": ["?"] * 3})
+    with pytest.raises(UserError, match="prediction of 'b' is not a number"):
+        fill_sample(sample, broken, LABELS, "s.csv")
+
+
+def test_hidden_score_is_matched_by_id_and_a_file_that_cannot_score_is_warned_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "solution.csv"
+    path.write_text('image,label\nc,"y, (z)"\nb,"y, (z)"\na,x\n')
+    assert hidden_score(path, PREDICTIONS, LABELS) == {"hidden": pytest.approx(2 / 3, abs=1e-4)}
+    for rows, told in {
+        "a,x\nb,x\nc,q": "'q' does not occur in training",
+        "a,x\nb,x\nc,x\na,x": "id 'a' stands twice",
+        "a,x\nb,x": "foreign image names: 'c'",
+        "a,x\nb,x\nc,x\nd,x": "no prediction for 1 image names, first 'd'",
+    }.items():
+        path.write_text(f"image,label\n{rows}\n")
+        assert hidden_score(path, PREDICTIONS, LABELS) == {}
+        said = capsys.readouterr().err
+        assert str(path) in said
+        assert told in said

@@ -1,0 +1,159 @@
+"""Archives from outside: unpacked with those inside them, never outside their folder."""
+
+import io
+import shutil
+import stat
+import zipfile
+from pathlib import Path
+
+import py7zr
+import pytest
+
+from pipeline.base.cli import UserError
+from pipeline.kaggle.api import archives
+from pipeline.kaggle.api.archives import BrokenArchiveError, unpack
+
+
+def zipped(files: dict[str, bytes] | list[tuple[str, bytes]], mode: int = 0) -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in files.items() if isinstance(files, dict) else files:
+            info = zipfile.ZipInfo(name)
+            info.external_attr = mode << 16
+            archive.writestr(info, data)
+    return packed.getvalue()
+
+
+def sevenzipped(files: dict[str, bytes]) -> bytes:
+    packed = io.BytesIO()
+    with py7zr.SevenZipFile(packed, "w") as archive:
+        for name, data in files.items():
+            archive.writestr(data, name)
+    return packed.getvalue()
+
+
+def unpacked(tmp_path: Path, data: bytes) -> dict[str, bytes]:
+    (tmp_path / "outer.zip").write_bytes(data)
+    files = unpack(tmp_path / "outer.zip", tmp_path / "in" / "out")
+    found = [path for path in (tmp_path / "in").rglob("*") if path.is_file()]
+    assert sorted(files) == sorted(found)
+    return {
+        path.relative_to(tmp_path / "in" / "out").as_posix(): path.read_bytes() for path in files
+    }
+
+
+def test_archives_in_archives_as_cifar_and_leaf_classification_have_them(tmp_path: Path) -> None:
+    files = unpacked(
+        tmp_path,
+        zipped(
+            {
+                "train.7z": sevenzipped({"train/1.png": b"one", "train/2.png": b"two"}),
+                "trainLabels.csv": b"id,label\n",
+                "train.csv.zip": zipped({"train.csv": b"id\n"}),
+                "images.zip": zipped({"images/3.jpg": b"three", "__MACOSX/._3.jpg": b"x"}),
+                "loose.zip": zipped({"4.jpg": b"four", "5.jpg": b"five"}),
+            }
+        ),
+    )
+    del files["__MACOSX/._3.jpg"]
+    assert files == {
+        "train/1.png": b"one",
+        "train/2.png": b"two",
+        "trainLabels.csv": b"id,label\n",
+        "train.csv": b"id\n",
+        "images/3.jpg": b"three",
+        "loose/4.jpg": b"four",
+        "loose/5.jpg": b"five",
+    }
+
+
+@pytest.mark.parametrize("name", ["../evil", "a/../../evil", "/evil", "..\\evil", "C:\\evil"])
+def test_a_name_that_leads_outside_stops_everything(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match="leads outside; nothing was unpacked"):
+        unpacked(tmp_path, zipped({"good": b"x", name: b"x"}))
+    assert [path.name for path in tmp_path.iterdir()] == ["outer.zip"]
+
+
+def test_an_outward_name_in_an_inner_archive(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="leads outside"):
+        unpacked(tmp_path, zipped({"inner.zip": zipped({"../../evil": b"x"})}))
+    assert not list(tmp_path.rglob("evil"))
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["a/b", "a//b"], "'a//b' and 'a/b' are one name"),
+        (["images/A.jpg", "images/a.JPG"], "'images/a.JPG' and 'images/A.jpg' are one name"),
+        (["a", "./a"], "'./a' and 'a' are one name"),
+        (["a/b/c", "A/b"], "'A/b' is a file, and the folder of 'a/b/c'"),
+        (["a", "a/b"], "'a' is a file, and the folder of 'a/b'"),
+        (["."], "'.' is no name of a file"),
+        ([""], "'' is no name of a file"),
+        (["é" * 128], "' is no name of a file"),
+    ],
+)
+def test_names_that_cannot_all_lie_on_a_disk(tmp_path: Path, names: list[str], said: str) -> None:
+    data = zipped([("good", b"x"), *((name, b"x") for name in names)])
+    with pytest.raises(UserError) as error:
+        unpacked(tmp_path, data)
+    assert f"{said}; nothing was unpacked" in str(error.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["outer.zip"]
+
+
+def test_nothing_that_lies_there_is_replaced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    same = zipped({"same.zip": b"itself"})
+    other = zipped({"train.csv": b"of the archive"})
+    mixed = {
+        "train.csv": b"outer",
+        "train.csv.zip": other,
+        "train.csv.7z": sevenzipped({"b": b"x"}),
+    }
+    mixed |= {"same.zip": same, "loose": b"a file", "loose.zip": zipped({"1": b"", "2": b""})}
+    mixed |= {"one.zip": zipped({"x/1": b"first"}), "two.zip": zipped({"x/1": b"second"})}
+    files = unpacked(tmp_path, zipped(mixed))
+    assert files["train.csv"] == b"outer" and files["train.csv.zip"] == other
+    assert files["same.zip"] == same and files["loose"] == b"a file" and "loose.zip" in files
+    assert files["x/1"] == b"first" and "two.zip" in files and "one.zip" not in files
+    told = capsys.readouterr().out
+    assert "train.csv.zip stays packed: train.csv lies there already and is kept" in told
+    assert told.count("stays packed") == 4
+
+
+def test_archives_in_archives_without_end(tmp_path: Path) -> None:
+    data = zipped({"deep.txt": b"x"})
+    for i in range(9):
+        data = zipped({f"{i}.zip": data})
+    assert list(unpacked(tmp_path, data)) == ["5.zip"]
+
+
+def test_links_are_refused_in_zip_and_7z(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="'link' is a link"):
+        unpacked(tmp_path, zipped({"link": b"/etc/passwd"}, mode=stat.S_IFLNK | 0o777))
+    (tmp_path / "link").symlink_to("/etc/passwd")
+    with py7zr.SevenZipFile(tmp_path / "linked.7z", "w") as archive:
+        archive.write(tmp_path / "link", "link")
+    with pytest.raises(UserError, match="'link' is a link"):
+        unpacked(tmp_path, (tmp_path / "linked.7z").read_bytes())
+
+
+@pytest.mark.parametrize("pack", [zipped, sevenzipped])
+def test_a_damaged_archive_is_named(tmp_path: Path, pack) -> None:
+    data = bytearray(pack({"a": bytes(range(256)) * 8}))
+    data[60] ^= 0xFF
+    with pytest.raises(BrokenArchiveError, match=r"outer\.zip: a broken archive"):
+        unpacked(tmp_path, bytes(data))
+    with pytest.raises(BrokenArchiveError):
+        unpacked(tmp_path, bytes(data[:50]))
+
+
+def test_a_full_disk_is_seen_before_writing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=100 << 20)
+    monkeypatch.setattr(archives.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(UserError, match=r"is full: unpacking outer.zip takes 0.2 GB, 0.1 GB are"):
+        unpacked(tmp_path, zipped({"a": bytes(200 << 20)}))
+    assert not (tmp_path / "in").exists()

@@ -1,0 +1,237 @@
+"""A bundle is what the ensemble was made of, in the form Kaggle's client takes, and it runs."""
+
+import json
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import timm
+from conftest import enter
+
+from pipeline.base import records
+from pipeline.base.cli import UserError
+from pipeline.kaggle.bundle import image
+from pipeline.kaggle.bundle.image import unknown_there
+from pipeline.kaggle.bundle.notebook_file import FROM_DATASET, START, slug_of, write_code
+from pipeline.kaggle.bundle.offline import contents, execute, refuse_writes
+from pipeline.kaggle.bundle.rehearsal import mount
+from pipeline.kaggle.notebook.manifest import Manifest, faults
+
+
+@pytest.fixture
+def home(
+    bundled: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], Path]:
+    """A copy of a bundled project that may be changed, and where all stages work from now on."""
+
+    def copy(form: str = "label") -> Path:
+        shutil.copytree(bundled(form), tmp_path / "home")
+        enter(monkeypatch, tmp_path / "home")
+        return tmp_path / "home"
+
+    return copy
+
+
+def bundle_of(home: Path) -> Path:
+    return home / "runs" / "blend" / "bundle"
+
+
+def read(path: Path) -> dict:
+    return json.loads(path.read_text())
+
+
+def test_folders_as_the_client_wants_them(home: Callable) -> None:
+    bundle = bundle_of(home())
+    for part in ("code", "weights"):
+        metadata = read(bundle / part / "dataset-metadata.json")
+        slug = metadata["id"].removeprefix("owner/")
+        assert slug == f"leaves-blend-{part}" and metadata["title"] == slug
+        assert len(metadata["licenses"]) == 1
+    kernel = read(bundle / "notebook" / "kernel-metadata.json")
+    assert kernel["enable_internet"] is False and kernel["enable_gpu"] is True
+    assert kernel["competition_sources"] == ["leaves"]
+    assert kernel["dataset_sources"] == ["owner/leaves-blend-code", "owner/leaves-blend-weights"]
+    assert (bundle / "notebook" / kernel["code_file"]).is_file()
+    assert (bundle / "code" / "pipeline" / "kaggle" / "notebook" / "submit_session.py").is_file()
+    assert not list((bundle / "code").rglob("*.pyc"))
+
+
+def test_the_manifest_holds_what_the_notebook_needs(home: Callable) -> None:
+    weights = bundle_of(home()) / "weights"
+    manifest = Manifest.load(weights)
+    members = {(m.run, m.fold): (m.weight, m.looks) for m in manifest.members}
+    one, two = (pytest.approx(1 / 3), "hflip"), (pytest.approx(2 / 3), "none")
+    assert members == {("one", 0): one, ("one", 1): one, ("two", 0): two, ("two", 1): two}
+    assert sum(manifest.prior) == pytest.approx(1) and len(manifest.prior) == 4
+    assert not any(faults(weights, member) for member in manifest.members)
+
+
+def test_again_does_nothing_and_a_retrained_model_is_refused(home: Callable, run: Callable) -> None:
+    folder = home()
+    assert "4 models" in run("bundle", "blend")
+    assert "up to date" in run("bundle", "blend")
+    model = folder / "runs" / "two" / "fold1" / "model.safetensors"
+    record = {**records.load(model), "digest": "another"}
+    records.write_json(records.record_path(model), record)
+    said = run("bundle", "blend", expect=2)
+    assert "not the model behind the ensemble's predictions; run python -m" in said
+    assert "no predictions; run python -m pipeline.ensemble none" in run("bundle", "none", expect=2)
+
+
+@pytest.mark.parametrize("place", ["datasets/me/the-code", "the-code"])
+@pytest.mark.parametrize("form", ["folder", "archive", "archive of its contents"])
+def test_the_package_is_found_however_it_was_unpacked(
+    place: str, form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / place
+    folder.mkdir(parents=True)
+    write_code(folder)
+    if form == "archive":
+        shutil.make_archive(str(tmp_path / "package"), "zip", folder)
+        (tmp_path / "package.zip").rename(folder / "package.zip")
+    if form == "archive of its contents":  # as the client packs a folder
+        shutil.make_archive(str(folder / "pipeline"), "zip", folder / "pipeline")
+    if form != "folder":
+        shutil.rmtree(folder / "pipeline")
+    monkeypatch.setenv("KAGGLE_INPUT_DIR", str(tmp_path))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    exec(f"{START}\n{FROM_DATASET.format(code='the-code')}", {})
+    assert (Path(sys.path[0]) / "pipeline" / "kaggle" / "notebook" / "submit_session.py").is_file()
+
+
+def test_slugs_are_valid_and_each_names_own() -> None:
+    slugs = [
+        slug_of(competition, name, ending)
+        for competition in ("dog-breed-identification", "x")
+        for name in ("a", "A", "a_b", "a-b", "very-" * 12 + "1", "very-" * 12 + "2")
+        for ending in ("code", "weights", "submit")
+    ]
+    assert len(set(slugs)) == len(slugs)
+    for slug in slugs:
+        assert 6 <= len(slug) <= 50
+        assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", slug)
+
+
+@pytest.mark.parametrize("form", ["classify-leaves", "dog-breed-identification"])
+def test_the_notebook_runs_as_on_kaggle(home: Callable, run: Callable, form: str) -> None:
+    pytest.importorskip("nbclient")
+    home(form)
+    said = run("bundle", "blend", "--rehearse", "--rows", "7")
+    assert "7 rows as in the local submission" in said
+    assert "2 of 2 models are sound" in said and "submission.csv: 7 rows, audited" in said
+
+
+@pytest.fixture
+def at_night(
+    home: Callable[[str], Path], tmp_path: Path
+) -> tuple[Path, Callable[[], tuple[str, Path]]]:
+    """Kaggle's input folder with all that a bundle needs, and what runs its notebook there."""
+    pytest.importorskip("nbclient")
+    folder = home()
+    inputs, working, scratch = (tmp_path / name for name in ("input", "working", "temp"))
+    for made in (working, scratch):
+        made.mkdir()
+    mount(bundle_of(folder), inputs)
+    shutil.copytree(folder / "data" / "leaves", inputs / "competitions" / "leaves")
+
+    def execute_it() -> tuple[str, Path]:
+        book = bundle_of(folder) / "notebook" / "notebook.ipynb"
+        return execute(book, inputs, working, scratch, "submission.csv"), working / "submission.csv"
+
+    return inputs, execute_it
+
+
+@pytest.mark.parametrize("damage", ["gone", "no package", "broken", "old"])
+def test_without_its_package_the_notebook_says_so_and_the_sample_stays(
+    at_night: tuple[Path, Callable], damage: str
+) -> None:
+    inputs, execute_it = at_night
+    code = inputs / "datasets" / "owner" / "leaves-blend-code"
+    module = code / "pipeline" / "kaggle" / "notebook" / "submit_session.py"
+    if damage == "broken":
+        module.write_text("import nothing_like_it")
+    elif damage == "old":
+        module.write_text("def Job(**_): raise ValueError")
+    else:
+        shutil.rmtree(code)
+        (code / "other").mkdir(parents=True) if damage == "no package" else None
+    said, out = execute_it()
+    sample = inputs / "competitions" / "leaves" / "sample_submission.csv"
+    assert out.read_bytes() == sample.read_bytes() and f"submission.csv is {sample}" in said
+    assert "GB free in" in said and "\ncompetitions\n  leaves\n" in said
+    (alarm,) = [line for line in said.splitlines() if line.startswith("!!!!!! ")]
+    if damage in ("gone", "no package"):
+        lost = "the dataset leaves-blend-code is not attached, or holds no package"
+        assert alarm == f"!!!!!! {lost}: submission.csv stays the sample !!!!!!"
+        assert "Traceback" not in said
+
+
+def test_a_rehearsal_without_a_submission(home: Callable, run: Callable) -> None:
+    folder = home()
+    (folder / "submissions" / "blend.csv").unlink()
+    said = run("bundle", "blend", "--rehearse", expect=2)
+    assert "nothing to compare with; run python -m pipeline.submit blend" in said
+
+
+def test_writes_to_inputs_and_other_outputs_are_found_out(tmp_path: Path) -> None:
+    inputs, working = tmp_path / "input", tmp_path / "working"
+    inputs.mkdir()
+    working.mkdir()
+    (inputs / "a.csv").write_text("1")
+    before = contents(inputs)
+    (working / "submission.csv").write_text("")
+    refuse_writes(inputs, working, before, "submission.csv")
+    (working / "log.txt").write_text("")
+    with pytest.raises(UserError, match=r"made \['log.txt', 'submission.csv'\]"):
+        refuse_writes(inputs, working, before, "submission.csv")
+    (inputs / "a.csv").write_text("22")
+    with pytest.raises(UserError, match=r"wrote to its inputs: .*a\.csv"):
+        refuse_writes(inputs, working, before, "submission.csv")
+
+
+@pytest.mark.parametrize("owner", ["", "a/b", "me you", "../x"])
+def test_an_owner_is_a_name(home: Callable, run: Callable, owner: str) -> None:
+    home()
+    assert f"--owner {owner!r}: a name on" in run("bundle", "blend", "--owner", owner, expect=2)
+
+
+def test_a_backbone_that_kaggles_timm_lacks_is_named(
+    home: Callable, run: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (
+        unknown_there(["resnet50.a1_in1k", "test_resnet", "vit_base_patch16_224.augreg_in1k"]) == []
+    )
+    names = ["vit_base_patch16_224.bamboo", "cpubone_b3.in1k", "test_maxvit", "resnet18"]
+    lacking = unknown_there(names)
+    assert [line.partition(" is newer than timm 1.0.26")[0] for line in lacking] == [
+        "cpubone_b3.in1k",
+        "test_maxvit",
+        "vit_base_patch16_224.bamboo",
+    ]
+    monkeypatch.setattr(image, "version", lambda package: "1.0.40")
+    assert len(unknown_there(names)) == 4
+    assert "1.0.26 can build resnet18 is unknown" in unknown_there(names)[-1]
+    folder = home()
+    assert "newer than timm" not in run("bundle", "blend")
+    for fold in (0, 1):
+        model = folder / "runs" / "two" / f"fold{fold}" / "model.safetensors"
+        record = records.load(model)
+        record["model"]["backbone"] = "test_vit_relpos"
+        records.write_json(records.record_path(model), record)
+    monkeypatch.setattr(image, "version", lambda package: "1.0.31")
+    (folder / "runs" / "blend" / "bundle.json").unlink()
+    said = run("bundle", "blend")
+    assert said.count("warning: test_vit_relpos is newer than timm 1.0.26") == 1
+
+
+def test_the_names_that_kaggles_timm_lacks_are_timms() -> None:
+    """Those without a tag are models of this timm; the others have tags of it."""
+    known = {*timm.list_models(), *timm.list_models(pretrained=True)}
+    lines = image.NEWER.read_text().splitlines()
+    names = [name for line in lines if not line.startswith("#") for name in line.split()]
+    if version("timm") == image.COMPARED:
+        assert len(names) == 94 and set(names) <= known

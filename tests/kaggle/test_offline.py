@@ -1,0 +1,51 @@
+"""The kernel of a rehearsal has no network, by a namespace or by a guard, and fails loudly."""
+
+import json
+import socket
+from pathlib import Path
+
+import pytest
+
+from pipeline.base.cli import UserError
+from pipeline.kaggle.bundle import offline
+from pipeline.kaggle.bundle.notebook_file import cell
+
+pytest.importorskip("nbclient")
+
+TRY = """\
+import os, socket
+from pathlib import Path
+try:
+    socket.create_connection(("127.0.0.1", {port}), 2)
+    print("connected")
+except OSError as error:
+    print("refused:", error)
+print(Path.cwd() == Path(os.environ["KAGGLE_WORKING_DIR"]), os.environ.get("RUNS_DIR"))
+Path("submission.csv").write_text("a")
+"""
+
+
+def executed(tmp_path: Path, text: str) -> str:
+    book = {"cells": [cell("code", text) | {"id": "a"}], "metadata": {}}
+    book |= {"nbformat": 4, "nbformat_minor": 5}
+    (tmp_path / "n.ipynb").write_text(json.dumps(book))
+    folders = [tmp_path / name for name in ("input", "working", "temp")]
+    for folder in folders:
+        folder.mkdir()
+    return offline.execute(tmp_path / "n.ipynb", *folders, "submission.csv")
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allowed: bool) -> None:
+    monkeypatch.setenv("RUNS_DIR", "ours")
+    if not allowed:
+        monkeypatch.setattr(offline, "NAMESPACE", ["false"])
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        said = executed(tmp_path, TRY.format(port=server.getsockname()[1]))
+    assert "refused: " in said and "connected" not in said
+    assert "True None" in said
+
+
+def test_a_cell_that_fails_is_told_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"n\.ipynb fails: ZeroDivisionError: division by zero$"):
+        executed(tmp_path, "1 / 0")

@@ -1,0 +1,281 @@
+"""Training on Kaggle: sessions that end in time, go on from their output, and lose nothing."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import enter
+from kaggle_stub import KaggleStub, Trouble
+
+from pipeline.base import records, yaml_files
+from pipeline.base.cli import UserError
+from pipeline.base.config import Model, load_experiment
+from pipeline.base.deadline import Deadline
+from pipeline.data.prepared import load_prepared
+from pipeline.data.splits import load_folds
+from pipeline.kaggle.bundle import rehearsal
+from pipeline.kaggle.notebook import inputs, train_session
+from pipeline.kaggle.notebook.mounts import working_root
+from pipeline.model.backbone import build_backbone, kept_weights
+from pipeline.model.build import save_weights
+from pipeline.training.keys import train_key
+
+
+@pytest.fixture
+def leaves(space: Path, write: Callable[..., str], split: Callable[[str], str]) -> str:
+    """A prepared experiment with first weights of the hub, of a competition given by a path."""
+    (space / "data" / "demo").rename(space / "data" / "leaves")
+    (space / "leaves.yaml").write_text(yaml.safe_dump({"slug": "leaves"}))
+    first = Model(backbone="test_resnet", weights="hub", size=32, batchnorm="train")
+    start = first.model_copy(update={"weights": "none"})
+    save_weights(build_backbone(start, 0), kept_weights(first))
+    return split(write(competition=str(space / "leaves.yaml"), model={"weights": "hub"}))
+
+
+def read(path: Path) -> dict:
+    return json.loads(path.read_text())
+
+
+def job_of(bundle: Path) -> train_session.Job:
+    return train_session.Job(**records.load(bundle)["key"]["job"])
+
+
+def test_sessions_end_in_the_weights_of_an_uninterrupted_training(
+    leaves: str, run: Callable[..., str], space: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("nbclient")
+    for fold in ("0", "1"):
+        run("train", leaves, "--fold", fold)
+    home, away = space / "runs" / "tiny" / "fold0", space / "away"
+    compare = rehearsal.compare_weights
+
+    def keep(output: Path, *rest: object) -> str:
+        shutil.copytree(output / "fold0", away)
+        return compare(output, *rest)
+
+    monkeypatch.setattr(rehearsal, "compare_weights", keep)
+    limits = ["--fold", "0", "--hours", "0.25"]  # all of it is reserve: an epoch, then stop
+    said = run("bundle", leaves, "--train", *limits, "--rehearse")
+    assert "2 sessions; fold 0: weights equal, bit for bit" in said
+    assert "fold 0  stops after epoch 1" in said and "fold 0  goes on after epoch 1" in said
+    assert "fold 0 goes on after epoch 1" in said and "cp -r away/runs/. runs/" in said
+    assert "!!!!!!" not in said and "folds begin anew" in said
+    shutil.rmtree(home)
+    away.rename(home)
+    assert sorted(path.name for path in home.glob("[!.]*")) == [
+        "log.csv",
+        "model.safetensors",
+        "model.safetensors.json",
+    ]
+    assert "up to date" in run("train", leaves)
+    run("predict", leaves)
+    assert "tiny" in run("ensemble", leaves)
+
+
+def test_what_the_bundle_holds(leaves: str, run: Callable[..., str], space: Path) -> None:
+    assert "folds [0, 1], 12 h a session" in run("bundle", leaves, "--train")
+    assert "up to date" in run("bundle", leaves, "--train")
+    bundle = space / "runs" / "tiny" / "train-bundle"
+    package = bundle / "code" / "pipeline"
+    shipped = load_experiment(str(package / "configs" / "experiments" / "tiny.yaml"))
+    assert shipped.competition == "leaves" and shipped.key() == load_experiment(leaves).key()
+    assert yaml.safe_load((package / "configs" / "competitions" / "leaves.yaml").read_text()) == {
+        "slug": "leaves"
+    }
+    assert set(read(bundle / "code" / "luggage-code.json")) == {
+        "folds/leaves-2-seed42.csv",
+        "folds/leaves-2-seed42.csv.json",
+    }
+    assert set(read(bundle / "weights" / "luggage-weights.json")) == {
+        "weights/test_resnet.hub.safetensors"
+    }
+    kernel = read(bundle / "notebook" / "kernel-metadata.json")
+    assert kernel["id"] == "owner/leaves-tiny-train"
+    assert kernel["dataset_sources"] == [f"{kernel['id']}-code", f"{kernel['id']}-weights"]
+    assert kernel["competition_sources"] == ["leaves"] and not kernel["enable_internet"]
+    refused = run("bundle", "x", "--train", "--rows", "3", expect=2)
+    assert "--rows means nothing with --train" in refused
+    assert "--fold means nothing without" in run("bundle", "x", "--fold", "0", expect=2)
+    assert "the folds are 0 to 1" in run("bundle", leaves, "--train", "--fold", "7", expect=2)
+
+
+def test_slugs_of_a_long_name_are_no_longer_than_kaggle_allows(
+    run: Callable[..., str], write: Callable[..., str], split: Callable[[str], str], space: Path
+) -> None:
+    name = "a-name-that-is-longer-than-all-that-kaggle-allows"
+    run("bundle", split(write(name)), "--train")
+    kernel = read(space / "runs" / name / "train-bundle" / "notebook" / "kernel-metadata.json")
+    slugs = [ref.partition("/")[2] for ref in (kernel["id"], *kernel["dataset_sources"])]
+    assert len(set(slugs)) == 2 and max(map(len, slugs)) <= 50
+
+
+def test_a_file_that_only_this_machine_has_is_refused(
+    run: Callable[..., str], write: Callable[..., str], split: Callable[[str], str], space: Path
+) -> None:
+    file = space / "first.safetensors"
+    file.write_bytes(b"0")
+    experiment = split(write(model={"weights": str(file)}))
+    assert "name it relative to the project" in run("bundle", experiment, "--train", expect=2)
+
+
+def test_a_runs_weights_and_a_teacher_travel(
+    trained: str,
+    run: Callable[..., str],
+    write: Callable[..., str],
+    space: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    package = space / "package"
+    for folder in ("experiments", "competitions", "augmentations"):
+        shutil.copytree(yaml_files.HERE / folder, package / folder)
+    shutil.copy(trained, package / "experiments")
+    monkeypatch.setattr(yaml_files, "HERE", package)
+    run("predict", trained, "--split", "oof")
+    second = write("second", model={"weights": "run:tiny"}, train={"distill": "tiny"})
+    run("bundle", second, "--train", "--fold", "1")
+    bundle, there = space / "runs" / "second" / "train-bundle", space / "there"
+    monkeypatch.setenv("KAGGLE_INPUT_DIR", str(space / "input"))
+    for part in ("code", "weights"):
+        shutil.copytree(bundle / part, space / "input" / part)
+        inputs.unpack(part, there)
+    (there / "runs" / "_data").symlink_to(space / "runs" / "_data")
+    enter(monkeypatch, there)
+    monkeypatch.setattr(yaml_files, "HERE", bundle / "code" / "pipeline" / "configs")
+    settings = load_experiment("second")
+    key = train_key(settings, 1, load_prepared(settings), load_folds(settings))
+    assert records.plain(key) == records.load(bundle)["key"]["folds"]["1"]
+    assert key["first_weights"] and list(key["teacher"]) == ["oof0"]
+
+
+@pytest.fixture
+def mounted(
+    leaves: str, run: Callable[..., str], space: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[train_session.Job, Path]:
+    """The job of a bundle that is mounted with its competition and an earlier output."""
+    run("bundle", leaves, "--train")
+    bundle, inputs = space / "runs" / "tiny" / "train-bundle", space / "input"
+    for part in ("code", "weights"):
+        shutil.copytree(bundle / part, inputs / f"leaves-tiny-train-{part}")
+    shutil.copytree(space / "data" / "leaves", inputs / "leaves")
+    job = job_of(bundle)
+    early = inputs / job.kernel.partition("/")[2] / "runs" / "tiny" / "fold1"
+    early.mkdir(parents=True)
+    (early / "log.csv").write_text("epoch\n0\n1\n")
+    monkeypatch.setenv("KAGGLE_INPUT_DIR", str(inputs))
+    monkeypatch.setenv("KAGGLE_WORKING_DIR", str(space / "working"))
+    monkeypatch.setattr(train_session.tempfile, "tempdir", str(space))
+    return job, inputs
+
+
+def test_a_session_finds_everything_in_its_place(mounted: tuple[train_session.Job, Path]) -> None:
+    job, inputs = mounted
+    at_work = train_session.open_session(job)
+    assert at_work.data == inputs / "leaves"
+    assert (at_work.home / "folds" / "leaves-2-seed42.csv").is_file()
+    assert (at_work.home / "weights" / "test_resnet.hub.safetensors").is_file()
+    assert (at_work.home / "runs" / "tiny" / "fold1" / "log.csv").is_file()
+    assert (working_root() / "runs" / "tiny" / "fold1" / "log.csv").is_file()
+
+
+@pytest.mark.parametrize("damage", ["weights", "competition"])
+def test_what_is_missing_is_said_and_the_earlier_output_is_kept(
+    mounted: tuple[train_session.Job, Path], capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    job, inputs = mounted
+    if damage == "weights":
+        next(inputs.glob("*-weights/*.safetensors")).write_bytes(b"cut off")
+    else:
+        shutil.rmtree(inputs / "leaves")
+    train_session.train(train_session.open_session(job))
+    train_session.tell(job)
+    said = capsys.readouterr()
+    assert "!!!!!! open_session failed" in said.err
+    assert ("not as it was packed" if damage == "weights" else "no competition") in said.err
+    assert "fold 0 is to begin" in said.out and "fold 1 goes on after epoch 1" in said.out
+    assert (working_root() / "runs" / "tiny" / "fold1" / "log.csv").is_file()
+
+
+def test_a_stage_that_never_ends_is_ended(
+    space: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (space / "pipeline").mkdir()
+    hang = "import subprocess, sys, time\nprint('begun', flush=True)\n"
+    hang += "subprocess.run([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+    (space / "pipeline" / "train.py").write_text(hang)
+    monkeypatch.setattr(train_session, "PACKAGE", space)
+    monkeypatch.setattr(train_session, "OVERTIME", 1.0)
+    job = train_session.Job.model_construct(experiment="tiny")
+    assert train_session.Session(job, space, space, Deadline(0)).run("train") == -9
+    assert capsys.readouterr().out == "begun\n"
+
+
+def test_luggage_of_another_project_is_told_from_ours(space: Path, monkeypatch) -> None:
+    monkeypatch.setenv("KAGGLE_INPUT_DIR", str(space / "nothing"))
+    with pytest.raises(UserError, match=r"no dataset 'a-b' with a luggage-b\.json"):
+        inputs.unpack("a-b", space)
+
+
+def test_a_push_trains_session_after_session_until_all_folds_are_home(
+    leaves: str,
+    run: Callable[..., str],
+    kaggle: KaggleStub,
+    space: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    model = {"model.safetensors": b"w", "model.safetensors.json": b'{"key": {}}'}
+    fold0, fold1 = ({f"runs/tiny/fold{k}/{n}": d for n, d in model.items()} for k in (0, 1))
+    part = {"runs/tiny/fold1/.lock": b"", "runs/tiny/fold1/last.pt": b"1"}
+    part |= {"runs/tiny/fold1/log.csv": b"epoch\n1\n"}
+    kaggle.outputs = {"v1": fold0, "v2": fold0 | part, "v3": fold0 | fold1}
+    kaggle.trouble["ListKernelSessionOutput"] = Trouble(503, first=2, times=3)
+    kaggle.trouble["GET"] = Trouble("reset", first=2, times=2)
+    said = run("bundle", leaves, "--train", "--push")
+    assert "trained and here: folds [0] of [0, 1]" in said
+    assert "folds [0, 1] are trained and here" in said
+    home = space / "runs" / "tiny"
+    assert (home / "fold1" / "model.safetensors").read_bytes() == b"w"
+    assert not (home / "fold1" / "last.pt").exists()
+    ((ref, versions),) = kaggle.kernels.items()
+    sources = [version.get("kernelDataSources", []) for version in versions]
+    assert sources == [[], [ref], [ref]], "a session goes on from the output of the last"
+    assert {version["sessionTimeoutSeconds"] for version in versions} == {12 * 3600}
+    assert len(kaggle.datasets) == 2 and all(len(made) == 1 for made in kaggle.datasets.values())
+    assert "are trained and here" in run("bundle", leaves, "--train", "--push")
+    assert len(versions) == 3
+
+
+def test_a_session_that_finished_no_epoch_is_the_last(
+    leaves: str,
+    run: Callable[..., str],
+    kaggle: KaggleStub,
+    space: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    fold1 = space / "runs" / "tiny" / "fold1"
+    fold1.mkdir(parents=True)
+    (fold1 / "model.safetensors").write_bytes(b"ours")
+    (fold1 / "model.safetensors.json").write_text('{"key": {}}')
+    kaggle.output = {"runs/tiny/fold0/log.csv": b"epoch\n1\n"}
+    kaggle.output["runs/tiny/fold1/log.csv"] = b"epoch\n9\n"
+    said = run("bundle", leaves, "--train", "--push", expect=2)
+    assert "version 2 brought no fold an epoch further" in said
+    ((_, versions),) = kaggle.kernels.items()
+    assert len(versions) == 2
+    assert (fold1 / "model.safetensors").read_bytes() == b"ours"
+
+
+def test_a_session_that_failed_is_begun_again(
+    leaves: str, run: Callable[..., str], kaggle: KaggleStub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    kaggle.answer["GetKernelSessionStatus"] = {"status": "ERROR", "failureMessage": "no GPU"}
+    said = run("bundle", leaves, "--train", "--push", expect=2)
+    assert "version 1 failed on Kaggle: no GPU" in said
+    del kaggle.answer["GetKernelSessionStatus"]
+    kaggle.answer["ListKernelSessionOutput"] = {"files": [], "log": "!!!!!! prepare ended"}
+    assert "version 2 had trouble" in run("bundle", leaves, "--train", "--push", expect=2)

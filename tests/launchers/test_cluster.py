@@ -1,0 +1,193 @@
+"""Folds on a Ray cluster: what dies is done again and goes on, and nothing is lost."""
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.base import records
+from pipeline.base.cli import UserError
+from pipeline.base.config import Runtime
+from pipeline.base.deadline import Deadline
+from pipeline.inference.predictions import Predictions
+from pipeline.launchers import ray_cluster
+
+
+def node(alive: bool = True, **resources: float) -> dict[str, object]:
+    return {"Alive": alive, "Resources": resources}
+
+
+def test_a_fold_asks_for_its_gpus_and_their_share_of_the_cores() -> None:
+    nodes = [node(CPU=8.0, GPU=2.0), node(CPU=64.0, GPU=8.0), node(False, CPU=2.0, GPU=1.0)]
+    assert ray_cluster.share(nodes, Runtime()) == ({"num_gpus": 1, "num_cpus": 4}, 10)
+    assert ray_cluster.share(nodes, Runtime(gpus_per_fold=4)) == (
+        {"num_gpus": 4, "num_cpus": 32},
+        2,
+    )
+    assert ray_cluster.share(nodes, Runtime(device="cpu")) == ({"num_gpus": 0, "num_cpus": 8}, 2)
+    with pytest.raises(UserError, match="no machine of the cluster has as many"):
+        ray_cluster.share(nodes, Runtime(gpus_per_fold=16))
+    wanted = {"num_gpus": 0, "num_cpus": 1}
+    assert ray_cluster.share([node(CPU=2.0)], Runtime(processes=4)) == (wanted, 4)
+
+
+class LazyRay:
+    """Ray with one place: a task begins when the one before has ended, an hour later."""
+
+    exceptions = type("", (), {"RayError": RuntimeError})
+
+    def nodes(self) -> list[dict[str, object]]:
+        return [node(CPU=2.0)]
+
+    def remote(self, **_: object) -> Callable:
+        return lambda function: type("", (), {"remote": lambda *args: (function, args)})
+
+    def get(self, task: tuple) -> int:
+        self.now += 3600
+        return task[0](*task[1])
+
+
+def test_a_fold_that_waited_for_its_place_ends_with_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ray, left = LazyRay(), []
+    ray.now = time.time()
+    monkeypatch.setattr(ray_cluster, "connect", lambda: ray)
+    monkeypatch.setattr(ray_cluster, "time", type("", (), {"time": lambda: ray.now}))
+    monkeypatch.setattr(
+        ray_cluster.local, "train_folds", lambda *job: left.append(round(job[-1].left() / 3600, 3))
+    )
+    ray_cluster.train_folds("tiny", range(3), Runtime(device="cpu"), Deadline(2.5 * 3600))
+    assert left == [1.5, 0.5, -0.5]
+    left.clear()
+    ray_cluster.train_folds("tiny", range(1), Runtime(device="cpu"), Deadline())
+    assert left == [math.inf]
+
+
+def test_without_ray_one_line_says_what_to_install(
+    run: Callable[..., str],
+    write: Callable[..., str],
+    split: Callable[[str], str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    said = run("train", split(write()), "--launcher", "ray", expect=2)
+    assert said == "error: --launcher ray: pip install 'ray>=2.40,<3'\n"
+
+
+def test_a_killed_fold_and_a_killed_worker_are_made_up_for(
+    write: Callable[..., str],
+    split: Callable[[str], str],
+    space: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two folds side by side: the process of one and the Ray worker of the other are killed.
+
+    Then one of the workers that predict; training two folds again for it would take too long.
+    """
+    pytest.importorskip("ray")
+    monkeypatch.setenv("HOME", str(space))  # where Ray leaves a token
+    runtime = {"processes": 2, "device": "cpu", "predict_batch": 8}  # of 30 pictures: 16 and 14
+    experiment = split(write(train={"epochs": 8}, runtime=runtime))
+    folders = [space / "runs" / "tiny" / f"fold{k}" for k in (0, 1)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipeline.train", experiment, "--launcher", "ray"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    waiting, deadline = {0, 1}, time.monotonic() + 120
+    while waiting and process.poll() is None and time.monotonic() < deadline:
+        for k in [k for k in waiting if (folders[k] / "last.pt").exists()]:
+            os.kill(trainer(experiment, k, parent=k == 1), signal.SIGKILL)
+            waiting.remove(k)
+        time.sleep(0.001)
+    said = process.communicate(timeout=120)[0]
+    assert process.returncode == 0, said
+    assert not waiting
+    assert said.count("goes on after epoch") == 2, said
+    assert "2 folds, accuracy" in said
+    for k, folder in enumerate(folders):
+        assert records.load(folder / "model.safetensors")["key"]["fold"] == k
+        assert len(list(folder.glob("[!.]*"))) == 3
+    predicts_the_same_in_parts(experiment, folders)
+
+
+def predicts_the_same_in_parts(experiment: str, folders: list[Path]) -> None:
+    """`predict --launcher ray` of two parts a fold, a worker killed, against one process."""
+    command = [sys.executable, "-m", "pipeline.predict", experiment, "--split", "oof"]
+    subprocess.run(command, check=True)
+    files = [folder / "oof.none.npz" for folder in folders]
+    alone = [Predictions.load(file) for file in files]
+    for file in files:
+        records.record_path(file).unlink()
+    process = subprocess.Popen(
+        [*command, "--launcher", "ray"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    killed, deadline = 0, time.monotonic() + 120
+    while not killed and process.poll() is None and time.monotonic() < deadline:
+        killed = next(iter(workers_of(process.pid, "ray::predict_here")), 0)
+        time.sleep(0.001)
+    assert killed  # 0 would mean this test's own process group
+    os.kill(killed, signal.SIGKILL)
+    said = process.communicate(timeout=120)[0]
+    assert process.returncode == 0, said
+    assert "fold*/oof.none.npz" in said
+    for file, before in zip(files, alone, strict=True):
+        after = Predictions.load(file)
+        assert records.load(file)["images"] == len(after.image) == 30
+        assert after.image == before.image
+        np.testing.assert_allclose(after.prob, before.prob, atol=1e-6)
+
+
+def workers_of(ancestor: int, name: str) -> list[int]:
+    """Processes of that name below this one: other Ray workers run on this machine too."""
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            parents[int(path.name)] = parent_of(path)
+        except OSError:
+            continue  # it has just ended
+
+    def below(process: int) -> bool:
+        return process == ancestor or (process in parents and below(parents[process]))
+
+    return [process for process in parents if below(process) and title(process).startswith(name)]
+
+
+def parent_of(process: Path) -> int:
+    return int((process / "stat").read_text().rpartition(")")[2].split()[1])
+
+
+def title(process: int) -> str:
+    try:
+        return Path("/proc", str(process), "cmdline").read_text()
+    except OSError:
+        return ""
+
+
+def trainer(experiment: str, fold: int, parent: bool) -> int:
+    """Process that trains the fold of this test's experiment, or the Ray worker that started it.
+
+    The whole path must match: other runs on this machine train folds of that number too.
+    """
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (path / "cmdline").read_text().split("\0")
+            if words[1:6] == ["-m", "pipeline.train", experiment, "--fold", str(fold)]:
+                worker = parent_of(path)
+                assert title(worker).startswith("ray::"), title(worker)
+                return worker if parent else int(path.name)
+        except OSError:
+            continue  # it has just ended
+    raise AssertionError(f"nothing trains fold {fold} of {experiment}")

@@ -1,0 +1,94 @@
+"""BatchNorm in its convolution: the same answers, gradients and parameters, and faster."""
+
+import copy
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from pipeline.model.freeze import train_mode
+from pipeline.model.fused import fuse
+from pipeline.model.head import MeanAndDeviation, Pyramid
+
+PICTURES = torch.randn(4, 3, 48, 48, generator=torch.Generator().manual_seed(1))
+
+
+def worn(name: str) -> nn.Module:
+    """A net whose BatchNorms have seen something: statistics, γ and β that are not 0 and 1."""
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=5)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.3)
+            module.running_var.uniform_(0.5, 2)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, 0, 0.3)
+    return model.eval()
+
+
+def norms(model: nn.Module) -> list[nn.Module]:
+    return [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+
+
+@pytest.mark.parametrize(
+    ("name", "share"),
+    [("tf_efficientnet_lite0", 1), ("resnet18", 1), ("test_efficientnet", 1), ("densenet121", 0.4)],
+)
+def test_answers_stay_and_norms_compute_nothing(name: str, share: float) -> None:
+    model = worn(name)
+    with torch.no_grad():
+        before = model(PICTURES)
+        fuse(model, 48)
+        after = model(PICTURES)
+    torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-4 * before.abs().max().item())
+    x = torch.rand(1, 1, 2, 2)  # positive: no activation changes it
+    idle = [norm for norm in norms(model) if "forward" in vars(norm) and norm(x) is x]
+    assert len(idle) >= share * len(norms(model))
+
+
+@pytest.mark.parametrize("batchnorm", ["frozen", "train"])
+def test_training_is_the_same(batchnorm: str) -> None:
+    plain = Pyramid(worn("test_efficientnet"), 5)
+    fused = copy.deepcopy(plain)
+    fuse(fused, 48)
+    results = []
+    for model in (plain, fused, copy.deepcopy(fused)):
+        train_mode(model, batchnorm)
+        loss = nn.functional.cross_entropy(model(PICTURES), torch.tensor([0, 3, 1, 4]))
+        loss.backward()
+        results.append((loss, model))
+    for loss, model in results[1:]:
+        torch.testing.assert_close(loss, results[0][0])
+        assert model.state_dict().keys() == plain.state_dict().keys()
+        for (name, mine), theirs in zip(model.named_parameters(), plain.parameters(), strict=True):
+            torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-3, atol=1e-5, msg=name)
+        for (name, mine), theirs in zip(model.named_buffers(), plain.buffers(), strict=True):
+            torch.testing.assert_close(mine, theirs, msg=name)
+
+
+def test_a_pair_that_is_none_is_undone() -> None:
+    class Apart(nn.Module):
+        """Lists a norm after a convolution that it does not follow."""
+
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+            self.norm.running_mean.fill_(0.7)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.conv(self.norm(x).relu())
+
+    model = Apart().eval()
+    before = model(PICTURES)
+    fuse(model, 48)
+    torch.testing.assert_close(model(PICTURES), before)
+    assert "forward" not in vars(model.conv)
+
+
+def test_mean_and_deviation_and_their_gradient() -> None:
+    x = torch.randn(3, 7, 2, dtype=torch.double, requires_grad=True)
+    mean, deviation = MeanAndDeviation.apply(x)
+    torch.testing.assert_close(mean, x.mean(1))
+    torch.testing.assert_close(deviation, (x.var(1, correction=0) + 1e-6).sqrt())
+    assert torch.autograd.gradcheck(MeanAndDeviation.apply, (x,))

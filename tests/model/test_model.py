@@ -1,0 +1,366 @@
+"""Models: freezing really freezes, each parameter is in one group, weights come back equal."""
+
+import importlib.util
+import time
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+from pipeline.base import records
+from pipeline.base.cli import UserError
+from pipeline.base.config import Model, Train
+from pipeline.model import head
+from pipeline.model.backbone import PYPI, build_backbone, kept_weights, layout
+from pipeline.model.build import (
+    build_model,
+    load_model,
+    named_head,
+    parameter_groups,
+    preprocessing,
+    save_weights,
+)
+from pipeline.model.freeze import freeze, freeze_until, thaw, train_mode
+from pipeline.model.head import Pyramid
+
+TINY = {"backbone": "test_efficientnet", "weights": "none", "size": 32, "batchnorm": "train"}
+
+CLASSES = ["a", "b", "c"]
+
+
+def statistics(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {k: v.clone() for k, v in model.state_dict().items() if "running_" in k}
+
+
+@pytest.mark.parametrize("freeze", ["backbone", "blocks.1"])
+def test_frozen_layers_do_not_move(freeze: str) -> None:
+    model = build_model(Model(**TINY, reads="last"), classes=CLASSES, fold=0)
+    before_stats = statistics(model)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizer = torch.optim.SGD(parameter_groups(model, Train()), lr=0.1)
+    freeze_until(model, freeze)
+    train_mode(model, "train")  # the trap: model.train() would set BatchNorm's statistics moving
+    model(torch.randn(4, 3, 32, 32)).square().sum().backward()
+    optimizer.step()
+    moved = {
+        name.split(".")[0] for name, p in model.named_parameters() if (p != before[name]).any()
+    }
+    moved_stats = {name for name, v in statistics(model).items() if (v != before_stats[name]).any()}
+    assert "classifier" in moved
+    assert "conv_stem" not in moved
+    if freeze == "backbone":
+        assert moved == {"classifier"}
+        assert not moved_stats
+    else:
+        frozen = ("bn1", "blocks.0", "blocks.1")
+        assert not [name for name in moved_stats if name.startswith(frozen)]
+        assert [name for name in moved_stats if name.startswith("blocks.2")]
+        assert not [
+            n for n, p in model.named_parameters() if p.requires_grad and n.startswith(frozen)
+        ]
+        assert "blocks" in moved
+
+
+def test_unknown_module_is_refused() -> None:
+    with pytest.raises(UserError, match=r"no module 'layer9'; try backbone or one of"):
+        freeze_until(timm.create_model("test_resnet"), "layer9")
+
+
+def test_embeddings_outside_of_layers_freeze_too() -> None:
+    model = timm.create_model("test_vit", num_classes=3)
+    freeze_until(model, "blocks.0")
+    trainable = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert not {"pos_embed", "cls_token"} & trainable
+    assert "blocks.1.attn.qkv.weight" in trainable
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext"])
+def test_each_parameter_is_in_one_group(name: str) -> None:
+    model = timm.create_model(name, num_classes=3)
+    groups = parameter_groups(model, Train(head_lr_mult=7, layer_decay=0.5, weight_decay=0.1))
+    grouped = [id(p) for group in groups for p in group["params"]]
+    assert sorted(grouped) == sorted(id(p) for p in model.parameters())
+    scale = {id(p): group["lr_scale"] for group in groups for p in group["params"]}
+    decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+    assert {scale[id(p)] for p in model.get_classifier().parameters()} == {7}
+    assert min(scale.values()) < 0.5, "layer decay reaches the stem"
+    assert {decay[id(p)] for p in model.parameters() if p.ndim <= 1} == {0}
+
+
+@pytest.mark.parametrize("reads", ["blocks", "last"])
+def test_frozen_statistics_stay_while_weights_learn(reads: str) -> None:
+    model = build_model(Model(**TINY, reads=reads), classes=CLASSES, fold=0)
+    before_stats = statistics(model)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizer = torch.optim.SGD(parameter_groups(model, Train()), lr=0.1)
+    train_mode(model, "frozen")
+    model(torch.randn(4, 3, 32, 32)).square().sum().backward()
+    optimizer.step()
+    assert all(torch.equal(v, before_stats[name]) for name, v in statistics(model).items())
+    moved = {name for name, p in model.named_parameters() if (p != before[name]).any()}
+    assert any("bn1.weight" in name for name in moved), "scale and shift of BatchNorm still learn"
+    assert any("conv_stem" in name for name in moved)
+    train_mode(model, "train")
+    model(torch.randn(4, 3, 32, 32))
+    assert any((v != before_stats[name]).any() for name, v in statistics(model).items())
+
+
+def test_thawing_starts_with_an_empty_optimizer_state() -> None:
+    """Frozen weights get no decay and no moments; thawed ones are stepped like new ones."""
+    model = build_model(Model(**TINY), classes=CLASSES, fold=0)
+    optimizer = torch.optim.AdamW(parameter_groups(model, Train(weight_decay=0.5)), lr=0.1)
+    freeze_until(model, "backbone")
+    stem = model.backbone.conv_stem.weight
+    start = stem.detach().clone()
+
+    def step() -> None:
+        train_mode(model, "frozen")
+        optimizer.zero_grad()
+        model(torch.randn(4, 3, 32, 32)).square().sum().backward()
+        optimizer.step()
+
+    for _ in range(3):
+        step()
+    assert torch.equal(stem, start)
+    assert stem not in optimizer.state
+    assert optimizer.state[model.head.weight]["step"] == 3
+    thaw(model, Model(**TINY))
+    step()
+    assert not torch.equal(stem, start)
+    assert optimizer.state[stem]["step"] == 1
+    assert optimizer.state[model.head.weight]["step"] == 4
+
+
+@pytest.mark.parametrize(
+    ("backbone", "kernels"),
+    [
+        ("test_efficientnet", {"3.0.conv_dw", "3.0.bn2", "4.0.conv_dw", "4.0.bn2"}),
+        ("test_convnext", {f"{i}.{k}.conv_dw" for i in range(4) for k in range((1, 2, 4, 2)[i])}),
+    ],
+)
+def test_frozen_depthwise_kernels_stay_while_the_rest_learns(
+    backbone: str, kernels: set[str]
+) -> None:
+    settings = Model(**{**TINY, "backbone": backbone}).model_copy(update={"depthwise": "frozen"})
+    model = build_model(settings, classes=CLASSES, fold=0)
+    freeze(model, settings)
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    layers = {".".join(name.replace(".blocks", "").split(".")[-4:-1]) for name in frozen}
+    assert layers == kernels
+    thaw(model, settings)
+    assert {name for name, p in model.named_parameters() if not p.requires_grad} == frozen
+    thaw(model, settings.model_copy(update={"depthwise": "train"}))
+    assert all(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize("reads", ["blocks", "last"])
+def test_saved_weights_come_back(reads: str, tmp_path: Path) -> None:
+    settings = Model(**TINY, reads=reads)
+    model = build_model(settings, classes=CLASSES, fold=0).eval()
+    images = torch.randn(2, 3, 32, 32)
+    expected = model(images)
+    path = tmp_path / "model.safetensors"
+    save_weights(model, path)
+    facts = {"classes": ["a", "b", "c"], "model": settings.model_dump()}
+    records.commit(path, {}, time.monotonic(), digest=records.file_digest(path), **facts)
+    loaded, record = load_model(path)
+    assert record["classes"] == ["a", "b", "c"]
+    torch.testing.assert_close(loaded(images), expected, rtol=0, atol=1e-5)
+    path.write_bytes(path.read_bytes()[:-4] + b"\0\0\0\1")
+    with pytest.raises(UserError, match="damaged copy"):
+        load_model(path)
+
+
+def vit(size: int, weights: str = "none") -> Model:
+    """Of 80 px and patches of 16, built for another size."""
+    return Model(backbone="test_vit3", size=size, weights=weights, batchnorm="train")
+
+
+def finish(model: torch.nn.Module, settings: Model, path: Path) -> None:
+    """Save it with all that a record must tell to build it again."""
+    save_weights(model, path)
+    facts = {"classes": CLASSES, "model": settings.model_dump(), "taps": model.taps}
+    facts |= {"preprocessing": preprocessing(model, settings)}
+    facts |= {"arguments": layout(settings).arguments, "digest": records.file_digest(path)}
+    records.commit(path, {"folds": None}, 0.0, **facts)
+
+
+def test_a_vit_of_another_size_comes_back(tmp_path: Path) -> None:
+    model, path = build_model(vit(48), CLASSES, 0).eval(), tmp_path / "model.safetensors"
+    finish(model, vit(48), path)
+    images = torch.randn(2, 3, 48, 48)
+    torch.testing.assert_close(load_model(path)[0](images), model(images))
+
+
+@pytest.mark.parametrize("source", ["run", "file", "hub"])
+@pytest.mark.parametrize("sizes", [(48, 96), (80, 96), (96, 80)])
+def test_first_weights_are_made_to_fit_the_size(
+    source: str, sizes: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The positions are resampled, all else stays: from a run, a path, and kept weights."""
+    monkeypatch.setenv("WEIGHTS_DIR", str(tmp_path))
+    old, new = sizes
+    first = build_backbone(vit(old), 0)
+    weights = {"run": f"run:{tmp_path}", "file": str(tmp_path / "x.safetensors"), "hub": "hub"}
+    settings = vit(new, weights[source])
+    if source == "run":
+        model = Pyramid(first, 3, 0.0, *layout(vit(old))[1:])
+        finish(model, vit(old), tmp_path / "fold0" / "model.safetensors")
+    else:
+        path = kept_weights(settings) if source == "hub" else Path(settings.weights)
+        save_weights(first, path)
+    before, after = first.state_dict(), build_backbone(settings, 0).state_dict()
+    assert before.pop("pos_embed").shape != after.pop("pos_embed").shape
+    assert {name for name in before if not torch.equal(before[name], after[name])} == set()
+
+
+@pytest.mark.parametrize("damage", [b"", b"cut", b"\xff" * 64])
+def test_damaged_weights_are_one_line_that_names_the_file(
+    damage: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WEIGHTS_DIR", str(tmp_path))
+    kept = Model(backbone="test_resnet", weights="hub", size=32)
+    path = kept_weights(kept)
+    run = tmp_path / "fold0" / "model.safetensors"
+    finish(build_model(vit(80), CLASSES, 0), vit(80), run)
+    for file in (path, run):
+        file.write_bytes(damage)
+    with pytest.raises(UserError, match=rf"{path} does not fit test_resnet: .*; delete it$"):
+        build_backbone(kept, 0)
+    with pytest.raises(UserError, match=rf"{path} does not fit test_resnet: .*; set model.weights"):
+        build_backbone(kept.model_copy(update={"weights": str(path)}), 0)
+    with pytest.raises(UserError, match=f"^{run}: not a file of weights .*damaged copy"):
+        build_backbone(vit(80, f"run:{tmp_path}"), 0)
+    record = records.load(run) | {"digest": records.file_digest(run)}
+    records.write_json(records.record_path(run), record)
+    with pytest.raises(UserError, match=f"^{run}: not a file of weights .*damaged copy"):
+        load_model(run)
+
+
+def test_weights_of_another_net_are_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "fold0" / "model.safetensors"
+    finish(build_model(vit(80), CLASSES, 0), vit(80), path)
+    record = records.load(path)
+    record["model"]["backbone"] = "test_vit"
+    records.write_json(records.record_path(path), record)
+    other = vit(80, f"run:{tmp_path}").model_copy(update={"backbone": "test_vit"})
+    for load in (lambda: load_model(path), lambda: build_backbone(other, 0)):
+        with pytest.raises(UserError, match=f"^{path}: not the model that its record [^\n]*$"):
+            load()
+
+
+def test_a_vits_embeddings_do_not_decay_and_a_cnns_groups_are_as_they_were() -> None:
+    """Decay would draw the positions to zero; timm's `no_weight_decay` names them."""
+    model = timm.create_model("test_vit")
+    groups = parameter_groups(model, Train(weight_decay=0.1))
+    decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+    spared = [n for n, p in model.named_parameters() if p.ndim > 1 and not decay[id(p)]]
+    assert spared == ["cls_token", "pos_embed"]
+    assert not hasattr(timm.create_model("tf_efficientnet_lite0"), "no_weight_decay")
+
+
+def test_preprocessing_is_the_backbones_own() -> None:
+    settings = Model(backbone="tf_efficientnet_lite0", size=128)
+    facts = preprocessing(timm.create_model(settings.backbone), settings)
+    assert facts["mean"] == [0.5, 0.5, 0.5]
+    assert facts["interpolation"] == "bicubic"
+    assert facts["size"] == 128
+
+
+def test_pypi_weights_are_real(tmp_path: Path) -> None:
+    """Every tensor but the new head is the package's own."""
+    settings = Model(size=224, reads="last")
+    model = build_model(settings, classes=list("abcde"), fold=0)
+    package = importlib.util.find_spec(PYPI[settings.backbone])
+    state = torch.load(next(Path(package.origin).parent.glob("models/*.pth")), weights_only=True)
+    own = model.state_dict()
+    assert len(own) == len(state)
+    pairs = list(zip(own.items(), state.values(), strict=True))[:-2]
+    assert all(torch.equal(value, source) for (_, value), source in pairs)
+    assert own["classifier.weight"].shape == (5, 1280)
+
+
+def test_local_file_as_weights(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    source = timm.create_model("test_resnet", num_classes=1000)
+    save_file(source.state_dict(), tmp_path / "w.safetensors")
+    settings = Model(backbone="test_resnet", weights=str(tmp_path / "w.safetensors"), size=32)
+    model = build_model(settings, classes=list("abcd"), fold=0)
+    assert torch.equal(model.backbone.conv1[0].weight, source.conv1[0].weight)
+    assert model.get_classifier().out_features == 4
+    other = settings.model_copy(update={"backbone": "test_efficientnet"})
+    with pytest.raises(UserError, match=r"w.safetensors does not fit test_efficientnet") as error:
+        build_model(other, classes=4, fold=0)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "weights", "said"),
+    [
+        ("test_resnet", "pypi", "pypi has none for 'test_resnet'"),
+        ("test_resnett", "pypi", "timm has no 'test_resnett'"),
+    ],
+)
+def test_weights_that_cannot_be_had(backbone: str, weights: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        build_model(Model(backbone=backbone, weights=weights, size=32), classes=["a", "b"], fold=0)
+
+
+def test_failed_download_names_the_other_sources(monkeypatch: pytest.MonkeyPatch) -> None:
+    create = timm.create_model
+
+    def no_network(name: str, pretrained: bool = False, **kwargs: object) -> torch.nn.Module:
+        if pretrained:
+            raise OSError("no route to the hub")
+        return create(name, **kwargs)
+
+    monkeypatch.setattr("pipeline.model.backbone.timm.create_model", no_network)
+    with pytest.raises(UserError) as error:
+        build_model(
+            Model(backbone="test_resnet", weights="hub", size=32), classes=["a", "b"], fold=0
+        )
+    assert "\n" not in str(error.value)
+    for word in ("no route to the hub", "a path", "run:NAME", "pypi", "none"):
+        assert word in str(error.value)
+    assert ", hub" not in str(error.value), "what failed is no way out"
+
+
+def test_a_head_by_names_has_imagenets_rows(tmp_path: Path) -> None:
+    """By name, by the mapping, and (not found) the mean of those; the backbone stays as it was."""
+    mapping = tmp_path / "names.csv"
+    mapping.write_text("label,imagenet\nred one,n03345487\nred one,tabby\n")
+    settings = {"reads": "last", "head": "names", "names": str(mapping)}
+    model = build_model(Model(**settings), classes=["Persian_cat", "red one", "none such"], fold=0)
+    package = importlib.util.find_spec(PYPI["tf_efficientnet_lite0"])
+    state = torch.load(next(Path(package.origin).parent.glob("models/*.pth")), weights_only=True)
+    old, own = list(state.values())[-2], model.classifier.weight
+    mapped = (old[555] + old[281]) / 2
+    torch.testing.assert_close(own[:2], torch.stack([old[283], mapped]))
+    torch.testing.assert_close(own[2], (old[283] + mapped) / 2)
+
+
+@pytest.mark.parametrize("weights", ["none", "run:other"])
+def test_only_imagenets_weights_have_its_names(weights: str) -> None:
+    settings = Model(reads="last", head="names", weights=weights, batchnorm="train")
+    with pytest.raises(UserError, match="names needs ImageNet's weights"):
+        named_head(timm.create_model("test_resnet"), settings, CLASSES)
+
+
+def test_a_timm_that_cuts_and_groups_otherwise_loads_the_same_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Kaggle's 1.0.26: it keeps conv_head, and counts it to the last block."""
+    path, backbone = tmp_path / "model.safetensors", timm.create_model("test_efficientnet")
+    model = Pyramid(backbone, 2).eval()
+    save_weights(model, path)
+    facts = {"model": {"backbone": "test_efficientnet", "reads": "blocks"}, "taps": model.taps}
+    facts |= {"classes": ["a", "b"], "digest": records.file_digest(path)}
+    records.commit(path, {}, 0.0, **facts)
+    images = torch.randn(2, 3, 64, 64)
+    expected = model(images)
+    monkeypatch.setattr(type(backbone), "prune_intermediate_layers", lambda *_, **__: None)
+    monkeypatch.setattr(head, "blocks", lambda *_: ["blocks.0"])
+    assert "conv_head.weight" in timm.create_model("test_efficientnet").state_dict()
+    torch.testing.assert_close(load_model(path)[0](images), expected)

@@ -1,0 +1,133 @@
+"""The head that reads every block: which, what it reads, and that copies read their own."""
+
+import copy
+
+import pytest
+import timm
+import torch
+
+from pipeline.base.cli import UserError
+from pipeline.base.config import Model
+from pipeline.model.backbone import check_backbone, layout
+from pipeline.model.build import build_model
+from pipeline.model.freeze import freeze
+from pipeline.model.head import MOST, Pyramid, blocks
+
+OWN = {"test_coatnet": 64, "swin_s3_tiny_224": 56}  # px of those that take no 32
+
+
+def test_means_and_deviations_of_every_block() -> None:
+    backbone = timm.create_model("test_resnet").eval()
+    images = torch.randn(3, 3, 32, 32)
+    maps = {}
+    for name in ("layer1.0", "layer2.0", "layer3.0", "layer4.0"):
+        backbone.get_submodule(name).register_forward_hook(
+            lambda module, given, out, name=name: maps.__setitem__(name, out)
+        )
+    backbone.forward_features(images)
+    expected = [
+        part for m in maps.values() for part in (m.mean((2, 3)), m.std((2, 3), correction=0))
+    ]
+    model = Pyramid(backbone, 5).eval()
+    assert list(model.taps) == list(maps)
+    torch.testing.assert_close(model.statistics(images), torch.cat(expected, 1), atol=2e-3, rtol=0)
+    assert model(images).shape == (3, 5)
+
+
+def test_features_are_standardised() -> None:
+    model = Pyramid(timm.create_model("test_resnet"), 2).eval()
+    images = torch.randn(2, 3, 32, 32)
+    raw = model.statistics(images)
+    model.mean.fill_(0.5)
+    model.scale.fill_(3.0)
+    torch.testing.assert_close(model.statistics(images), raw)
+    torch.testing.assert_close(model(images), model.head((raw - 0.5) * 3))
+
+
+LAST = {  # the last block of each family, and what follows it unread
+    "test_vit": ("blocks.5", ["norm.weight", "norm.bias"]),
+    "swin_s3_tiny_224": ("norm", []),
+    "test_convnext": ("stages.3", []),
+    "test_coatnet": ("stages.3.blocks.0", ["norm.weight", "norm.bias"]),
+    "test_nfnet": ("stages.3.0", ["final_conv.weight", "final_conv.bias", "final_conv.gain"]),
+    "test_efficientnet": ("blocks.4.0", []),
+}
+
+
+@pytest.mark.parametrize("name", LAST)
+def test_the_last_block_is_read_and_all_that_trains_has_a_gradient(name: str) -> None:
+    settings = Model(backbone=name, weights="none", batchnorm="train", size=OWN.get(name, 32))
+    model = build_model(settings, ["a", "b", "c"], 0)
+    freeze(model, settings)
+    with torch.no_grad():  # gains that begin at zero would keep all before them from a gradient
+        for parameter in model.parameters():
+            parameter += 0.01 * torch.randn_like(parameter)
+    images = torch.randn(2, 3, settings.size, settings.size)
+    features = model.eval().statistics(images)
+    assert features.shape == (2, sum(model.taps.values()))
+    last, unread = LAST[name]
+    assert list(model.taps)[-1] == last and model.unread == unread
+    if hasattr(model.backbone, "blocks"):
+        assert last.split(".")[1] == str(len(model.backbone.blocks) - 1)
+    model(images).square().sum().backward()
+    trained = {n for n, p in model.named_parameters() if p.requires_grad}
+    given = {n for n, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+    assert given >= trained
+    assert {n.removeprefix("backbone.") for n, _ in model.named_parameters()} - {
+        n.removeprefix("backbone.") for n in trained
+    } == set(unread)
+
+
+def test_a_wide_vit_is_read_every_so_manieth_block_up_to_the_last() -> None:
+    """12 blocks of 2 x 768 numbers are 18,432: every third is within the bound."""
+    found = layout(Model(backbone="vit_base_patch16_224", size=224))
+    assert found.taps == dict.fromkeys(["blocks.2", "blocks.5", "blocks.8", "blocks.11"], 1536)
+
+
+@pytest.mark.parametrize("name", ["caformer_s18", "mvitv2_tiny", "vgg11"])
+def test_blocks_that_cannot_be_read_are_one_line_with_the_way_out(name: str) -> None:
+    """No groups of layers; blocks of two outputs; outputs that the next layer overwrites."""
+    with pytest.raises(UserError, match=r"^model.reads: .*; set reads: last$"):
+        layout(Model(backbone=name, size=224))
+    assert layout(Model(backbone=name, size=224, reads="last")).taps is None
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "arguments"),
+    [
+        ("test_resnet", 48, {}),
+        ("test_vit3", 48, {"img_size": 48}),
+        ("swin_tiny_patch4_window7_224", 96, {"img_size": 96}),
+        ("maxvit_pico_rw_256", 256, {}),
+    ],
+)
+def test_a_backbone_is_built_for_its_size_where_it_must_be(
+    name: str, size: int, arguments: dict[str, int]
+) -> None:
+    assert layout(Model(backbone=name, size=size, reads="last")).arguments == arguments
+
+
+def test_a_size_that_a_backbone_cannot_take_is_one_line() -> None:
+    words = r"^model.size: efficientformer_l1 takes no pictures of 96 px .*; its own size is 224$"
+    with pytest.raises(UserError, match=words):
+        check_backbone(Model(backbone="efficientformer_l1", size=96))
+
+
+def test_wide_backbones_are_read_once_a_stage() -> None:
+    model = Pyramid(timm.create_model("resnet50"), 3)
+    assert list(model.taps) == ["layer1", "layer2", "layer3", "layer4"]
+    assert sum(model.taps.values()) == 2 * (256 + 512 + 1024 + 2048)
+    assert sum(model.taps.values()) <= MOST
+    assert len(blocks(timm.create_model("resnet50"), by_stage=False)) > 16
+
+
+def test_a_copy_reads_its_own_blocks() -> None:
+    """The weight average is a deep copy: its hooks must not feed the original."""
+    model = Pyramid(timm.create_model("test_resnet"), 2).eval()
+    twin = copy.deepcopy(model)
+    images = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(twin(images), model(images))
+    with torch.no_grad():
+        twin.backbone.conv1[0].weight.zero_()
+    assert not torch.allclose(twin(images), model(images))
+    assert model.pooled == twin.pooled == []

@@ -1,0 +1,69 @@
+"""The demo competition: Kaggle's shape, the promised flaws, and a task that is no gift."""
+
+from pathlib import Path
+
+import cv2
+import pandas as pd
+import pytest
+
+from pipeline.data.images import decode
+from pipeline.demo import contact_sheet, draw_competition, nearest_neighbour_accuracy
+from pipeline.synthetic.species import SPECIES
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The real mixture of species, at a quarter of its pictures."""
+    folder = tmp_path_factory.mktemp("full") / "demo"
+    draw_competition(folder, train=500, test=100, size=96)
+    return folder
+
+
+def tables(folder: Path) -> list[pd.DataFrame]:
+    names = ("train", "test", "sample_submission", "solution")
+    return [pd.read_csv(folder / f"{name}.csv") for name in names]
+
+
+def test_shape_of_the_tables(demo: Path) -> None:
+    train, test, sample, solution = tables(demo)
+    assert list(train) == list(sample) == list(solution) == ["image", "label"]
+    assert list(test) == ["image"]
+    assert list(test.image) == list(sample.image) == list(solution.image)
+    assert len(SPECIES) >= 24
+    assert set(solution.label) == set(train.label) == {species.name for species in SPECIES}
+    assert (sample.label == solution.label).mean() < 0.3, "the sample gives nothing away"
+
+
+def test_long_tail(demo: Path) -> None:
+    counts = tables(demo)[0].label.value_counts()
+    assert 4 < counts.max() / counts.min() < 8
+
+
+def test_twins_and_contradictions(demo: Path) -> None:
+    train, _, _, solution = tables(demo)
+    train["hash"] = [decode(demo / image).digest for image in train.image]
+    twins = train[train.duplicated("hash", keep=False)]
+    assert 0.01 < len(twins) / len(train) < 0.03
+    labels = twins.groupby("hash").label.nunique()
+    assert (labels == 2).sum() == 2
+    test_hashes = {decode(demo / image).digest for image in solution.image}
+    assert len(test_hashes & set(train.hash)) == 2
+
+
+def test_nearest_neighbour_on_thumbnails_stays_far_behind(demo: Path) -> None:
+    assert 0.1 < nearest_neighbour_accuracy(demo) < 0.5
+
+
+def test_seed_decides_and_workers_do_not(tmp_path: Path) -> None:
+    for name, options in {"a": {}, "b": {"workers": 1}, "c": {"seed": 1}}.items():
+        draw_competition(tmp_path / name, train=30, test=8, species=3, size=32, **options)
+    a, b, c = ([f.read_bytes() for f in sorted((tmp_path / n).rglob("*.*"))] for n in "abc")
+    assert a == b
+    assert a != c
+
+
+def test_contact_sheet(demo: Path, tmp_path: Path) -> None:
+    contact_sheet(demo, tmp_path / "sheet.png", columns=8, rows=3, cell=64)
+    sheet = cv2.imread(str(tmp_path / "sheet.png"))
+    assert sheet.shape[1] == 512
+    assert sheet.std() > 20

@@ -1,0 +1,174 @@
+"""The closed-form head: it separates what is separable, and is neither too sure nor too shy."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from torch import nn
+
+from pipeline.base import records
+from pipeline.base.cli import UserError
+from pipeline.base.config import load_experiment
+from pipeline.model.head import Pyramid
+from pipeline.training import head_init
+from pipeline.training.head_init import (
+    CHUNK,
+    Statistics,
+    discriminant,
+    seconds_of_discriminant,
+    set_head,
+    turns,
+)
+from pipeline.training.keys import model_path
+
+WIDTH = 12
+
+
+def clouds(n: int, seed: int = 0, spread: float = 1.0) -> tuple[torch.Tensor, np.ndarray]:
+    """Overlapping correlated classes 0, 1, 2 of unequal size; features [n, 1, 12]."""
+    rng = np.random.default_rng(seed)
+    labels = rng.choice(3, n, p=[0.5, 0.3, 0.2])
+    shape = np.random.default_rng(9).normal(size=(WIDTH, WIDTH))
+    centres = np.random.default_rng(8).normal(size=(3, WIDTH)) * 2
+    noise = rng.normal(size=(n, WIDTH)) @ shape * spread
+    return torch.from_numpy(centres[labels] + noise).float()[:, None], labels
+
+
+def statistics(features: torch.Tensor, labels: np.ndarray) -> Statistics:
+    return Statistics.of(features, labels, 3, np.arange(len(labels)))
+
+
+def test_it_is_the_textbooks_discriminant() -> None:
+    features, labels = clouds(400)
+    weight, bias = statistics(features, labels).solve(shrinkage=0.0)
+    logits = (features[:, 0].double() @ weight.T + bias).numpy()
+    textbook = LinearDiscriminantAnalysis(solver="lsqr").fit(features[:, 0].numpy(), labels)
+    intercept = textbook.intercept_ - np.log(textbook.priors_)  # ours are equal
+    other = features[:, 0].numpy() @ textbook.coef_.T + intercept
+    ours, theirs = (z - z.mean(1, keepdims=True) for z in (logits, other))
+    # scikit-learn divides by n, we by n - classes
+    np.testing.assert_allclose(ours * 400 / 397, theirs, rtol=1e-3, atol=1e-2)
+
+
+def test_shrinkage_and_scale_fit_pictures_not_seen() -> None:
+    """With more features than images plain LDA is sure of everything; the fitted head is not."""
+    rng = np.random.default_rng(1)
+    labels = np.arange(60) % 3
+    centres = rng.normal(size=(3, 80)) * 0.4
+    features = torch.from_numpy(centres[labels] + rng.normal(size=(60, 80))).float()[:, None]
+    found = discriminant(features, labels, 3)
+    test_labels = np.arange(600) % 3
+    test = torch.from_numpy(centres[test_labels] + rng.normal(size=(600, 80))).float()
+    target = torch.from_numpy(test_labels)
+    weight, bias = statistics(features, labels).solve(0.01)
+    plain = F.cross_entropy(test.double() @ weight.T + bias, target)
+    fitted = F.cross_entropy(test @ found.weight.T + found.bias, target)
+    assert fitted < 0.5 * plain
+    assert fitted < np.log(3)
+    assert found.scale < 1
+
+
+def test_views_count_as_more_pictures() -> None:
+    features, labels = clouds(90)
+    twice = statistics(torch.cat([features, features], 1), labels)
+    once = statistics(features, labels)
+    torch.testing.assert_close(twice.means, once.means)
+    within = once.covariance() * (90 - 3) * 2
+    torch.testing.assert_close(twice.covariance() * (180 - 3), within, rtol=1e-5, atol=1e-4)
+
+
+def test_statistics_of_some_images_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, labels = clouds(90)
+    some = np.arange(3, 90, 2)
+    alone = statistics(features[some], labels[some])
+    monkeypatch.setattr(head_init, "CHUNK", 7)
+    chunked = Statistics.of(features, labels, 3, some)
+    torch.testing.assert_close(chunked.means, alone.means)
+    torch.testing.assert_close(chunked.covariance(), alone.covariance(), rtol=1e-5, atol=1e-5)
+
+
+def test_statistics_of_parts_add_up() -> None:
+    """The held-out fifth joins the rest without a second pass; its class shares differ."""
+    features, labels = clouds(90)
+    order = np.argsort(labels, kind="stable")
+    first, second = order[:50], order[50:]  # no class 2 in the first, hardly a 0 in the second
+    added = Statistics.of(features, labels, 3, first) + Statistics.of(features, labels, 3, second)
+    whole = statistics(features, labels)
+    torch.testing.assert_close(added.means, whole.means)
+    torch.testing.assert_close(added.covariance(), whole.covariance(), rtol=1e-5, atol=1e-5)
+    expected = np.cov((features[:, 0] - whole.means[labels]).numpy().T, ddof=3)
+    np.testing.assert_allclose(whole.covariance(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_class_of_one_image_and_an_absent_one() -> None:
+    features, labels = clouds(40)
+    labels[:] = np.arange(40) % 2
+    labels[7] = 3
+    found = discriminant(features, labels, 5)
+    assert found.weight.isfinite().all()
+    assert found.weight.shape == (5, WIDTH)
+
+
+@pytest.mark.parametrize("reads", ["blocks", "last"])
+def test_head_gives_the_logits_of_standardised_features(reads: str) -> None:
+    model = timm.create_model("test_resnet", num_classes=3).eval()
+    model = Pyramid(model, 3).eval() if reads == "blocks" else model
+    width = model.get_classifier().in_features
+    labels = np.arange(30) % 3
+    features = torch.randn(30, 2, width) * torch.linspace(0.5, 4, width) + 7
+    features[:, :, 3] = 1.0  # a dead channel
+    set_head(model, features.clone(), labels, "lda")
+    deviation, mean = torch.std_mean(features.flatten(0, 1), 0)
+    standard = (features - mean) / deviation.clamp(min=0.1 * deviation.mean())
+    expected = discriminant(standard, labels, 3)
+    given = features[:, 0]
+    if reads == "blocks":
+        given = (given - model.mean) * model.scale
+        lengths = ((features - model.mean) * model.scale).square().sum(2)
+        assert 0.9 < lengths.mean() < 1.01, "features of length 1"
+    logits = standard[:, 0] @ expected.weight.T + expected.bias
+    torch.testing.assert_close(model.get_classifier()(given), logits, rtol=1e-3, atol=1e-3)
+
+
+def test_a_head_that_is_not_linear_is_refused() -> None:
+    model = timm.create_model("test_resnet", num_classes=3)
+    model.fc = nn.Conv2d(3, 3, 1)
+    with pytest.raises(UserError, match="no closed form for Conv2d; set head: random"):
+        set_head(model, torch.zeros(2, 1, 3), np.array([0, 1]), "lda")
+
+
+def test_the_second_view_is_one_the_augmentation_makes(write: Callable[..., str]) -> None:
+    image = torch.arange(9.0).reshape(1, 1, 3, 3)
+
+    def second(augment: object) -> list[torch.Tensor]:
+        return [turn(image) for turn in turns(load_experiment(write(augment=augment)))]
+
+    assert second([]) == []
+    (mirrored,) = second(["HorizontalFlip"])
+    assert torch.equal(mirrored, image.flip(3))
+    quarters = second(["HorizontalFlip", "SquareSymmetry"])
+    assert len({tuple(view.flatten().tolist()) for view in [image, *quarters]}) == 4
+
+
+def test_no_epochs_is_a_run_and_the_log_says_so(
+    write: Callable[..., str], split: Callable[[str], str], run: Callable[..., str]
+) -> None:
+    still = split(write("still", model={"reads": "blocks", "head": "lda"}, train={"epochs": 0}))
+    text = run("train", still, "--fold", "0")
+    assert "closed form, shrinkage" in text
+    log = pd.read_csv(model_path("still", 0).with_name("log.csv"))
+    assert list(log.epoch) == [0]
+    record = records.load(model_path("still", 0))
+    assert record["scores"]["valid_score"] == log.valid_score[0] > 0.4, "4 species"
+
+
+def test_a_forecast_of_few_images_of_many_classes() -> None:
+    """A picture a class varies within none: its covariance would have no root."""
+    few = seconds_of_discriminant(images=5, views=1, width=64, classes=99)
+    many = seconds_of_discriminant(images=100 * CHUNK, views=4, width=64, classes=99)
+    assert 0 < few < many

@@ -1,0 +1,418 @@
+"""Training: resumes bit for bit, refuses to mix settings, leaves a model that explains itself."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pipeline.base import records
+from pipeline.base.config import Train, load_experiment
+from pipeline.training.log import training_lost
+from pipeline.training.trainer import Trainer, make_ema, make_schedule
+
+pytestmark = pytest.mark.precision
+HARD = {  # everything that draws random numbers or carries state from step to step
+    "augment": [{"RandomResizedCrop": {"scale": [0.5, 1.0]}}, "SquareSymmetry"],
+    "mix": {"mixup": 0.4, "cutmix": 1.0, "mosaic": True, "prob": 0.8, "off_epochs": 1},
+    "model": {
+        "reads": "blocks",
+        "head": "lda",
+        "drop_rate": 0.2,
+        "drop_path_rate": 0.1,
+        "freeze": "layer2",
+        "freeze_epochs": 1,
+    },
+    "train": {
+        "epochs": 3,
+        "ema": 0.3,
+        "clip_grad": 1.0,
+        "label_smoothing": 0.1,
+        "accumulate": 3,  # of 4 batches: the second step of an epoch has one
+        "sampler": "balanced",
+        "class_weights": "inverse",
+        "twins": "soft",
+    },
+}
+
+
+def weights(space: Path, name: str = "tiny", fold: int = 0) -> dict[str, torch.Tensor]:
+    return load_file(space / "runs" / name / f"fold{fold}" / "model.safetensors")
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_killed_at_any_moment_it_ends_in_the_same_weights(
+    run: Callable[..., str], write: Callable[..., str], split: Callable[[str], str], space: Path
+) -> None:
+    whole, killed = write("whole", **HARD), write("killed", **HARD)
+    split(whole)
+    run("train", whole, "--fold", "0")
+    command = [sys.executable, "-m", "pipeline.train", killed, "--fold", "0"]
+    folder = space / "runs" / "killed" / "fold0"
+    kill_when(command, lambda: (folder / "last.pt").exists())
+    assert not (folder / "model.safetensors").exists()
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "goes on after epoch" in done.stdout
+    assert same(weights(space, "whole"), weights(space, "killed"))
+    log = pd.read_csv(folder / "log.csv")
+    assert list(log.epoch) == [0, 1, 2, 3]
+    whole_log = pd.read_csv(space / "runs" / "whole" / "fold0" / "log.csv")
+    pd.testing.assert_series_equal(log.train_loss, whole_log.train_loss, rtol=0, atol=0)
+    assert sorted(path.name for path in folder.iterdir() if path.name != ".lock") == [
+        "log.csv",
+        "model.safetensors",
+        "model.safetensors.json",
+    ]
+
+
+def test_hours_end_it_after_an_epoch_and_it_goes_on_to_the_same_weights(
+    run: Callable[..., str], write: Callable[..., str], split: Callable[[str], str], space: Path
+) -> None:
+    whole, limited = write("whole", **HARD), write("limited", **HARD)
+    split(whole)
+    run("train", whole, "--fold", "0")
+    for epoch in (1, 2):
+        said = run("train", limited, "--fold", "0", "--hours", "0", expect=75)
+        assert f"stops after epoch {epoch}" in said
+    run("train", limited, "--fold", "0", "--hours", "0")
+    assert same(weights(space, "whole"), weights(space, "limited"))
+    assert "limited: fold 0, accuracy" in run("train", limited, "--fold", "0", "--hours", "0")
+
+
+def kill_when(command: list[str], ready: Callable[[], bool]) -> None:
+    """Start a real process and SIGKILL it at the first moment that `ready` says yes."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not ready() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "it ended before it could be killed"
+
+
+def interrupt(*args: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_every_epoch_is_a_resume_point(
+    run: Callable[..., str],
+    write: Callable[..., str],
+    split: Callable[[str], str],
+    space: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Stopped after each epoch in turn, also between the last epoch and the model file."""
+    whole, stopped = write("whole", **HARD), write("stopped", **HARD)
+    split(whole)
+    run("train", whole, "--fold", "0")
+    original, epochs = Trainer.train_epoch, []
+
+    def one_epoch_then_stop(self: Trainer) -> tuple[float, float]:
+        if len(epochs) % 2:
+            epochs.append("stop")
+            raise KeyboardInterrupt
+        epochs.append(self.epoch)
+        return original(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train_epoch", one_epoch_then_stop)
+        for _ in range(2):
+            said = run("train", stopped, "--fold", "0", expect=130)
+            assert "the same command goes on" in said
+        patch.setattr("pipeline.model.build.save_weights", interrupt)
+        run("train", stopped, "--fold", "0", expect=130)
+    run("train", stopped, "--fold", "0")
+    assert epochs == [0, "stop", 1, "stop", 2]
+    assert same(weights(space, "whole"), weights(space, "stopped"))
+
+
+def test_changed_settings_are_refused_by_name(
+    run: Callable[..., str], write: Callable[..., str], trained: str, space: Path
+) -> None:
+    before = weights(space)
+    assert "tiny/fold" not in run("train", trained, "--fold", "0"), "nothing to do"
+    write(train={"lr": 0.0005})
+    said = run("train", trained, "--fold", "0", expect=2)
+    assert "train.lr: 0.001 → 0.0005" in said
+    assert len(said.strip().splitlines()) == 1
+    assert same(before, weights(space))
+    run("train", trained, "--fold", "0", "--force")
+    assert not same(before, weights(space))
+    assert "train.lr: 0.001 → 0.0005" in run("train", trained, "--fold", "1", expect=2)
+
+
+def test_half_a_run_of_other_settings_is_refused_too(
+    run: Callable[..., str],
+    write: Callable[..., str],
+    split: Callable[[str], str],
+    space: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    experiment = write()
+    split(experiment)
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.model.build.save_weights", interrupt)
+        run("train", experiment, "--fold", "0", expect=130)
+    assert (space / "runs/tiny/fold0/last.pt").exists()
+    write(train={"seed": 9})
+    assert "train.seed: 0 → 9" in run("train", experiment, "--fold", "0", expect=2)
+
+
+def test_the_model_explains_itself(trained: str, space: Path) -> None:
+    path = space / "runs/tiny/fold1/model.safetensors"
+    record = records.load(path)
+    assert record["classes"] == sorted(record["classes"])
+    assert len(record["classes"]) == 4
+    assert record["preprocessing"]["size"] == 32
+    assert len(record["preprocessing"]["mean"]) == 3
+    assert record["digest"] == records.file_digest(path)
+    assert record["key"]["fold"] == 1
+    assert record["images"] == {"train": 30, "valid": 30}
+    assert record["peak"]["ram_gb"] > 0.1
+    assert record["scores"]["valid_score"] == pd.read_csv(path.with_name("log.csv")).valid_score[1]
+
+
+def test_folds_and_seeds_give_different_weights(
+    run: Callable[..., str], write: Callable[..., str], trained: str, space: Path
+) -> None:
+    assert not same(weights(space, fold=0), weights(space, fold=1))
+    run("train", write("other", train={"seed": 1}), "--fold", "0")
+    assert not same(weights(space), weights(space, "other"))
+
+
+def test_workers_do_not_change_the_weights(
+    run: Callable[..., str], write: Callable[..., str], trained: str, space: Path
+) -> None:
+    run("train", write("workers", runtime={"workers": 2}), "--fold", "0")
+    assert same(weights(space), weights(space, "workers"))
+
+
+def test_all_folds_run_in_processes_of_their_own(
+    run: Callable[..., str], write: Callable[..., str], split: Callable[[str], str], space: Path
+) -> None:
+    experiment = write(train={"epochs": 1})
+    split(experiment)
+    said = run("train", experiment)
+    assert "2 folds, accuracy 0." in said
+    assert "±" in said
+    assert "up to date" in run("train", experiment)
+
+
+@pytest.mark.parametrize(("batch_size", "name"), [(8, "the loss"), (64, "the sum of held-out")])
+def test_weights_that_are_lost_stop_with_advice(
+    batch_size: int,
+    name: str,
+    run: Callable[..., str],
+    write: Callable[..., str],
+    split: Callable[[str], str],
+    space: Path,
+) -> None:
+    """In the middle of an epoch, or in its last step (of one), which the loss cannot know of."""
+    train = {"lr": 1e30, "batch_size": batch_size, "epochs": 1}
+    said = run("train", split(write(train=train)), "--fold", "0", expect=2)
+    assert f"error: fold 0  epoch 1/1: {name}" in said and "lower train.lr" in said
+    assert not (space / "runs/tiny/fold0/last.pt").exists(), "the last good epoch, if any, stays"
+
+
+def test_batchnorm_that_trains_does_not_throw_the_closed_form_away(
+    run: Callable[..., str], write: Callable[..., str], split: Callable[[str], str], space: Path
+) -> None:
+    """At a rate that changes nothing the head scores after an epoch what it did at its start."""
+    model = {"reads": "blocks", "head": "lda"}
+    experiment = split(write(model=model, train={"lr": 1e-12, "epochs": 1, "batch_size": 15}))
+    run("train", experiment, "--fold", "0")
+    log = pd.read_csv(space / "runs/tiny/fold0/log.csv", index_col="epoch")
+    assert abs(log.valid_loss[1] - log.valid_loss[0]) < 0.1
+    assert log.train_loss[1] < log.valid_loss[0]
+
+
+def test_training_that_loses_to_its_start_is_told(
+    run: Callable[..., str], write: Callable[..., str], split: Callable[[str], str]
+) -> None:
+    model = {"reads": "blocks", "head": "lda"}
+    experiment = split(write(model=model, train={"lr": 0.3, "epochs": 1}))
+    said = run("train", experiment, "--fold", "0")
+    lines = [line for line in said.splitlines() if "warning: the head scored" in line]
+    assert len(lines) == 1 and lines[0].startswith("train     fold 0  warning: the head scored 0.")
+    assert "set train.epochs: 0, lower train.lr" in lines[0]
+
+
+def test_which_training_lost() -> None:
+    assert training_lost([0.9, 0.8], [0.8, 0.91], "accuracy") == ""
+    assert "scored 0.8500 before training and 0.8450 after" in training_lost(
+        [0.9, 0.8], [0.8, 0.89], "accuracy"
+    )
+    assert training_lost([0.9], [0.8], "log_loss") == ""
+    assert "scored 0.8000 before" in training_lost([0.8], [0.9], "log_loss")
+    assert training_lost([0.8], [0.8], "auc") == training_lost([0.8], [np.nan], "auc") == ""
+
+
+@pytest.mark.parametrize("fold", ["2", "-1"])
+def test_no_such_fold(
+    fold: str, run: Callable[..., str], write: Callable[..., str], split: Callable[[str], str]
+) -> None:
+    experiment = write()
+    split(experiment)
+    assert "the folds are 0 to 1" in run("train", experiment, "--fold", fold, expect=2)
+
+
+def test_stages_before_are_named(run: Callable[..., str], write: Callable[..., str]) -> None:
+    experiment = write()
+    assert "run python -m pipeline.prepare" in run("train", experiment, expect=2)
+    run("prepare", experiment)
+    assert "run python -m pipeline.folds" in run("train", experiment, expect=2)
+
+
+@pytest.mark.parametrize("reads", ["last", "blocks"])
+def test_another_run_as_first_weights(
+    run: Callable[..., str],
+    write: Callable[..., str],
+    split: Callable[..., str],
+    space: Path,
+    reads: str,
+) -> None:
+    run("train", split(write(model={"reads": reads})), "--fold", "1")
+    still = {"lr": 1e-12, "weight_decay": 0.0, "epochs": 1}
+    begun = {"weights": "run:tiny", "reads": reads}
+    run("train", write("second", model=begun, train=still), "--fold", "1")
+    first, second = weights(space, fold=1), weights(space, "second", fold=1)
+    deep = "layer4.0.conv1.weight" if reads == "last" else "backbone.layer4.0.conv1.weight"
+    head = "fc.weight" if reads == "last" else "head.weight"
+    assert torch.allclose(first[deep], second[deep])
+    assert not torch.allclose(first[head], second[head]), "the head is new"
+    if reads == "blocks":
+        begun["reads"] = "last"
+        other = write("cut", model=begun)
+        assert "set reads: blocks" in run("train", other, "--fold", "1", expect=2)
+    other = write("third", model={"weights": "run:tiny"}, folds={"seed": 1})
+    run("folds", other)
+    assert "it would leak" in run("train", other, "--fold", "1", expect=2)
+    none = write("fourth", model={"weights": "run:nothing"})
+    assert "has no finished fold 0" in run("train", none, "--fold", "0", expect=2)
+
+
+def test_a_class_absent_from_a_training_part_is_refused(
+    run: Callable[..., str], trained: str, space: Path
+) -> None:
+    path = space / "folds/demo-2-seed42.csv"
+    table = pd.read_csv(path)
+    table.loc[table.label == table.label[0], "fold"] = 1
+    table.to_csv(path, index=False)
+    said = run("train", trained, expect=2)
+    assert f"class '{table.label[0]}' has all its images in fold 1" in said
+
+
+def test_schedule_warms_up_and_falls_to_zero_in_every_group() -> None:
+    parameters = [torch.nn.Parameter(torch.zeros(1)) for _ in range(2)]
+    groups = [{"params": [p], "lr_scale": s} for p, s in zip(parameters, (1.0, 10.0), strict=True)]
+    optimizer = torch.optim.AdamW(groups, lr=0.1)
+    schedule = make_schedule(optimizer, Train(warmup=0.2, lr=0.1), steps=50)
+    rates = []
+    for step in range(50):
+        schedule.step_update(step)
+        rates.append([group["lr"] for group in optimizer.param_groups])
+    body, head = np.array(rates).T
+    np.testing.assert_allclose(head, 10 * body)
+    assert body[0] == 0
+    assert body[:10].tolist() == sorted(body[:10])
+    assert body.max() == pytest.approx(0.1)
+    assert body.argmax() == 10
+    assert body[-1] < 0.002
+
+
+def test_ema_window_follows_the_number_of_steps() -> None:
+    model = torch.nn.Linear(1, 1)
+    short, long = (make_ema(model, Train(ema=0.1), steps=n) for n in (100, 10_000))
+    assert short.decay == pytest.approx(np.exp(-1 / 10))
+    assert long.decay == pytest.approx(np.exp(-1 / 1000))
+    assert make_ema(model, Train(), steps=100) is None
+
+
+def test_ema_warms_up_from_the_model_itself(
+    run: Callable[..., str], write: Callable[..., str], trained: str, space: Path
+) -> None:
+    """One step: the average is the stepped model, not a mixture with the random start."""
+    once = {"epochs": 1, "batch_size": 64}
+    run("train", write("plain", train=once), "--fold", "0")
+    run("train", write("average", train={**once, "ema": 1.0}), "--fold", "0")
+    assert same(weights(space, "plain"), weights(space, "average"))
+    run("train", write("longer", train={"ema": 0.5}), "--fold", "0")
+    assert not same(weights(space), weights(space, "longer"))
+
+
+def trainer(experiment: str, n: int = 22, fold: int = 0) -> Trainer:
+    """Of made-up pixels; only the head learns, since BatchNorm depends on the batch."""
+    pixels = np.random.default_rng(0).integers(0, 256, (n, 40, 40, 3), np.uint8)
+    rows = pd.DataFrame({"row": np.arange(n), "target": np.arange(n) % 3})
+    settings = load_experiment(experiment)
+    targets = rows.target.to_numpy()
+    return Trainer(settings, fold, list("abc"), pixels, rows, rows, "accuracy", targets)
+
+
+def test_folds_of_equal_pictures_draw_other_random_numbers(write: Callable[..., str]) -> None:
+    """Folds differ by their pictures anyway: it takes equal ones to see whether seeds do."""
+    one, other, again = (trainer(write(), fold=fold) for fold in (0, 1, 0))
+    orders = [[spec.rows for spec in t.batches] for t in (one, other, again)]
+    assert orders[0] == orders[2] != orders[1]
+    heads = [t.model.get_classifier().weight for t in (one, other, again)]
+    assert torch.equal(heads[0], heads[2])
+    assert not torch.equal(heads[0], heads[1])
+
+
+def test_accumulated_batches_are_one_big_batch(write: Callable[..., str]) -> None:
+    """Sizes 8, 7, 7 in steps of two: 15 images, then the 7 that are left."""
+    train = {"class_weights": "inverse", "label_smoothing": 0.1, "clip_grad": 0.5, "warmup": 0}
+    settings = {"model": {"freeze": "backbone"}, "augment": [], "runtime": {"precision": "no"}}
+    small = trainer(write("small", **settings, train={**train, "accumulate": 2}))
+    big = trainer(write("big", **settings, train=train))
+    for one in (small, big):
+        one.set_mode()
+    batches = list(small.loader)
+    assert [len(target) for _, target in batches] == [8, 7, 7]
+    whole = tuple(torch.cat(parts) for parts in zip(*batches[:2], strict=True))
+    for group, batch in ((batches[:2], whole), (batches[2:], batches[2])):
+        losses = [one.step(some, len(batch[0])) for one, some in ((small, group), (big, [batch]))]
+        torch.testing.assert_close(*losses)
+        for one, other in zip(small.model.parameters(), big.model.parameters(), strict=True):
+            torch.testing.assert_close(one.grad, other.grad)
+            torch.testing.assert_close(one, other)
+
+
+def test_schedule_and_average_count_optimizer_steps(
+    write: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = trainer(write(train={"accumulate": 2, "ema": 0.5, "epochs": 3}))
+    scheduled, averaged, stepped = [], [], []
+    monkeypatch.setattr(one.schedule, "step_update", scheduled.append)
+    monkeypatch.setattr(one.ema, "update", lambda model, step: averaged.append(step))
+    monkeypatch.setattr(one, "step", lambda group, size: stepped.append(size) or torch.ones(()))
+    assert one.steps == 6
+    for one.epoch in range(3):
+        assert one.train_epoch()[0] == 1
+    assert scheduled == averaged == list(range(6))
+    assert stepped == [15, 7] * 3
+
+
+def test_statistics_are_taken_for_a_fitted_head_alone(
+    run: Callable[..., str],
+    write: Callable[..., str],
+    split: Callable[[str], str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A pass more, and other weights than the same settings gave before, for nothing."""
+    taken = []
+    monkeypatch.setattr("pipeline.training.trainer.settle_batchnorm", lambda *_: taken.append(1))
+    run("train", split(write(train={"epochs": 1})), "--fold", "0")
+    assert not taken
+    fitted = {"reads": "blocks", "head": "lda"}
+    run("train", write("fitted", model=fitted, train={"epochs": 1}), "--fold", "0")
+    assert taken

@@ -1,0 +1,115 @@
+"""The ablation: every variant once per seed, resumed without retraining, held-out scores."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from pipeline import ablate, train
+from pipeline.training.keys import model_path
+
+
+@pytest.fixture
+def plan(write: Callable[..., str], space: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Its folds are trained in this process: to start one of their own takes seconds each."""
+
+    def train_here(experiment: str, folds: list[int], *_: object) -> None:
+        train.main(experiment, fold=folds)
+
+    monkeypatch.setattr(ablate, "train_folds", train_here)
+    head = {"reads": "blocks", "head": "lda"}
+    base = write(model=head, train={"epochs": 1}, predict={"tta": "hflip"})
+    path = space / "tiny-plan.yaml"
+    variants = {"as it is": None, "closed form": {"train": {"epochs": 0}}}
+    path.write_text(yaml.safe_dump({"base": base, "variants": variants}))
+    return str(path)
+
+
+def test_every_variant_and_seed_once(
+    plan: str, run: Callable[..., str], split: Callable[[str], str], space: Path
+) -> None:
+    split(yaml.safe_load(Path(plan).read_text())["base"])
+    text = run("ablate", plan, "--seeds", "2")
+    rows = pd.read_csv(space / "runs" / "tiny-tiny-plan" / "results.csv")
+    assert list(rows.variant) == ["as it is", "closed form"] * 2
+    assert list(rows.seed) == [0, 0, 1, 1]
+    assert rows.tta.between(0, 1).all()
+    logs = [
+        pd.read_csv(model_path(f"tiny-{variant}-0", 0).with_name("log.csv"))
+        for variant in ("as-it-is", "closed-form")
+    ]
+    assert [list(log.epoch) for log in logs] == [[0, 1], [0]]
+    assert rows.plain[1] == logs[1].valid_score[0]
+    assert "| closed form |" in text
+
+
+def test_resumes_without_training_again(
+    plan: str,
+    run: Callable[..., str],
+    split: Callable[[str], str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    split(yaml.safe_load(Path(plan).read_text())["base"])
+    first = run("ablate", plan, "--seeds", "1")
+    monkeypatch.setattr(ablate, "train_folds", lambda *_: pytest.fail("trained again"))
+    again = run("ablate", plan, "--seeds", "1")
+    assert again.partition("ablate ")[0] == first[first.index("| |") :].partition("ablate ")[0]
+
+
+def test_another_base_and_some_variants_only(
+    plan: str,
+    write: Callable[..., str],
+    run: Callable[..., str],
+    split: Callable[[str], str],
+    space: Path,
+) -> None:
+    other = write("other", train={"epochs": 1, "lr": 0.002})
+    split(other)
+    run("ablate", plan, "--base", other, "--only", "it is", "--seeds", "1")
+    out = space / "runs" / "other-tiny-plan"
+    assert list(pd.read_csv(out / "results.csv").variant) == ["as it is"]
+    assert yaml.safe_load((out / "other-as-it-is-0.yaml").read_text())["train"]["lr"] == 0.002
+    assert "no variant's name holds 'EMA'" in run("ablate", plan, "--only", "EMA", expect=2)
+
+
+def test_bold_is_the_best_mean() -> None:
+    rows = pd.DataFrame(
+        {
+            "variant": ["a", "b", "a", "b"],
+            "seed": [0, 0, 1, 1],
+            "plain": [0.5, 0.9, 0.7, 0.1],
+            "tta": [0.5, 0.9, 0.5, 0.9],
+            "minutes": [1.0, 2.0, 3.0, 4.0],
+        }
+    )
+    assert ablate.table(rows).splitlines()[2:] == [
+        "| a | **0.600 ± 0.141** | 0.500 ± 0.000 | 2.0 |",
+        "| b | 0.500 ± 0.566 | **0.900 ± 0.000** | 3.0 |",
+    ]
+
+
+def test_a_plan_without_variants_is_refused(run: Callable[..., str], space: Path) -> None:
+    (space / "bad.yaml").write_text("base: demo\n")
+    assert "expected base: EXPERIMENT" in run("ablate", str(space / "bad.yaml"), expect=2)
+    assert "no ablation 'leafs'" in run("ablate", "leafs", expect=2)
+
+
+def test_a_changed_variant_is_refused_not_reported_from_its_old_run(
+    plan: str, run: Callable[..., str], split: Callable[[str], str]
+) -> None:
+    content = yaml.safe_load(Path(plan).read_text())
+    split(content["base"])
+    run("ablate", plan, "--seeds", "1")
+    content["variants"]["as it is"] = {"train": {"lr": 0.5}}
+    Path(plan).write_text(yaml.safe_dump(content))
+    assert "train.lr: 0.001 → 0.5" in run("ablate", plan, "--seeds", "1", expect=2)
+
+
+@pytest.mark.parametrize("text", ["base: demo\nvariants: [a", "base: demo\nvariants: [a]\n"])
+def test_a_broken_plan_is_one_line(text: str, run: Callable[..., str], space: Path) -> None:
+    (space / "bad.yaml").write_text(text)
+    said = run("ablate", str(space / "bad.yaml"), expect=2)
+    assert len(said.splitlines()) == 1
+    assert "bad.yaml: " in said
