@@ -22,14 +22,14 @@ from pipeline.base.cli import UserError, run_stage, say, took
 from pipeline.base.competition import load_competition
 from pipeline.base.config import Experiment, load_experiment, root
 from pipeline.base.deadline import Deadline
+from pipeline.base.runs import model_path, prediction_path
 from pipeline.base.yaml_files import find_yaml, read_yaml
 from pipeline.data.prepared import load_prepared
 from pipeline.data.splits import classes_of, load_folds
-from pipeline.inference.predictions import Predictions, prediction_path
+from pipeline.inference.predictions import Predictions
 from pipeline.launchers.local import train_folds
 from pipeline.predict import update
 from pipeline.train import unfinished
-from pipeline.training.keys import model_path
 
 FOLD = 0
 

@@ -69,8 +69,8 @@ def warn_if_busy() -> None:
 
 def card_of_machine() -> Path:
     """Measure the machine, print its table and draw its picture; returns where that is."""
+    from pipeline.base.device import machine_folder
     from pipeline.tuning.machine import measure_machine  # late: torch
-    from pipeline.tuning.search import machine_folder
 
     card, folder = measure_machine(Runtime()), machine_folder(Runtime())
     records.write_json(folder / "card.json", card)
@@ -122,8 +122,9 @@ def card_of_experiment(
     settings: Experiment, prepared: Prepared, table: pd.DataFrame, started: float
 ) -> tuple[Path, dict[str, Any]]:
     """Measure and choose, tell how, and write it for train and predict; also returns it."""
+    from pipeline.base.device import tune_path
     from pipeline.tuning.machine import work_per_image  # late: torch
-    from pipeline.tuning.search import Search, tune_path
+    from pipeline.tuning.search import Search
 
     search = Search(settings, lambda runtime: build(settings, prepared, table, runtime))
     say("bench", f"{settings.model.backbone}, {settings.model.size} px")

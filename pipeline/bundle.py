@@ -25,9 +25,9 @@ from typing import Annotated, Any
 import typer
 
 from pipeline.base import records
-from pipeline.base.cli import UserError, run_stage, say, took, warn
+from pipeline.base.cli import UserError, mean_std, run_stage, say, took, warn
 from pipeline.base.competition import Competition, load_competition
-from pipeline.inference.predictions import spread
+from pipeline.base.runs import cv_of, load_blend
 from pipeline.kaggle.api.client import on_kaggle, sign_in
 from pipeline.kaggle.bundle.image import unknown_there
 from pipeline.kaggle.bundle.models import find_members, pack_member, pictures_of, record_of
@@ -44,8 +44,6 @@ from pipeline.kaggle.bundle.push import push_bundle, push_training, signed
 from pipeline.kaggle.bundle.rehearsal import rehearse, rehearse_training
 from pipeline.kaggle.bundle.training import current_training
 from pipeline.kaggle.notebook.manifest import Job, Manifest, Member
-from pipeline.submit import cv_of
-from pipeline.training.keys import load_blend
 
 VERSION = 1
 LONGEST_SESSION = 12.0  # hours; limit_hours is for notebooks that are submitted
@@ -178,7 +176,7 @@ def about(name: str, competition: str, record: dict[str, Any]) -> str:
     cv, git = cv_of(record), record["git"] or "unknown"
     members = ", ".join(f"{run} × {weight:.2g}" for run, weight in record["key"]["weights"].items())
     return (
-        f"# {name} on {competition}\n\n{record['metric']} CV {spread(cv['folds'])}, "
+        f"# {name} on {competition}\n\n{record['metric']} CV {mean_std(cv['folds'])}, "
         f"OOF {cv['all']:.4f}; members: {members}; git {git}.\n\n"
         f"Made by `python -m pipeline.bundle {name}`: change things there, not here."
     )

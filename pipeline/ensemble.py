@@ -19,13 +19,14 @@ import pandas as pd
 import typer
 
 from pipeline.base import records
-from pipeline.base.cli import UserError, run_stage, say, took
+from pipeline.base.cli import UserError, mean_std, run_stage, say, took
 from pipeline.base.competition import load_competition
 from pipeline.base.config import Experiment, load_experiment, root
+from pipeline.base.runs import Split, prediction_path
 from pipeline.base.settings import checked_name
 from pipeline.data.prepared import prepared_folder
 from pipeline.data.splits import classes_of, folds_digest, load_folds
-from pipeline.inference.predictions import Predictions, Split, prediction_path, spread
+from pipeline.inference.predictions import Predictions
 
 VERSION = 1
 
@@ -148,7 +149,7 @@ def print_scores(record: dict[str, Any]) -> None:
         slices = [scores.get(part) for part in ("all", "no_twins", "no_conflicts")]
         cells = [f"{value:.4f}" if value is not None else "-" for value in slices]
         print(
-            f"{name:<{wide}}  {spread(scores['folds'])}  {cells[0]:<8}  {cells[1]:<8}  {cells[2]}"
+            f"{name:<{wide}}  {mean_std(scores['folds'])}  {cells[0]:<8}  {cells[1]:<8}  {cells[2]}"
         )
 
 

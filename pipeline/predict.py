@@ -21,11 +21,11 @@ import typer
 from pipeline.base import records
 from pipeline.base.cli import UserError, run_stage, say, took
 from pipeline.base.config import Experiment, load_experiment, root
+from pipeline.base.runs import Split, model_path, prediction_path
 from pipeline.data.prepared import Prepared, load_prepared
 from pipeline.data.splits import folds_digest, load_folds
-from pipeline.inference.predictions import Predictions, Split, prediction_path
+from pipeline.inference.predictions import Predictions
 from pipeline.launchers import ray_cluster
-from pipeline.training.keys import model_path
 
 VERSION = 1
 
@@ -82,10 +82,10 @@ def predict_rows(
     settings: Experiment, fold: int, prepared: Prepared, split: Split, rows: np.ndarray, label: str
 ) -> np.ndarray:
     """Probabilities float32 [len(rows), classes] of rows of the packed pixels, in that order."""
+    from pipeline.base.device import make_accelerator, tuned
     from pipeline.inference.features import MOST, probabilities_without_training  # late: torch
-    from pipeline.inference.predictor import make_accelerator, predict_probabilities
+    from pipeline.inference.predictor import predict_probabilities
     from pipeline.model.build import arranged, load_model
-    from pipeline.tuning.search import tuned
 
     model, record = load_model(model_path(settings.name, fold))
     if (fit := record["preprocessing"]["fit"]) != settings.model.fit:
@@ -115,7 +115,7 @@ def predict_on_cluster(
     settings: Experiment, fold: int, prepared: Prepared, split: Split, rows: np.ndarray, label: str
 ) -> np.ndarray:
     """As `predict_rows`, by all machines of a Ray cluster."""
-    from pipeline.tuning.search import tuned  # late: torch
+    from pipeline.base.device import tuned  # late: torch
 
     if not settings.train.epochs:  # a new head alone: the parts would all wait for one backbone
         return predict_rows(settings, fold, prepared, split, rows, label)

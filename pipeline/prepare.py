@@ -10,27 +10,23 @@ identical pictures) and twins whose labels contradict each other are counted.
 """
 
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-import cv2
 import numpy as np
 import pandas as pd
 import typer
 
 from pipeline.base import records
-from pipeline.base.cli import UserError, listing, run_stage, say, short, took, warn
+from pipeline.base.cli import UserError, run_stage, say, short, took, warn
 from pipeline.base.competition import load_competition
 from pipeline.base.config import Experiment, load_experiment
 from pipeline.base.csv_files import write_csv
-from pipeline.base.libc import cores
-from pipeline.base.progress import Progress
-from pipeline.data.images import DARK, BadImageError, NoMemoryError, decode, square
+from pipeline.data.images import DARK
 from pipeline.data.inspection import propose
 from pipeline.data.prepared import Prepared, file_stats, list_digest, prepared_folder
+from pipeline.data.reading import read_all
 from pipeline.data.tables import class_order, data_folder, read_rows, refuse_futile
 
 VERSION = 1
@@ -120,52 +116,6 @@ def write_facts(out: Path, rows: pd.DataFrame, facts: list[Facts]) -> pd.DataFra
     with records.writing(out) as tmp:
         write_csv(table, tmp)
     return table
-
-
-def read_all(
-    rows: pd.DataFrame, folder: Path, size: int, fit: str, keep: Callable[[np.ndarray], object]
-) -> list[Facts]:
-    """Facts of every picture in the order of `rows`, in which `keep` is given square pixels."""
-    cv2.setNumThreads(1)  # the pool below is the parallelism
-    problems: list[str] = []
-    facts: list[Facts] = []
-    results = read_in_order([folder / path for path in rows.path], size, fit)
-    with Progress("prepare", total=len(rows), unit="images") as progress:
-        for i, result in enumerate(results):
-            if isinstance(result, NoMemoryError):
-                raise UserError(f"{folder / rows.path[i]}: {result}; it may well be whole")
-            if isinstance(result, BadImageError):
-                problems.append(f"{folder / rows.path[i]}: {result}")
-            else:
-                fact, pixels = result
-                facts.append(fact)
-                keep(pixels)
-            progress.advance()
-    if problems:
-        raise UserError(
-            f"{listing(problems)}\n{len(problems)} of {len(rows):,} pictures cannot be used: "
-            "restore the files, or drop their rows from the CSV"
-        )
-    return facts
-
-
-def read_in_order(
-    paths: list[Path], size: int, fit: str
-) -> Iterator[tuple[Facts, np.ndarray] | BadImageError]:
-    """Decode in threads (OpenCV and PIL release the interpreter), a bounded number ahead."""
-
-    def read(path: Path) -> tuple[Facts, np.ndarray] | BadImageError:
-        try:
-            picture = decode(path)
-        except BadImageError as error:
-            return error
-        height, width = picture.rgb.shape[:2]
-        facts = {"width": width, "height": height, "hash": picture.digest, "note": picture.note}
-        return facts, square(picture.rgb, size, fit)
-
-    with ThreadPoolExecutor(cores()) as pool:
-        for start in range(0, len(paths), 256):
-            yield from pool.map(read, paths[start : start + 256])
 
 
 def pixel_digest(facts: pd.DataFrame) -> str:

@@ -13,20 +13,21 @@ import time
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import pandas as pd
 import typer
 
 from pipeline.base import records
-from pipeline.base.cli import UserError, run_stage, say, took, warn
+from pipeline.base.cli import UserError, mean_std, run_stage, say, took, warn
 from pipeline.base.competition import Competition, load_competition
 from pipeline.base.config import root
-from pipeline.base.csv_files import read_csv, write_csv
+from pipeline.base.csv_files import read_csv
+from pipeline.base.runs import cv_of, load_blend
+from pipeline.data.prepared import prepared_data
 from pipeline.data.tables import labels_of
-from pipeline.inference.predictions import Predictions, spread
+from pipeline.inference.predictions import Predictions
+from pipeline.inference.submission import audit, fill_sample, write_table
 from pipeline.kaggle.api.client import on_kaggle
 from pipeline.kaggle.api.upload import upload
-from pipeline.training.keys import load_blend
 
 VERSION = 1
 
@@ -83,58 +84,6 @@ def edited(out: Path, key: dict[str, Any]) -> bool:
     return True
 
 
-def fill_sample(
-    sample: pd.DataFrame, predictions: Predictions, competition: Competition, where: str
-) -> pd.DataFrame:
-    """The sample submission with our answers: labels, or a probability per class column.
-
-    Raises UserError when ids or columns do not match ours, or an answer is empty or NaN.
-    """
-    ids = list(sample[competition.id])
-    if twice := sample[competition.id][sample[competition.id].duplicated()].tolist():
-        raise UserError(f"{where}: id {twice[0]!r} stands twice")
-    if not np.isfinite(predictions.prob).all():
-        bad = predictions.image[int(np.argwhere(~np.isfinite(predictions.prob))[0, 0])]
-        raise UserError(f"the prediction of {bad!r} is not a number; predict again")
-    columns = [column for column in sample if column != competition.id]
-    classes = predictions.classes
-    table = sample[[competition.id]].copy()
-    try:
-        if competition.submission == "probability":
-            shares = pd.DataFrame(predictions.aligned(ids, columns), columns=columns)
-            table = pd.concat([table, shares], axis=1)
-        else:
-            if columns != [competition.label]:
-                raise UserError(f"columns {columns}, expected [{competition.label!r}]")
-            chosen = predictions.aligned(ids, classes).argmax(1)
-            table[competition.label] = [classes[i] for i in chosen]
-    except UserError as error:
-        raise UserError(f"{where} does not fit the predictions: {error}") from None
-    table = table[list(sample)]
-    audit(table, sample, competition)
-    return table
-
-
-def write_table(table: pd.DataFrame, out: Path) -> None:
-    with records.writing(out) as tmp:
-        write_csv(table, tmp, "%.7g")
-
-
-def audit(table: pd.DataFrame, sample: pd.DataFrame, competition: Competition) -> None:
-    """What Kaggle would refuse at night. Raises UserError."""
-    if list(table) != list(sample) or len(table) != len(sample):
-        raise UserError(f"shape {table.shape}, the sample has {sample.shape}")
-    if not (table[competition.id] == sample[competition.id]).all():
-        raise UserError("ids are not in the order of the sample")
-    if table.isna().any().any() or (table == "").any().any():
-        raise UserError("an answer is empty")
-    if competition.submission == "probability":
-        share = table.drop(columns=competition.id).apply(pd.to_numeric, errors="coerce")
-        bad = ~((share >= 0) & (share <= 1)).all(axis=1)
-        if bad.any():
-            raise UserError(f"row {table[competition.id][bad].iloc[0]!r} holds no probabilities")
-
-
 def send_audited(out: Path, sample: pd.DataFrame, competition: Competition) -> None:
     """Upload the file as it lies there, hands may have been on it. Raises UserError."""
     slug = on_kaggle(competition)
@@ -169,26 +118,12 @@ def hidden_score(
     return {"hidden": round(METRICS[competition.metric](labels.map(index).to_numpy(), prob), 5)}
 
 
-def cv_of(record: dict[str, Any]) -> dict[str, Any]:
-    """Scores of the blend, which stands last."""
-    return list(record["scores"].values())[-1]
-
-
-def prepared_data(competition: Competition) -> Path:
-    """The competition's folder as the last `prepare` was told."""
-    kept = (root("runs") / "_data" / competition.name).glob("*/images.csv.json")
-    for path in sorted(kept, key=lambda path: path.stat().st_mtime, reverse=True):
-        if record := records.load(path.with_suffix("")):
-            return Path(record["data"])
-    raise UserError(f"{competition.name}: no pictures; run python -m pipeline.prepare")
-
-
 def describe(out: Path) -> str:
     record = records.load(out)
     cv, metric = record["cv"], record["metric"]
     hidden = f", hidden test {record['hidden']:.4f}" if "hidden" in record else ""
     return (
-        f"{out}: {record['rows']:,} rows, {metric} CV {spread(cv['folds'])}, "
+        f"{out}: {record['rows']:,} rows, {metric} CV {mean_std(cv['folds'])}, "
         f"OOF {cv['all']:.4f}{hidden}"
     )
 

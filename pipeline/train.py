@@ -23,16 +23,16 @@ import pandas as pd
 import typer
 
 from pipeline.base import records
-from pipeline.base.cli import UserError, explain, run_stage, say, short, took
+from pipeline.base.cli import UserError, explain, mean_std, run_stage, say, short, took
 from pipeline.base.competition import load_competition
 from pipeline.base.config import Experiment, load_experiment
 from pipeline.base.deadline import Deadline
 from pipeline.base.locks import locked
+from pipeline.base.runs import model_path
 from pipeline.data.prepared import Prepared, load_prepared
-from pipeline.data.splits import classes_of, load_folds, split_rows
-from pipeline.inference.predictions import spread
+from pipeline.data.splits import chosen_folds, classes_of, load_folds, split_rows
 from pipeline.launchers import local, ray_cluster
-from pipeline.training.keys import is_trained, model_path, train_key
+from pipeline.training.keys import is_trained, train_key
 from pipeline.training.targets import training_targets
 
 if TYPE_CHECKING:
@@ -79,14 +79,6 @@ def main(
         tell_if_lost(f"{len(folds)} folds", every)
 
 
-def chosen_folds(settings: Experiment, asked: Sequence[int] | None) -> list[int]:
-    """Those that were asked for, or all. Raises UserError for one that there is not."""
-    every = list(range(settings.folds.n))
-    if unknown := set(asked or []) - set(every):
-        raise UserError(f"--fold {min(unknown)}: the folds are 0 to {every[-1]}")
-    return sorted(set(asked)) if asked else every
-
-
 def unfinished(
     settings: Experiment,
     folds: Sequence[int],
@@ -115,7 +107,7 @@ def train_here(
     deadline: Deadline,
 ) -> None:
     """Train folds (`todo`: their keys) one after another in this process."""
-    from pipeline.inference.predictor import give_memory_back  # late: torch
+    from pipeline.base.device import trim_malloc  # late: torch
 
     # ranks of a group: the first holds the lock for all, and does not wait as they would for it
     rank, ranks = (int(os.environ.get(name, n)) for name, n in [("RANK", 0), ("WORLD_SIZE", 1)])
@@ -124,7 +116,7 @@ def train_here(
         with nullcontext() if rank else locked(out.parent, wait=ranks == 1):
             if not is_trained(out, key):  # another process may just have done it
                 train_fold(settings, fold, prepared, table, out, key, deadline)
-        give_memory_back()
+        trim_malloc()
 
 
 def train_fold(
@@ -141,9 +133,11 @@ def train_fold(
     Exits with PAUSED when the deadline comes first. Raises UserError when the backbone's first
     weights cannot be had or the loss is NaN.
     """
-    from pipeline.inference.predictor import peak_memory_gb  # late: torch
+    from pipeline.base.device import (
+        peak_memory_gb,  # late: torch
+        tuned,
+    )
     from pipeline.model.build import save_weights
-    from pipeline.tuning.search import tuned
 
     started, settings = time.monotonic(), tuned(settings)
     trainer = make_trainer(settings, fold, prepared, table, key["folds"])
@@ -229,7 +223,7 @@ def tell_if_lost(what: str, trained: list[dict[str, Any]]) -> None:
 
 def summary(settings: Experiment, folds: Sequence[int]) -> str:
     kept = [records.load(model_path(settings.name, k)) for k in folds]
-    scores = spread([record["scores"]["valid_score"] for record in kept])
+    scores = mean_std([record["scores"]["valid_score"] for record in kept])
     folder = model_path(settings.name, 0).parents[1]
     which = f"{len(kept)} folds" if len(kept) > 1 else f"fold {folds[0]}"
     return f"{folder}: {which}, {kept[0]['metric']} {scores} (plain, last epoch)"

@@ -23,9 +23,10 @@ from PIL import Image
 from pipeline.base import records
 from pipeline.base.cli import run_stage, say
 from pipeline.base.config import load_experiment, root
+from pipeline.base.runs import prediction_path
 from pipeline.data.splits import folds_digest, load_folds
 from pipeline.figures.chart import Chart, side_by_side
-from pipeline.inference.predictions import Predictions, prediction_path
+from pipeline.inference.predictions import Predictions
 
 SIDE, CLASSES = 64, [f"class {i:02}" for i in range(50)]
 MILLION = 1_000_000

@@ -6,6 +6,7 @@ import os
 import re
 import reprlib
 import signal
+import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -175,3 +176,10 @@ def duration(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.1f} s"
     return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def mean_std(scores: list[float]) -> str:
+    """Mean and sample standard deviation over folds; of a single one just its score."""
+    if len(scores) == 1:
+        return f"{scores[0]:.4f}"
+    return f"{statistics.mean(scores):.4f} ± {statistics.stdev(scores):.4f}"

@@ -8,10 +8,10 @@ from functools import partial
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from timm.data import Mixup
 
 from pipeline.base.config import Mix
-from pipeline.training.loss import as_rows
 
 Mixed = tuple[torch.Tensor, torch.Tensor]
 MIDDLE = (0.25, 0.75)  # where four pictures meet, as in YOLO: each keeps 1/16 of the area or more
@@ -96,3 +96,12 @@ def _halves(centre: torch.Tensor, length: int) -> tuple[torch.Tensor, torch.Tens
     before = place < centre
     shift = torch.where(before, (length - centre) // 2, centre // 2 - centre)
     return before, place + shift
+
+
+def as_rows(target: torch.Tensor, classes: int, smoothing: float = 0.0) -> torch.Tensor:
+    """Labels int64 [batch], or rows already, as float32 rows [batch, classes] that sum to 1.
+
+    `smoothing` moves that share of each row to all classes alike (Szegedy et al. 2016).
+    """
+    rows = F.one_hot(target, classes).float() if target.ndim == 1 else target
+    return rows * (1 - smoothing) + smoothing / classes if smoothing else rows

@@ -10,6 +10,7 @@ import pandas as pd
 
 from pipeline.base import records
 from pipeline.base.cli import UserError
+from pipeline.base.competition import Competition
 from pipeline.base.config import Experiment, root
 from pipeline.base.csv_files import read_csv
 from pipeline.data.images import FilePixels, Pixels, Stat, file_stat
@@ -97,3 +98,12 @@ def _load(folder: Path, experiment: str) -> Prepared:
             f"{folder}/images.csv is damaged; python -m pipeline.prepare {experiment} makes it anew"
         )
     return Prepared(folder, record)
+
+
+def prepared_data(competition: Competition) -> Path:
+    """The competition's folder as the last `prepare` was told."""
+    kept = (root("runs") / "_data" / competition.name).glob("*/images.csv.json")
+    for path in sorted(kept, key=lambda path: path.stat().st_mtime, reverse=True):
+        if record := records.load(path.with_suffix("")):
+            return Path(record["data"])
+    raise UserError(f"{competition.name}: no pictures; run python -m pipeline.prepare")

@@ -1,5 +1,6 @@
 """The folds file: reading it, and what must hold before anything trains on it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -102,3 +103,11 @@ def split_rows(
     )
     frame["hash"] = rows.hash.to_numpy()[frame.row]
     return frame[table.fold != fold], frame[table.fold == fold]
+
+
+def chosen_folds(settings: Experiment, asked: Sequence[int] | None) -> list[int]:
+    """Those that were asked for, or all. Raises UserError for one that there is not."""
+    every = list(range(settings.folds.n))
+    if unknown := set(asked or []) - set(every):
+        raise UserError(f"--fold {min(unknown)}: the folds are 0 to {every[-1]}")
+    return sorted(set(asked)) if asked else every

@@ -7,10 +7,9 @@ from pipeline.base.config import Experiment
 from pipeline.data.augment import Augment, Resize
 from pipeline.data.images import Pixels
 from pipeline.data.loader import BatchSpec, Pictures, derive_seed, make_loader
-from pipeline.data.mix import Mixer
+from pipeline.data.mix import Mixer, as_rows
 from pipeline.model.backbone import build_backbone
 from pipeline.model.build import preprocessing
-from pipeline.training.loss import as_rows
 
 
 class Views:

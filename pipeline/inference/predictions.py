@@ -2,15 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
 import numpy as np
 
 from pipeline.base import records
 from pipeline.base.cli import UserError, explain, short
-from pipeline.base.config import root
 
-Split = Literal["oof", "test"]
 MOST_OFF = 1e-3  # that a row's sum may be from 1: roundings
 
 
@@ -76,15 +74,3 @@ class Predictions:
                 raise UserError(where + text)
         rows, columns = [row[name] for name in image], [column[name] for name in classes]
         return self.prob[rows][:, columns]
-
-
-def prediction_path(run: str, fold: int, split: Split, looks: str) -> Path:
-    """`looks` is the name of an experiment's predict settings: `d4`, `d4-128-160`."""
-    return root("runs") / run / f"fold{fold}" / f"{split}.{looks}.npz"
-
-
-def spread(scores: list[float]) -> str:
-    """Mean and sample standard deviation over folds; of a single one just its score."""
-    if len(scores) == 1:
-        return f"{scores[0]:.4f}"
-    return f"{np.mean(scores):.4f} ± {np.std(scores, ddof=1):.4f}"

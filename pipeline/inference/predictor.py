@@ -1,23 +1,17 @@
 """One function turns pictures into probabilities: validation, OOF, test and notebook use it."""
 
-import gc
-import os
-import resource
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import KwargsHandler
 from torch import nn
 
 from pipeline.base.cli import UserError
 from pipeline.base.config import Runtime
-from pipeline.base.libc import libc_function
+from pipeline.base.device import workers
 from pipeline.base.progress import Progress
 from pipeline.data.augment import Resize
 from pipeline.data.images import Pixels
@@ -29,52 +23,6 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h
 Precision = Literal["no", "fp16"]
 # Of a probability, between two batchings of the same pictures: other roundings, no other answer
 TOLERANCE: dict[Precision, float] = {"no": 1e-3, "fp16": 5e-2}
-
-
-def make_accelerator(runtime: Runtime, options: Sequence[KwargsHandler] = ()) -> Accelerator:
-    """Device and precision for this machine; `options` are those of a group of processes."""
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
-        # Accelerate keeps the first precision for a whole process, which may do several things
-        AcceleratorState._reset_state(reset_partial_state=True)
-    torch.set_float32_matmul_precision("high")
-    torch.backends.cudnn.benchmark = True
-    cpu = runtime.device == "cpu" or not torch.cuda.is_available()
-    if cpu:
-        keep_freed_memory()
-    precision = runtime.precision
-    if precision == "auto":  # the variable is Accelerate's own
-        precision = os.environ.get("ACCELERATE_MIXED_PRECISION") or _precision(cpu)
-    return Accelerator(mixed_precision=precision, cpu=cpu, kwargs_handlers=list(options))
-
-
-def keep_freed_memory() -> None:
-    """Let malloc reuse large blocks instead of returning each to the system.
-
-    PyTorch's CPU tensors come from malloc, and every batch would page-fault its activations anew
-    (lite0 at 128 px on two cores, medians of 3: training 32 → 61 images/s, inference 187 → 257;
-    largest memory 2.6 → 3.0 GB).
-    """
-    if mallopt := libc_function("mallopt"):
-        mallopt(M_MMAP_MAX, 0)
-        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-
-
-def give_memory_back() -> None:
-    """After a fold, in a process that does several: what it freed lies in pieces too small to use.
-
-    Without this the fifth fold of a resnet18 held 9 % more than the first.
-    """
-    gc.collect()  # a Trainer and its loader refer to each other
-    if malloc_trim := libc_function("malloc_trim"):
-        malloc_trim(0)
-
-
-def _precision(cpu: bool) -> str:
-    if not cpu:  # before Ampere (a Kaggle T4) there are no bf16 units
-        return "bf16" if torch.cuda.get_device_capability() >= (8, 0) else "fp16"
-    info = Path("/proc/cpuinfo")
-    flags = info.read_text() if info.exists() else ""
-    return "bf16" if "avx512_bf16" in flags or "amx_bf16" in flags else "no"
 
 
 class Normalise:
@@ -223,18 +171,3 @@ def refuse_foreign(model: nn.Module, sizes: Sequence[int], device: torch.device)
 
 def channels_last(images: torch.Tensor) -> torch.Tensor:
     return images.contiguous(memory_format=torch.channels_last)
-
-
-def workers(runtime: Runtime, on_gpu: bool) -> int:
-    """Loader processes: on a CPU they would take the cores that train."""
-    if runtime.workers is not None:
-        return runtime.workers
-    return min(4, torch.get_num_threads()) if on_gpu else 0
-
-
-def peak_memory_gb() -> dict[str, float]:
-    """Largest resident memory of this process and, on a GPU, of its tensors."""
-    peak = {"ram_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2)}
-    if torch.cuda.is_available():
-        peak["gpu_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 2)
-    return peak

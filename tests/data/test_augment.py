@@ -11,10 +11,10 @@ import yaml
 from pipeline.base import records
 from pipeline.base.cli import UserError
 from pipeline.base.config import Experiment, load_experiment
+from pipeline.base.runs import model_path
 from pipeline.base.yaml_files import HERE
 from pipeline.data.augment import Augment, Resize
 from pipeline.inference.predictions import Predictions
-from pipeline.training.keys import model_path
 
 PRESETS = sorted(path.stem for path in (HERE / "augmentations").glob("*.yaml"))
 BLACK = [{"MultiplicativeNoise": {"multiplier": [0, 0], "p": 1.0}}]

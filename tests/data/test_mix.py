@@ -10,8 +10,8 @@ from timm.data import Mixup
 
 from pipeline.base import records
 from pipeline.base.config import Mix
+from pipeline.base.runs import model_path
 from pipeline.data.mix import Mixer, in_pairs, mosaic
-from pipeline.training.keys import model_path
 
 ALL = {"mixup": 0.4, "cutmix": 1.0, "mosaic": True}
 

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from pipeline.base import records
-from pipeline.inference.predictions import Predictions, prediction_path
+from pipeline.base.runs import prediction_path
+from pipeline.inference.predictions import Predictions
 
 # image, label, group, fold: c and d are contradictory twins, e and f plain ones
 TABLE = pd.DataFrame(

@@ -11,12 +11,12 @@ import torch
 from safetensors.torch import save_file
 
 from pipeline.base.config import load_experiment
+from pipeline.base.runs import model_path, prediction_path
 from pipeline.data.splits import load_folds
 from pipeline.inference import features
 from pipeline.inference.features import backbone_digest
-from pipeline.inference.predictions import Predictions, prediction_path
+from pipeline.inference.predictions import Predictions
 from pipeline.model.head import Pyramid
-from pipeline.training.keys import model_path
 
 pytestmark = pytest.mark.precision
 HEAD = {"reads": "blocks", "head": "lda"}

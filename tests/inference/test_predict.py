@@ -14,13 +14,13 @@ import torch
 from pipeline.base import records
 from pipeline.base.cli import UserError
 from pipeline.base.config import Runtime
+from pipeline.base.device import make_accelerator
 from pipeline.data.augment import Resize
 from pipeline.inference.predictions import Predictions
 from pipeline.inference.predictor import (
     Normalise,
     forward,
     inference_precision,
-    make_accelerator,
     predict_probabilities,
 )
 

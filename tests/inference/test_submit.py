@@ -9,7 +9,8 @@ import pytest
 from pipeline.base.cli import UserError
 from pipeline.base.competition import Competition
 from pipeline.inference.predictions import Predictions
-from pipeline.submit import fill_sample, hidden_score
+from pipeline.inference.submission import fill_sample
+from pipeline.submit import hidden_score
 
 PREDICTIONS = Predictions(
     ["a", "b", "c"],

@@ -14,6 +14,7 @@ from torch import nn
 from pipeline.base import records
 from pipeline.base.cli import UserError
 from pipeline.base.config import load_experiment
+from pipeline.base.runs import model_path
 from pipeline.model.head import Pyramid
 from pipeline.training import head_init
 from pipeline.training.head_init import (
@@ -24,7 +25,6 @@ from pipeline.training.head_init import (
     set_head,
     turns,
 )
-from pipeline.training.keys import model_path
 
 WIDTH = 12
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from pipeline.base.config import Train
-from pipeline.training.loss import Loss, as_rows, class_weights, row_weights
+from pipeline.data.mix import as_rows
+from pipeline.training.loss import Loss, class_weights, row_weights
 
 LOGITS = torch.tensor([[log(2.0), 0.0, 0.0], [0.0, log(6.0), 0.0]])  # p = 2 1 1 / 4, 1 6 1 / 8
 TARGET = torch.tensor([0, 2])

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from pipeline import ablate, train
-from pipeline.training.keys import model_path
+from pipeline.base.runs import model_path
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from pipeline import bench
 from pipeline.base import records
 from pipeline.base.cli import UserError
 from pipeline.base.config import load_experiment
+from pipeline.base.device import tune_path
 from pipeline.bench import parse_duration
 from pipeline.data.prepared import load_prepared
 from pipeline.data.splits import load_folds
@@ -42,7 +43,7 @@ def test_the_real_pieces_are_measured_and_training_goes_by_what_was_chosen(
     said = run("bench", experiment, "--budget", "0.01s")
     assert "-bound: the loader alone gives" in said
     assert "does NOT fit into 0.0 s" in said
-    path = search.tune_path(load_experiment(experiment))
+    path = tune_path(load_experiment(experiment))
     found = json.loads(path.read_text())
     assert set(found["runtime"]) == {"precision", "channels_last", "workers", "predict_batch"}
     assert all(rate > 0 for rate in found["rates"].values())

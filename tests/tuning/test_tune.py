@@ -11,8 +11,9 @@ import torch
 
 from pipeline.base.cli import UserError
 from pipeline.base.config import Experiment, Runtime, Train
+from pipeline.base.device import tune_path, tuned
 from pipeline.model.build import arranged
-from pipeline.tuning.search import Search, images_per_s, tune_path, tuned
+from pipeline.tuning.search import Search, images_per_s
 
 EXPERIMENT = Experiment(competition="demo", model={"backbone": "test_resnet", "size": 32})
 STEP = {

@@ -6,10 +6,9 @@ from typing import Any
 
 from pipeline.base import records
 from pipeline.base.cli import UserError
+from pipeline.base.runs import model_path, prediction_path
 from pipeline.data.prepared import Prepared, load_pictures
-from pipeline.inference.predictions import prediction_path
 from pipeline.kaggle.notebook.manifest import Member, sha256
-from pipeline.training.keys import model_path
 
 
 def find_members(ensemble: dict[str, Any]) -> list[Member]:

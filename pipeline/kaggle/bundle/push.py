@@ -14,12 +14,12 @@ from pipeline.base import records
 from pipeline.base.cli import UserError, say
 from pipeline.base.config import root
 from pipeline.base.locks import LOCK, locked
+from pipeline.base.runs import finished, how_far
 from pipeline.kaggle.api import ledger
 from pipeline.kaggle.api.client import accepted, ask, unless_absent
 from pipeline.kaggle.api.datasets import folder_digest, push_datasets
 from pipeline.kaggle.api.upload import about, await_score, outcome, scores, send
 from pipeline.kaggle.notebook.guard import ALARM
-from pipeline.training.keys import finished, how_far
 
 if TYPE_CHECKING:
     from kaggle.api.kaggle_api_extended import KaggleApi

@@ -17,13 +17,12 @@ from pipeline.base.cli import UserError
 from pipeline.base.competition import Competition
 from pipeline.base.config import Runtime, root
 from pipeline.base.csv_files import read_csv
-from pipeline.data.prepared import Prepared
+from pipeline.base.runs import finished, how_far, model_path
+from pipeline.data.prepared import Prepared, prepared_data
 from pipeline.data.tables import read_test
 from pipeline.inference.predictions import Predictions
 from pipeline.kaggle.bundle.offline import execute
 from pipeline.kaggle.notebook.train_session import Job
-from pipeline.submit import prepared_data
-from pipeline.training.keys import finished, how_far, model_path
 
 
 def rehearse(bundle: Path, competition: Competition, n: int | None) -> tuple[str, str]:
@@ -124,11 +123,8 @@ def compare(
 
 def tolerance_here() -> float:
     """How far a probability may differ: the notebook computes as this machine does."""
-    from pipeline.inference.predictor import (  # late: torch
-        TOLERANCE,
-        inference_precision,
-        make_accelerator,
-    )
+    from pipeline.base.device import make_accelerator
+    from pipeline.inference.predictor import TOLERANCE, inference_precision  # late: torch
 
     return TOLERANCE[inference_precision(make_accelerator(Runtime()))]
 

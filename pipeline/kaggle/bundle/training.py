@@ -15,7 +15,7 @@ from pipeline.base.cli import UserError, say, took
 from pipeline.base.competition import Competition, load_competition
 from pipeline.base.config import Experiment, load_experiment, root
 from pipeline.data.prepared import Prepared, load_prepared
-from pipeline.data.splits import folds_digest, folds_path, load_folds
+from pipeline.data.splits import chosen_folds, folds_digest, folds_path, load_folds
 from pipeline.kaggle.bundle.notebook_file import (
     PACKAGE,
     code_digests,
@@ -28,7 +28,6 @@ from pipeline.kaggle.bundle.notebook_file import (
 )
 from pipeline.kaggle.notebook import inputs
 from pipeline.kaggle.notebook.train_session import Job
-from pipeline.train import chosen_folds
 from pipeline.training.keys import first_weights, teacher_files, train_key
 
 VERSION = 1

@@ -126,7 +126,8 @@ def sum_of_looks(
     weights: Path, member: Member, source: Source, rows: np.ndarray, looks: Looks
 ) -> np.ndarray:
     """As `Shards.predict`, in this process."""
-    from pipeline.inference.predictor import make_accelerator, predict_probabilities  # late: torch
+    from pipeline.base.device import make_accelerator  # late: torch
+    from pipeline.inference.predictor import predict_probabilities
     from pipeline.model.build import load_model
 
     pixels = np.load(source, mmap_mode="r") if isinstance(source, Path) else source

@@ -13,12 +13,12 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pandas as pd
 
-from pipeline import submit
 from pipeline.base.cli import say, warn
 from pipeline.base.competition import Competition
 from pipeline.base.csv_files import read_csv
 from pipeline.base.deadline import Deadline
 from pipeline.data.tables import read_test
+from pipeline.inference import submission
 from pipeline.inference.predictions import Predictions
 from pipeline.kaggle.notebook import manifest
 from pipeline.kaggle.notebook.guard import RESERVE, loud, night_proof, tell_versions
@@ -79,7 +79,7 @@ def open_test(job: Job) -> Test:
     if rows is None:
         rows = pd.DataFrame({"id": [], "path": []}, dtype=str)
     say("kernel", f"{folder}: {len(rows):,} test images, {len(sample):,} rows in the sample")
-    submit.write_table(sample, out := working_root() / "submission.csv")
+    submission.write_table(sample, out := working_root() / "submission.csv")
     return Test(job, folder, rows, answer_sheet(sample, rows, competition.id), deadline, out)
 
 
@@ -215,8 +215,8 @@ def write_answer(test: Test, weights: Weights, models: list[Model], pictures: Pi
         place = pd.Index(ids).get_indexer(test.rows.id.iloc[pictures.good])
         prob[place] = blend(models)
     answers = Predictions(ids, known.classes, prob)
-    table = submit.fill_sample(test.sheet, answers, test.job.competition, "the hidden sample")
-    submit.write_table(table, test.out)
+    table = submission.fill_sample(test.sheet, answers, test.job.competition, "the hidden sample")
+    submission.write_table(table, test.out)
 
 
 def blend(models: list[Model]) -> np.ndarray:
@@ -236,5 +236,5 @@ def audit(test: Test | None) -> None:
         return
     competition = test.job.competition
     table = read_csv(test.out, [competition.id])
-    submit.audit(table, test.sheet, competition)
+    submission.audit(table, test.sheet, competition)
     say("kernel", f"{test.out}: {len(table):,} rows, audited\n{table.iloc[:5, :4]}")

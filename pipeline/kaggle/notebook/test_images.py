@@ -9,8 +9,8 @@ import numpy as np
 from pipeline.base.cli import say, warn
 from pipeline.base.progress import Progress
 from pipeline.data.images import BadImageError, FilePixels
+from pipeline.data.reading import read_in_order
 from pipeline.kaggle.notebook.multi_gpu import Source
-from pipeline.prepare import read_in_order
 
 SHOWN = 5  # broken pictures named one by one
 Form = tuple[int, str]  # side in px, and how a picture becomes a square

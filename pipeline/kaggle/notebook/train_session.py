@@ -18,11 +18,11 @@ from pipeline.base import records
 from pipeline.base.cli import UserError, say
 from pipeline.base.config import Settings
 from pipeline.base.deadline import Deadline
+from pipeline.base.runs import finished, how_far
 from pipeline.kaggle.notebook import inputs
 from pipeline.kaggle.notebook.guard import RESERVE, loud, night_proof, tell_versions
 from pipeline.kaggle.notebook.mounts import find_input, working_root
 from pipeline.launchers.local import PAUSED
-from pipeline.training.keys import finished, how_far
 
 OVERTIME = RESERVE * 2 / 3  # seconds after which an epoch that takes too long is given up
 PACKAGE = Path(__file__).parents[3]  # the folder that holds it

@@ -1,0 +1,50 @@
+"""Where a run keeps its models and predictions, and how far it is."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline.base import records
+from pipeline.base.cli import UserError
+from pipeline.base.config import root
+from pipeline.base.settings import checked_name
+
+Split = Literal["oof", "test"]
+
+
+def model_path(run: str, fold: int) -> Path:
+    """`run` is an experiment's name or a run folder anywhere (a Kaggle input)."""
+    folder = Path(run) if "/" in run else root("runs") / run
+    return folder / f"fold{fold}" / "model.safetensors"
+
+
+def prediction_path(run: str, fold: int, split: Split, looks: str) -> Path:
+    """`looks` is the name of an experiment's predict settings: `d4`, `d4-128-160`."""
+    return root("runs") / run / f"fold{fold}" / f"{split}.{looks}.npz"
+
+
+def how_far(fold: Path) -> tuple[bool, int]:
+    """Whether the folder of a fold holds its finished model, and the epochs behind it."""
+    log = fold / "log.csv"
+    rows = log.read_text().splitlines()[1:] if log.is_file() else []
+    epochs = [int(row.partition(",")[0]) for row in rows]
+    return records.load(fold / "model.safetensors") is not None, max(epochs, default=0)
+
+
+def finished(run: Path, folds: Sequence[int]) -> list[int]:
+    """Those of `folds` whose models are done in a run's folder."""
+    return [fold for fold in folds if how_far(run / f"fold{fold}")[0]]
+
+
+def load_blend(name: str) -> tuple[Path, dict[str, Any]]:
+    """The test predictions that `ensemble` made, and their record. Raises UserError without."""
+    path = root("runs") / checked_name(name, "NAME") / "test.npz"
+    record = records.load(path)
+    if record is None:
+        raise UserError(f"{path}: no predictions; run python -m pipeline.ensemble {name}")
+    return path, record
+
+
+def cv_of(record: dict[str, Any]) -> dict[str, Any]:
+    """Scores of the blend, which stands last."""
+    return list(record["scores"].values())[-1]

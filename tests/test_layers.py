@@ -1,0 +1,62 @@
+"""The rooms stand in one order, each imports only to its left, and none imports a verb."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[1] / "pipeline"
+ORDER = ["base", "data", "model", "inference", "training"]
+VERBS = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "__main__"}
+WITH_VERBS = {"ablate", "bench"}  # they run the flow themselves
+
+
+def imported(source: str) -> Iterator[str]:
+    """Names inside the package that a module imports, wherever in it: `data.loader`, `train`."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pipeline"):
+            inside = node.module.partition(".")[2]
+            yield from [inside] if inside else [alias.name for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+            yield from [n.partition(".")[2] for n in names if n.startswith("pipeline.")]
+
+
+def wrong(module: str, source: str) -> list[str]:
+    """Imports of a module (`model.build`) that lead to its right, to a wing, or to a verb."""
+    room, found = module.partition(".")[0], []
+    for name in imported(source):
+        target = name.partition(".")[0]
+        if target in VERBS:
+            bad = room not in WITH_VERBS
+        elif room in ORDER:
+            bad = target not in ORDER[: ORDER.index(room) + 1] and target != "exit_at_once"
+        else:
+            bad = room == "launchers" and target not in ("base", "launchers")
+        if bad:
+            found.append(f"{module} imports {name}")
+    return found
+
+
+def test_no_room_imports_to_its_right_or_a_verb() -> None:
+    found = []
+    for path in PACKAGE.rglob("*.py"):
+        module = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+        found += wrong(module, path.read_text())
+    assert not found
+
+
+def test_a_wrong_import_is_found() -> None:
+    upwards = "def f():\n    from pipeline.training.loss import Loss\n"
+    assert wrong("model.build", upwards) == ["model.build imports training.loss"]
+    assert wrong("training.trainer", upwards) == []
+    assert wrong("kaggle.bundle.push", "from pipeline import submit") == [
+        "kaggle.bundle.push imports submit"
+    ]
+    assert wrong("launchers.local", "import pipeline.data.splits")
+    assert not wrong("ablate", "from pipeline.train import unfinished")
+
+
+def test_each_room_says_what_it_answers() -> None:
+    for folder in {path.parent for path in PACKAGE.rglob("*.py")} - {PACKAGE, PACKAGE / "kaggle"}:
+        text = ast.get_docstring(ast.parse((folder / "__init__.py").read_text()))
+        assert text and "\n" not in text.strip(), folder
