@@ -22,19 +22,20 @@ Inside = Annotated[str, AfterValidator(_inside)]
 class Competition(Settings):
     """Where a competition's files lie and how it is scored. Paths are relative to its data."""
 
-    name: Name = ""
-    title: str = ""
+    name: Name = ""  # of its folder in data/: the file's name
+    title: str = ""  # for people
     slug: Name | None = None  # the end of its address on Kaggle
-    id: str = "image"
+    id: str = "image"  # column that names a picture, in all CSVs
     label: str | Annotated[list[str], Field(min_length=2)] = "label"  # a list: one-hot columns
     group: str | None = None  # column whose equal values must stay in one fold
-    train: Inside = "train.csv"
-    test: Inside = "test.csv"
-    sample: Inside = "sample_submission.csv"
+    train: Inside = "train.csv"  # CSV of ids and labels
+    test: Inside = "test.csv"  # CSV of ids
+    sample: Inside = "sample_submission.csv"  # CSV whose ids, columns and order a submission takes
     solution: Inside = "solution.csv"  # the hidden answers, where they are known
     image: Inside = "{image}"  # path template over the CSV's columns: train/{id}.jpg
     test_image: Inside | None = None  # when test pictures lie elsewhere
-    submission: Literal["label", "probability"] = "label"
+    submission: Literal["label", "probability"] = "label"  # a class name a row, or a column a class
+    # of all scores: folds, blends, hidden tests
     metric: Literal["accuracy", "log_loss", "macro_f1", "auc", "quadratic_kappa"] = "accuracy"
     limit_hours: float = Field(9.0, ge=0.5)  # of a notebook, where notebooks are submitted
     code_competition: bool = False  # Kaggle runs notebooks again, on a test that nobody has seen

@@ -66,14 +66,14 @@ Augmentation = Annotated[
 
 
 class Folds(Settings):
-    n: int = Field(5, ge=2, le=1000)
-    seed: int = Field(42, ge=0)
+    n: int = Field(5, ge=2, le=1000)  # number of folds
+    seed: int = Field(42, ge=0)  # of the split
     name: Name | None = None  # file name in folds/, for a second split of the same data
 
 
 class Model(Settings):
-    backbone: str = "tf_efficientnet_lite0"
-    weights: str = "pypi"  # hub | pypi | none | run:NAME | a path
+    backbone: str = "tf_efficientnet_lite0"  # any name of timm.list_models(), with or without a tag
+    weights: str = "pypi"  # hub (timm's), pypi (lite0, lite1, lite2), none, run:NAME, or a path
     size: Side | None = None  # px; None: the backbone's own
     fit: Literal["stretch", "pad"] = "stretch"  # how a picture becomes a square
     reads: Literal["blocks", "last"] = "blocks"  # what the head sees of the backbone
@@ -83,8 +83,8 @@ class Model(Settings):
     depthwise: Literal["frozen", "train"] = "train"  # convolutions of a channel each, their norms
     freeze: str | None = None  # "backbone", or the last frozen module (blocks.2)
     freeze_epochs: int | None = Field(None, ge=1)  # then it thaws; None: never
-    drop_rate: Probability = 0.0
-    drop_path_rate: Probability = 0.0
+    drop_rate: Probability = 0.0  # dropout before the head's linear layer
+    drop_path_rate: Probability = 0.0  # stochastic depth, where the backbone has it
 
     @model_validator(mode="after")
     def _fitting(self) -> "Model":
@@ -115,16 +115,19 @@ class Mix(Settings):
 
 class Train(Settings):
     epochs: int = Field(5, ge=0)  # 0: the head's closed form is all
-    batch_size: int = Field(64, ge=2)
+    batch_size: int = Field(64, ge=2)  # pictures a step, over all GPUs of a fold
     accumulate: int = Field(1, ge=1)  # batches per optimizer step
-    lr: float = Field(7e-5, gt=0)
-    head_lr_mult: float = Field(5.0, gt=0, le=10_000)
+    lr: float = Field(7e-5, gt=0)  # of the backbone, at its peak; AdamW, then a half cosine to 0
+    head_lr_mult: float = Field(5.0, gt=0, le=10_000)  # the head's rate is lr times this
+    # rate of a layer as a share of the next one's; 1: one rate for all
     layer_decay: float = Field(1.0, gt=0, le=1)
-    weight_decay: float = Field(0.05, ge=0, le=1000)
+    weight_decay: float = Field(0.05, ge=0, le=1000)  # not on norms and biases
     warmup: Probability = 0.1  # share of all steps
+    # bce: one yes-or-no question a class
     loss: Literal["cross_entropy", "bce", "focal"] = "cross_entropy"
     focal_gamma: float = Field(2.0, ge=0, le=100)  # how fast easy images fade; 0: cross entropy
-    label_smoothing: Probability = 0.0
+    label_smoothing: Probability = 0.0  # share of the target spread evenly over all classes
+    # weight of a class in the loss; inverse: 1 / its number of images
     class_weights: Literal["none", "inverse", "effective"] = "none"
     sampler: Literal["none", "balanced", "sqrt"] = "none"  # how often each class is shown
     twins: Literal["hard", "soft"] = "hard"  # soft: equal pixels share their labels
@@ -132,7 +135,7 @@ class Train(Settings):
     distill_weight: Probability = 0.3  # their share of the target
     clip_grad: float | None = Field(None, gt=0)  # largest gradient norm
     ema: Probability = 0.0  # averaging window as a share of all steps; 0: off
-    seed: int = 0
+    seed: int = 0  # of everything random in training; the split has its own
 
 
 def each_once(sizes: list[int]) -> list[int]:
@@ -148,6 +151,7 @@ Sizes = Annotated[list[Side], Field(min_length=1), AfterValidator(each_once)]
 class Predict(Settings):
     """How a picture is looked at: the mean over the views of `tta` at each of `sizes`."""
 
+    # none, hflip, flips, diagonals, d4: 1, 2, 4, 4, 8 views of each picture
     tta: Literal["none", "hflip", "flips", "diagonals", "d4", "five-crop"] = "none"
     sizes: Sizes | None = None  # px; None: model.size
 
@@ -167,19 +171,20 @@ class Runtime(Settings):
     """How fast, never what: nothing here is in a key."""
 
     tune: Literal["auto", "off"] = "auto"  # auto: what `bench` measured; settings here win over it
-    device: Literal["auto", "cpu"] = "auto"
+    device: Literal["auto", "cpu"] = "auto"  # auto: a GPU where there is one
     processes: int | None = Field(None, ge=1, le=64)  # folds at a time; None: all GPUs, 1 on a CPU
     gpus_per_fold: int = Field(1, ge=1, le=64)  # that train a fold; without GPUs: processes
+    # auto: fp16, or bf16 where the machine has units for it; a CPU without them: no
     precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     channels_last: bool = True  # order of a picture's numbers in memory
     compile: bool = False  # torch.compile, in training
     workers: int | None = Field(None, ge=0, le=256)  # None: 0 on a CPU, else up to 4
-    predict_batch: int = Field(64, ge=1)
+    predict_batch: int = Field(64, ge=1)  # pictures a step, in prediction
     pack_gb: float = Field(16.0, ge=0)  # larger competitions are read from their files
 
 
 class Experiment(Settings):
-    name: Name = ""
+    name: Name = ""  # of its folder in runs/: the file's name
     competition: str  # a name in pipeline/configs/competitions/, or a path that ends in .yaml
     folds: Folds = Folds()
     model: Model = Model()

@@ -1,0 +1,58 @@
+"""What the documents say is what the code does: settings, examples, links, rooms."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.base import reference
+from pipeline.base.competition import Competition
+from pipeline.base.config import Experiment
+
+REPO = Path(__file__).parents[1]
+PAGES = [REPO / "README.md", REPO / "CONTRIBUTING.md", *sorted((REPO / "docs").glob("*.md"))]
+TEXTS = {page.name: page.read_text() for page in PAGES if page.exists()}
+
+
+def test_the_table_of_settings_is_current() -> None:
+    kept = reference.PAGE.read_text().split(reference.BEGIN)[1].split(reference.END)[0]
+    again = "docs/experiments.md differs from the settings: run python -m pipeline.base.reference"
+    assert kept.strip() == reference.settings_tables().strip(), again
+
+
+def test_every_setting_says_what_it_is() -> None:
+    models = [Competition, Experiment, *reference.sections().values()]
+    silent = [
+        f"{model.__name__}.{name}"
+        for model in models
+        for name, text in reference.comments(model).items()
+        if not text and name not in reference.sections()
+    ]
+    assert not silent
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_examples_of_settings_are_valid(page: str) -> None:
+    for block in re.findall(r"```yaml\n(.*?)```", TEXTS[page], re.DOTALL):
+        values = yaml.safe_load(block)
+        competition = "id" in values or "title" in values
+        if not competition:
+            values = {"competition": "demo", **values}
+        (Competition if competition else Experiment)(**values)
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_links_lead_somewhere(page: str) -> None:
+    folder = next(path for path in PAGES if path.name == page).parent
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", TEXTS[page]):
+        assert target.startswith("https://") or (folder / target).exists(), target
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_commands_and_files_exist(page: str) -> None:
+    for module in re.findall(r"python -m ([\w.]+)", TEXTS[page]):
+        path = REPO / module.replace(".", "/")
+        assert path.with_suffix(".py").exists() or path.is_dir() or module == "pytest", module
+    for name in re.findall(r"\b((?:pipeline|tests|docs)/[\w/-]+\.(?:py|yaml|md))\b", TEXTS[page]):
+        assert "NAME" in name or (REPO / name).exists(), name
