@@ -12,8 +12,9 @@ unpacked too, nothing outside the folder.
 import shutil
 import sys
 import time
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -24,14 +25,11 @@ from pipeline.base.config import Experiment, root
 from pipeline.base.settings import checked_name
 from pipeline.base.yaml_files import find_yaml, known_yaml, load_yaml
 from pipeline.data.tables import data_folder
-from pipeline.kaggle.api.archives import BrokenArchiveError, members, need_room, unpack
+from pipeline.kaggle.api.archives import BrokenArchiveError, sizes, unpack
 from pipeline.kaggle.api.client import ask, sign_in
 
-if TYPE_CHECKING:
-    from kaggle.api.kaggle_api_extended import KaggleApi
-
 VERSION = 1
-PAGES, PAGE = 10, 200  # of Kaggle's list of files; what lies beyond is trusted to checksums
+LISTED = 200  # files of Kaggle's list that are checked; all have checksums in the archive
 
 
 def main(
@@ -82,63 +80,33 @@ def fetch(slug: str, folder: Path) -> None:
         return say("fetch", f"{folder}: {describe(folder)}, up to date")
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder} is there and not from here; use it as it is, or move it away")
-    archive = folder.with_name(f".{slug}.zip")
-    staging = folder.with_name(f".{slug}.unpacking")
-    api = sign_in()
-    listed = listed_sizes(api, slug)
-    ask("competition", slug, lambda: download(api, slug, archive))
+    staging = folder.with_name(f".{slug}.fetching")
+    archive, unpacked = staging / f"{slug}.zip", staging / "unpacked"
+    api, ask_kaggle = sign_in(), partial(ask, "competition", slug)
+    listed = ask_kaggle(lambda: api.competition_list_files(slug, page_size=LISTED).files)
+    say("fetch", f"downloading {slug}")
+    quiet = not sys.stderr.isatty()
+    ask_kaggle(lambda: api.competition_download_files(slug, str(staging), quiet=quiet))
     try:
-        check(archive, listed)
-        shutil.rmtree(staging, ignore_errors=True)
-        files = unpack(archive, staging)
+        check(archive, {file.name: file.total_bytes for file in listed})
+        shutil.rmtree(unpacked, ignore_errors=True)
+        files = unpack(archive, unpacked)
     except BrokenArchiveError as error:
         archive.unlink()
         raise UserError(f"{error}; it is deleted, the same command fetches it again") from None
     size = sum(file.stat().st_size for file in files)
-    staging.rename(folder)
+    unpacked.rename(folder)
     records.commit(folder, key, started, files=len(files), bytes=size)
-    archive.unlink()
+    shutil.rmtree(staging)
     return say("fetch", f"{folder}: {describe(folder)}, {took(started)}")
 
 
-def listed_sizes(api: "KaggleApi", slug: str) -> dict[str, int]:
-    """Bytes by file name as Kaggle lists them; of thousands of files, the first."""
-    sizes, page = {}, None
-    for _ in range(PAGES):
-        answer = ask(
-            "competition",
-            slug,
-            lambda page=page: api.competition_list_files(slug, page_token=page, page_size=PAGE),
-        )
-        sizes |= {file.name: file.total_bytes for file in answer.files}
-        if not (page := answer.next_page_token):
-            break
-    return sizes
-
-
-def download(api: "KaggleApi", slug: str, archive: Path) -> None:
-    """All files in one archive; a part of it that is here already is gone on with."""
-    from kagglesdk.competitions.types.competition_api_service import ApiDownloadDataFilesRequest
-
-    request = ApiDownloadDataFilesRequest()
-    request.competition_name = slug
-    with api.build_kaggle_client() as kaggle:
-        answer = kaggle.competitions.competition_api_client.download_data_files(request)
-        size = int(answer.headers.get("Content-Length", 0))
-        have = archive.stat().st_size if archive.exists() else 0
-        need_room(archive.parent, size - have, f"downloading {slug}")
-        if api.download_needed(answer, str(archive)):
-            say("fetch", f"downloading {slug}, {size / 1e6:,.1f} MB, {have / 1e6:,.1f} MB here")
-            quiet = not sys.stderr.isatty()
-            api.download_file(answer, str(archive), kaggle.http_client(), quiet, resume=True)
-
-
 def check(archive: Path, listed: dict[str, int]) -> None:
-    """Every file that Kaggle lists is in the archive, with its size. Raises UserError.
+    """Every file that Kaggle lists is in the archive, with its size in bytes. Raises UserError.
 
     Compared by base name: the list has said `train/1.jpg` and `1.jpg`.
     """
-    held = {(Path(member.name).name, member.size) for member in members(archive)}
+    held = {(Path(name).name, size) for name, size in sizes(archive).items()}
     problems = [
         f"{archive}: {name}, {size:,} bytes in Kaggle's list, is not in it or of another size"
         for name, size in listed.items()

@@ -34,8 +34,8 @@ def leaves(space: Path, kaggle: KaggleStub, monkeypatch: pytest.MonkeyPatch) -> 
 def test_downloads_unpacks_and_records_then_does_nothing(
     leaves: Path, kaggle: KaggleStub, run: Run
 ) -> None:
-    left = leaves.with_name(".classify-leaves.unpacking")  # by a run that was killed
-    left.mkdir()
+    left = leaves.with_name(".classify-leaves.fetching") / "unpacked"  # by a run that was killed
+    left.mkdir(parents=True)
     (left / "half.jpg").touch()
     text = run("fetch", "classify-leaves")
     assert "2 files, 1.6 MB" in text and not (leaves / "half.jpg").exists()
@@ -108,7 +108,7 @@ def test_each_failure_in_its_words(
     with monkeypatch.context() as full:
         full.setattr(archives.shutil, "disk_usage", lambda path: usage)
         text = run("fetch", "classify-leaves", expect=2)
-    assert "is full: downloading classify-leaves takes" in text
+    assert "is full: unpacking classify-leaves.zip takes" in text
     monkeypatch.setenv("KAGGLE_API_TOKEN", "old")
     assert "expired or revoked" in run("fetch", "classify-leaves", expect=2)
     monkeypatch.delenv("KAGGLE_API_TOKEN")

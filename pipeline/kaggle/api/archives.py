@@ -1,137 +1,92 @@
 """Archives from outside: zip and 7z, and those inside them.
 
-Every name is checked, and the room on the disk, before anything of an archive is written.
+Neither `zipfile` nor `py7zr` writes outside the folder it is given: the first drops `..` and roots
+from a name and writes a link as a text, the second refuses both. Both stop a file at the size that
+the archive tells, so the room on the disk can be checked before anything is written.
 """
 
 import shutil
-import stat
 import zipfile
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import TypeVar
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Union
 
-from pipeline.base.cli import FULL, UserError, say, short, shown
+from pipeline.base.cli import FULL, UserError, say, short
 
-Read = TypeVar("Read")
+if TYPE_CHECKING:
+    from py7zr import SevenZipFile
 
 SUFFIXES = (".zip", ".7z")
 DEEPEST = 3  # archives in archives
-MAGIC_7Z = b"7z\xbc\xaf\x27\x1c"
+SPARE = 64 << 20  # bytes that stay free on the disk
 
 
 class BrokenArchiveError(UserError):
     """Not an archive, cut off, or its checksums do not hold."""
 
 
-@dataclass(frozen=True)
-class Member:
-    name: str
-    size: int  # bytes once unpacked
-    plain: bool  # a file or a folder: no link, device or socket
-
-
-def members(archive: Path) -> list[Member]:
-    """Contents of a zip or 7z, folders left out. Raises BrokenArchiveError."""
-    return _reading(archive, _members_7z if _is_7z(archive) else _members_zip)
-
-
-def unpack(archive: Path, into: Path, depth: int = 0) -> list[Path]:
-    """Unpack `archive` and the archives in it, which are deleted; returns the files.
+def unpack(archive: Path, into: Path) -> list[Path]:
+    """Unpack `archive` and the archives in it, which are deleted; returns all files in `into`.
 
     An inner archive of one folder or one file is unpacked where it lies (train.csv.zip,
     images.zip with images/), another into a folder of its own name; one whose files would replace
-    others (train.csv.zip beside train.csv), or DEEPEST in others, stays as it is. Raises UserError
-    for a link, a name that leads outside or stands twice, a full disk, BrokenArchiveError for a
-    broken archive.
+    others (train.csv.zip beside train.csv), or deeper than DEEPEST, stays as it is. Raises
+    UserError for a full disk and for what cannot be unpacked.
     """
-    held = members(archive)
-    _refuse(archive, held)
-    size = sum(member.size for member in held)
-    need_room(into, size, f"unpacking {archive.name}")
-    say("fetch", f"unpacking {archive.name}: {len(held):,} files, {size / 1e6:,.1f} MB")
-    into.mkdir(parents=True, exist_ok=True)
-    extract = _extract_7z if _is_7z(archive) else _extract_zip
-    _reading(archive, lambda path: extract(path, into))
-    files = []
-    for path in [into / member.name for member in held]:
-        if path.suffix.lower() not in SUFFIXES or _stays(path, depth):
-            files.append(path)
-        else:
-            files += unpack(path, _home(path), depth + 1)
-            path.unlink()
-    return files
+    extract(archive, into)
+    kept: set[Path] = set()
+    for _ in range(DEEPEST):
+        inner = {path for path in into.rglob("*") if path.suffix.lower() in SUFFIXES}
+        kept |= {path for path in sorted(inner - kept) if not unpack_inner(path)}
+    return [path for path in into.rglob("*") if path.is_file()]
 
 
-def _stays(inner: Path, depth: int) -> bool:
-    """Whether an inner archive is better left as it is, which is said."""
-    if depth == DEEPEST:
-        say("fetch", f"{inner.name} stays packed, as the {DEEPEST + 1}th archive in another")
-        return True
-    held = members(inner)
-    _refuse(inner, held)
-    home = _home(inner)
-    targets = [home / member.name for member in held]
-    folders = {folder for path in targets for folder in path.parents} | {home}
-    taken = [path for path in targets if path.exists()]
-    if taken := taken + [folder for folder in folders if folder.is_file()]:
-        say("fetch", f"{inner.name} stays packed: {taken[0].name} lies there already and is kept")
-    return bool(taken)
+def unpack_inner(archive: Path) -> bool:
+    """Whether an inner archive was unpacked, and not left because its files are there already."""
+    names = [Path(name) for name in sizes(archive)]
+    tops = {name.parts[:1] for name in names} - {("__MACOSX",)}
+    home = archive.parent if len(tops) == 1 else archive.with_suffix("")
+    if there := [name for name in names if (home / name).exists()]:
+        say("fetch", f"{archive.name} stays packed: {there[0].name} lies there already and is kept")
+        return False
+    extract(archive, home)
+    archive.unlink()
+    return True
 
 
-def need_room(folder: Path, size: int, purpose: str) -> None:
-    """Raises UserError when the disk of `folder` has not `size` bytes and a little more free."""
-    there = next(parent for parent in [folder, *folder.absolute().parents] if parent.exists())
-    free = shutil.disk_usage(there).free
-    if free < size + (64 << 20):
+def extract(archive: Path, into: Path) -> None:
+    held = sizes(archive)
+    size, free = sum(held.values()), shutil.disk_usage(archive.parent).free
+    if free < size + SPARE:
         raise UserError(
-            f"the disk of {there} is full: {purpose} takes {size / 1e9:.1f} GB, {free / 1e9:.1f} "
-            "GB are free; free some, or set DATA_DIR to another disk; then the same command"
+            f"the disk of {archive.parent} is full: unpacking {archive.name} takes "
+            f"{size / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; free some, or set DATA_DIR to "
+            "another disk; then the same command"
         )
+    say("fetch", f"unpacking {archive.name}: {len(held):,} files, {size / 1e6:,.1f} MB")
+    with opened(archive) as file:
+        file.extractall(into)
 
 
-def _refuse(archive: Path, held: list[Member]) -> None:
-    """Raises UserError for a member that could lie elsewhere, nowhere or upon another."""
-    seen: dict[str, str] = {}
-    for member in held:
-        name, path = shown(member.name), PureWindowsPath(member.name)  # knows / and \\ and C:
-        places = PurePosixPath(member.name).parts
-        spot = "/".join(places).lower()  # two names in one on many disks
-        if not member.plain:
-            problem = f"{name} is a link"
-        elif path.drive or path.root or ".." in path.parts:
-            problem = f"{name} leads outside"
-        elif not places or max(len(place.encode(errors="replace")) for place in places) > 255:
-            problem = f"{name} is no name of a file"
-        elif spot in seen:
-            problem = f"{name} and {shown(seen[spot])} are one name"
-        else:
-            seen[spot] = member.name
-            continue
-        raise UserError(f"{archive}: {problem}; nothing was unpacked")
-    for spot, name in seen.items():
-        for folder in PurePosixPath(spot).parents:
-            if str(folder) in seen:
-                text = f"{shown(seen[str(folder)])} is a file, and the folder of {shown(name)}"
-                raise UserError(f"{archive}: {text}; nothing was unpacked")
+def sizes(archive: Path) -> dict[str, int]:
+    """Unpacked bytes by name of the files in a zip or 7z. Raises UserError."""
+    with opened(archive) as file:
+        if isinstance(file, zipfile.ZipFile):
+            return {one.filename: one.file_size for one in file.infolist() if not one.is_dir()}
+        return {one.filename: one.uncompressed for one in file.list() if not one.is_directory}
 
 
-def _home(inner: Path) -> Path:
-    tops = {Path(member.name).parts[0] for member in members(inner)} - {"__MACOSX"}
-    return inner.parent if len(tops) == 1 else inner.with_suffix("")
+@contextmanager
+def opened(archive: Path) -> Iterator[Union[zipfile.ZipFile, "SevenZipFile"]]:
+    """Either kind of archive, read from. Raises UserError, BrokenArchiveError where it is one."""
+    import py7zr  # late: only fetching pays for it
 
-
-def _is_7z(archive: Path) -> bool:
-    with archive.open("rb") as file:
-        return file.read(len(MAGIC_7Z)) == MAGIC_7Z
-
-
-def _reading(archive: Path, read: Callable[[Path], Read]) -> Read:
-    from py7zr.exceptions import PasswordRequired  # late: only fetching pays for it
-
+    is_7z = archive.is_file() and py7zr.is_7zfile(archive)
     try:
-        return read(archive)
-    except (OSError, PasswordRequired, RuntimeError, NotImplementedError) as error:
+        with py7zr.SevenZipFile(archive) if is_7z else zipfile.ZipFile(archive) as file:
+            yield file
+    except (OSError, RuntimeError, NotImplementedError, py7zr.PasswordRequired) as error:
         if isinstance(error, OSError) and error.errno in FULL:
             raise
         raise UserError(f"{archive}: cannot be unpacked ({short(error)})") from None
@@ -139,39 +94,3 @@ def _reading(archive: Path, read: Callable[[Path], Read]) -> Read:
         raise
     except Exception as error:  # what a damaged byte makes of an archive has a dozen kinds
         raise BrokenArchiveError(f"{archive}: a broken archive ({short(error)})") from None
-
-
-def _members_zip(archive: Path) -> list[Member]:
-    with zipfile.ZipFile(archive) as opened:
-        return [
-            Member(info.filename, info.file_size, _plain(info.external_attr >> 16))
-            for info in opened.infolist()
-            if not info.filename.endswith("/")
-        ]
-
-
-def _plain(mode: int) -> bool:
-    return stat.S_IFMT(mode) in (0, stat.S_IFREG)  # 0: made where files have no mode
-
-
-def _extract_zip(archive: Path, into: Path) -> None:
-    with zipfile.ZipFile(archive) as opened:
-        opened.extractall(into)
-
-
-def _members_7z(archive: Path) -> list[Member]:
-    import py7zr
-
-    with py7zr.SevenZipFile(archive) as opened:
-        return [
-            Member(info.filename, info.uncompressed, info.is_file)
-            for info in opened.list()
-            if not info.is_directory
-        ]
-
-
-def _extract_7z(archive: Path, into: Path) -> None:
-    import py7zr
-
-    with py7zr.SevenZipFile(archive) as opened:
-        opened.extractall(into)
