@@ -81,7 +81,7 @@ def card_of_machine() -> Path:
 
 def describe_card(card: dict[str, Any]) -> Rows:
     """The machine's figures, a line each."""
-    from pipeline.figures.chart import prefixed
+    from pipeline.figures.charts import prefixed
 
     rows = []
     for device, rates in card["flops"].items():
@@ -96,26 +96,25 @@ def describe_card(card: dict[str, Any]) -> Rows:
 
 
 def draw_card(folder: Path) -> None:
-    """Roofline of each device with the measured backbones on it, beside the latency ladder."""
-    from pipeline.figures.chart import Chart, side_by_side
+    """Roofline of each device with the measured backbones on it."""
+    from pipeline.figures.charts import blank_charts, finish_chart
 
     card = json.loads((folder / "card.json").read_text())
-    name = ", ".join([card["machine"]["cpu"], *card["machine"]["gpus"]])
-    told = "lines: the best a device can do · points: what inference reaches, loader included"
-    roof = Chart(f"Roofline: {name}", told, "FLOP per byte of memory traffic", "FLOP/s")
+    figure, (axes,) = blank_charts(1)
     for device, rates in card["flops"].items():
         for precision, peak in rates.items():
             ridge = peak / card["memory"][device]
-            points = [(ridge / 10, peak / 10), (ridge, peak), (max(1000, 2 * ridge), peak)]
-            roof.add(f"{device} {precision}", points)
+            points = (ridge / 10, ridge, max(1000, 2 * ridge)), (peak / 10, peak, peak)
+            axes.plot(*points, label=f"{device} {precision}")
     for path in sorted(set(folder.glob("*.json")) - {folder / "card.json"}):
         found = json.loads(path.read_text())
-        point = (found["flops"] / found["bytes"], found["flops"] * found["rates"]["forward"])
-        roof.add(f"{path.stem} px", [point], dots=True)
-    ladder = Chart("Latency of memory", "a chain of reads, each depends on the last", "bytes", "ns")
-    ladder.add("cpu", card["ladder"])
+        point = found["flops"] / found["bytes"], found["flops"] * found["rates"]["forward"]
+        axes.plot(*point, "o", label=f"{path.stem} px")
+    name = ", ".join([card["machine"]["cpu"], *card["machine"]["gpus"]])
+    told = "lines: the best a device can do · points: what inference reaches, loader included"
+    finish_chart(axes, f"Roofline: {name}", told, "FLOP per byte of memory traffic", "FLOP/s")
     with records.writing(folder / "card.png") as tmp:
-        side_by_side([roof, ladder]).save(tmp, format="PNG", optimize=True)
+        figure.savefig(tmp, format="png")
 
 
 def card_of_experiment(

@@ -20,12 +20,12 @@ import numpy as np
 import pandas as pd
 import typer
 from numpy.random import Generator
-from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.base import records
 from pipeline.base.cli import run_stage, say, took
 from pipeline.base.config import root
 from pipeline.data.images import decode
+from pipeline.figures.pictures import Strip, draw_page
 from pipeline.synthetic.scanner import photograph
 from pipeline.synthetic.species import SPECIES, Species
 
@@ -149,28 +149,17 @@ def write_tables(folder: Path, names: list[str], train: int, rng: Generator) -> 
     test.to_csv(folder / "solution.csv", index=False)
 
 
-def contact_sheet(
-    folder: Path, out: Path, columns: int = 8, rows: int = 4, cell: int = 128, seed: int = 0
-) -> None:
+def contact_sheet(folder: Path, out: Path, columns: int = 8, rows: int = 4, seed: int = 0) -> None:
     """A PNG of random training images over their species, each species before any second time."""
     table = pd.read_csv(folder / "train.csv").sample(frac=1, random_state=seed)
     again = table.groupby("label").cumcount()
     chosen = table.iloc[again.argsort(kind="stable")[: columns * rows]]
-    margin, line = cell // 16, cell // 8
-    pitch = cell + 2 * line + margin
-    sheet = Image.new("RGB", (columns * cell, rows * pitch + margin), "white")
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=line * 7 / 8)
-    for i, (image, label) in enumerate(zip(chosen["image"], chosen["label"], strict=True)):
-        x, y = i % columns * cell + margin // 2, i // columns * pitch + margin
-        side = cell - margin
-        with Image.open(folder / image) as picture:
-            sheet.paste(picture.resize((side, side), Image.Resampling.LANCZOS), (x, y))
-        pen.rectangle((x, y, x + side - 1, y + side - 1), outline="#d8d8d8")
-        for row, (word, ink) in enumerate(zip(label.split("_", 1), ("#222", "#666"), strict=True)):
-            at = (x + side / 2, y + side + 3 + row * line)
-            pen.text(at, word, fill=ink, font=font, anchor="ma")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(out)
+    pictures = [decode(folder / image).rgb for image in chosen["image"]]
+    labels = [[(word, "") for word in label.split("_", 1)] for label in chosen["label"]]
+    caption = f"{table.label.nunique()} species, drawn and scanned"
+    page = draw_page(folder.name, caption, [Strip("", "", pictures, labels)], columns)
+    with records.writing(out) as tmp:
+        page.savefig(tmp, format="png", dpi=64)
 
 
 def nearest_neighbour_accuracy(folder: Path, side: int = 32) -> float:

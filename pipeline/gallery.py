@@ -8,7 +8,7 @@ Transform, loader and mixing are those of training, at its size. An equal seed d
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
@@ -17,14 +17,12 @@ import typer
 from pipeline.base import records
 from pipeline.base.cli import UserError, did_you_mean, run_stage, say
 from pipeline.base.config import Experiment, load_experiment, root
+from pipeline.data.images import Pixels
 from pipeline.data.prepared import Prepared, load_prepared
 from pipeline.data.tables import class_order
-from pipeline.figures.sheet import ACCENT, INK, Cell, Page
+from pipeline.figures.pictures import Label, Strip, draw_page
 
-if TYPE_CHECKING:
-    from pipeline.figures.views import Views
-
-MOST = 4  # labels named under a picture
+NAMED = 4  # labels under a picture
 METHODS = {
     "mixup": ("mix-up", "one picture shines through another, labels by strength"),
     "cutmix": ("CutMix", "a rectangle of another picture, labels by area"),
@@ -41,78 +39,91 @@ def main(
     seed: Annotated[int, typer.Option(min=0, help="of all that is random")] = 0,
 ) -> None:
     settings = load_experiment(experiment)
-    page = draw_gallery(settings, load_prepared(settings), rows, columns, image, seed)
+    strips = training_views(settings, load_prepared(settings), rows, columns, image, seed)
+    caption = f"{settings.model.size} px, {mixing(settings)}"
     out = out or root("runs") / settings.name / "gallery.png"
     with records.writing(out) as tmp:
-        page.image().save(tmp, format="PNG", optimize=True)
+        draw_page(settings.name, caption, strips, columns).savefig(tmp, format="png")
     say("gallery", f"{out}: {rows * columns - 1} views of one picture, {mixing(settings)}")
 
 
-def draw_gallery(
+def training_views(
     settings: Experiment, prepared: Prepared, rows: int, columns: int, image: str | None, seed: int
-) -> Page:
-    """A page: `rows` × `columns` views of a picture, then a batch of `columns` for each method.
+) -> list[Strip]:
+    """`rows` × `columns` views of a picture, then a batch of `columns` for each mixing method.
 
     Raises UserError for an `image` that the competition does not have.
     """
-    from pipeline.figures.views import Views  # late: torch
-
-    table, page = prepared.rows, Page(settings.model.size, columns)
+    table = prepared.rows
     order = np.random.default_rng(seed).permutation(np.flatnonzero(table.split == "train"))
     row = order[0] if image is None else find_row(table, image)
     classes = class_order(set(table.label[order]))
-    views = Views(settings, prepared.pixels, len(classes), seed)
-    page.text(settings.name, INK, 1.8)
-    page.text(f"{settings.model.size} px, {mixing(settings)}")
-    page.space()
-    add_views(page, settings, views, row, f"{readable(table.label[row])} ({table.id[row]})", rows)
+    views = Views(settings, prepared.pixels, classes, seed)
+    original = f"framed: the original, {readable(table.label[row])} ({table.id[row]})"
+    steps = " · ".join(name for step in settings.augment for name in step)
+    pictures = [views.original(row), *views.augmented([row] * (rows * columns - 1), "views")]
+    strips = [Strip("Augmentation", f"{steps or 'none'}; {original}", pictures, marked=True)]
     others = np.resize(order[1:], (len(METHODS), columns))
     for method, batch in zip(methods(settings) or [None], others, strict=False):
-        add_batch(page, views, batch, table.label[batch], classes, method)
-    return page
+        strips.append(views.batch(batch, table.label[batch], method))
+    return strips
 
 
-def add_views(
-    page: Page, settings: Experiment, views: "Views", row: int, name: str, rows: int
-) -> None:
-    """The original, framed, and its augmented views."""
-    names = [name for step in settings.augment for name in step]
-    page.text("Augmentation", INK, 1.3)
-    page.text(" · ".join(names) if names else "none: every view is the original")
-    page.text(f"framed: the original, {name}", ACCENT)
-    page.space(0.4)
-    again = views.augmented(np.full(rows * page.columns - 1, row), "views")
-    cells = [Cell(views.original(row), marked=True), *map(Cell, again)]
-    for start in range(0, len(cells), page.columns):
-        page.row(cells[start : start + page.columns])
+class Views:
+    """Rows of the packed pixels as training's own code hands them to the model; seeded."""
+
+    def __init__(self, settings: Experiment, pixels: Pixels, classes: list[str], seed: int):
+        import timm  # late: torch
+
+        from pipeline.data.augment import Augment, Resize
+        from pipeline.data.mix import Mixer
+
+        size = settings.model.size
+        mode = timm.get_pretrained_cfg(settings.model.backbone).interpolation
+        self.original_of, self.augment = Resize(size, mode), Augment(settings.augment, size, mode)
+        self.mixer = Mixer(settings.mix, len(classes), settings.train.epochs)
+        self.pixels, self.classes, self.seed = pixels, classes, seed
+
+    def original(self, row: int) -> np.ndarray:
+        """The picture [size, size, 3] as validation sees it."""
+        return self.original_of(self.pixels[row])
+
+    def augmented(self, rows: list[int] | np.ndarray, stream: str) -> np.ndarray:
+        """One batch of the training's loader; each `stream` has random numbers of its own."""
+        from pipeline.data.loader import BatchSpec, Pictures, derive_seed, make_loader
+
+        pictures = Pictures(self.pixels, np.asarray(rows), np.zeros(len(rows)), self.augment)
+        batch = BatchSpec(derive_seed(self.seed, stream), list(range(len(rows))))
+        ((images, _),) = make_loader(pictures, [batch], workers=0, pin=False)
+        return images.numpy()
+
+    def batch(self, rows: np.ndarray, labels: pd.Series, method: str | None) -> Strip:
+        """A training batch and the labels it is trained on; plain where `method` is None."""
+        shares = np.eye(len(self.classes))[[self.classes.index(label) for label in labels]]
+        title, caption = METHODS.get(method, ("A batch", "nothing is mixed: each has its label"))
+        pictures = self.augmented(rows, method or "batch")
+        if method:
+            pictures, shares = self.mixed(pictures, shares, method)
+        labels = [label_shares(row, self.classes) for row in shares]
+        return Strip(title[0].upper() + title[1:], caption, list(pictures), labels)
+
+    def mixed(
+        self, pictures: np.ndarray, shares: np.ndarray, method: str
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Mixing is linear: bytes serve as well as the normalised numbers of training."""
+        import torch
+
+        from pipeline.data.loader import derive_seed
+
+        np.random.seed(derive_seed(self.seed, "mix", method))
+        images = torch.from_numpy(pictures).float().permute(0, 3, 1, 2)
+        images, rows = self.mixer.methods[method](images, torch.from_numpy(shares).float())
+        return images.round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy(), rows.numpy()
 
 
-def add_batch(
-    page: Page,
-    views: "Views",
-    batch: np.ndarray,
-    labels: pd.Series,
-    classes: list[str],
-    method: str | None,
-) -> None:
-    """A training batch and the labels it is trained on; plain where `method` is None."""
-    targets = np.array([classes.index(label) for label in labels])
-    if method:
-        title, caption = METHODS[method]
-        pictures, shares = views.mixed(batch, targets, method)
-    else:
-        title, caption = "A batch", "nothing is mixed: every picture has its own label"
-        pictures, shares = views.augmented(batch, "batch"), np.eye(len(classes))[targets]
-    page.space(1.5)
-    page.text(title[0].upper() + title[1:], INK, 1.3)
-    page.text(caption)
-    page.space(0.4)
-    page.row([Cell(p, label_shares(s, classes)) for p, s in zip(pictures, shares, strict=True)])
-
-
-def label_shares(shares: np.ndarray, classes: list[str]) -> list[tuple[str, str]]:
+def label_shares(shares: np.ndarray, classes: list[str]) -> Label:
     """The largest `shares` [classes] as ("quercus alba", "38 %"); what rounds to 0 is left out."""
-    largest = np.argsort(-shares, kind="stable")[:MOST]
+    largest = np.argsort(-shares, kind="stable")[:NAMED]
     percents = [(readable(classes[i]), round(100 * float(shares[i]))) for i in largest]
     return [(label, f"{percent} %") for label, percent in percents if percent]
 

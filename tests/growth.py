@@ -18,14 +18,14 @@ import numpy as np
 import pandas as pd
 import typer
 import yaml
-from PIL import Image
+from matplotlib.figure import Figure
 
 from pipeline.base import records
 from pipeline.base.cli import run_stage, say
 from pipeline.base.config import load_experiment, root
 from pipeline.base.runs import prediction_path
 from pipeline.data.splits import folds_digest, load_folds
-from pipeline.figures.chart import Chart, side_by_side
+from pipeline.figures.charts import blank_charts, finish_chart
 from pipeline.inference.predictions import Predictions
 
 SIDE, CLASSES = 64, [f"class {i:02}" for i in range(50)]
@@ -61,7 +61,7 @@ def main(
             n *= 10
         million = invent_blend(Path(folder), experiment)
         say("growth", f"submit of {MILLION:,} rows: {told(*run('submit', million))}")
-    draw(found).save(out, optimize=True)
+    draw(found).savefig(out)
     say("growth", str(out))
 
 
@@ -135,14 +135,16 @@ def told(seconds: float, peak: float) -> str:
     return f"{seconds:6.1f} s {peak / 1e9:6.2f} GB"
 
 
-def draw(found: dict[str, list[tuple[int, float, float]]]) -> Image.Image:
-    caption = f"{SIDE} px, {len(CLASSES)} classes, a quarter as many test images, a process each"
-    time_chart = Chart("CPU time of a stage", caption, "training images", "CPU seconds")
-    memory = Chart("Memory of a stage", "largest resident set", "training images", "bytes")
+def draw(found: dict[str, list[tuple[int, float, float]]]) -> Figure:
+    figure, (seconds, memory) = blank_charts(2)
     for stage, rows in found.items():
-        time_chart.add(stage, [(n, seconds) for n, seconds, _ in rows])
-        memory.add(stage, [(n, peak) for n, _, peak in rows])
-    return side_by_side([time_chart, memory])
+        images, times, peaks = zip(*rows, strict=True)
+        seconds.plot(images, times, "o-", label=stage)
+        memory.plot(images, peaks, "o-", label=stage)
+    caption = f"{SIDE} px, {len(CLASSES)} classes, a quarter as many test images, a process each"
+    finish_chart(seconds, "CPU time of a stage", caption, "training images", "CPU seconds")
+    finish_chart(memory, "Memory of a stage", "largest resident set", "training images", "bytes")
+    return figure
 
 
 if __name__ == "__main__":

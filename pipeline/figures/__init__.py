@@ -1,1 +1,1 @@
-"""How does a picture of numbers or of pictures look? Charts and sheets."""
+"""How do numbers or pictures look? Charts and pages of pictures, drawn by matplotlib."""

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import timm
-from PIL import Image, ImageFont
+from PIL import Image
 
 from pipeline.base.config import Experiment, load_experiment
 from pipeline.data.augment import Resize
 from pipeline.data.prepared import load_prepared
-from pipeline.figures.sheet import ACCENT, Page, shorten, wrap
-from pipeline.gallery import label_shares, mixing
+from pipeline.figures.pictures import SHOWN, Strip, draw_page
+from pipeline.gallery import label_shares, mixing, training_views
 
 MIX = {"mixup": 1.0, "cutmix": 1.0, "mosaic": True}
 GALLERY = ["--rows", "2", "--columns", "3"]
@@ -25,45 +25,41 @@ def experiment(write: Callable[..., str], run: Callable[..., str]) -> str:
     return path
 
 
-def picture(path: Path) -> np.ndarray:
-    with Image.open(path) as image:
-        return np.asarray(image)
+def views(experiment: str) -> list[Strip]:
+    settings = load_experiment(experiment)
+    return training_views(settings, load_prepared(settings), 2, 3, "images/7.jpg", seed=0)
 
 
-def enlarged(experiment: str, image: str) -> np.ndarray:
-    """What validation sees of a picture, seven times as large."""
+def original(experiment: str, image: str) -> np.ndarray:
+    """What validation sees of a picture."""
     prepared = load_prepared(load_experiment(experiment))
     row = prepared.rows.index[prepared.rows.id == image][0]
     resize = Resize(32, timm.get_pretrained_cfg("test_resnet").interpolation)
-    return resize(prepared.pixels[row]).repeat(7, 0).repeat(7, 1)
+    return resize(prepared.pixels[row])
 
 
-def places(page: np.ndarray, part: np.ndarray) -> list[tuple[int, int]]:
-    """Every (y, x) where `part` lies in the page, pixel for pixel."""
-    height, width = part.shape[:2]
-    starts = np.argwhere((page == part[0, 0]).all(2))
-    return [
-        (int(y), int(x))
-        for y, x in starts
-        if np.array_equal(page[y : y + height, x : x + width], part)
-    ]
+def test_the_original_comes_first_then_a_strip_for_each_method(experiment: str) -> None:
+    augmented, *mixed = views(experiment)
+    assert augmented.marked
+    np.testing.assert_array_equal(augmented.pictures[0], original(experiment, "images/7.jpg"))
+    assert len(augmented.pictures) == 6
+    assert len({picture.tobytes() for picture in augmented.pictures}) == 6
+    assert [strip.title for strip in mixed] == ["Mix-up", "CutMix", "Mosaic"]
+    for strip in mixed:
+        assert len(strip.pictures) == len(strip.labels) == 3
+        for label in strip.labels:
+            assert abs(sum(int(share.split()[0]) for _, share in label) - 100) <= 2
 
 
-def test_page_has_its_size_and_begins_with_the_original(
-    experiment: str, run: Callable[..., str], space: Path
+def test_nothing_mixed_and_nothing_augmented_are_the_pictures(
+    write: Callable[..., str], run: Callable[..., str], experiment: str
 ) -> None:
-    said = run("gallery", experiment, *GALLERY, "--image", "images/7.jpg")
-    assert "5 views of one picture, mix-up, CutMix or mosaic in 100 % of the batches" in said
-    page, layout = picture(space / "runs/tiny/gallery.png"), Page(32, 3)
-    assert layout.side == 7 * 32 == 224
-    assert page.shape[1] == 3 * 224 + 2 * layout.gap + 2 * layout.margin
-    assert page.shape[0] > 5 * 224, "two rows of the picture, a row for each method"
-
-    ((y, x),) = places(page, enlarged(experiment, "images/7.jpg"))
-    assert x == layout.margin
-    accent = np.argwhere((page == tuple(bytes.fromhex(ACCENT[1:]))).all(2))
-    assert accent[:, 0].max() == y + 224 + 5, "the frame stands 6 px away"
-    assert accent[:, 0].min() < y < 500, "it is in the first row"
+    plain = write("plain", augment="none")
+    assert "nothing is mixed" in run("gallery", plain, *GALLERY, "--image", "images/7.jpg")
+    again, batch = views(plain)
+    for picture in again.pictures:
+        np.testing.assert_array_equal(picture, original(plain, "images/7.jpg"))
+    assert [[share for _, share in label] for label in batch.labels] == [["100 %"]] * 3
 
 
 def test_seed_decides(experiment: str, run: Callable[..., str], space: Path) -> None:
@@ -72,15 +68,6 @@ def test_seed_decides(experiment: str, run: Callable[..., str], space: Path) -> 
     a, b, c = ((space / f"{name}.png").read_bytes() for name in "abc")
     assert a == b
     assert a != c
-
-
-def test_views_of_the_picture_differ_unless_nothing_augments(
-    write: Callable[..., str], run: Callable[..., str], experiment: str, space: Path
-) -> None:
-    plain = write("plain", augment="none")
-    assert "nothing is mixed" in run("gallery", plain, *GALLERY, "--image", "images/7.jpg")
-    page = picture(space / "runs/plain/gallery.png")
-    assert len(places(page, enlarged(plain, "images/7.jpg"))) == 6
 
 
 def test_unknown_picture_is_one_line(experiment: str, run: Callable[..., str]) -> None:
@@ -113,13 +100,21 @@ def test_mixing_in_words() -> None:
     )
 
 
-def test_text_stays_within_its_width() -> None:
-    font = ImageFont.load_default(size=20)
-    assert shorten("acer", font, 100) == "acer"
-    short = shorten("liquidambar styraciflua", font, 100)
-    assert short.endswith("…")
-    assert short.startswith("liqui")
-    assert font.getlength(short) <= 100
-    lines = wrap("one two three pneumonoultramicroscopic four", font, 100)
-    assert all(font.getlength(line) <= 100 for line in lines)
-    assert lines[0] == "one two"
+def test_a_page_shows_every_pixel_and_shortens_names(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    pictures = list(rng.integers(0, 255, (5, 32, 32, 3), dtype=np.uint8))
+    strip = Strip("title", "caption", pictures, [[("liquidambar styraciflua", "9 %")]] * 5)
+    figure = draw_page("page", "caption", [strip, Strip("", "", pictures, marked=True)], 3)
+    texts = [text.get_text() for axes in figure.axes for text in axes.texts]
+    assert texts.count("liquidambar styrac…") == 5
+    assert len("liquidambar styrac…") == SHOWN
+    boxes = np.array([axes.get_position().bounds for axes in figure.axes])
+    assert (boxes[:, :2] >= 0).all()
+    assert (boxes[:, :2] + boxes[:, 2:] <= 1).all()
+    np.testing.assert_allclose(boxes[:, 2:] * figure.bbox.size, 224)
+    figure.savefig(tmp_path / "page.png")
+    with Image.open(tmp_path / "page.png") as image:
+        page = np.asarray(image)[::-1]  # matplotlib counts from below
+    x, y = (boxes[0, :2] * figure.bbox.size).round().astype(int)
+    part = page[y : y + 224, x : x + 224][::-1]
+    np.testing.assert_allclose(part[10:214:7, 10:214:7, :3], pictures[0][1:31, 1:31], atol=1)

@@ -49,7 +49,7 @@ def test_the_real_pieces_are_measured_and_training_goes_by_what_was_chosen(
     assert all(rate > 0 for rate in found["rates"].values())
     assert found["head"] == 0, "it starts at random"
     with Image.open(path.with_name("card.png")) as picture:
-        assert picture.size == (1800, 640)
+        assert picture.size == (900, 640)
     assert not (space / "runs" / "tiny").exists(), "it trains nothing that stays"
 
     found["runtime"] = {"predict_batch": 7, "channels_last": False}
