@@ -4,7 +4,7 @@
 #   ./run.sh                      the demo competition, end to end
 #   ./run.sh EXPERIMENT           any experiment (pipeline/configs/experiments/*.yaml, or a path)
 #   ./run.sh EXPERIMENT STAGE     from that stage on
-#   ./run.sh test                 the tests
+#   ./run.sh test [-m quick]      the tests, or those that take a minute in all
 #
 # DATA_DIR (default data/) holds one folder per competition. Running again resumes.
 set -euo pipefail
@@ -28,8 +28,11 @@ fi
 PATH=$venv/bin:$PATH
 
 if [[ $experiment == test ]]; then
-  # the whole suite in two processes, each with a thread of its own
-  [[ $# -gt 1 ]] || { export OMP_NUM_THREADS=1 && set -- test -n 2 --dist loadfile; }
+  # the whole suite, or the quick part, in two processes, each with a thread of its own
+  if [[ $# == 1 || "${*:2}" == "-m quick" ]]; then
+    export OMP_NUM_THREADS=1
+    set -- "$@" -n 2 --dist loadfile
+  fi
   exec python -m pytest "${@:2}"
 fi
 

@@ -36,6 +36,31 @@ TINY = {
     "train": {"epochs": 2, "batch_size": 8, "lr": 0.001},
 }
 
+# Each takes longer than 4 s; all others are marked `quick`.
+SLOW = {
+    "test_a_full_disk_is_one_line",
+    "test_a_killed_fold_and_a_killed_worker_are_made_up_for",
+    "test_all_folds_run_in_processes_of_their_own",
+    "test_each_row_comes_once_and_rank_0_gives_its_model_to_all",
+    "test_folds_leave_nothing_behind",
+    "test_force_waits_for_the_process_that_trains",
+    "test_killed_at_any_moment_it_ends_in_the_same_weights",
+    "test_sessions_end_in_the_weights_of_an_uninterrupted_training",
+    "test_sigterm_is_as_polite_as_ctrl_c",
+    "test_the_notebook_runs_as_on_kaggle",
+    "test_training_beats_its_start_with_two_folds_at_once",
+    "test_training_tells_the_epoch",
+    "test_two_folds_train_side_by_side_and_the_failed_one_is_made_up_for",
+    "test_two_processes_train_the_weights_of_one",
+    "test_without_ray_one_line_says_what_to_install",
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
+    for item in items:
+        if item.originalname not in SLOW:
+            item.add_marker(pytest.mark.quick)
+
 
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
