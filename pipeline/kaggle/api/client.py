@@ -10,38 +10,34 @@ import io
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
-from functools import cache, wraps
+from functools import cache
 from json import JSONDecodeError
-from textwrap import shorten
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from pipeline.base.cli import UserError, duration, say
+from pipeline.base.cli import UserError, duration, say, short
 from pipeline.base.competition import Competition
 
 if TYPE_CHECKING:
     from kaggle.api.kaggle_api_extended import KaggleApi
-    from requests import HTTPError, Response
+    from requests import Response
 
 Kind = Literal["competition", "dataset", "notebook"]
 Answer = TypeVar("Answer")
 
-SILENCE = 300  # seconds without a byte, after which a connection counts as broken
+TIMEOUT = 300  # seconds without a byte, after which a connection counts as broken
 FIRST_PAUSE, LONGEST_PAUSE = 5, 300  # seconds between two attempts: twice as long each time
 PATIENCE = 2 * 3600  # seconds of pauses, after which a call is given up
-REMIND = 900  # seconds of pauses between two lines that say so
+TRANSIENT = {408, 425, 429, *range(500, 600)} - {501}  # statuses that may be well in a while
 
 TOKEN = (
     "make one at https://www.kaggle.com/settings (API, Generate New Token) and put it into the "
     "variable KAGGLE_API_TOKEN or the file ~/.kaggle/access_token"
 )
+PAGE = "https://www.kaggle.com/competitions"
 
 
-class PassingError(UserError):
+class TransientError(UserError):
     """Something on Kaggle's side or on the way there that may be well in a while."""
-
-    def __init__(self, text: str, response: Response | None = None):
-        super().__init__(text)
-        self.asked_for = _retry_after(response)  # seconds
 
 
 def sign_in() -> KaggleApi:
@@ -52,11 +48,11 @@ def sign_in() -> KaggleApi:
             from kagglesdk.kaggle_env import get_access_token_from_env
         except ModuleNotFoundError as error:
             raise UserError(f"{error}; run pip install -r requirements.txt") from None
-        end_silence()
+        set_timeout()
         api = KaggleApi()
         api.with_retry = lambda call, *_, **__: call  # it repeats some, blindly: `ask` does it all
         try:
-            with told("competition", ""):
+            with kaggle_errors("competition", ""):
                 api.authenticate()
         except SystemExit:
             token, source = get_access_token_from_env()
@@ -69,17 +65,14 @@ def sign_in() -> KaggleApi:
 
 
 @cache  # once is enough
-def end_silence() -> None:
-    """The client waits for ever for an answer that never comes; from now on for SILENCE."""
+def set_timeout() -> None:
+    """The client waits for ever for an answer that never comes; from now on for TIMEOUT."""
     from requests.adapters import HTTPAdapter
 
     send = HTTPAdapter.send
 
-    @wraps(send)
-    def limited(
-        self: HTTPAdapter, request: Any, stream: bool = False, timeout: Any = None, **rest: Any
-    ) -> Response:
-        return send(self, request, stream, timeout or SILENCE, **rest)
+    def limited(self: HTTPAdapter, request: Any, **options: Any) -> Response:
+        return send(self, request, **{**options, "timeout": options.get("timeout") or TIMEOUT})
 
     HTTPAdapter.send = limited
 
@@ -90,32 +83,27 @@ def ask(
     call: Callable[[], Answer],
     done: Callable[[], Answer | None] | None = None,
 ) -> Answer:
-    """`call()` of the client about one thing (see `told`), repeated while Kaggle is ill or away.
+    """`call()` of the client about one thing (see `kaggle_errors`), repeated while Kaggle is ill.
 
-    Pauses double from 5 s to 5 min, or are as long as Kaggle asks, two hours in all. A call that
-    changes something comes with `done`: asked before each repetition, it returns what the call
-    would have returned had it taken effect, else None. Raises UserError for all the rest.
+    Pauses double from 5 s to 5 min, two hours in all. A call that changes something comes with
+    `done`: asked before each repetition, it returns what the call would have returned had it taken
+    effect, else None. Raises UserError for all the rest.
     """
-    waited, pause, attempt = 0.0, FIRST_PAUSE, call
-
-    def again() -> Answer:
-        found = done() if done else None
-        return call() if found is None else found
-
+    waited, pause = 0, FIRST_PAUSE
     while True:
         try:
-            with told(kind, name):
-                answer = attempt()
-        except PassingError as error:
+            with kaggle_errors(kind, name):
+                answer = done() if waited and done else None
+                answer = call() if answer is None else answer
+        except TransientError as error:
             if waited >= PATIENCE:
                 raise UserError(f"{error} (tried for {duration(waited)})") from None
-            wait = min(max(pause, error.asked_for), PATIENCE - waited)
-            if not waited or waited // REMIND < (waited + wait) // REMIND:
-                so_far = f"{duration(waited)} now, " if waited else ""
+            if not waited:
                 reason = str(error).partition(";")[0]
-                say("kaggle", f"{reason}; asked again ({so_far}at most {duration(PATIENCE)})")
-            time.sleep(wait)
-            waited, pause, attempt = waited + wait, min(2 * pause, LONGEST_PAUSE), again
+                say("kaggle", f"{reason}; asked again, for at most {duration(PATIENCE)}")
+            pause = min(pause, PATIENCE - waited)
+            time.sleep(pause)
+            waited, pause = waited + pause, min(2 * pause, LONGEST_PAUSE)
         else:
             if waited:
                 say("kaggle", f"answers again, after {duration(waited)}")
@@ -135,67 +123,43 @@ def unless_absent(call: Callable[[], Answer]) -> Answer | None:
 
 
 @contextmanager
-def told(kind: Kind, name: str) -> Iterator[None]:
+def kaggle_errors(kind: Kind, name: str) -> Iterator[None]:
     """Around calls of the client about one competition (its slug), dataset or notebook (its
     OWNER/SLUG): whatever goes wrong in them or in the network becomes one UserError, of class
-    PassingError where waiting may help."""
+    TransientError where waiting may help."""
     from requests import HTTPError, RequestException
     from urllib3.exceptions import HTTPError as TransportError
 
     try:
         yield
     except HTTPError as error:
-        if _passing(error.response):
-            raise PassingError(_refusal(kind, name, error), error.response) from None
-        raise UserError(_refusal(kind, name, error)) from None
+        status = 0 if error.response is None else error.response.status_code
+        made = TransientError if status in TRANSIENT else UserError
+        raise made(_refusal(kind, name, status, short(error, 300))) from None
     except (RequestException, TransportError, ConnectionError, TimeoutError) as error:
-        raise PassingError(
+        raise TransientError(
             f"cannot reach Kaggle ({type(error).__name__}); check the network, then the same "
             "command goes on"
         ) from None
     except JSONDecodeError:  # a page that tells people of a repair
         text = "Kaggle answers with a page instead of data; try the same command later"
-        raise PassingError(text) from None
+        raise TransientError(text) from None
     except ValueError as error:  # the client's own checks of what it was given, and this one
-        if "Upload unsuccessful" in str(error):
-            raise PassingError(f"{kind} {name}: {error}") from None
-        raise UserError(f"{kind} {name}: {error}") from None
+        made = TransientError if "Upload unsuccessful" in str(error) else UserError
+        raise made(f"{kind} {name}: {error}") from None
 
 
-def _passing(response: Response | None) -> bool:
-    """Timeouts, too many requests, and what servers and those before them say when ill."""
-    status = 0 if response is None else response.status_code
-    return status in (408, 425, 429) or (status >= 500 and status != 501)
-
-
-def _retry_after(response: Response | None) -> float:
-    """Seconds that Kaggle asks to wait, told as a number or a date; 0 where it does not."""
-    from urllib3.exceptions import InvalidHeader
-    from urllib3.util import Retry
-
-    told_us = "" if response is None else response.headers.get("Retry-After", "")
-    try:
-        return Retry().parse_retry_after(told_us) if told_us else 0.0
-    except InvalidHeader:
-        return 0.0
-
-
-def _refusal(kind: Kind, name: str, error: HTTPError) -> str:
-    status = error.response.status_code if error.response is not None else 0
-    said = shorten(str(error), 300)
-    page = f"https://www.kaggle.com/competitions/{name}"
+def _refusal(kind: Kind, name: str, status: int, said: str) -> str:
     if status == 401:
         return f"Kaggle refuses the token ({said}); {TOKEN}"
     if status == 403 and kind == "competition":
-        return f"Kaggle says {said!r}; join and accept the rules at {page}/rules, then again"
+        return f"Kaggle says {said!r}; join and accept the rules at {PAGE}/{name}/rules, then again"
     if status == 404 and kind == "competition":
-        return f"Kaggle has no competition {name!r}; a slug is the end of the address {page}"
+        return f"Kaggle has no competition {name!r}; a slug is the end of its address {PAGE}/SLUG"
     if status in (403, 404):
         return f"Kaggle has no {kind} {name!r}, or it is not yours ({said})"
-    if status == 429:
-        return "Kaggle says too many requests; wait some minutes, then the same command"
-    if status >= 500:
-        return f"Kaggle fails on its side ({said}); try the same command later"
+    if status in TRANSIENT:
+        return f"Kaggle is busy or ill ({status}, {said}); try the same command later"
     return f"{kind} {name}: Kaggle refuses: {said}"
 
 
@@ -214,6 +178,6 @@ def accepted(answer: Answer, what: str) -> Answer:
     names = ["error", *(name for name in dir(answer) if name.startswith("invalid_"))]
     bad = {name: value for name in names if (value := getattr(answer, name, None))}
     if bad:
-        told_bad = "; ".join(f"{name.replace('_', ' ')}: {value}" for name, value in bad.items())
-        raise UserError(f"Kaggle refuses {what}: {told_bad}")
+        text = "; ".join(f"{name.replace('_', ' ')}: {value}" for name, value in bad.items())
+        raise UserError(f"Kaggle refuses {what}: {text}")
     return answer

@@ -18,7 +18,7 @@ from pipeline.base.runs import finished, how_far
 from pipeline.kaggle.api import ledger
 from pipeline.kaggle.api.client import accepted, ask, unless_absent
 from pipeline.kaggle.api.datasets import folder_digest, push_datasets
-from pipeline.kaggle.api.upload import about, await_score, outcome, scores, send
+from pipeline.kaggle.api.upload import find_or_start, scores, submit_once
 from pipeline.kaggle.notebook.guard import ALARM
 
 if TYPE_CHECKING:
@@ -197,21 +197,13 @@ def raised_alarm(api: KaggleApi, ref: str, version: int) -> bool:
 
 def submit_version(api: KaggleApi, name: str, slug: str, ref: str, version: int) -> None:
     """Submit a version of the notebook once; its score goes into the ledger beside ours."""
-    mark = hashlib.sha256(f"{ref} version {version}".encode()).hexdigest()
-    row = ledger.find(slug, mark)
-    if row is None:
-        row = about(root("submissions") / f"{name}.csv", slug, mark)
-        what, file = f"{ref} version {version}", "submission.csv"
+    what = f"{ref} version {version}"
+    sha256 = hashlib.sha256(what.encode()).hexdigest()
+    row = find_or_start(root("submissions") / f"{name}.csv", slug, sha256)
 
-        def submit(text: str) -> Any:
-            return api.competition_submit_code(file, text, slug, ref, version, True)
+    def submit(text: str) -> Any:
+        return api.competition_submit_code("submission.csv", text, slug, ref, version, True)
 
-        row["ref"] = send(api, row, what, submit, what)
-        ledger.put(row)
     if row["status"] == "pending":
-        say("bundle", "its score is awaited, at most 10 h; stopped, the same command asks again")
-        row |= outcome(await_score(api, slug, row["ref"], SCORE_POLLS))
-        ledger.put(row)
-    if row["status"] == "error":
-        raise UserError(f"{slug}: {ref} version {version} failed on the hidden test: see its page")
+        submit_once(api, row, what, submit, SCORE_POLLS)
     say("bundle", f"{name}: {scores(row)}; {ledger.ledger_path()}")
