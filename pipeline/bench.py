@@ -28,7 +28,7 @@ from pipeline.tuning.budget import cuts, plan, seconds_of_head
 
 if TYPE_CHECKING:
     from pipeline.training.trainer import Trainer
-    from pipeline.tuning.search import Search
+    from pipeline.tuning.search import Choices
 
 Rows = list[tuple[str, ...]]
 
@@ -87,12 +87,7 @@ def describe_card(card: dict[str, Any]) -> Rows:
     for device, rates in card["flops"].items():
         rows += [(device, name, prefixed(rate, "FLOP/s")) for name, rate in rates.items()]
         rows += [(device, "memory, read + write", prefixed(card["memory"][device], "B/s"))]
-    for device, rates in card["from host"].items():
-        rows += [(device, f"from {name} memory", prefixed(r, "B/s")) for name, r in rates.items()]
-    rows += [("cpu", f"read of {prefixed(b)}B", f"{ns:.1f} ns") for b, ns in card["ladder"][::3]]
-    each = card["pictures"].items()
-    rows += [("core", f"pictures {name}", f"{rate:,.0f} images/s") for name, rate in each]
-    return [*rows, ("disk", "sequential read", prefixed(card["disk"], "B/s"))]
+    return rows
 
 
 def draw_card(folder: Path) -> None:
@@ -121,22 +116,24 @@ def card_of_experiment(
     settings: Experiment, prepared: Prepared, table: pd.DataFrame, started: float
 ) -> tuple[Path, dict[str, Any]]:
     """Measure and choose, tell how, and write it for train and predict; also returns it."""
-    from pipeline.base.device import tune_path
-    from pipeline.tuning.machine import work_per_image  # late: torch
-    from pipeline.tuning.search import Search
+    from pipeline.base.device import tune_path  # late: torch
+    from pipeline.tuning.machine import work_per_image
+    from pipeline.tuning.search import search
 
-    search = Search(settings, lambda runtime: build(settings, prepared, table, runtime))
     say("bench", f"{settings.model.backbone}, {settings.model.size} px")
-    rates, trainer = search.run(), search.trainer
-    work = work_per_image(trainer.accelerator.unwrap_model(trainer.model), settings.model.size)
-    start, path = search.ready - started, tune_path(settings)
-    times = {"start": start, "head": seconds_of_head(trainer)}
+    measured = search(settings, lambda runtime: build(settings, prepared, table, runtime))
+    trainer, choices, path = measured.trainer, measured.choices, tune_path(settings)
     fixed = settings.runtime.model_fields_set
-    chosen = {name: value for name, value in search.chosen.items() if name not in fixed}
-    found = {"runtime": chosen, "rates": rates, **times, **work}
+    found = {
+        "runtime": {name: value for name, value in choices.chosen.items() if name not in fixed},
+        "rates": measured.rates,
+        "start": measured.ready - started,
+        "head": seconds_of_head(trainer),
+        **work_per_image(trainer.accelerator.unwrap_model(trainer.model), settings.model.size),
+    }
     records.write_json(path, found)
-    print_table(describe_search(search))
-    print_verdict(rates)
+    print_table(describe_choices(choices))
+    print_verdict(measured.rates)
     if path.with_name("card.json").exists():
         draw_card(path.parent)
     return path, found
@@ -147,22 +144,26 @@ def build(
 ) -> "Trainer":
     """The Trainer of fold 0 with its real weights; numbers of random ones underflow, which is slow.
 
-    What it is taught costs no time, so no teacher need be trained yet.
+    It stands in the last epoch, when all has thawed that ever does. What it is taught costs no
+    time, so no teacher need be trained yet.
     """
     from pipeline.train import make_trainer
 
     train = settings.train.model_copy(update={"distill": None})
     settings = settings.model_copy(update={"train": train, "runtime": runtime})
-    return make_trainer(settings, 0, prepared, table, folds_digest(table))
+    trainer = make_trainer(settings, 0, prepared, table, folds_digest(table))
+    trainer.epoch = max(0, train.epochs - 1)
+    trainer.set_mode()
+    return trainer
 
 
-def describe_search(search: "Search") -> Rows:
+def describe_choices(choices: "Choices") -> Rows:
     """What was tried, how fast it was, and what train and predict will go by."""
     rows = []
-    for name, value, rate in search.tried:
-        told = "no time to measure it" if rate is None else f"{rate:,.0f} images/s"
-        chosen = "chosen" if search.chosen[name] == value else ""
-        rows.append((f"{name}: {value}", told, chosen))
+    for name, value, rate in choices.tried:
+        speed = "no time to measure it" if rate is None else f"{rate:,.0f} images/s"
+        chosen = "chosen" if choices.chosen[name] == value else ""
+        rows.append((f"{name}: {value}", speed, chosen))
     return rows
 
 

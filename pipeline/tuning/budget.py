@@ -43,8 +43,8 @@ def plan(
         "head": looked_at / rates["forward"] + rounds * found["head"],
         "training": rounds * epochs * train / rates["both"],
         "validation": rounds * epochs * valid / rates["forward"],
-        "predict oof": held / rates["looks"],
-        "predict test": (n if epochs else 1) * test / rates["looks"],  # untrained: one for all
+        "predict oof": held / rates["tta"],
+        "predict test": (n if epochs else 1) * test / rates["tta"],  # untrained: one for all
     }
 
 

@@ -7,7 +7,7 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from pipeline.base.device import peak_memory_gb, workers
 from pipeline.base.libc import cores
 from pipeline.data.loader import Batch, EpochBatches, grouped, make_loader
 from pipeline.inference.predictor import predict_probabilities
-from pipeline.tuning.machine import wait
+from pipeline.tuning.machine import synchronize
 
 if TYPE_CHECKING:
     from pipeline.training.trainer import Trainer
@@ -25,100 +25,21 @@ if TYPE_CHECKING:
 LIMIT = 40.0  # seconds after which no further choice is measured
 SECONDS = 2.0  # of one measurement
 FASTER = 1.05  # a smaller gain is noise, and no reason to leave the default
-FEW = 8  # images of a first try
-MOST = 1024  # images in a batch of inference
+FIRST_IMAGES = 8  # of the step that tells how long a measurement will take
+LARGEST_BATCH = 1024  # images, of inference
 COMPILES = 600.0  # seconds of a fold's training from which on a minute of compiling may pay
 
 
-class Search:
-    """Measures one choice after another until the time is over, and keeps what is faster.
+class Choices:
+    """What was measured and what was fastest; what the experiment's `runtime` says is not chosen.
 
-    `build(runtime)` makes a Trainer; what the experiment's `runtime` says is not chosen.
+    `tried` holds name, value and images/s, None where no time was left.
     """
 
-    def __init__(self, settings: Experiment, build: Callable[[Runtime], "Trainer"]):
-        self.runtime, self.build, self.end = settings.runtime, build, time.monotonic() + LIMIT
-        self.looks = settings.predict.tta, settings.predict.sizes or ()
+    def __init__(self, runtime: Runtime):
+        self.runtime, self.end = runtime, time.monotonic() + LIMIT
         self.chosen: dict[str, Any] = {}
-        self.tried: list[tuple[str, Any, float | None]] = []  # images/s, None: no time was left
-
-    def run(self) -> dict[str, float]:
-        """Images/s of the loader and the training step alone, of both, and of inference."""
-        self.trainer, self.ready = self.make(), time.monotonic()
-        self.device = self.trainer.accelerator.device
-        self.on_gpu = self.device.type == "cuda"
-        batch = next(iter(self.trainer.loader))
-        self.rough = step_rate(self.trainer, batch, FEW, 0)
-        # on a CPU a step of a second says as much as a longer one
-        size = len(batch[0]) if self.on_gpu else max(FEW, min(len(batch[0]), int(self.rough)))
-        rates = {"model": self.choose_model(batch, size), "both": self.choose_workers(size)}
-        nothing, count = lambda group, images: None, self.chosen["workers"]
-        rates["loader"] = load_rate(self.trainer, size, count, nothing)
-        rates["forward"] = self.choose_batch()
-        rates["looks"] = forward_rate(self.trainer, self.chosen["predict_batch"], *self.looks)
-        return rates
-
-    def make(self, **changes: Any) -> "Trainer":
-        """A Trainer with all that was chosen, and `changes`."""
-        trainer = self.build(self.runtime.model_copy(update={**self.chosen, **changes}))
-        trainer.epoch = max(0, trainer.settings.train.epochs - 1)
-        trainer.set_mode()  # as in the last epoch, when all has thawed that ever does
-        return trainer
-
-    def choose_model(self, batch: Batch, size: int) -> float:
-        best = self.measure_step(self.trainer, batch, size)
-        choices = {"precision": ["no", "bf16"], "channels_last": [True, False]}
-        if self.on_gpu:
-            choices["precision"].append("fp16")
-            train = self.trainer.settings.train
-            if self.trainer.steps * train.batch_size * train.accumulate / best > COMPILES:
-                choices["compile"] = [False, True]
-        precision = self.trainer.accelerator.mixed_precision
-        defaults = {**self.runtime.model_dump(), "precision": precision}
-        for name, values in choices.items():
-
-            def measure(value: Any, name: str = name) -> float:
-                return self.measure_step(self.make(**{name: value}), batch, size)
-
-            others = [value for value in values if value != defaults[name]]
-            best = self.choose(name, defaults[name], others, measure, best)
-        self.trainer = self.make()
-        return best
-
-    def measure_step(self, trainer: "Trainer", batch: Batch, size: int) -> float:
-        if not self.on_gpu:  # a precision without units of its own takes ten times as long
-            rough = step_rate(trainer, batch, FEW, 0)
-            if rough < self.rough / 2:
-                return rough
-        return step_rate(trainer, batch, size, SECONDS)
-
-    def choose_workers(self, size: int) -> float:
-        def measure(count: int) -> float:
-            return load_rate(self.trainer, size, count, self.trainer.step)
-
-        default = workers(self.trainer.settings.runtime, self.on_gpu)
-        others = [n for n in (0, 1, 2, 4, 8) if n <= cores() and n != default]
-        return self.choose("workers", default, others, measure)
-
-    def choose_batch(self) -> float:
-        def measure(batch: int) -> float:
-            return forward_rate(self.trainer, batch)
-
-        default = self.runtime.predict_batch
-        if self.on_gpu:
-            torch.cuda.reset_peak_memory_stats(self.device)  # training's peak is another matter
-        doubled = itertools.takewhile(self.roomy, (default * 2**k for k in itertools.count(1)))
-        return self.choose("predict_batch", default, doubled, measure)
-
-    def roomy(self, batch: int) -> bool:
-        """Whether a batch surely fits into memory, and is done in less than a measurement."""
-        if batch > MOST or batch > SECONDS * self.tried[-1][2]:
-            return False
-        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        if self.on_gpu:
-            total = torch.cuda.get_device_properties(self.device).total_memory
-        peak = peak_memory_gb()["gpu_gb" if self.on_gpu else "ram_gb"]
-        return peak * 1e9 < 0.45 * total  # it holds twice the last one's numbers
+        self.tried: list[tuple[str, Any, float | None]] = []
 
     def choose(
         self,
@@ -132,7 +53,10 @@ class Search:
         best = best or measure(default)
         self.tried.append((name, default, best))
         self.chosen[name] = default
-        for value in self.open(name, others):
+        for value in () if name in self.runtime.model_fields_set else others:
+            if time.monotonic() > self.end:
+                self.tried.append((name, value, None))
+                break
             rate = measure(value)
             self.tried.append((name, value, rate))
             # measured anew, as a machine's speed drifts: only what is faster both times is
@@ -140,14 +64,102 @@ class Search:
                 best, self.chosen[name] = rate, value
         return best
 
-    def open(self, name: str, values: Iterable[Any]) -> Iterator[Any]:
-        """The values of a choice, while there is time; none where the experiment has chosen."""
-        if name not in self.runtime.model_fields_set:
-            for value in values:
-                if time.monotonic() > self.end:
-                    self.tried.append((name, value, None))
-                    return
-                yield value
+
+class Measured(NamedTuple):
+    trainer: "Trainer"  # with all that was chosen
+    choices: Choices
+    rates: dict[str, float]  # images/s, see `search`
+    ready: float  # time.monotonic() when the first Trainer stood
+
+
+def search(settings: Experiment, build: Callable[[Runtime], "Trainer"]) -> Measured:
+    """Choose precision, memory format, compiling, workers and batch, one after another.
+
+    The rates are those of the training step and of the loader alone, of both, and of inference
+    without and with the experiment's TTA.
+    """
+    choices = Choices(settings.runtime)
+    trainer, ready = build(settings.runtime), time.monotonic()
+    batch = next(iter(trainer.loader))
+    first, size = step_rate(trainer, batch, FIRST_IMAGES, 0), len(batch[0])
+    if trainer.accelerator.device.type == "cpu":  # a step of a second says as much as a longer one
+        size = max(FIRST_IMAGES, min(size, int(first)))
+
+    def measure(trainer: "Trainer") -> float:
+        if trainer.accelerator.device.type == "cpu":
+            rate = step_rate(trainer, batch, FIRST_IMAGES, 0)
+            if rate < first / 2:  # a precision without units of its own takes ten times as long
+                return rate
+        return step_rate(trainer, batch, size, SECONDS)
+
+    rates = {"model": measure(trainer)}
+    for name, (default, *others) in step_choices(trainer, rates["model"]).items():
+
+        def changed(value: Any, name: str = name) -> "Trainer":
+            return build(settings.runtime.model_copy(update={**choices.chosen, name: value}))
+
+        rates["model"] = choices.choose(
+            name, default, others, lambda value: measure(changed(value)), rates["model"]
+        )
+    trainer = build(settings.runtime.model_copy(update=choices.chosen))
+    rates["both"] = choose_workers(choices, trainer, size)
+    rates["loader"] = load_rate(trainer, size, choices.chosen["workers"], lambda group, n: None)
+    rates["forward"] = choose_batch(choices, trainer)
+    tta = settings.predict.tta, settings.predict.sizes or ()
+    rates["tta"] = forward_rate(trainer, choices.chosen["predict_batch"], *tta)
+    return Measured(trainer, choices, rates, ready)
+
+
+def step_choices(trainer: "Trainer", rate: float) -> dict[str, list[Any]]:
+    """Values that change the training step, the default first; `rate` in images/s."""
+    runtime, train = trainer.settings.runtime, trainer.settings.train
+    precision, on_gpu = trainer.accelerator.mixed_precision, is_on_gpu(trainer)
+    precisions = [precision, "no", "bf16", *(["fp16"] if on_gpu else [])]
+    found = {
+        "precision": list(dict.fromkeys(precisions)),
+        "channels_last": [runtime.channels_last, not runtime.channels_last],
+    }
+    if on_gpu and trainer.steps * train.batch_size * train.accumulate / rate > COMPILES:
+        found["compile"] = [runtime.compile, not runtime.compile]
+    return found
+
+
+def is_on_gpu(trainer: "Trainer") -> bool:
+    return trainer.accelerator.device.type == "cuda"
+
+
+def choose_workers(choices: Choices, trainer: "Trainer", size: int) -> float:
+    default = workers(trainer.settings.runtime, is_on_gpu(trainer))
+    others = [n for n in (0, 1, 2, 4, 8) if n <= cores() and n != default]
+    return choices.choose(
+        "workers", default, others, lambda n: load_rate(trainer, size, n, trainer.step)
+    )
+
+
+def choose_batch(choices: Choices, trainer: "Trainer") -> float:
+    """Doubled while it fits into memory and is done in less than a measurement."""
+    if is_on_gpu(trainer):  # training's peak is another matter
+        torch.cuda.reset_peak_memory_stats(trainer.accelerator.device)
+    default, rates = choices.runtime.predict_batch, []
+
+    def measure(batch: int) -> float:
+        rates.append(forward_rate(trainer, batch))
+        return rates[-1]
+
+    def doubled(batch: int) -> Iterator[int]:
+        while (batch := 2 * batch) <= min(LARGEST_BATCH, SECONDS * rates[-1]) and has_room(trainer):
+            yield batch
+
+    return choices.choose("predict_batch", default, doubled(default), measure)
+
+
+def has_room(trainer: "Trainer") -> bool:
+    """Whether twice the memory of the largest batch so far is there."""
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if is_on_gpu(trainer):
+        total = torch.cuda.get_device_properties(trainer.accelerator.device).total_memory
+    peak = peak_memory_gb()["gpu_gb" if is_on_gpu(trainer) else "ram_gb"]
+    return peak * 1e9 < 0.45 * total
 
 
 def images_per_s(
@@ -167,9 +179,9 @@ def images_per_s(
             if time.monotonic() - started > seconds:
                 break
         elif number == warm:
-            wait(device)
+            synchronize(device)
             started = time.monotonic()
-    wait(device)
+    synchronize(device)
     return images / (time.monotonic() - started)
 
 

@@ -1,12 +1,13 @@
 """The machine's figures: what can be counted is counted exactly."""
 
-import numpy as np
+import time
+
 import pytest
 import torch
 
 from pipeline.base.config import Runtime
 from pipeline.tuning import machine
-from pipeline.tuning.machine import latency_ladder, shortest, work_per_image
+from pipeline.tuning.machine import shortest, work_per_image
 
 
 def test_work_of_a_convolution_is_counted_by_hand() -> None:
@@ -22,25 +23,17 @@ def test_views_move_nothing() -> None:
     assert traffic.bytes == 40
 
 
-def test_the_ladder_walks_arrays_of_doubled_size() -> None:
-    found = latency_ladder(largest=2**15, steps=2000)
-    assert [size for size, _ in found] == [2**13, 2**14, 2**15]
-    assert all(0.1 < ns < 1e6 for _, ns in found)
+def test_shortest_is_the_time_of_one_run() -> None:
+    assert 0.01 < shortest(lambda: time.sleep(0.01), torch.device("cpu"), seconds=0.03) < 0.02
 
 
-def test_the_ladder_notices_a_numpy_that_copies_its_questions(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    take = np.take
-    monkeypatch.setattr(np, "take", lambda a, i, out, mode: take(a, i.copy(), out=out, mode=mode))
-    with pytest.raises(AssertionError, match="does not walk"):
-        latency_ladder(largest=2**13, steps=100)
-
-
-def test_shortest_leaves_the_warm_up_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    times = iter([0, 0.1, 1, 3, 4, 5.5])  # runs of 0.1, 2 and 1.5 s: then it is over 3 s
-    monkeypatch.setattr(machine.time, "perf_counter", lambda: next(times))
-    assert shortest(lambda: None) == 1.5
+def test_the_card_has_a_rate_of_each_format(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two equal sizes of work: what it counts as one run's is in the rates."""
+    monkeypatch.setattr(machine, "shortest", lambda work, device: work() is None or 0.5)
+    monkeypatch.setattr(machine, "COPIED", 1000)
+    card = machine.measure_machine(Runtime(device="cpu"))
+    assert card["flops"]["cpu"] == dict.fromkeys(["fp32", "bf16", "fp16"], 2 * 1024**3 / 0.5)
+    assert card["memory"] == {"cpu": 2 * 1000 / 0.5}
 
 
 def test_a_machine_is_its_kinds_of_devices(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from pipeline.base.cli import UserError
 from pipeline.base.config import Experiment, Runtime, Train
 from pipeline.base.device import tune_path, tuned
 from pipeline.model.build import arranged
-from pipeline.tuning.search import Search, images_per_s
+from pipeline.tuning.search import Choices, Measured, images_per_s, search
 
 EXPERIMENT = Experiment(competition="demo", model={"backbone": "test_resnet", "size": 32})
 STEP = {
@@ -31,7 +31,7 @@ def with_runtime(**runtime: Any) -> Experiment:
 
 
 @pytest.fixture
-def search(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Search]:
+def measured(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Measured]:
     """A finished search whose Trainers and rates are invented."""
 
     def build(runtime: Runtime) -> SimpleNamespace:
@@ -41,7 +41,6 @@ def search(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Search]:
             accelerator=SimpleNamespace(device=DEVICE["type"], mixed_precision=precision),
             steps=1000,
             loader=[(torch.zeros(64), torch.zeros(64))],
-            set_mode=lambda: None,
             step=None,
         )
 
@@ -57,21 +56,16 @@ def search(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Search]:
     monkeypatch.setattr("pipeline.tuning.search.load_rate", load_rate)
     monkeypatch.setattr(
         "pipeline.tuning.search.forward_rate",
-        lambda _, batch, *looks: FORWARD[batch] / (1 + len(looks)),
+        lambda _, batch, *tta: FORWARD[batch] / (1 + len(tta)),
     )
     monkeypatch.setattr("pipeline.tuning.search.cores", lambda: 4)
 
-    def run(**runtime: Any) -> Search:
-        found = Search(with_runtime(**runtime), build)
-        found.rates = found.run()
-        return found
-
-    return run
+    return lambda **runtime: search(with_runtime(**runtime), build)
 
 
-def test_the_faster_is_chosen_and_a_small_gain_is_not(search: Callable[..., Search]) -> None:
-    found = search()
-    assert found.chosen == {
+def test_the_faster_is_chosen_and_a_small_gain_is_not(measured: Callable[..., Measured]) -> None:
+    found = measured()
+    assert found.choices.chosen == {
         "precision": "bf16",
         "channels_last": True,
         "workers": 2,
@@ -82,51 +76,53 @@ def test_the_faster_is_chosen_and_a_small_gain_is_not(search: Callable[..., Sear
         "both": 175.0,
         "loader": 900.0,
         "forward": 500.0,
-        "looks": 500.0 / 3,
+        "tta": 500.0 / 3,
     }
-    assert ("workers", 1, 154.0) in found.tried, "3 % over the default are noise"
+    assert ("workers", 1, 154.0) in found.choices.tried, "3 % over the default are noise"
     assert found.trainer.settings.runtime.precision == "bf16", "the rest is measured with it"
-    assert not any(name == "compile" for name, *_ in found.tried), "for GPUs"
+    assert not any(name == "compile" for name, *_ in found.choices.tried), "for GPUs"
 
 
 def test_a_machine_that_speeds_up_makes_no_choice_better() -> None:
-    found, rates = Search(EXPERIMENT, build=None), iter([100.0, 150.0, 145.0])
-    assert found.choose("workers", 0, [2], lambda _: next(rates)) == 100.0
-    assert found.chosen == {"workers": 0}
+    choices, rates = Choices(Runtime()), iter([100.0, 150.0, 145.0])
+    assert choices.choose("workers", 0, [2], lambda _: next(rates)) == 100.0
+    assert choices.chosen == {"workers": 0}
 
 
-def test_what_the_experiment_says_is_not_tried(search: Callable[..., Search]) -> None:
-    found = search(precision="no", workers=1, channels_last=False)
-    assert found.chosen["channels_last"] is False
+def test_what_the_experiment_says_is_not_tried(measured: Callable[..., Measured]) -> None:
+    found = measured(precision="no", workers=1, channels_last=False)
+    assert found.choices.chosen["channels_last"] is False
     assert found.rates["model"] == 90.0
-    assert found.chosen["precision"] == "no"
-    assert found.chosen["workers"] == 1
-    assert [value for name, value, _ in found.tried if name in ("precision", "workers")] == [
+    assert found.choices.chosen["precision"] == "no"
+    assert found.choices.chosen["workers"] == 1
+    assert [
+        value for name, value, _ in found.choices.tried if name in ("precision", "workers")
+    ] == [
         "no",
         1,
     ]
 
 
 def test_without_time_the_defaults_stay(
-    search: Callable[..., Search], monkeypatch: pytest.MonkeyPatch
+    measured: Callable[..., Measured], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.tuning.search.LIMIT", -1.0)
-    found = search()
-    assert (found.chosen["precision"], found.chosen["workers"]) == ("no", 0)
-    assert ("precision", "bf16", None) in found.tried
+    found = measured()
+    assert (found.choices.chosen["precision"], found.choices.chosen["workers"]) == ("no", 0)
+    assert ("precision", "bf16", None) in found.choices.tried
 
 
 def test_batches_grow_only_while_they_surely_fit(
-    search: Callable[..., Search], monkeypatch: pytest.MonkeyPatch
+    measured: Callable[..., Measured], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.tuning.search.peak_memory_gb", lambda: {"ram_gb": 1e6})
-    found = search()
-    assert [value for name, value, _ in found.tried if name == "predict_batch"] == [64]
+    found = measured()
+    assert [value for name, value, _ in found.choices.tried if name == "predict_batch"] == [64]
 
 
 @pytest.mark.parametrize(("compiles", "compiled"), [(700.0, False), (600.0, True)])
 def test_a_gpu_has_more_choices_and_compiles_where_training_is_long(
-    search: Callable[..., Search],
+    measured: Callable[..., Measured],
     monkeypatch: pytest.MonkeyPatch,
     compiles: float,
     compiled: bool,
@@ -140,10 +136,10 @@ def test_a_gpu_has_more_choices_and_compiles_where_training_is_long(
     monkeypatch.setattr(
         "pipeline.tuning.search.peak_memory_gb", lambda: {"ram_gb": 1e6, "gpu_gb": 1.0}
     )
-    found = search(workers=2)
-    assert ("precision", "fp16", 120.0) in found.tried
-    assert found.chosen.get("compile", False) is compiled
-    assert found.chosen["predict_batch"] == 128
+    found = measured(workers=2)
+    assert ("precision", "fp16", 120.0) in found.choices.tried
+    assert found.choices.chosen.get("compile", False) is compiled
+    assert found.choices.chosen["predict_batch"] == 128
 
 
 def test_images_per_s_leaves_the_warm_up_out(monkeypatch: pytest.MonkeyPatch) -> None:
