@@ -7,6 +7,7 @@ import pytest
 import yaml
 from test_competitions import COPIES, tiny_copy
 
+from pipeline.base.cli import UserError
 from pipeline.base.competition import Competition, load_competition
 from pipeline.data.inspection import propose
 
@@ -47,21 +48,18 @@ TRAIN = "image,label\na.jpg,x\nb.jpg,y\n"
 @pytest.mark.parametrize(
     ("said", "files"),
     [
-        ("image: {image} finds 1 of 2 rows", {"train": TRAIN.replace("b.jpg", "gone.jpg")}),
-        ("image: no picture is named like", {"train": "image,label\nu,x\nv,y\n"}),
+        ("image: {image} finds the pictures of 1 of", {"train": TRAIN.replace("b.jpg", "gone")}),
+        ("image: {image} finds the pictures of 0 of", {"train": "image,label\nu,x\nv,y\n"}),
         ("there is ['train_old.csv']", {"train": TRAIN, "train_old": "image,label\na.jpg,x\n"}),
-        ("sample holds fractions", {"train": TRAIN, "sample": SAMPLE.replace("x", "0.5")}),
-        ("label: the sample names no column", {"train": TRAIN.replace("label", "species")}),
-        ("id: train.csv has no column of", {"train": TRAIN.replace("image", "file")}),
-        ("label: label has 4 values, is it", {"train": "image,label\na,1.5\nb,2\nc,3\nd,4\n"}),
+        ("label holds fractions, is it", {"train": TRAIN, "sample": SAMPLE.replace("x", "0.5")}),
+        ("label holds fractions, is it", {"train": TRAIN.replace("x", "-1.5")}),
+        ("asks for ['label'] beside 'image'", {"train": TRAIN.replace("label", "species")}),
+        ("no column 'image', it has ['file'", {"train": TRAIN.replace("image", "file")}),
         (
-            "label: 1 rows of train.csv have not one class",
+            "expected a 1 and else 0 among p, q",
             {"train": "image,p,q\na.jpg,1,1\nb.jpg,1,0\n", "sample": "image,p,q\nc.jpg,0,0\n"},
         ),
-        (
-            "label: label holds 1 of the sample's 2 columns",
-            {"train": TRAIN, "sample": "image,x,z\nc.jpg,0,0\n"},
-        ),
+        ("and ['x', 'y'] is what", {"train": TRAIN, "sample": "image,x,z\nc.jpg,0,0\n"}),
         ("as it stands: {} line 3: empty label", {"train": TRAIN.replace("y", "")}),
     ],
 )
@@ -89,8 +87,19 @@ def test_a_linked_folder_of_pictures_is_looked_into(tmp_path: Path) -> None:
     assert yaml.safe_load(propose(tmp_path / "data"))["image"] == "images/{image}.jpg"
 
 
-def test_a_csv_beside_that_cannot_be_read_is_a_doubt(tmp_path: Path) -> None:
+def test_a_csv_that_cannot_be_read_matters_only_where_it_is_needed(tmp_path: Path) -> None:
     (tmp_path / "notes.csv").write_bytes("é".encode("latin-1"))
-    text = doubts(tmp_path, train=TRAIN, sample=SAMPLE)
-    assert f"# unsure: {tmp_path}/notes.csv line 1: not text in UTF-8" in text
-    assert yaml.safe_load(text)["label"] == "label"
+    assert yaml.safe_load(doubts(tmp_path, train=TRAIN, sample=SAMPLE))["label"] == "label"
+    (tmp_path / "train.csv").write_bytes("é".encode("latin-1"))
+    with pytest.raises(UserError, match=r"train\.csv line 1: not text in UTF-8"):
+        doubts(tmp_path)
+
+
+def test_a_group_column_is_found_by_its_name(tmp_path: Path) -> None:
+    text = doubts(
+        tmp_path,
+        train="image,patient_id,label\na.jpg,p,x\nb.jpg,p,y\n",
+        sample=SAMPLE,
+    )
+    assert yaml.safe_load(text)["group"] == "patient_id"
+    assert "# unsure: group: must rows of one patient_id stay in one fold?" in text
