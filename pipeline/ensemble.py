@@ -26,7 +26,7 @@ from pipeline.base.runs import Split, prediction_path
 from pipeline.base.settings import checked_name
 from pipeline.data.prepared import prepared_folder
 from pipeline.data.splits import classes_of, folds_digest, load_folds
-from pipeline.inference.predictions import Predictions
+from pipeline.inference.predictions import Predictions, mean_of_runs
 
 VERSION = 1
 
@@ -82,12 +82,11 @@ def blend(members: list[Member], table: pd.DataFrame, metric: str, out: Path) ->
     """
     classes = classes_of(table)
     scored = table[table.fold >= 0]
-    weights = np.array([member.weight for member in members])
+    weights = [member.weight for member in members]
     oof = [out_of_fold(member, scored, classes) for member in members]
     test_ids = Predictions.load(members[0].path(0, "test")).image
-    tests = [test_mean(member, test_ids, classes) for member in members]
     blended = np.average(oof, axis=0, weights=weights).astype(np.float32)
-    test = np.average(tests, axis=0, weights=weights).astype(np.float32)
+    test = mean_of_runs((of_folds(member, test_ids, classes) for member in members), weights)
     Predictions(list(scored.image), classes, blended).save(out.with_name("oof.npz"))
     Predictions(test_ids, classes, test).save(out)
     scores = {
@@ -109,10 +108,10 @@ def out_of_fold(member: Member, scored: pd.DataFrame, classes: list[str]) -> np.
     return prob
 
 
-def test_mean(member: Member, image: list[str], classes: list[str]) -> np.ndarray:
+def of_folds(member: Member, image: list[str], classes: list[str]) -> list[np.ndarray]:
+    """Probabilities of the test images [len(image), classes] by each fold's model."""
     folds = range(member.settings.folds.n)
-    files = [Predictions.load(member.path(fold, "test")) for fold in folds]
-    return np.mean([file.aligned(image, classes) for file in files], axis=0)
+    return [Predictions.load(member.path(k, "test")).aligned(image, classes) for k in folds]
 
 
 def score(

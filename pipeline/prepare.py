@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import pandas as pd
 import typer
 
@@ -102,13 +101,9 @@ def prepare(
     size, fit = settings.cache_size, settings.model.fit
     if not packed:
         warn("prepare", "pixels are over runtime.pack_gb: files are decoded at each epoch")
-        return write_facts(out, rows, read_all(rows, folder, size, fit, lambda pixels: None))
+        return write_facts(out, rows, read_all(rows, folder, size, fit, None))
     with records.writing(out.with_name("pixels.npy")) as tmp:
-        with tmp.open("wb") as file:  # written in order: mapped, it would all stay in memory
-            header = {"descr": "|u1", "fortran_order": False, "shape": (len(rows), size, size, 3)}
-            np.lib.format.write_array_header_1_0(file, header)
-            facts = read_all(rows, folder, size, fit, lambda pixels: file.write(pixels.tobytes()))
-        return write_facts(out, rows, facts)
+        return write_facts(out, rows, read_all(rows, folder, size, fit, tmp))
 
 
 def write_facts(out: Path, rows: pd.DataFrame, facts: list[Facts]) -> pd.DataFrame:

@@ -117,9 +117,9 @@ DEFECTS = [
     Defect(
         "the notebook ignores weights",
         "kaggle/notebook/submit_session.py",
-        "weights=[folds[0].member.weight for folds in runs.values()]",
-        "weights=[1 for folds in runs.values()]",
-        "test_kernel.py test_bundle.py",
+        "[share[run] for run in found]",
+        "[1 for run in found]",
+        "test_submit_session.py test_bundle.py",
     ),
     Defect(
         "a cosine that ends above 0",

@@ -1,14 +1,14 @@
-"""The kernel of a rehearsal has no network, by a namespace or by a guard, and fails loudly."""
+"""The kernel of a rehearsal has no network where the system allows that, and fails loudly."""
 
-import json
 import socket
 from pathlib import Path
 
 import pytest
 
+from pipeline.base import records
 from pipeline.base.cli import UserError
 from pipeline.kaggle.bundle import offline
-from pipeline.kaggle.bundle.notebook_file import cell
+from pipeline.kaggle.bundle.notebook_file import notebook
 
 pytest.importorskip("nbclient")
 
@@ -26,23 +26,28 @@ Path("submission.csv").write_text("a")
 
 
 def executed(tmp_path: Path, text: str) -> str:
-    book = {"cells": [cell("code", text) | {"id": "a"}], "metadata": {}}
-    book |= {"nbformat": 4, "nbformat_minor": 5}
-    (tmp_path / "n.ipynb").write_text(json.dumps(book))
+    records.write_json(tmp_path / "n.ipynb", notebook("a test", [text]))
     folders = [tmp_path / name for name in ("input", "working", "temp")]
     for folder in folders:
         folder.mkdir()
-    return offline.execute(tmp_path / "n.ipynb", *folders, "submission.csv")
+    return offline.execute(tmp_path / "n.ipynb", *folders)
 
 
 @pytest.mark.parametrize("allowed", [True, False])
-def test_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allowed: bool) -> None:
+def test_no_network(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    allowed: bool,
+) -> None:
     monkeypatch.setenv("RUNS_DIR", "ours")
     if not allowed:
         monkeypatch.setattr(offline, "NAMESPACE", ["false"])
+    isolated = bool(offline.without_network())
     with socket.create_server(("127.0.0.1", 0)) as server:
         said = executed(tmp_path, TRY.format(port=server.getsockname()[1]))
-    assert "refused: " in said and "connected" not in said
+    assert ("refused: " in said) is isolated and ("connected" in said) is not isolated
+    assert ("the notebook has a network" in capsys.readouterr().err) is not isolated
     assert "True None" in said
 
 

@@ -1,18 +1,20 @@
-"""The notebook of a bundle: thin cells around this package, and what Kaggle is told of it."""
+"""A notebook of two thin cells around this package, and what Kaggle is told of it."""
 
 import re
 import shutil
 from pathlib import Path
 from pprint import pformat
 from textwrap import indent
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.base import records
 from pipeline.base.competition import Competition
-from pipeline.base.config import Settings
-from pipeline.kaggle.notebook.guard import ALARM
+from pipeline.base.settings import Settings
+from pipeline.kaggle.notebook.guard import ALERT
 
-Book = dict[str, Any]
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
 PACKAGE = Path(__file__).parents[2]
 LONGEST = 50  # characters of a title or slug, by Kaggle's client
 # by Competition.accelerator; the name of the T4 means two of them, that of the L4 four
@@ -37,111 +39,75 @@ try:
     print(f"submission.csv is {{found[0]}}")
 except (IndexError, OSError) as error:
     reason = error if found else "is the competition {slug} attached?"
-    print(f"{alarm} no {{sample}} in {{INPUT}}: {{reason}} {alarm}")"""
+    print(f"{alert} no {{sample}} in {{INPUT}}: {{reason}} {alert}")"""
 
-LOOK = """\
-# What is here: some entries of every folder, room on the disk, GPUs
-def tree(folder, depth=0):
-    names = sorted(os.listdir(folder)) if depth < 5 and folder.is_dir() else []
-    for name in names[:5]:
-        yield "  " * depth + name
-        yield from tree(folder / name, depth + 1)
-    if len(names) > 5:
-        yield "  " * depth + f"and {len(names) - 5:,} more"
+INVENTORY = """\
+# What is here: folders that are mounted, room on the disk, GPUs
+commands = [f"find {INPUT} -maxdepth 3 -type d | sort | head -50", f"df -h {WORKING}"]
+for command in [*commands, "nvidia-smi -L"]:
+    print(subprocess.run(command, shell=True, capture_output=True, text=True).stdout)"""
 
-
-try:
-    print(INPUT, *list(tree(INPUT))[:50], sep="\\n")
-    print(f"{shutil.disk_usage(WORKING).free / 1e9:.0f} GB free in {WORKING}")
-    print(subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60).stdout)
-except Exception as error:
-    print("no GPU?", error)"""
-
-FROM_DATASET = """\
+RUN = """\
 # The package, from the dataset {code}: a folder, or the archive it was uploaded as.
 packages = []
 for mounted in [*INPUT.glob("datasets/*/{code}"), INPUT / "{code}"]:
     for archive in mounted.rglob("*.zip"):
         mounted = Path(tempfile.mkdtemp())
-        zipfile.ZipFile(archive).extractall(mounted / "pipeline")
+        zipfile.ZipFile(archive).extractall(mounted / archive.stem)
     packages += [str(found.parents[1]) for found in mounted.rglob("pipeline/__main__.py")]
 if not packages:
     raise FileNotFoundError("the dataset {code} is not attached, or holds no package")
-sys.path[:0] = packages"""
-
-OPENING = """\
+sys.path[:0] = packages
 from pipeline.kaggle.notebook import {module}
 
-job = {module}.Job(**{settings})"""
+{module}.run({module}.Job(**{job}))"""
 
 GUARDED = """\
-ready = False
+# submission.csv gets better with every model, until the time is over
 try:
-{opening}
-    ready = True
+{run}
 except FileNotFoundError as error:
-    print(f"{alarm} {{error}}: submission.csv stays the sample {alarm}")
+    print(f"{alert} {{error}}: submission.csv stays the sample {alert}")
 except Exception:
     traceback.print_exc()
-    print("{alarm} the package cannot be used: submission.csv stays the sample {alarm}")"""
-
-SUBMIT = [
-    "if ready:  # first the answer of each class's share in training\n"
-    "    test = submit_session.open_test(job)\n"
-    "    weights = submit_session.open_weights(test)",
-    "if ready:  # submission.csv gets better with every model and view, until the time is over\n"
-    "    submit_session.predict(test, weights)",
-    "if ready:\n    submit_session.audit(test)",
-]
-TRAIN = [
-    "# what an earlier session finished is in the output of this one before anything can fail\n"
-    "at_work = train_session.open_session(job)",
-    "# epoch by epoch, until all is done or the time is over\ntrain_session.train(at_work)",
-    "train_session.tell(job)",
-]
+    print("{alert} the package cannot be used: submission.csv stays the sample {alert}")"""
 
 
-def submit_notebook(about: str, job: Settings, competition: Competition, code: str) -> Book:
+def submit_notebook(
+    about: str, job: Settings, competition: Competition, code: str
+) -> "NotebookNode":
     """What answers the hidden test; no error ends it, since then it would have no output.
 
     `code` is the slug of the dataset with the package.
     """
     slug = competition.slug or competition.name
-    sample = SAMPLE.format(slug=slug, sample=competition.sample, alarm=ALARM)
-    guarded = GUARDED.format(
-        opening=indent(opening("submit_session", job, code), "    "), alarm=ALARM
-    )
-    return notebook(about, ["\n\n".join([START, sample, LOOK]), guarded, *SUBMIT])
+    sample = SAMPLE.format(slug=slug, sample=competition.sample, alert=ALERT)
+    guarded = GUARDED.format(run=indent(run_cell("submit_session", job, code), "    "), alert=ALERT)
+    return notebook(about, ["\n\n".join([START, sample, INVENTORY]), guarded])
 
 
-def train_notebook(about: str, job: Settings, code: str) -> Book:
+def train_notebook(about: str, job: Settings, code: str) -> "NotebookNode":
     """What trains; one without its package ends in an error, or it would count as a session."""
-    return notebook(about, [f"{START}\n\n{LOOK}", opening("train_session", job, code), *TRAIN])
+    return notebook(about, [f"{START}\n\n{INVENTORY}", run_cell("train_session", job, code)])
 
 
-def opening(module: str, job: Settings, code: str) -> str:
+def run_cell(module: str, job: Settings, code: str) -> str:
     settings = pformat(job.model_dump(exclude_defaults=True), width=92, sort_dicts=False)
-    return f"{FROM_DATASET.format(code=code)}\n{OPENING.format(module=module, settings=settings)}"
+    return RUN.format(code=code, module=module, job=settings)
 
 
-def notebook(about: str, steps: list[str]) -> Book:
-    """A notebook in Jupyter's format 4.5."""
-    cells = [cell("markdown", about), *(cell("code", text) for text in steps)]
-    for number, one in enumerate(cells):
-        one["id"] = f"cell{number}"
+def notebook(about: str, steps: list[str]) -> "NotebookNode":
+    from nbformat import v4  # late: only a bundle needs it
+
+    cells = [v4.new_markdown_cell(about, id="about")]
+    cells += [v4.new_code_cell(text, id=f"step{n}") for n, text in enumerate(steps)]
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
-    return {"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
+    return v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
 
 
-def write_notebook(folder: Path, book: Book, metadata: dict[str, Any]) -> None:
+def write_notebook(folder: Path, book: "NotebookNode", metadata: dict[str, Any]) -> None:
     records.write_json(folder / metadata["code_file"], book)
     records.write_json(folder / "kernel-metadata.json", metadata)
-
-
-def cell(kind: str, text: str) -> dict[str, Any]:
-    code = {"execution_count": None, "outputs": []} if kind == "code" else {}
-    return {"cell_type": kind, "metadata": {}, "source": text, **code}
 
 
 def package_files() -> list[Path]:
@@ -167,7 +133,7 @@ def kernel_metadata(
     machine = MACHINES[competition.accelerator]
     return {
         "id": f"{owner}/{slug}",
-        "title": slug,  # must lead to the slug, and this surely does
+        "title": slug,  # must lead to the slug, and a slug leads to itself
         "code_file": "notebook.ipynb",
         "language": "python",
         "kernel_type": "notebook",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from pipeline.kaggle.api import ledger
 from pipeline.kaggle.api.client import accepted, ask, unless_absent
 from pipeline.kaggle.api.datasets import folder_digest, push_datasets
 from pipeline.kaggle.api.upload import find_or_start, scores, submit_once
-from pipeline.kaggle.notebook.guard import ALARM
+from pipeline.kaggle.notebook.guard import ALERT
 
 if TYPE_CHECKING:
     from kaggle.api.kaggle_api_extended import KaggleApi
@@ -30,16 +30,7 @@ SETTLED = 8  # polls
 SCORE_POLLS = 3600  # of 10 s: the hidden test takes as long as it may
 
 
-class FailedRunError(UserError):
-    """A notebook's run that came to no good end."""
-
-
-def signed(api: KaggleApi) -> str:
-    """The name on Kaggle of who signed in."""
-    return api.get_config_value(api.CONFIG_NAME_USER)
-
-
-def push_bundle(api: KaggleApi, bundle: Path, slug: str) -> None:
+def push_submission(api: KaggleApi, bundle: Path, slug: str) -> None:
     """Upload what changed, run the notebook on Kaggle, submit that run, await its score.
 
     Each step that is done is kept in runs/NAME/pushed.json: the same command goes on after it.
@@ -49,68 +40,47 @@ def push_bundle(api: KaggleApi, bundle: Path, slug: str) -> None:
     done = push_datasets(api, bundle, state)
     digest = folder_digest(bundle / "notebook")
     if done.get("kernel") != digest:
-        done |= {"kernel": digest, "version": push_notebook(api, bundle / "notebook", ref)}
+        done |= {"kernel": digest, "version": push_notebook(api, bundle)}
         records.write_json(state, done)
     version = done["version"]
-    try:
-        await_run(api, ref, version)
-        if raised_alarm(api, ref, version):
-            raise FailedRunError(f"{ref} version {version} ran, but without models: see its log")
-    except FailedRunError:
+    problem = failure(api, ref, version)
+    if not problem and has_alert(api, ref, version):
+        problem = "ran, but without models: see its log"
+    if problem:
         records.write_json(state, done | {"kernel": None})  # the same command runs it anew
-        raise
+        raise UserError(f"{ref} version {version} {problem}")
     submit_version(api, bundle.parent.name, slug, ref, version)
 
 
 def push_training(api: KaggleApi, bundle: Path) -> None:
     """Upload what changed, then train on Kaggle, session after session, until all folds are here.
 
-    Raises UserError for all that Kaggle refuses, and for a session that failed, had trouble or
-    brought no fold further.
-    """
-    folds = records.load(bundle)["key"]["job"]["folds"]
-    while len(finished(bundle.parent, folds)) < len(folds):
-        before = how_far_all(bundle.parent, folds)
-        ref = push_session(api, bundle)
-        if how_far_all(bundle.parent, folds) == before:
-            raise UserError(f"{ref} brought no fold an epoch further: see its log")
-        say("bundle", f"trained and here: folds {finished(bundle.parent, folds)} of {folds}")
-    say("bundle", f"folds {folds} are trained and here")
-
-
-def how_far_all(run: Path, folds: list[int]) -> list[tuple[bool, int]]:
-    return [how_far(run / f"fold{fold}") for fold in folds]
-
-
-def push_session(api: KaggleApi, bundle: Path) -> str:
-    """Train for one session on Kaggle, from the output of the last, and bring its output home.
-
     Each step that is done is kept in train-pushed.json: a command that was stopped goes on
-    waiting. Returns the notebook's and its version's name. Raises UserError as `push_training`.
+    waiting. Raises UserError for all that Kaggle refuses, and for a session that failed, had
+    trouble or brought no fold further.
     """
-    state, ref = bundle.with_name("train-pushed.json"), notebook_ref(bundle)
-    done = push_datasets(api, bundle, state)
-    if not done.get("running"):
-        attach(bundle / "notebook", [ref] if done.get("output") else [])
-        version = push_notebook(api, bundle / "notebook", ref)
-        records.write_json(state, done := done | {"version": version, "running": True})
-    version = done["version"]
-    try:
-        await_run(api, ref, version)
-    except FailedRunError:
+    run, state, ref = bundle.parent, bundle.with_name("train-pushed.json"), notebook_ref(bundle)
+    folds = records.load(bundle)["key"]["job"]["folds"]
+    while len(finished(run, folds)) < len(folds):
+        before = [how_far(run / f"fold{fold}") for fold in folds]
+        done = push_datasets(api, bundle, state)
+        if not done.get("running"):
+            version = push_notebook(api, bundle, [ref] if done.get("output") else [])
+            done |= {"running": True, "version": version}
+            records.write_json(state, done)
+        version = done["version"]
+        if not (problem := failure(api, ref, version)):
+            bring_home(api, ref, version, run)
+            done |= {"output": True}
         records.write_json(state, done | {"running": False})
-        raise
-    bring_home(api, ref, version, bundle.parent)
-    records.write_json(state, done | {"running": False, "output": True})
-    if raised_alarm(api, ref, version):
-        raise UserError(f"{ref} version {version} had trouble: see its log")
-    return f"{ref} version {version}"
-
-
-def attach(folder: Path, notebooks: list[str]) -> None:
-    """Make the output of notebooks an input of the one in `folder`."""
-    path = folder / "kernel-metadata.json"
-    records.write_json(path, {**json.loads(path.read_text()), "kernel_sources": notebooks})
+        if not problem and has_alert(api, ref, version):
+            problem = "had trouble: see its log"
+        if not problem and before == [how_far(run / f"fold{fold}") for fold in folds]:
+            problem = "brought no fold an epoch further: see its log"
+        if problem:
+            raise UserError(f"{ref} version {version} {problem}")
+        say("bundle", f"trained and here: folds {finished(run, folds)} of {folds}")
+    say("bundle", f"folds {folds} are trained and here")
 
 
 def bring_home(api: KaggleApi, ref: str, version: int, run: Path) -> None:
@@ -136,12 +106,17 @@ def replace_files(here: Path, new: Path) -> None:
 
 def notebook_ref(bundle: Path) -> str:
     """OWNER/SLUG of a bundle's notebook."""
-    return json.loads((bundle / "notebook" / "kernel-metadata.json").read_text())["id"]
+    return records.read_json(bundle / "notebook" / "kernel-metadata.json")["id"]
 
 
-def push_notebook(api: KaggleApi, folder: Path, ref: str) -> int:
-    """Send the notebook, which starts it; returns its version's number."""
-    about = json.loads((folder / "kernel-metadata.json").read_text())
+def push_notebook(api: KaggleApi, bundle: Path, outputs: Sequence[str] = ()) -> int:
+    """Send the notebook, which starts it; returns its version's number.
+
+    The last output of the notebooks `outputs` becomes an input of it.
+    """
+    folder, ref = bundle / "notebook", notebook_ref(bundle)
+    about = {**records.read_json(folder / "kernel-metadata.json"), "kernel_sources": [*outputs]}
+    records.write_json(folder / "kernel-metadata.json", about)
     before = ask("notebook", ref, lambda: notebook_version(api, ref))
 
     def push() -> int:
@@ -169,8 +144,8 @@ def notebook_version(api: KaggleApi, ref: str) -> int:
     return (found.metadata.current_version_number or 0) if found else 0
 
 
-def await_run(api: KaggleApi, ref: str, version: int) -> None:
-    """Wait for the run of this version. Raises FailedRunError when that failed.
+def failure(api: KaggleApi, ref: str, version: int) -> str:
+    """Wait for the run of this version; returns how it failed, or nothing.
 
     Straight after a push Kaggle may still tell how the version before ended: an end counts once
     this one was seen at work, or when it has been told SETTLED times.
@@ -181,18 +156,15 @@ def await_run(api: KaggleApi, ref: str, version: int) -> None:
         status = answer.status.name if answer else "ABSENT"
         ends = ends + 1 if status in ENDS else SETTLED
         if ends > SETTLED:
-            if status == "COMPLETE":
-                return
             why = (answer and answer.failure_message) or status.lower()
-            words = f"{ref} version {version} failed on Kaggle: {why}; its page has a log"
-            raise FailedRunError(words)
+            return "" if status == "COMPLETE" else f"failed on Kaggle: {why}; its page has a log"
         time.sleep(POLL)
     raise UserError(f"{ref} version {version} still runs; the same command later goes on")
 
 
-def raised_alarm(api: KaggleApi, ref: str, version: int) -> bool:
+def has_alert(api: KaggleApi, ref: str, version: int) -> bool:
     """Whether the run of a version had to do without something that it needs."""
-    return ALARM in ask("notebook", ref, lambda: api.kernels_logs(f"{ref}/{version}"))
+    return ALERT in ask("notebook", ref, lambda: api.kernels_logs(f"{ref}/{version}"))
 
 
 def submit_version(api: KaggleApi, name: str, slug: str, ref: str, version: int) -> None:

@@ -7,7 +7,6 @@ import json
 import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,18 +17,20 @@ from pipeline.base.competition import Competition
 from pipeline.base.config import Runtime, root
 from pipeline.base.csv_files import read_csv
 from pipeline.base.runs import finished, how_far, model_path
-from pipeline.data.prepared import Prepared, prepared_data
+from pipeline.data.prepared import prepared_data
 from pipeline.data.tables import read_test
 from pipeline.inference.predictions import Predictions
 from pipeline.kaggle.bundle.offline import execute
 from pipeline.kaggle.notebook.train_session import Job
+
+DESCRIBED = "dataset-metadata.json"  # read by the client, and not uploaded
 
 
 def rehearse(bundle: Path, competition: Competition, n: int | None) -> tuple[str, str]:
     """Run the notebook of a bundle; returns what it printed, and how its answers compare.
 
     `n` is the size of the hidden test (None: two thirds of ours). Raises UserError when the
-    notebook fails, writes where it must not, or answers otherwise than submissions/NAME.csv.
+    notebook fails, or answers otherwise than submissions/NAME.csv.
     """
     name = bundle.parent.name
     local = root("submissions") / f"{name}.csv"
@@ -37,28 +38,32 @@ def rehearse(bundle: Path, competition: Competition, n: int | None) -> tuple[str
         raise UserError(f"{local}: nothing to compare with; run python -m pipeline.submit {name}")
     data = prepared_data(competition)
     with TemporaryDirectory(prefix="kaggle") as folder:
-        inputs, working, scratch = (Path(folder) / part for part in ("input", "working", "temp"))
-        working.mkdir()
-        scratch.mkdir()
+        inputs = Path(folder) / "input"
         mount(bundle, inputs)
         mounted = inputs / "competitions" / (competition.slug or competition.name)
         size = round(len(read_test(competition, data)) * 2 / 3) if n is None else n
         ours = hide(data, competition, mounted, size)
-        book = bundle / "notebook" / "notebook.ipynb"
-        story = execute(book, inputs, working, scratch, "submission.csv")
+        story, working = run_session(bundle, Path(folder))
         answers = read_csv(working / "submission.csv", [competition.id])
     blend = Predictions.load(bundle.with_name("test.npz"))
     return story, compare(answers, read_csv(local, []), ours, competition, blend, tolerance_here())
 
 
+def run_session(bundle: Path, folder: Path) -> tuple[str, Path]:
+    """Run a bundle's notebook with `folder`/input; returns what it printed, and its output."""
+    working, scratch = folder / "working", folder / "temp"
+    for part in (working, scratch):
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir()
+    book = bundle / "notebook" / "notebook.ipynb"
+    return execute(book, folder / "input", working, scratch), working
+
+
 def mount(bundle: Path, inputs: Path) -> None:
     """Copy a bundle's datasets to where Kaggle mounts them today."""
-    for folder in (bundle / "code", bundle / "weights"):
-        if folder.is_dir():  # a training may need no weights
-            described = "dataset-metadata.json"  # read by the client, and not uploaded
-            ref = json.loads((folder / described).read_text())["id"]
-            left_out = shutil.ignore_patterns(described)
-            shutil.copytree(folder, inputs / "datasets" / ref, ignore=left_out)
+    for metadata in bundle.glob(f"*/{DESCRIBED}"):
+        target = inputs / "datasets" / json.loads(metadata.read_text())["id"]
+        shutil.copytree(metadata.parent, target, ignore=shutil.ignore_patterns(DESCRIBED))
 
 
 def hide(data: Path, competition: Competition, folder: Path, n: int) -> pd.Series:
@@ -105,76 +110,63 @@ def compare(
     if competition.submission == "probability":
         gaps = np.abs(got.to_numpy(dtype=float) - want[list(got)].to_numpy(dtype=float))
         wrong = (gaps > tolerance).any(axis=1)
-        told = f"largest difference of a probability {gaps.max(initial=0):.1g}"
+        verdict = f"largest difference of a probability {gaps.max(initial=0):.1g}"
     else:
         differ = got[competition.label].to_numpy() != want[competition.label].to_numpy()
-        best = np.sort(blend.aligned(blend.image, blend.classes))[:, -2:]
+        best = np.sort(blend.prob)[:, -2:]
         tied = dict(zip(blend.image, best[:, 1] - best[:, 0] < tolerance, strict=True))
         wrong = differ & ~np.array([tied[name] for name in ours], dtype=bool)
-        told = f"{int(differ.sum())} other labels, all in a tie" if differ.any() else "equal labels"
+        verdict = f"{differ.sum()} other labels, all in a tie" if differ.any() else "equal labels"
     if wrong.any():
         first = ours.index[wrong.argmax()]
         raise UserError(
             f"{int(wrong.sum())} of {len(ours)} answers differ from the local submission, first "
             f"{first!r} ({ours[first]!r} here): {got.loc[first].tolist()[:3]}"
         )
-    return f"{len(ours):,} rows as in the local submission, {told}"
+    return f"{len(ours):,} rows as in the local submission, {verdict}"
 
 
 def tolerance_here() -> float:
     """How far a probability may differ: the notebook computes as this machine does."""
-    from pipeline.base.device import make_accelerator
-    from pipeline.inference.predictor import TOLERANCE, inference_precision  # late: torch
+    from pipeline.base.device import make_accelerator  # late: torch
+    from pipeline.inference.predictor import TOLERANCE, inference_precision
 
     return TOLERANCE[inference_precision(make_accelerator(Runtime()))]
 
 
-def rehearse_training(bundle: Path) -> tuple[str, str]:
+def rehearse_training(bundle: Path, competition: Competition) -> tuple[str, str]:
     """Run a training notebook until all folds are done, each session going on from the last.
 
     Returns what all of them printed, and how the models are to those trained here. Raises
     UserError when a session fails, brings nothing forward, or home would refuse its models.
     """
     key = records.load(bundle)["key"]
-    job, story = Job(**key["job"]), ""
-    book = bundle / "notebook" / "notebook.ipynb"
+    job, story, sessions, before = Job(**key["job"]), "", 0, None
     with TemporaryDirectory(prefix="kaggle") as folder:
         inputs = Path(folder) / "input"
         mount(bundle, inputs)
-        shutil.copytree(data_of(job), inputs / "competitions" / job.competition)
+        shutil.copytree(prepared_data(competition), inputs / "competitions" / job.competition)
         last = inputs / "notebooks" / job.kernel
-        last.mkdir(parents=True)
-        run, before, sessions = last / "runs" / job.experiment, None, 0
+        last.parent.mkdir(parents=True)
+        run = last / "runs" / job.experiment
         while len(finished(run, job.folds)) < len(job.folds):
             if (now := [how_far(run / f"fold{fold}") for fold in job.folds]) == before:
                 raise UserError(f"session {sessions} brought no fold forward; all said:\n{story}")
             before, sessions = now, sessions + 1
-            working, scratch = (Path(folder) / f"{part}{sessions}" for part in ("working", "temp"))
-            working.mkdir()
-            scratch.mkdir()
-            story += execute(book, inputs, working, scratch, "runs")
-            shutil.rmtree(last)
+            printed, working = run_session(bundle, Path(folder))
+            story += printed
+            shutil.rmtree(last, ignore_errors=True)
             working.rename(last)
-        verdict = compare_weights(run, job, key["folds"])
-    return story, f"{'one session' if sessions == 1 else f'{sessions} sessions'}; {verdict}"
+        verdicts = [compare_weights(run, job, fold, key["folds"][str(fold)]) for fold in job.folds]
+    return story, "; ".join([f"{sessions} sessions", *verdicts])
 
 
-def data_of(job: Job) -> Path:
-    """The competition's folder, by what `prepare` was told."""
-    facts = root("runs") / job.facts
-    return Prepared(facts.parent, records.load(facts)).data
-
-
-def compare_weights(run: Path, job: Job, keys: dict[str, Any]) -> str:
-    """How trained models are to those of home. Raises UserError where home would refuse one."""
-    told = []
-    for fold in job.folds:
-        record, home = (records.load(model_path(str(r), fold)) for r in (run, job.experiment))
-        if changes := records.differences(record["key"], keys[str(fold)]):
-            raise UserError(f"fold {fold}: home would refuse its model: {'; '.join(changes)}")
-        if home is None or home["key"] != record["key"]:
-            told.append(f"fold {fold}: no model here to compare with")
-        else:
-            equal = home["digest"] == record["digest"]
-            told.append(f"fold {fold}: weights {'equal, bit for bit' if equal else 'differ'}")
-    return "; ".join(told)
+def compare_weights(run: Path, job: Job, fold: int, key: dict[str, object]) -> str:
+    """How a trained model is to that of home. Raises UserError where home would refuse it."""
+    record, home = (records.load(model_path(str(r), fold)) for r in (run, job.experiment))
+    if changes := records.differences(record["key"], key):
+        raise UserError(f"fold {fold}: home would refuse its model: {'; '.join(changes)}")
+    if home is None or home["key"] != record["key"]:
+        return f"fold {fold}: no model here to compare with"
+    equal = home["digest"] == record["digest"]
+    return f"fold {fold}: weights {'equal, bit for bit' if equal else 'differ'}"

@@ -1,39 +1,33 @@
-"""What all notebooks need at night: no step may end one in an error and lose its output."""
+"""What all notebooks need: one that ends in an error has no output, so no step may end it."""
 
 import traceback
-from collections.abc import Callable
-from functools import wraps
-from typing import ParamSpec, TypeVar
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from pipeline.base import records
 from pipeline.base.cli import say, warn
 
 RESERVE = 900  # seconds of the limit that are not ours: starting, stopping, scoring
-ALARM = "!!!!!!"  # what `push` looks for in a notebook's log
-Arguments, Result = ParamSpec("Arguments"), TypeVar("Result")
+ALERT = "!!!!!!"  # what `push` looks for in a notebook's log
 
 
-def night_proof(step: Callable[Arguments, Result]) -> Callable[Arguments, Result | None]:
-    """A step that goes wrong in any way tells it, and the notebook goes on with what stands.
+@contextmanager
+def guard(step: str) -> Iterator[None]:
+    """Report whatever goes wrong in a step, and go on: the last output written is better than none.
 
-    A notebook that ends in an error has no output at all: the last one written is better.
+    Steps in a guard of their own within another's leave the rest of that to be done.
     """
-
-    @wraps(step)
-    def run(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result | None:
-        try:
-            return step(*args, **kwargs)
-        except Exception:
-            traceback.print_exc()
-            loud(f"{step.__name__} failed: what was written before it stands")
-            return None
-
-    return run
+    try:
+        yield
+    except Exception:
+        traceback.print_exc()
+        alert(f"{step} failed: what was written before it stands")
 
 
-def loud(text: str) -> None:
-    warn("kernel", f"{ALARM} {text} {ALARM}")
+def alert(text: str) -> None:
+    warn("notebook", f"{ALERT} {text} {ALERT}")
 
 
-def tell_versions() -> None:
-    say("kernel", ", ".join(f"{name} {v}" for name, v in records.provenance()["versions"].items()))
+def say_versions() -> None:
+    versions = records.provenance()["versions"]
+    say("notebook", ", ".join(f"{name} {version}" for name, version in versions.items()))

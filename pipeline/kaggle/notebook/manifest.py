@@ -1,89 +1,59 @@
-"""What a bundle's weights are: files, their sha256, and how each model looks at a picture."""
+"""What a submission's dataset holds: models with their records, and how each sees a picture."""
 
-import hashlib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from pipeline.base import records
 from pipeline.base.cli import UserError
 from pipeline.base.competition import Competition
-from pipeline.base.config import Predict, Settings
+from pipeline.base.config import Predict
+from pipeline.base.settings import Settings
 
 FILE = "manifest.json"
 
 
-class Member(Settings):
-    """One fold's model. `file` holds its weights, `file`.json its record."""
+class BundledModel(Settings):
+    """One fold's model: its weights are in `file`, its record in `file`.json."""
 
     file: str
-    sha256: dict[str, str]  # of both files
     run: str
     fold: int
     weight: float  # the run's, which its folds share equally
-    looks: str  # name of its predict settings
-    trained: int  # px
+    predict: Predict
     pixels: int  # px, side of the picture that views are taken from
     fit: str
 
     @property
-    def tta(self) -> str:
-        return Predict.named(self.looks).tta
+    def name(self) -> str:
+        return f"{self.run} fold {self.fold}"
 
-    @property
-    def sizes(self) -> list[int]:
-        """Px, the nearest to what it was trained at first: it is the one that is surely seen."""
-        sizes = Predict.named(self.looks).sizes or [self.trained]
-        return sorted(sizes, key=lambda size: abs(size - self.trained))
+    def problem(self, folder: Path) -> str:
+        """What is wrong with its files in `folder`, or nothing."""
+        path = folder / self.file
+        try:
+            record = records.load(path)
+            if record is None:
+                return f"{self.file} or its record is missing"
+            whole = records.file_digest(path) == record["digest"]
+            return "" if whole else f"{self.file} is not the file that its record describes"
+        except (UserError, OSError) as error:
+            return str(error)
 
 
 class Manifest(Settings):
-    name: str
     classes: list[str]
     prior: list[float]  # each class's share of the training images
-    members: Annotated[list[Member], Field(min_length=1)]
-    cv: dict[str, Any]
-    metric: str
-    git: str | None
-
-    def save(self, folder: Path) -> None:
-        with records.writing(folder / FILE) as tmp:
-            tmp.write_text(self.model_dump_json(indent=1) + "\n")
+    models: Annotated[list[BundledModel], Field(min_length=1)]
 
     @classmethod
-    def load(cls, folder: Path) -> "Manifest":
-        try:
-            return cls.model_validate_json((folder / FILE).read_text())
-        except ValidationError as error:
-            raise UserError(f"{folder / FILE}: not a manifest: {error}") from None
+    def load(cls, folder: Path) -> Self:
+        return cls(**records.read_json(folder / FILE))
 
 
 class Job(Settings):
-    """What a bundle's notebook is told; everything else stands in the manifest."""
+    """What a submission's notebook is told; everything else stands in the manifest."""
 
-    name: str
     competition: Competition
     weights: str  # slug of the dataset
-
-    @property
-    def slug(self) -> str:
-        """Where the competition is mounted."""
-        return self.competition.slug or self.competition.name
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def faults(folder: Path, member: Member) -> list[str]:
-    """What is wrong with a member's files; nothing when all is as the manifest says."""
-    wrong = []
-    for name, expected in member.sha256.items():
-        path = folder / name
-        if not path.is_file():
-            wrong.append(f"{name} is missing")
-        elif sha256(path) != expected:
-            wrong.append(f"{name} has another sha256 than the manifest says")
-    return wrong

@@ -1,11 +1,8 @@
-"""Night on Kaggle, in this process: whatever is mounted, a valid submission.csv comes of it."""
+"""The submission's notebook, in this process: whatever is mounted, submission.csv is valid."""
 
-import os
 import shutil
-import signal
-import time
 from collections.abc import Callable
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +15,12 @@ from pipeline.base.competition import load_competition
 from pipeline.base.deadline import Deadline
 from pipeline.inference.predictions import Predictions
 from pipeline.kaggle.bundle.rehearsal import compare, hide, mount
-from pipeline.kaggle.notebook import multi_gpu, submit_session
-from pipeline.kaggle.notebook.manifest import FILE, Job, Manifest
+from pipeline.kaggle.notebook import gpu_workers, submit_session
+from pipeline.kaggle.notebook.manifest import FILE, BundledModel, Job, Manifest
 
 
 class Kaggle:
-    """Kaggle's folders around a bundle, and one night in them."""
+    """Kaggle's folders around a bundle, and runs of its notebook in them."""
 
     def __init__(self, home: Path, folder: Path, n: int) -> None:
         self.home, self.runs, self.folder = home, home / "runs", folder
@@ -38,15 +35,12 @@ class Kaggle:
 
     @property
     def job(self) -> Job:
-        return Job(name="blend", competition=self.competition, weights=self.weights.name)
+        return Job(competition=self.competition, weights=self.weights.name)
 
-    def night(self, gpus: int = 0, deadline: Deadline | None = None) -> pd.DataFrame:
-        test = submit_session.open_test(self.job)
-        if deadline:
-            test.deadline = deadline
-        submit_session.predict(test, submit_session.open_weights(test), gpus)
-        submit_session.audit(test)
-        return pd.read_csv(test.out, dtype=str, keep_default_na=False)
+    def answers(self) -> pd.DataFrame:
+        submit_session.run(self.job)
+        out = self.folder.with_name("working") / "submission.csv"
+        return pd.read_csv(out, dtype=str, keep_default_na=False)
 
     def compare(self, answers: pd.DataFrame) -> str:
         local = pd.read_csv(self.home / "submissions" / "blend.csv", dtype=str)
@@ -75,6 +69,8 @@ def mounted(
         enter(monkeypatch, bundled(form))
         monkeypatch.setenv("KAGGLE_INPUT_DIR", str(tmp_path / "input"))
         monkeypatch.setenv("KAGGLE_WORKING_DIR", str(tmp_path / "working"))
+        # threads, since importing torch in a process takes seconds; processes: test_gpu_workers
+        monkeypatch.setattr(gpu_workers, "new_worker", lambda gpu: ThreadPoolExecutor(1))
         return Kaggle(bundled(form), tmp_path / "input", n)
 
     return build
@@ -88,7 +84,7 @@ ALL |= {"two/fold0/test.none.npz": 2, "two/fold1/test.none.npz": 2}
 @pytest.mark.parametrize("n", [0, 1, 7, 30])
 def test_the_local_answers_at_every_size(mounted: Callable, form: str, n: int) -> None:
     kaggle = mounted(form, n)
-    answers = kaggle.night()
+    answers = kaggle.answers()
     assert kaggle.compare(answers).startswith(f"{n} rows as in the local submission")
     sample = pd.read_csv(kaggle.test / "sample_submission.csv", dtype=str)
     column = kaggle.competition.id
@@ -97,7 +93,7 @@ def test_the_local_answers_at_every_size(mounted: Callable, form: str, n: int) -
 
 def test_the_local_answers_are_no_constant(mounted: Callable) -> None:
     kaggle = mounted()
-    answers = kaggle.night()
+    answers = kaggle.answers()
     assert list(answers.label) == kaggle.expected(answers, ALL)
     assert answers.label.nunique() > 1
     with pytest.raises(Exception, match="of 7 answers differ from the local submission, first"):
@@ -112,10 +108,10 @@ def test_weights_that_are_missing_or_damaged_are_left_out(
     damaged = kaggle.weights / "two-fold1.safetensors"
     whole = damaged.read_bytes()
     damaged.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    answers = kaggle.night()
+    answers = kaggle.answers()
     said = capsys.readouterr()
-    assert "one fold 0 is left out: one-fold0.safetensors is missing" in said.err
-    assert "two-fold1.safetensors has another sha256" in said.err
+    assert "one fold 0 is left out: one-fold0.safetensors or its record is missing" in said.err
+    assert "two-fold1.safetensors is not the file that its record describes" in said.err
     assert "2 of 4 models are sound" in said.out
     kept = {"one/fold1/test.hflip.npz": 1, "two/fold0/test.none.npz": 2}
     assert list(answers.label) == kaggle.expected(answers, kept)
@@ -128,7 +124,7 @@ def test_without_any_weights_the_prior_answers_loudly(
     kaggle = mounted(form)
     for file in kaggle.weights.glob("*.safetensors"):
         file.unlink()
-    answers = kaggle.night()
+    answers = kaggle.answers()
     assert "!!!!!! no weights can be used: submission.csv is the prior" in capsys.readouterr().err
     if form == "label":
         assert set(answers.label) == {kaggle.commonest}
@@ -143,9 +139,9 @@ def test_without_the_dataset_the_sample_stands(
 ) -> None:
     kaggle = mounted()
     shutil.rmtree(kaggle.weights)
-    answers = kaggle.night()
+    answers = kaggle.answers()
     said = capsys.readouterr().err
-    assert "!!!!!! open_weights failed" in said and "no dataset 'leaves-blend-weights'" in said
+    assert "!!!!!! the prediction failed" in said and "no dataset 'leaves-blend-weights'" in said
     pd.testing.assert_frame_equal(
         answers, pd.read_csv(kaggle.test / "sample_submission.csv", dtype=str)
     )
@@ -156,11 +152,12 @@ def test_without_a_sample_nothing_ends_in_an_error(
 ) -> None:
     kaggle = mounted()
     (kaggle.test / "sample_submission.csv").unlink()
-    test = submit_session.open_test(kaggle.job)
-    submit_session.predict(test, submit_session.open_weights(test))
-    submit_session.audit(test)
+    submit_session.run(kaggle.job)
     said = capsys.readouterr().err
-    assert said.count("!!!!!!") == 2 and "no competition 'leaves' with a sample_sub" in said
+    assert (
+        "!!!!!! the submission failed" in said
+        and "no competition 'leaves' with a sample_sub" in said
+    )
 
 
 @pytest.mark.parametrize("code_competition", [True, False])
@@ -173,7 +170,7 @@ def test_where_only_the_hidden_test_counts_a_few_pictures_are_enough_before(
     monkeypatch.setenv("KAGGLE_IS_COMPETITION_RERUN", rerun)
     setting = {"code_competition": code_competition}
     kaggle.competition = kaggle.competition.model_copy(update=setting)
-    answers = kaggle.night().set_index("image")[kaggle.manifest.classes].astype(float)
+    answers = kaggle.answers().set_index("image")[kaggle.manifest.classes].astype(float)
     prior = np.isclose(answers, [kaggle.manifest.prior] * 7, atol=1e-6).all(axis=1)
     assert int(prior.sum()) == (4 if code_competition and not rerun else 0)
 
@@ -183,15 +180,15 @@ def test_a_broken_picture_gets_the_prior_and_harms_no_other(
     mounted: Callable, damage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kaggle = mounted("probability")
-    whole = kaggle.night().set_index("image")
+    whole = kaggle.answers().set_index("image")
     name = kaggle.ours.index[3]
     data = (kaggle.test / name).read_bytes()
     (kaggle.test / name).unlink()
     if damage != "gone":
         (kaggle.test / name).write_bytes(data[: len(data) // 2] if damage == "half" else b"no")
-    answers = kaggle.night().set_index("image")
+    answers = kaggle.answers().set_index("image")
     said = capsys.readouterr().err
-    assert f"{name}: " in said and "1 of 7 pictures are broken" in said
+    assert f"{name}: " in said and "the prior answers for it" in said
     classes = kaggle.manifest.classes
     np.testing.assert_allclose(
         answers.loc[name, classes].astype(float), kaggle.manifest.prior, atol=1e-6
@@ -210,7 +207,7 @@ def test_ids_that_sample_and_test_do_not_share(
     table = pd.read_csv(sample, dtype=str)
     dropped = table.image[0]
     table.assign(image=["images/new.jpg", *table.image[1:]]).to_csv(sample, index=False)
-    answers = kaggle.night()
+    answers = kaggle.answers()
     said = capsys.readouterr().err
     assert f"lacks 1 test images, first {dropped!r}" in said
     assert "1 ids have no test image, first 'images/new.jpg': prior instead" in said
@@ -219,124 +216,70 @@ def test_ids_that_sample_and_test_do_not_share(
     assert list(answers.label[1:]) == kaggle.expected(answers[1:], ALL)
 
 
+class Clock:
+    """Time that passes only while a model works: `cost` seconds each, by its run."""
+
+    def __init__(self, cost: dict[str, float]) -> None:
+        self.now, self.cost = 1000.0, cost
+
+    def __call__(self) -> float:
+        return self.now
+
+    def predict(self, weights: Path, model: BundledModel, *rest: object) -> np.ndarray:
+        self.now += self.cost[model.run]
+        return self.real(weights, model, *rest)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "one", "two"),  # and the folds of each run that answer
+    [(1000, [0, 1], [0, 1]), (80, [0], [0, 1]), (60, [0, 1], [0]), (50, [0], [0]), (5, [], [0])],
+)
 def test_when_time_is_short_models_are_left_out(
-    mounted: Callable, capsys: pytest.CaptureFixture[str]
+    mounted: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    seconds: float,
+    one: list[int],
+    two: list[int],
 ) -> None:
-    kaggle = mounted()
-    ticks = iter(range(0, 10_000, 10))
-    answers = kaggle.night(deadline=Deadline(90, lambda: float(next(ticks))))
-    assert "2 models left out, 1 with fewer views than asked for" in capsys.readouterr().err
-    assert len(answers) == 7 and set(answers.label) <= set(kaggle.manifest.classes)
+    kaggle, clock = mounted(), Clock({"two": 30.0, "one": 10.0})
+    clock.real = gpu_workers.run_views
+    monkeypatch.setattr(gpu_workers, "run_views", clock.predict)
+    monkeypatch.setattr(submit_session, "Deadline", lambda _: Deadline(seconds, clock))
+    answers = kaggle.answers()
+    gone = 4 - len(one) - len(two)
+    assert (f"{gone} of 4 models left out" in capsys.readouterr().err) is bool(gone)
+    kept = {f"one/fold{fold}/test.hflip.npz": 1 / len(one) for fold in one}
+    kept |= {f"two/fold{fold}/test.none.npz": 2 / len(two) for fold in two}
+    assert list(answers.label) == kaggle.expected(answers, kept)
+    assert clock.now <= 1000 + max(seconds, 30)
 
 
 def test_a_model_that_fails_is_given_up(
     mounted: Callable, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kaggle = mounted()
-    real = multi_gpu.sum_of_looks
+    real = gpu_workers.run_views
 
-    def sick(weights: Path, member: multi_gpu.Member, *rest: object) -> np.ndarray:
-        if member.run == "one":
-            return real(weights, member, *rest) * np.nan
-        return real(weights, member, *rest)
+    def sick(weights: Path, model: BundledModel, *rest: object) -> np.ndarray:
+        return real(weights, model, *rest) * (np.nan if model.run == "one" else 1)
 
-    monkeypatch.setattr(multi_gpu, "sum_of_looks", sick)
-    answers = kaggle.night()
+    monkeypatch.setattr(gpu_workers, "run_views", sick)
+    answers = kaggle.answers()
     assert "one fold 0 is given up: its answers are not numbers" in capsys.readouterr().err
     two = {name: weight for name, weight in ALL.items() if name.startswith("two")}
     assert list(answers.label) == kaggle.expected(answers, two)
 
 
-def gpu_and_rows(weights: Path, member: object, source: Path, rows: np.ndarray, looks: object):
-    gpu = np.full(len(rows), float(os.environ["CUDA_VISIBLE_DEVICES"]))
-    return np.stack([gpu, rows], axis=1)
-
-
-@pytest.mark.parametrize("n", [1, 2])
-def test_a_process_for_each_gpu_and_every_row_in_its_place(
-    n: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(multi_gpu, "sum_of_looks", gpu_and_rows)  # torch twice takes long to import
-    processes = multi_gpu.Shards(n, Deadline(600.0))
-    told = [processes.predict(None, None, None, np.array(rows), None) for rows in ([9, 5, 7], [3])]
-    processes.close()
-    second = n - 1  # the GPU of every other row
-    assert told[0].tolist() == [[0, 9], [second, 5], [0, 7]] and told[1].tolist() == [[0, 3]]
-
-
-POISONED = "STANDS_FOR_A_BROKEN_CUDA_CONTEXT"
-
-
-def falls_ill(weights: Path, member: multi_gpu.Member, met: Path, rows: np.ndarray, looks: object):
-    """A stand-in whose second process dies, breaks or is silent: once, or always for `fatal`."""
-    if os.environ.get(POISONED):
-        raise RuntimeError("CUDA error: an illegal memory access was encountered")
-    kind = member.file
-    if rows[0] == 1 and kind != "well" and (kind == "fatal" or not met.exists()):
-        met.touch()
-        if kind == "sticky":
-            os.environ[POISONED] = "1"
-            raise RuntimeError("CUDA error: device-side assert triggered")
-        if kind == "silent":
-            time.sleep(60)
-        os.kill(os.getpid(), signal.SIGKILL)
-    return np.stack([rows, rows * 2], axis=1)
-
-
-@pytest.mark.parametrize("kind", ["dies", "sticky", "fatal", "silent"])
-def test_a_gpu_process_that_fails_is_replaced_and_its_work_done_again(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(multi_gpu, "sum_of_looks", falls_ill)
-    processes = multi_gpu.Shards(2, Deadline(0.0 if kind == "silent" else 600.0))
-
-    def predict(name: str) -> list[list[int]]:
-        member = multi_gpu.Member.model_construct(file=name)
-        return processes.predict(None, member, tmp_path / "met", np.arange(5), None).tolist()
-
-    answers = [[i, 2 * i] for i in range(5)]
-    try:
-        assert predict("well") == answers
-        if kind == "silent":
-            monkeypatch.setattr(multi_gpu, "OVERTIME", 0.2)
-        if kind in ("dies", "sticky"):
-            assert predict(kind) == answers
-        else:
-            with pytest.raises(TimeoutError if kind == "silent" else BrokenProcessPool):
-                predict(kind)
-        monkeypatch.setattr(multi_gpu, "OVERTIME", 600.0)
-        assert predict("well") == answers
-    finally:
-        processes.close()
-    said = capsys.readouterr().err
-    assert ("GPU processes are replaced" in said) is (kind != "silent")
-    assert ("device-side assert" in said) is (kind == "sticky")
-
-
 def test_a_manifest_that_is_none(mounted: Callable, capsys: pytest.CaptureFixture[str]) -> None:
     kaggle = mounted()
     (kaggle.weights / FILE).write_text("{}")
-    kaggle.night()
-    assert "not a manifest" in capsys.readouterr().err
-
-
-def test_memory_that_does_not_hold_a_batch() -> None:
-    from torch import OutOfMemoryError
-
-    tried = []
-
-    def look(runtime: multi_gpu.Runtime) -> np.ndarray:
-        tried.append(runtime.predict_batch)
-        if runtime.predict_batch > 8:
-            raise OutOfMemoryError
-        return np.zeros(1)
-
-    multi_gpu.with_room(look)
-    assert tried == [64, 32, 16, 8]
+    kaggle.answers()
+    assert "validation errors for Manifest" in capsys.readouterr().err
 
 
 def test_one_fold_of_each_run_comes_first(bundled: Callable[[str], Path]) -> None:
     manifest = Manifest.load(bundled("label") / "runs" / "blend" / "bundle" / "weights")
-    ordered = [(member.run, member.fold) for member in submit_session.in_order(manifest.members)]
+    ordered = [(model.run, model.fold) for model in submit_session.in_order(manifest.models)]
     assert ordered == [("two", 0), ("one", 0), ("two", 1), ("one", 1)]
     assert records.load(bundled("label") / "runs" / "blend" / "bundle")["models"] == 4

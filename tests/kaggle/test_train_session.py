@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,13 +12,11 @@ from conftest import enter
 from kaggle_stub import KaggleStub, Trouble
 
 from pipeline.base import records, yaml_files
-from pipeline.base.cli import UserError
 from pipeline.base.config import Model, load_experiment
-from pipeline.base.deadline import Deadline
 from pipeline.data.prepared import load_prepared
 from pipeline.data.splits import load_folds
 from pipeline.kaggle.bundle import rehearsal
-from pipeline.kaggle.notebook import inputs, train_session
+from pipeline.kaggle.notebook import train_session
 from pipeline.kaggle.notebook.mounts import working_root
 from pipeline.model.backbone import build_backbone, kept_weights
 from pipeline.model.build import save_weights
@@ -79,22 +78,20 @@ def test_what_the_bundle_holds(leaves: str, run: Callable[..., str], space: Path
     assert "folds [0, 1], 12 h a session" in run("bundle", leaves, "--train")
     assert "up to date" in run("bundle", leaves, "--train")
     bundle = space / "runs" / "tiny" / "train-bundle"
-    package = bundle / "code" / "pipeline"
+    package = bundle / "code" / "project" / "pipeline"
     shipped = load_experiment(str(package / "configs" / "experiments" / "tiny.yaml"))
     assert shipped.competition == "leaves" and shipped.key() == load_experiment(leaves).key()
     assert yaml.safe_load((package / "configs" / "competitions" / "leaves.yaml").read_text()) == {
         "slug": "leaves"
     }
-    assert set(read(bundle / "code" / "luggage-code.json")) == {
-        "folds/leaves-2-seed42.csv",
-        "folds/leaves-2-seed42.csv.json",
-    }
-    assert set(read(bundle / "weights" / "luggage-weights.json")) == {
-        "weights/test_resnet.hub.safetensors"
-    }
+    assert sorted(path.name for path in (package.parent / "folds").iterdir()) == [
+        "leaves-2-seed42.csv",
+        "leaves-2-seed42.csv.json",
+    ]
+    assert (package.parent / "weights" / "test_resnet.hub.safetensors").is_file()
     kernel = read(bundle / "notebook" / "kernel-metadata.json")
     assert kernel["id"] == "owner/leaves-tiny-train"
-    assert kernel["dataset_sources"] == [f"{kernel['id']}-code", f"{kernel['id']}-weights"]
+    assert kernel["dataset_sources"] == [f"{kernel['id']}-files"]
     assert kernel["competition_sources"] == ["leaves"] and not kernel["enable_internet"]
     refused = run("bundle", "x", "--train", "--rows", "3", expect=2)
     assert "--rows means nothing with --train" in refused
@@ -137,13 +134,10 @@ def test_a_runs_weights_and_a_teacher_travel(
     second = write("second", model={"weights": "run:tiny"}, train={"distill": "tiny"})
     run("bundle", second, "--train", "--fold", "1")
     bundle, there = space / "runs" / "second" / "train-bundle", space / "there"
-    monkeypatch.setenv("KAGGLE_INPUT_DIR", str(space / "input"))
-    for part in ("code", "weights"):
-        shutil.copytree(bundle / part, space / "input" / part)
-        inputs.unpack(part, there)
+    shutil.copytree(bundle / "code" / "project", there)
     (there / "runs" / "_data").symlink_to(space / "runs" / "_data")
     enter(monkeypatch, there)
-    monkeypatch.setattr(yaml_files, "HERE", bundle / "code" / "pipeline" / "configs")
+    monkeypatch.setattr(yaml_files, "HERE", there / "pipeline" / "configs")
     settings = load_experiment("second")
     key = train_key(settings, 1, load_prepared(settings), load_folds(settings))
     assert records.plain(key) == records.load(bundle)["key"]["folds"]["1"]
@@ -157,8 +151,7 @@ def mounted(
     """The job of a bundle that is mounted with its competition and an earlier output."""
     run("bundle", leaves, "--train")
     bundle, inputs = space / "runs" / "tiny" / "train-bundle", space / "input"
-    for part in ("code", "weights"):
-        shutil.copytree(bundle / part, inputs / f"leaves-tiny-train-{part}")
+    monkeypatch.setattr(train_session, "PROJECT", bundle / "code" / "project")
     shutil.copytree(space / "data" / "leaves", inputs / "leaves")
     job = job_of(bundle)
     early = inputs / job.kernel.partition("/")[2] / "runs" / "tiny" / "fold1"
@@ -170,52 +163,77 @@ def mounted(
     return job, inputs
 
 
-def test_a_session_finds_everything_in_its_place(mounted: tuple[train_session.Job, Path]) -> None:
-    job, inputs = mounted
-    at_work = train_session.open_session(job)
-    assert at_work.data == inputs / "leaves"
-    assert (at_work.home / "folds" / "leaves-2-seed42.csv").is_file()
-    assert (at_work.home / "weights" / "test_resnet.hub.safetensors").is_file()
-    assert (at_work.home / "runs" / "tiny" / "fold1" / "log.csv").is_file()
-    assert (working_root() / "runs" / "tiny" / "fold1" / "log.csv").is_file()
-
-
-@pytest.mark.parametrize("damage", ["weights", "competition"])
-def test_what_is_missing_is_said_and_the_earlier_output_is_kept(
-    mounted: tuple[train_session.Job, Path], capsys: pytest.CaptureFixture[str], damage: str
+def test_a_session_finds_everything_in_its_place(
+    mounted: tuple[train_session.Job, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job, inputs = mounted
-    if damage == "weights":
-        next(inputs.glob("*-weights/*.safetensors")).write_bytes(b"cut off")
-    else:
+    stages = []
+
+    def stage(command: list[str], project: Path, seconds: float) -> int:
+        stages.append(command)
+        assert (project / "folds" / "leaves-2-seed42.csv").is_file()
+        assert (project / "weights" / "test_resnet.hub.safetensors").is_file()
+        assert (project / "runs" / "tiny" / "fold1" / "log.csv").is_file()
+        (project / "runs" / "tiny" / "new").touch()
+        return 0
+
+    monkeypatch.setattr(train_session, "run_stage", stage)
+    train_session.run(job)
+    assert stages[0] == ["prepare", "tiny", "--data", str(inputs / "leaves")]
+    assert stages[1][:6] == ["train", "tiny", "--fold", "0", "--fold", "1"]
+    kept = working_root() / "runs" / "tiny"
+    assert (kept / "fold1" / "log.csv").is_file() and (kept / "new").is_file()
+
+
+@pytest.mark.parametrize("damage", ["prepare", "competition"])
+def test_what_is_missing_is_said_and_the_earlier_output_is_kept(
+    mounted: tuple[train_session.Job, Path],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    damage: str,
+) -> None:
+    job, inputs = mounted
+    monkeypatch.setattr(train_session, "run_stage", lambda *_: 2)
+    if damage == "competition":
         shutil.rmtree(inputs / "leaves")
-    train_session.train(train_session.open_session(job))
-    train_session.tell(job)
+    train_session.run(job)
     said = capsys.readouterr()
-    assert "!!!!!! open_session failed" in said.err
-    assert ("not as it was packed" if damage == "weights" else "no competition") in said.err
+    lost = "the training failed" if damage == "competition" else "prepare ended with 2"
+    assert f"!!!!!! {lost}" in said.err
+    assert ("no competition" in said.err) is (damage == "competition")
     assert "fold 0 is to begin" in said.out and "fold 1 goes on after epoch 1" in said.out
     assert (working_root() / "runs" / "tiny" / "fold1" / "log.csv").is_file()
 
 
-def test_a_stage_that_never_ends_is_ended(
-    space: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("same", [True, False])
+def test_pictures_that_differ_from_those_at_home_are_told(
+    mounted: tuple[train_session.Job, Path],
+    space: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    same: bool,
 ) -> None:
+    job = mounted[0] if same else mounted[0].model_copy(update={"pixels": "others"})
+
+    def stage(command: list[str], project: Path, seconds: float) -> int:
+        if command[0] == "prepare":
+            shutil.copytree(space / "runs" / "_data", project / "runs" / "_data")
+        return 0
+
+    monkeypatch.setattr(train_session, "run_stage", stage)
+    train_session.run(job)
+    assert ("pictures differ from those at home" in capsys.readouterr().err) is not same
+
+
+def test_a_stage_that_never_ends_is_ended(space: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (space / "pipeline").mkdir()
     hang = "import subprocess, sys, time\nprint('begun', flush=True)\n"
     hang += "subprocess.run([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
     (space / "pipeline" / "train.py").write_text(hang)
-    monkeypatch.setattr(train_session, "PACKAGE", space)
-    monkeypatch.setattr(train_session, "OVERTIME", 1.0)
-    job = train_session.Job.model_construct(experiment="tiny")
-    assert train_session.Session(job, space, space, Deadline(0)).run("train") == -9
-    assert capsys.readouterr().out == "begun\n"
-
-
-def test_luggage_of_another_project_is_told_from_ours(space: Path, monkeypatch) -> None:
-    monkeypatch.setenv("KAGGLE_INPUT_DIR", str(space / "nothing"))
-    with pytest.raises(UserError, match=r"no dataset 'a-b' with a luggage-b\.json"):
-        inputs.unpack("a-b", space)
+    started = time.monotonic()
+    code = train_session.run_stage(["train"], space, 1.0)
+    assert code == train_session.KILLED and time.monotonic() - started < 20
+    assert "begun" in capfd.readouterr().out
 
 
 def test_a_push_trains_session_after_session_until_all_folds_are_home(
@@ -243,7 +261,7 @@ def test_a_push_trains_session_after_session_until_all_folds_are_home(
     sources = [version.get("kernelDataSources", []) for version in versions]
     assert sources == [[], [ref], [ref]], "a session goes on from the output of the last"
     assert {version["sessionTimeoutSeconds"] for version in versions} == {12 * 3600}
-    assert len(kaggle.datasets) == 2 and all(len(made) == 1 for made in kaggle.datasets.values())
+    assert len(kaggle.datasets) == 1 and all(len(made) == 1 for made in kaggle.datasets.values())
     assert "are trained and here" in run("bundle", leaves, "--train", "--push")
     assert len(versions) == 3
 
