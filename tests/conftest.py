@@ -36,29 +36,53 @@ TINY = {
     "train": {"epochs": 2, "batch_size": 8, "lr": 0.001},
 }
 
-# Each takes longer than 4 s; all others are marked `quick`.
+# More than about 1.5 s each on an idle core; all others are marked `quick`.
 SLOW = {
+    "test_a_change_whose_answer_was_lost_is_not_made_twice",
     "test_a_full_disk_is_one_line",
+    "test_a_gpu_process_that_fails_is_replaced_and_its_work_done_again",
     "test_a_killed_fold_and_a_killed_worker_are_made_up_for",
+    "test_a_stage_that_still_imports_is_stopped_with_one_line",
     "test_all_folds_run_in_processes_of_their_own",
+    "test_another_run_as_first_weights",
+    "test_area_shares_equal_measured_areas",
     "test_each_row_comes_once_and_rank_0_gives_its_model_to_all",
+    "test_every_epoch_is_a_resume_point",
+    "test_every_variant_and_seed_once",
+    "test_files_replaced_after_prepare_are_not_trained_on",
+    "test_first_weights_are_made_to_fit_the_size",
+    "test_folders_as_the_client_wants_them",
     "test_folds_leave_nothing_behind",
     "test_force_waits_for_the_process_that_trains",
+    "test_help_says_what_is_read_and_written",
+    "test_hours_end_it_after_an_epoch_and_it_goes_on_to_the_same_weights",
+    "test_kaggle_falls_ill_in_the_middle_of_the_night",
     "test_killed_at_any_moment_it_ends_in_the_same_weights",
+    "test_labels_of_several_lines_are_trained_on",
+    "test_one_at_a_time_on_a_cpu_and_processes_of_them_where_asked",
+    "test_one_pass_serves_all_folds_and_their_predictions",
     "test_sessions_end_in_the_weights_of_an_uninterrupted_training",
     "test_sigterm_is_as_polite_as_ctrl_c",
+    "test_the_local_answers_at_every_size",
     "test_the_notebook_runs_as_on_kaggle",
+    "test_the_real_pieces_are_measured_and_training_goes_by_what_was_chosen",
+    "test_the_same_probabilities_as_from_pictures",
+    "test_trained_weights_are_not_predicted_from_first_ones",
     "test_training_beats_its_start_with_two_folds_at_once",
     "test_training_tells_the_epoch",
     "test_two_folds_train_side_by_side_and_the_failed_one_is_made_up_for",
     "test_two_processes_train_the_weights_of_one",
+    "test_validation_and_test_pictures_see_none_of_it",
+    "test_what_kaggle_refuses_is_one_line_and_the_rest_goes_on",
+    "test_without_its_package_the_notebook_says_so_and_the_sample_stays",
     "test_without_ray_one_line_says_what_to_install",
 }
 
 
 def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
+    """Mark as `quick` what neither is in SLOW nor needs the two trained folds of `trained`."""
     for item in items:
-        if item.originalname not in SLOW:
+        if item.originalname not in SLOW and "trained" not in item.fixturenames:
             item.add_marker(pytest.mark.quick)
 
 
