@@ -2,16 +2,14 @@
 
 reads   nothing: every pixel follows from the seed
 writes  data/demo/{train,test,sample_submission,solution}.csv, data/demo/images/N.jpg
-run     python -m pipeline.demo [--data data/demo] [--sheet sheet.png] [--nearest]
+run     python -m pipeline.demo [--data data/demo] [--sheet sheet.png]
 
 It imitates Kaggle's classify-leaves: scans of single leaves on white or grey paper, species that
 are easily confused, a long tail of rare ones, and pixel-identical twins, some under two labels.
 """
 
-import multiprocessing
 import shutil
 import time
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +17,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import typer
+from joblib import Parallel, delayed
 from numpy.random import Generator
 
 from pipeline.base import records
@@ -31,13 +30,15 @@ from pipeline.synthetic.species import SPECIES, Species
 
 VERSION = 1  # bump when the pictures or the tables of the same seed change
 JPEG_QUALITY = 92
-Task = tuple[Path, Species, int, tuple[int, int]]  # file, species, size, seeds
+IMBALANCE = 6.0  # images of the commonest species for one of the rarest
+# Pairs of identical files, as shares of the training images:
+TWINS, CONFLICTS = 0.008, 0.004  # both in train, under one label, under two
+LEAKS = 0.004  # one in train, one in test
 
 
 def main(
     data: Annotated[Path | None, typer.Option(help="default: DATA_DIR/demo")] = None,
     sheet: Annotated[Path | None, typer.Option(help="also write a contact sheet there")] = None,
-    nearest: Annotated[bool, typer.Option("--nearest", help="also score 1-NN")] = False,
 ) -> None:
     folder = data or root("data") / "demo"
     started = time.monotonic()
@@ -47,9 +48,6 @@ def main(
     if sheet:
         contact_sheet(folder, sheet)
         say("demo", f"{sheet}: contact sheet")
-    if nearest:
-        accuracy = nearest_neighbour_accuracy(folder)
-        say("demo", f"1-nearest-neighbour on 32 px thumbnails: hidden test {accuracy:.4f}")
 
 
 def draw_competition(
@@ -60,31 +58,27 @@ def draw_competition(
     size: int = 160,
     seed: int = 0,
     workers: int = 2,
-    imbalance: float = 6.0,
-    twins: float = 0.008,
-    conflicts: float = 0.004,
-    leaks: float = 0.004,
 ) -> None:
     """Write images and Kaggle's four CSVs into `folder`, replacing what was there.
 
-    The commonest species has `imbalance` times as many images as the rarest. Pairs of identical
-    files, as shares of `train`: `twins` lie in train under one label, `conflicts` in train under
-    two, `leaks` in train and in test. The result does not depend on `workers`.
+    The result does not depend on `workers`.
     """
     rng = np.random.default_rng(seed)
     kinds = SPECIES[:species]
-    shares = imbalance ** -np.linspace(0, 1, species)
+    shares = IMBALANCE ** -np.linspace(0, 1, species)
     rng.shuffle(shares)
     labels = np.concatenate([deal(shares, train, rng), deal(shares, test, rng)])
-    pairs = [max(1, round(share * train)) for share in (twins, conflicts, leaks)]
+    pairs = [max(1, round(share * train)) for share in (TWINS, CONFLICTS, LEAKS)]
     source = share_pixels(labels, train, *pairs, rng)
 
     draft = folder.with_name(folder.name + ".draft")  # renamed last: a killed run leaves no folder
     shutil.rmtree(draft, ignore_errors=True)
     (draft / "images").mkdir(parents=True)
     paths = [draft / f"images/{i}.jpg" for i in range(len(labels))]
-    tasks = [(path, kinds[labels[i]], size, (seed, i)) for i, path in enumerate(paths)]
-    draw_images([task for i, task in enumerate(tasks) if source[i] == i], workers)
+    originals = np.flatnonzero(source == np.arange(len(source)))
+    Parallel(workers)(
+        delayed(draw_image)(paths[i], kinds[labels[i]], size, (seed, int(i))) for i in originals
+    )
     for path, original in zip(paths, source, strict=True):
         if path != paths[original]:
             shutil.copyfile(paths[original], path)
@@ -119,20 +113,8 @@ def share_pixels(
     return source
 
 
-def draw_images(tasks: list[Task], workers: int) -> None:
-    if workers == 1:
-        for task in tasks:
-            draw_image(task)
-        return
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, spawn, cv2.setNumThreads, (1,)) as pool:
-        for _ in pool.map(draw_image, tasks, chunksize=25):
-            pass  # raises what a worker raised
-
-
-def draw_image(task: Task) -> None:
+def draw_image(path: Path, kind: Species, size: int, seeds: tuple[int, int]) -> None:
     """One file, drawn from its own random stream: the order of drawing does not matter."""
-    path, kind, size, seeds = task
     picture = photograph(kind, size, np.random.default_rng(seeds))
     if not cv2.imwrite(str(path), picture, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]):
         raise OSError(f"cannot write {path}")
@@ -160,20 +142,6 @@ def contact_sheet(folder: Path, out: Path, columns: int = 8, rows: int = 4, seed
     page = draw_page(folder.name, caption, [Strip("", "", pictures, labels)], columns)
     with records.writing(out) as tmp:
         page.savefig(tmp, format="png", dpi=64)
-
-
-def nearest_neighbour_accuracy(folder: Path, side: int = 32) -> float:
-    """Hidden-test accuracy of the most similar thumbnail: what the task gives away for nothing."""
-    train, solution = (pd.read_csv(folder / f"{name}.csv") for name in ("train", "solution"))
-
-    def thumbnails(table: pd.DataFrame) -> np.ndarray:
-        pictures = [cv2.resize(decode(folder / i).rgb, (side, side)) for i in table["image"]]
-        return np.float32(pictures).reshape(len(table), -1)
-
-    known, asked = thumbnails(train), thumbnails(solution)
-    distance = (known**2).sum(1) - 2 * asked @ known.T
-    guess = train["label"].to_numpy()[distance.argmin(1)]
-    return float((guess == solution["label"]).mean())
 
 
 if __name__ == "__main__":

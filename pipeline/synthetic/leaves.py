@@ -67,16 +67,6 @@ def vary(margin: Margin | None, rng: Generator) -> Margin | None:
     return margin and replace(margin, depth=margin.depth * np.exp(rng.normal(0, SHAPE_SPREAD)))
 
 
-def superformula(angle: Array, m: float, n1: float, n2: float) -> Array:
-    """Radius of an m-fold symmetric plant shape, 1 at angle 0.
-
-    J. Gielis, "A generic geometric transformation that unifies a wide range of natural and
-    abstract shapes", American Journal of Botany 90 (2003), with a = b = 1 and n3 = n2.
-    """
-    quarter = m * angle / 4
-    return (np.abs(np.cos(quarter)) ** n2 + np.abs(np.sin(quarter)) ** n2) ** (-1 / n1)
-
-
 def wave(turn: Array, margin: Margin) -> Array:
     """Lobes or teeth, one a turn: 0 between two of them, 1 at the tip."""
     turn = turn % 1
@@ -85,14 +75,20 @@ def wave(turn: Array, margin: Margin) -> Array:
 
 
 def radiating_side(leaf: Species) -> Array:
-    """Half the outline of a maple-like blade, (N, 2) from the base round to the tip."""
+    """Half the outline of a maple-like blade, (N, 2) from the base round to the tip.
+
+    Its radius is the superformula with a = b = 1 and n2 = n3: J. Gielis, "A generic geometric
+    transformation that unifies a wide range of natural and abstract shapes", American Journal of
+    Botany 90 (2003).
+    """
     lobes = leaf.lobes
-    exponent = 1.75 - 0.7 * lobes.sharp  # below 2 the lobes are cusps, near 2 they are round
-    valley = 1 - min(lobes.depth, 0.9)
-    n1 = -(1 - exponent / 2) * np.log(2) / np.log(valley)
+    n2 = 1.75 - 0.7 * lobes.sharp  # below 2 the lobes are cusps, near 2 they are round
+    n1 = -(1 - n2 / 2) * np.log(2) / np.log(1 - min(lobes.depth, 0.9))  # valleys that deep
     lowest_valley = np.pi * (1 - (1 + lobes.count % 2) / lobes.count)
     angle = np.linspace(lowest_valley, 0, len(SIDE))
-    radius = superformula(angle, lobes.count, n1, exponent) * np.cos(angle / 2) ** leaf.base
+    quarter = lobes.count * angle / 4
+    radius = (np.abs(np.cos(quarter)) ** n2 + np.abs(np.sin(quarter)) ** n2) ** (-1 / n1)
+    radius *= np.cos(angle / 2) ** leaf.base
     return np.stack([radius * np.sin(angle) * leaf.width, radius * np.cos(angle)], 1)
 
 
@@ -165,9 +161,8 @@ def grow(leaf: Species, rng: Generator) -> list[Stroke]:
     down = np.linspace(0, 1, 12)
     hook = rng.normal(0, 0.18) * leaf.petiole
     stalk = Stroke(np.stack([hook * down**2, -leaf.petiole * down], 1), STEM, 0.018)
-    if leaf.leaflets == 1:
-        return [stalk, *blade(leaf, rng)]
-    return [stalk, *(along_rachis if leaf.rachis else from_one_point)(leaf, rng)]
+    form = along_rachis if leaf.rachis else from_one_point
+    return [stalk, *(blade(leaf, rng) if leaf.leaflets == 1 else form(leaf, rng))]
 
 
 def along_rachis(leaf: Species, rng: Generator) -> list[Stroke]:
@@ -202,15 +197,14 @@ def place(
     """Turned by `angle` degrees clockwise about the origin, scaled, and moved to `at`."""
     c, s = np.cos(np.radians(angle)), np.sin(np.radians(angle))
     turn = scale * np.array([[c, -s], [s, c]])
-    moved = move(strokes, lambda points: points @ turn + np.array(at))
-    return [stroke._replace(width=stroke.width * scale) for stroke in moved]
+    return move(strokes, lambda points: points @ turn + np.array(at), scale)
 
 
-def move(strokes: list[Stroke], warp: Callable[[Array], Array]) -> list[Stroke]:
+def move(strokes: list[Stroke], warp: Callable[[Array], Array], scale: float = 1.0) -> list[Stroke]:
     """Every point through `warp`, all in one call: leaves have a hundred small strokes."""
     ends = np.cumsum([len(stroke.points) for stroke in strokes])
     pieces = np.split(warp(np.vstack([stroke.points for stroke in strokes])), ends[:-1])
-    return [s._replace(points=piece) for s, piece in zip(strokes, pieces, strict=True)]
+    return [Stroke(p, s.ink, s.width * scale) for s, p in zip(strokes, pieces, strict=True)]
 
 
 def gnaw(strokes: list[Stroke], leaf: Species, rng: Generator) -> list[Stroke]:

@@ -92,12 +92,13 @@ def paper(size: int, rng: Generator) -> Array:
     tone = np.float32(tones[rng.choice(len(tones), p=shares)]) * np.float32(rng.normal(1, 0.03))
     sheet = tone + 0.008 * noise(size, size // 2, rng)[..., None]
     if rng.random() < RULED:
-        ruler = draw_ruler if rng.random() < 0.5 else draw_strip
-        sheet = np.rot90(ruler(sheet, rng), rng.integers(4))
+        draw = draw_ruler if rng.random() < 0.5 else draw_grey_scale
+        draw(sheet, rng)
+        sheet = np.rot90(sheet, rng.integers(4))
     return sheet
 
 
-def draw_ruler(sheet: Array, rng: Generator) -> Array:
+def draw_ruler(sheet: Array, rng: Generator) -> None:
     """A white ruler along the lower edge, every fifth tick longer."""
     size = len(sheet)
     edge, step = size - size // 12, size / rng.uniform(24, 40)
@@ -105,11 +106,9 @@ def draw_ruler(sheet: Array, rng: Generator) -> Array:
     for tick, x in enumerate(np.arange(step, size, step)):
         end = edge + size // (48 if tick % 5 else 24)
         cv2.line(sheet, (int(x), edge), (int(x), end), (0.15, 0.15, 0.15))
-    return sheet
 
 
-def draw_strip(sheet: Array, rng: Generator) -> Array:
-    """A photographer's grey scale along the lower edge, black to nearly white."""
+def draw_grey_scale(sheet: Array, rng: Generator) -> None:
+    """A photographer's, along the lower edge, black to nearly white."""
     size = len(sheet)
     sheet[size - int(size * rng.uniform(0.03, 0.07)) :] = (np.arange(size) * 9 // size / 9)[:, None]
-    return sheet
