@@ -8,12 +8,12 @@ from kaggle_stub import KaggleStub, Trouble
 
 from pipeline.base.cli import UserError
 from pipeline.kaggle.api import client
-from pipeline.kaggle.api.client import accepted, ask, kaggle_errors, sign_in
+from pipeline.kaggle.api.client import accepted, ask, sign_in
 
 
 def message(kind: str, name: str, call) -> str:
-    with pytest.raises(UserError) as caught, kaggle_errors(kind, name):
-        call()
+    with pytest.raises(UserError) as caught:
+        ask(kind, name, call, patience=0)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 

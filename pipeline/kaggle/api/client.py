@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable
+from contextlib import redirect_stdout
 from functools import cache
 from json import JSONDecodeError
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -36,10 +36,6 @@ TOKEN = (
 PAGE = "https://www.kaggle.com/competitions"
 
 
-class TransientError(UserError):
-    """Something on Kaggle's side or on the way there that may be well in a while."""
-
-
 def sign_in() -> KaggleApi:
     """The client, ready for calls. Raises UserError: no token, a refused one, no network."""
     with redirect_stdout(io.StringIO()):  # it prints a page of help
@@ -52,8 +48,7 @@ def sign_in() -> KaggleApi:
         api = KaggleApi()
         api.with_retry = lambda call, *_, **__: call  # it repeats some, blindly: `ask` does it all
         try:
-            with kaggle_errors("competition", ""):
-                api.authenticate()
+            ask("competition", "", api.authenticate, patience=0)
         except SystemExit:
             token, source = get_access_token_from_env()
             raise UserError(
@@ -82,32 +77,69 @@ def ask(
     name: str,
     call: Callable[[], Answer],
     done: Callable[[], Answer | None] | None = None,
+    patience: float = PATIENCE,
 ) -> Answer:
-    """`call()` of the client about one thing (see `kaggle_errors`), repeated while Kaggle is ill.
+    """`call()` of the client about one competition (its slug), dataset or notebook (OWNER/SLUG).
 
-    Pauses double from 5 s to 5 min, two hours in all. A call that changes something comes with
-    `done`: asked before each repetition, it returns what the call would have returned had it taken
-    effect, else None. Raises UserError for all the rest.
+    It is repeated while Kaggle is ill or away; pauses double from 5 s to 5 min, `patience` seconds
+    in all. A call that changes something comes with `done`: asked before each repetition, it
+    returns what the call would have returned had it taken effect, else None. Raises UserError.
     """
     waited, pause = 0, FIRST_PAUSE
     while True:
         try:
-            with kaggle_errors(kind, name):
-                answer = done() if waited and done else None
-                answer = call() if answer is None else answer
-        except TransientError as error:
-            if waited >= PATIENCE:
-                raise UserError(f"{error} (tried for {duration(waited)})") from None
-            if not waited:
-                reason = str(error).partition(";")[0]
-                say("kaggle", f"{reason}; asked again, for at most {duration(PATIENCE)}")
-            pause = min(pause, PATIENCE - waited)
-            time.sleep(pause)
-            waited, pause = waited + pause, min(2 * pause, LONGEST_PAUSE)
+            answer = done() if waited and done else None
+            answer = call() if answer is None else answer
+        except Exception as error:
+            text, transient = explain(error, kind, name)
+            if not transient or waited >= patience:
+                tried = f" (tried for {duration(waited)})" if waited else ""
+                raise UserError(text + tried) from None
         else:
             if waited:
                 say("kaggle", f"answers again, after {duration(waited)}")
             return answer
+        if not waited:
+            reason = text.partition(";")[0]
+            say("kaggle", f"{reason}; asked again, for at most {duration(patience)}")
+        pause = min(pause, patience - waited)
+        time.sleep(pause)
+        waited, pause = waited + pause, min(2 * pause, LONGEST_PAUSE)
+
+
+def explain(error: Exception, kind: Kind, name: str) -> tuple[str, bool]:
+    """What went wrong in a call of the client, in one line, and whether waiting may help.
+
+    Raises what is neither Kaggle's doing nor the network's again.
+    """
+    from requests import HTTPError, RequestException
+    from urllib3.exceptions import HTTPError as TransportError
+
+    if isinstance(error, HTTPError):
+        status = 0 if error.response is None else error.response.status_code
+        return refusal(kind, name, status, short(error, 300)), status in TRANSIENT
+    if isinstance(error, JSONDecodeError):  # a page that tells people of a repair
+        return "Kaggle answers with a page instead of data; try the same command later", True
+    if isinstance(error, RequestException | TransportError | ConnectionError | TimeoutError):
+        text = f"cannot reach Kaggle ({type(error).__name__}); check the network, then the same"
+        return f"{text} command goes on", True
+    if isinstance(error, ValueError):  # the client's own checks of what it was given, and this one
+        return f"{kind} {name}: {error}", "Upload unsuccessful" in str(error)
+    raise error
+
+
+def refusal(kind: Kind, name: str, status: int, said: str) -> str:
+    if status == 401:
+        return f"Kaggle refuses the token ({said}); {TOKEN}"
+    if status == 403 and kind == "competition":
+        return f"Kaggle says {said!r}; join and accept the rules at {PAGE}/{name}/rules, then again"
+    if status == 404 and kind == "competition":
+        return f"Kaggle has no competition {name!r}; a slug is the end of its address {PAGE}/SLUG"
+    if status in (403, 404):
+        return f"Kaggle has no {kind} {name!r}, or it is not yours ({said})"
+    if status in TRANSIENT:
+        return f"Kaggle is busy or ill ({status}, {said}); try the same command later"
+    return f"{kind} {name}: Kaggle refuses: {said}"
 
 
 def unless_absent(call: Callable[[], Answer]) -> Answer | None:
@@ -120,47 +152,6 @@ def unless_absent(call: Callable[[], Answer]) -> Answer | None:
         if error.response.status_code not in (403, 404):
             raise
         return None
-
-
-@contextmanager
-def kaggle_errors(kind: Kind, name: str) -> Iterator[None]:
-    """Around calls of the client about one competition (its slug), dataset or notebook (its
-    OWNER/SLUG): whatever goes wrong in them or in the network becomes one UserError, of class
-    TransientError where waiting may help."""
-    from requests import HTTPError, RequestException
-    from urllib3.exceptions import HTTPError as TransportError
-
-    try:
-        yield
-    except HTTPError as error:
-        status = 0 if error.response is None else error.response.status_code
-        made = TransientError if status in TRANSIENT else UserError
-        raise made(_refusal(kind, name, status, short(error, 300))) from None
-    except (RequestException, TransportError, ConnectionError, TimeoutError) as error:
-        raise TransientError(
-            f"cannot reach Kaggle ({type(error).__name__}); check the network, then the same "
-            "command goes on"
-        ) from None
-    except JSONDecodeError:  # a page that tells people of a repair
-        text = "Kaggle answers with a page instead of data; try the same command later"
-        raise TransientError(text) from None
-    except ValueError as error:  # the client's own checks of what it was given, and this one
-        made = TransientError if "Upload unsuccessful" in str(error) else UserError
-        raise made(f"{kind} {name}: {error}") from None
-
-
-def _refusal(kind: Kind, name: str, status: int, said: str) -> str:
-    if status == 401:
-        return f"Kaggle refuses the token ({said}); {TOKEN}"
-    if status == 403 and kind == "competition":
-        return f"Kaggle says {said!r}; join and accept the rules at {PAGE}/{name}/rules, then again"
-    if status == 404 and kind == "competition":
-        return f"Kaggle has no competition {name!r}; a slug is the end of its address {PAGE}/SLUG"
-    if status in (403, 404):
-        return f"Kaggle has no {kind} {name!r}, or it is not yours ({said})"
-    if status in TRANSIENT:
-        return f"Kaggle is busy or ill ({status}, {said}); try the same command later"
-    return f"{kind} {name}: Kaggle refuses: {said}"
 
 
 def on_kaggle(competition: Competition) -> str:
