@@ -26,7 +26,7 @@ from pipeline.base.settings import checked_name
 from pipeline.base.yaml_files import find_yaml, known_yaml, load_yaml
 from pipeline.data.tables import data_folder
 from pipeline.kaggle.api.archives import BrokenArchiveError, sizes, unpack
-from pipeline.kaggle.api.client import ask, sign_in
+from pipeline.kaggle.api.client import ask, on_kaggle, sign_in
 
 VERSION = 1
 LISTED = 200  # files of Kaggle's list that are checked; all have checksums in the archive
@@ -47,9 +47,7 @@ def main(
         checked_name(name, "COMPETITION")
         say("fetch", f"no {name}.yaml: taken as a slug of Kaggle{did_you_mean(name, known)}")
         competition = Competition(name=name, slug=name)
-    if competition.slug is None:
-        raise UserError(f"competition {name!r} has no slug: its data are not on Kaggle")
-    return fetch(competition.slug, root("data") / competition.name)
+    return fetch(on_kaggle(competition), root("data") / competition.name)
 
 
 def fetch_missing(name: str) -> None:

@@ -43,12 +43,12 @@ def push_dataset(api: KaggleApi, folder: Path, notes: str) -> None:
     say("bundle", f"uploading {folder} to {ref}")
 
     def create() -> bool:
+        options = {"quiet": True, "dir_mode": "zip"}
         if before:
-            answer = api.dataset_create_version(str(folder), notes, quiet=True, dir_mode="zip")
+            answer = api.dataset_create_version(str(folder), notes, **options)
         else:
-            answer = api.dataset_create_new(str(folder), quiet=True, dir_mode="zip")
-        accepted(answer, f"dataset {ref}")
-        return True
+            answer = api.dataset_create_new(str(folder), **options)
+        return bool(accepted(answer, f"dataset {ref}"))
 
     ask("dataset", ref, create, lambda: dataset_version(api, ref)[0] > before or None)
     for _ in range(READY_POLLS):

@@ -31,13 +31,11 @@ def upload(csv: Path, slug: str) -> None:
     if row["status"] == "complete":
         return say("submit", f"{csv}: on Kaggle since {row['time']}, not sent again: {scores(row)}")
     api = sign_in()
-    submit_once(
-        api,
-        row,
-        str(csv),
-        lambda text: api.competition_submit(str(csv), text, slug, quiet=True),
-        POLLS,
-    )
+
+    def submit(text: str) -> Any:
+        return api.competition_submit(str(csv), text, slug, quiet=True)
+
+    submit_once(api, row, str(csv), submit, POLLS)
     return say("submit", f"{row['name']}: {scores(row)}; {ledger.ledger_path()}")
 
 
