@@ -34,12 +34,10 @@ from pipeline.kaggle.bundle.image import unknown_there
 from pipeline.kaggle.bundle.models import copy_model, find_models, record_of
 from pipeline.kaggle.bundle.notebook_file import (
     code_digests,
-    describe_dataset,
-    kernel_metadata,
     slug_of,
-    submit_notebook,
     write_code,
-    write_notebook,
+    write_metadata,
+    write_submit_notebook,
 )
 from pipeline.kaggle.bundle.push import push_submission, push_training
 from pipeline.kaggle.bundle.rehearsal import rehearse, rehearse_training
@@ -165,14 +163,11 @@ def write_submission(
     where = competition.slug or competition.name
     code, weights, kernel = (slug_of(where, name, end) for end in ("code", "weights", "submit"))
     write_weights(tmp / "weights", competition, models)
-    describe_dataset(tmp / "weights", owner, weights)
     write_code(tmp / "code")
-    describe_dataset(tmp / "code", owner, code)
     job = Job(competition=competition, weights=weights)
-    book = submit_notebook(about(name, where, ensemble), job, competition, code)
-    hours = competition.limit_hours
-    metadata = kernel_metadata(owner, kernel, competition, [code, weights], hours)
-    write_notebook(tmp / "notebook", book, metadata)
+    write_submit_notebook(tmp, about(name, where, ensemble), job, competition, code)
+    datasets = {"code": code, "weights": weights}
+    write_metadata(tmp, owner, kernel, competition, competition.limit_hours, datasets)
     records.put_folder(tmp, out)
     megabytes = sum(path.stat().st_size for path in (out / "weights").iterdir()) / 1e6
     backbones = sorted({record_of(model)["model"]["backbone"] for model in models})

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.base import records
 from pipeline.base.cli import UserError
 from pipeline.kaggle.bundle import offline
-from pipeline.kaggle.bundle.notebook_file import notebook
+from pipeline.kaggle.bundle.notebook_file import write_notebook
 
 pytest.importorskip("nbclient")
 
@@ -26,11 +25,11 @@ Path("submission.csv").write_text("a")
 
 
 def executed(tmp_path: Path, text: str) -> str:
-    records.write_json(tmp_path / "n.ipynb", notebook("a test", [text]))
+    write_notebook(tmp_path, "a test", [text])
     folders = [tmp_path / name for name in ("input", "working", "temp")]
     for folder in folders:
         folder.mkdir()
-    return offline.execute(tmp_path / "n.ipynb", *folders)
+    return offline.execute(tmp_path / "notebook" / "notebook.ipynb", *folders)
 
 
 @pytest.mark.parametrize("allowed", [True, False])
@@ -52,5 +51,5 @@ def test_no_network(
 
 
 def test_a_cell_that_fails_is_told_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"n\.ipynb fails: ZeroDivisionError: division by zero$"):
+    with pytest.raises(UserError, match=r"fails: ZeroDivisionError: division by zero$"):
         executed(tmp_path, "1 / 0")

@@ -5,16 +5,13 @@ import shutil
 from pathlib import Path
 from pprint import pformat
 from textwrap import indent
-from typing import TYPE_CHECKING, Any
 
 from pipeline.base import records
 from pipeline.base.competition import Competition
 from pipeline.base.settings import Settings
 from pipeline.kaggle.notebook.guard import ALERT
 
-if TYPE_CHECKING:
-    from nbformat import NotebookNode
-
+BOOK = "notebook.ipynb"
 PACKAGE = Path(__file__).parents[2]
 LONGEST = 50  # characters of a title or slug, by Kaggle's client
 # by Competition.accelerator; the name of the T4 means two of them, that of the L4 four
@@ -73,9 +70,9 @@ except Exception:
     print("{alert} the package cannot be used: submission.csv stays the sample {alert}")"""
 
 
-def submit_notebook(
-    about: str, job: Settings, competition: Competition, code: str
-) -> "NotebookNode":
+def write_submit_notebook(
+    bundle: Path, about: str, job: Settings, competition: Competition, code: str
+) -> None:
     """What answers the hidden test; no error ends it, since then it would have no output.
 
     `code` is the slug of the dataset with the package.
@@ -83,12 +80,13 @@ def submit_notebook(
     slug = competition.slug or competition.name
     sample = SAMPLE.format(slug=slug, sample=competition.sample, alert=ALERT)
     guarded = GUARDED.format(run=indent(run_cell("submit_session", job, code), "    "), alert=ALERT)
-    return notebook(about, ["\n\n".join([START, sample, INVENTORY]), guarded])
+    write_notebook(bundle, about, ["\n\n".join([START, sample, INVENTORY]), guarded])
 
 
-def train_notebook(about: str, job: Settings, code: str) -> "NotebookNode":
+def write_train_notebook(bundle: Path, about: str, job: Settings, code: str) -> None:
     """What trains; one without its package ends in an error, or it would count as a session."""
-    return notebook(about, [f"{START}\n\n{INVENTORY}", run_cell("train_session", job, code)])
+    cells = [f"{START}\n\n{INVENTORY}", run_cell("train_session", job, code)]
+    write_notebook(bundle, about, cells)
 
 
 def run_cell(module: str, job: Settings, code: str) -> str:
@@ -96,45 +94,44 @@ def run_cell(module: str, job: Settings, code: str) -> str:
     return RUN.format(code=code, module=module, job=settings)
 
 
-def notebook(about: str, steps: list[str]) -> "NotebookNode":
+def write_notebook(bundle: Path, about: str, steps: list[str]) -> None:
+    """A notebook of a heading and a cell for each of `steps`; equal ones are equal files."""
     from nbformat import v4  # late: only a bundle needs it
 
     cells = [v4.new_markdown_cell(about, id="about")]
     cells += [v4.new_code_cell(text, id=f"step{n}") for n, text in enumerate(steps)]
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    return v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
-
-
-def write_notebook(folder: Path, book: "NotebookNode", metadata: dict[str, Any]) -> None:
-    records.write_json(folder / metadata["code_file"], book)
-    records.write_json(folder / "kernel-metadata.json", metadata)
-
-
-def package_files() -> list[Path]:
-    """Modules and YAML files of this package, relative to the folder that holds it."""
-    kept = [path for path in PACKAGE.rglob("*") if path.suffix in (".py", ".yaml", ".csv")]
-    return sorted(path.relative_to(PACKAGE.parent) for path in kept)
+    book = v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
+    records.write_json(bundle / "notebook" / BOOK, book)
 
 
 def write_code(folder: Path) -> None:
-    for path in package_files():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(PACKAGE.parent / path, folder / path)
+    ignored = shutil.ignore_patterns("__pycache__", ".*")
+    shutil.copytree(PACKAGE, folder / PACKAGE.name, ignore=ignored)
 
 
 def code_digests() -> dict[str, str]:
-    return {str(path): records.file_digest(PACKAGE.parent / path) for path in package_files()}
+    files = [path for path in PACKAGE.rglob("*.*") if path.is_file() and path.suffix != ".pyc"]
+    return {str(path.relative_to(PACKAGE)): records.file_digest(path) for path in sorted(files)}
 
 
-def kernel_metadata(
-    owner: str, slug: str, competition: Competition, datasets: list[str], hours: float
-) -> dict[str, Any]:
-    """What the client's kernels_push reads, and the limit of a session, which it is given."""
+def write_metadata(
+    folder: Path,
+    owner: str,
+    slug: str,
+    competition: Competition,
+    hours: float,
+    datasets: dict[str, str],
+) -> None:
+    """What the client reads: of the notebook `slug`, and of `datasets`, slugs by their folders."""
+    for name, dataset in datasets.items():
+        about = {"id": f"{owner}/{dataset}", "title": dataset, "licenses": [{"name": "other"}]}
+        records.write_json(folder / name / "dataset-metadata.json", about)
     machine = MACHINES[competition.accelerator]
-    return {
+    metadata = {
         "id": f"{owner}/{slug}",
         "title": slug,  # must lead to the slug, and a slug leads to itself
-        "code_file": "notebook.ipynb",
+        "code_file": BOOK,
         "language": "python",
         "kernel_type": "notebook",
         "is_private": True,
@@ -142,17 +139,13 @@ def kernel_metadata(
         "enable_internet": False,  # without this line it would be on
         "machine_shape": machine,
         "docker_image_pinning_type": "original",  # later versions run in the image of the first
-        "session_timeout_seconds": round(3600 * hours),
-        "dataset_sources": [f"{owner}/{name}" for name in datasets],
+        "session_timeout_seconds": round(3600 * hours),  # given to the client beside this file
+        "dataset_sources": [f"{owner}/{dataset}" for dataset in datasets.values()],
         "competition_sources": [competition.slug] if competition.slug else [],
         "kernel_sources": [],
         "model_sources": [],
     }
-
-
-def describe_dataset(folder: Path, owner: str, slug: str) -> None:
-    metadata = {"id": f"{owner}/{slug}", "title": slug, "licenses": [{"name": "other"}]}
-    records.write_json(folder / "dataset-metadata.json", metadata)
+    records.write_json(folder / "notebook" / "kernel-metadata.json", metadata)
 
 
 def slug_of(competition: str, name: str, ending: str) -> str:

@@ -19,12 +19,10 @@ from pipeline.data.splits import chosen_folds, folds_digest, folds_path, load_fo
 from pipeline.kaggle.bundle.notebook_file import (
     PACKAGE,
     code_digests,
-    describe_dataset,
-    kernel_metadata,
     slug_of,
-    train_notebook,
     write_code,
-    write_notebook,
+    write_metadata,
+    write_train_notebook,
 )
 from pipeline.kaggle.notebook.train_session import Job
 from pipeline.training.keys import first_weights, teacher_files, train_key
@@ -86,13 +84,12 @@ def write_training(
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
     write_first_weights(settings, project)
-    describe_dataset(tmp / "code", owner, dataset)
     about = (
         f"# {settings.name} on {job.competition}: training of folds {job.folds}\n\nMade by "
         f"`python -m pipeline.bundle {settings.name} --train`: change things there, not here."
     )
-    metadata = kernel_metadata(owner, slug, competition, [dataset], job.hours)
-    write_notebook(tmp / "notebook", train_notebook(about, job, dataset), metadata)
+    write_train_notebook(tmp, about, job, dataset)
+    write_metadata(tmp, owner, slug, competition, job.hours, {"code": dataset})
     records.put_folder(tmp, out)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     return {"mb": round(size / 1e6, 1), "backbones": [settings.model.backbone]}

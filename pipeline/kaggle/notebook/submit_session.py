@@ -6,7 +6,9 @@ the blend of the models that have answered. A step that fails says so and leaves
 
 import os
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -23,9 +25,9 @@ from pipeline.inference.predictions import Predictions, mean_of_runs
 from pipeline.kaggle.notebook import manifest
 from pipeline.kaggle.notebook.gpu_workers import GpuWorkers, count_gpus
 from pipeline.kaggle.notebook.guard import RESERVE, alert, guard, say_versions
+from pipeline.kaggle.notebook.images import read_images
 from pipeline.kaggle.notebook.manifest import BundledModel, Job, Manifest
 from pipeline.kaggle.notebook.mounts import find_input, working_root
-from pipeline.kaggle.notebook.test_images import TestImages, read_images
 
 SEEN = 200  # images predicted where the answers do not count
 
@@ -57,22 +59,15 @@ class Submission:
         say("notebook", f"{self.out}: {len(table):,} rows, audited\n{table.iloc[:5, :4]}")
 
 
-@dataclass
-class Weights:
-    folder: Path
-    manifest: Manifest
-    sound: list[BundledModel]  # those whose files are what their records say
-
-
 def run(job: Job) -> None:
     deadline = Deadline(3600 * job.competition.limit_hours - RESERVE)
     say_versions()
     with guard("the submission"):
         answers = open_submission(job.competition)
         with guard("the prediction"):
-            weights = open_weights(job.weights)
-            answers.write(weights.manifest, np.zeros(0, dtype=int), np.zeros((0, 1)))
-            predict(answers, weights, deadline)
+            folder, known = open_weights(job.weights)
+            answers.write(known, np.zeros(0, dtype=int), np.zeros((0, 1)))
+            predict(answers, folder, known, deadline)
         answers.audit()
 
 
@@ -102,22 +97,22 @@ def complete_sample(sample: pd.DataFrame, rows: pd.DataFrame, column: str) -> pd
     return pd.concat([sample, extra], ignore_index=True)
 
 
-def open_weights(dataset: str) -> Weights:
-    """Find the models; those that are missing or damaged are left out."""
+def open_weights(dataset: str) -> tuple[Path, Manifest]:
+    """The folder of the models, and the manifest without those that are missing or damaged."""
     folder = find_input("dataset", dataset, manifest.FILE)
-    found = Manifest.load(folder)
-    problems = {model.name: model.problem(folder) for model in found.models}
-    for name, problem in problems.items():
-        if problem:
-            warn("notebook", f"{name} is left out: {problem}")
-    sound = [model for model in found.models if not problems[model.name]]
-    say("notebook", f"{len(sound)} of {len(found.models)} models are sound")
-    return Weights(folder, found, sound)
+    known, sound = Manifest.load(folder), []
+    for model in known.models:
+        if problem := model.problem(folder):
+            warn("notebook", f"{model.name} is left out: {problem}")
+        else:
+            sound.append(model)
+    say("notebook", f"{len(sound)} of {len(known.models)} models are sound")
+    return folder, known.model_copy(update={"models": sound})
 
 
-def predict(answers: Submission, weights: Weights, deadline: Deadline) -> None:
+def predict(answers: Submission, folder: Path, known: Manifest, deadline: Deadline) -> None:
     """Answer by the models, as many as the time allows; submission.csv is written after each."""
-    if not weights.sound:
+    if not known.models:
         return alert("no weights can be used: submission.csv is the prior, the same for all images")
     paths = [answers.folder / path for path in answers.rows.path]
     hidden = os.environ.get("KAGGLE_IS_COMPETITION_RERUN")
@@ -126,48 +121,58 @@ def predict(answers: Submission, weights: Weights, deadline: Deadline) -> None:
         say("notebook", f"Kaggle runs this again on the hidden test: {len(paths)} images do")
     workers = GpuWorkers(max(1, count_gpus()), deadline)
     with TemporaryDirectory() as scratch:
-        forms = sorted({(model.pixels, model.fit) for model in weights.sound})
-        images = read_images(paths, forms, Path(scratch))
+        forms = sorted({(model.pixels, model.fit) for model in known.models})
+        good, sources = read_images(paths, forms, Path(scratch))
+
+        def probabilities(model: BundledModel) -> np.ndarray:
+            source = sources[model.pixels, model.fit]
+            prob = workers.predict(folder / model.file, model, source, good)
+            if not np.isfinite(prob).all():
+                raise UserError("its answers are not numbers")
+            return prob
+
         try:
-            if len(images.good):
-                run_models(answers, weights, images, workers)
+            if len(good):
+                run_models(
+                    known.models, deadline, probabilities, partial(answers.write, known, good)
+                )
         finally:
             workers.close()
     return None
 
 
 def run_models(
-    answers: Submission, weights: Weights, images: TestImages, workers: GpuWorkers
+    models: list[BundledModel],
+    deadline: Deadline,
+    predict: Callable[[BundledModel], np.ndarray],
+    write: Callable[[np.ndarray], None],
 ) -> None:
-    """Each model once, with all its views.
+    """Each model once; after each, `write` gets the blend of those that have answered.
 
     A fold is left out when it would take too long by the time of the last one of its run; the
-    first of a run is begun in any case, and given up by `workers` at the deadline.
+    first of a run is begun in any case, and given up by the GPU workers at the deadline.
     """
-    deadline, seconds = workers.deadline, dict[str, float]()
+    seconds, share = dict[str, float](), {model.run: model.weight for model in models}
     found: dict[str, list[np.ndarray]] = {}
-    share = {model.run: model.weight for model in weights.sound}
-    for model in in_order(weights.sound):
+    for model in in_order(models):
         if not deadline.fits(seconds.get(model.run, 0.0)):
             continue
-        started, source = deadline.clock(), images.sources[model.pixels, model.fit]
+        started = deadline.clock()
         try:
-            prob = workers.predict(weights.folder / model.file, model, source, images.good)
-            if not np.isfinite(prob).all():
-                raise UserError("its answers are not numbers")
+            prob = predict(model)
         except Exception as error:  # whatever ails one model, the others may be well
             traceback.print_exc()
             warn("notebook", f"{model.name} is given up: {error}")
             continue
         seconds[model.run] = deadline.clock() - started
         found.setdefault(model.run, []).append(prob)
-        blend = mean_of_runs(found.values(), [share[run] for run in found])
-        answers.write(weights.manifest, images.good, blend)
+        write(mean_of_runs(found.values(), [share[run] for run in found]))
         say("notebook", f"{model.name} has answered, {deadline.left() / 60:,.0f} min left")
-    if not found:
+    answered = sum(map(len, found.values()))
+    if not answered:
         alert("no model answered: submission.csv is the prior, the same for all images")
-    elif gone := len(weights.sound) - sum(map(len, found.values())):
-        warn("notebook", f"{gone} of {len(weights.sound)} models left out")
+    elif answered < len(models):
+        warn("notebook", f"{len(models) - answered} of {len(models)} models left out")
 
 
 def in_order(models: list[BundledModel]) -> list[BundledModel]:

@@ -1,7 +1,6 @@
 """The hidden test's pictures, decoded once: some may be broken, and none of them may matter."""
 
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,16 +14,13 @@ SHOWN = 5  # broken pictures named one by one
 Form = tuple[int, str]  # side in px, and how a picture becomes a square
 
 
-@dataclass
-class TestImages:
-    """`good`: numbers of those that can be read; `sources`: the pixels of all in each form."""
+def read_images(
+    paths: list[Path], forms: list[Form], scratch: Path
+) -> tuple[np.ndarray, dict[Form, Source]]:
+    """Numbers of those that can be read, and the pixels of all in each form.
 
-    good: np.ndarray
-    sources: dict[Form, Source]
-
-
-def read_images(paths: list[Path], forms: list[Form], scratch: Path) -> TestImages:
-    """Decode all files in each form and pack them in `scratch`, where there is room for that."""
+    They are packed in `scratch`, where there is room for that.
+    """
     bad: dict[int, BadImageError] = {}
     sources: dict[Form, Source] = {}
     for size, fit in forms:
@@ -38,4 +34,4 @@ def read_images(paths: list[Path], forms: list[Form], scratch: Path) -> TestImag
     say("notebook", f"{len(paths):,} pictures decoded, {len(bad)} of them broken")
     for i in list(bad)[:SHOWN]:
         warn("notebook", f"{paths[i]}: {bad[i]}: the prior answers for it")
-    return TestImages(np.array([i for i in range(len(paths)) if i not in bad], dtype=int), sources)
+    return np.array([i for i in range(len(paths)) if i not in bad], dtype=int), sources
