@@ -106,8 +106,8 @@ def draw_card(folder: Path) -> None:
         point = found["flops"] / found["bytes"], found["flops"] * found["rates"]["forward"]
         axes.plot(*point, "o", label=f"{path.stem} px")
     name = ", ".join([card["machine"]["cpu"], *card["machine"]["gpus"]])
-    told = "lines: the best a device can do · points: what inference reaches, loader included"
-    finish_chart(axes, f"Roofline: {name}", told, "FLOP per byte of memory traffic", "FLOP/s")
+    caption = "lines: the best a device can do · points: what inference reaches, loader included"
+    finish_chart(axes, f"Roofline: {name}", caption, "FLOP per byte of memory traffic", "FLOP/s")
     with records.writing(folder / "card.png") as tmp:
         figure.savefig(tmp, format="png")
 
@@ -161,7 +161,7 @@ def describe_choices(choices: "Choices") -> Rows:
     """What was tried, how fast it was, and what train and predict will go by."""
     rows = []
     for name, value, rate in choices.tried:
-        speed = "no time to measure it" if rate is None else f"{rate:,.0f} images/s"
+        speed = f"{rate:,.0f} images/s" if rate else "no memory" if rate == 0 else "no time left"
         chosen = "chosen" if choices.chosen[name] == value else ""
         rows.append((f"{name}: {value}", speed, chosen))
     return rows
@@ -195,8 +195,6 @@ def print_table(rows: Rows) -> None:
     from rich.table import Table
 
     table = Table(box=None, show_header=False, pad_edge=False)
-    for _ in rows[0]:
-        table.add_column()
     for row in rows:
         table.add_row(*row)
     Console(highlight=False).print(table)

@@ -60,7 +60,7 @@ def main(
                 found[stage].append((n, *run(stage, experiment)))
             n *= 10
         million = invent_blend(Path(folder), experiment)
-        say("growth", f"submit of {MILLION:,} rows: {told(*run('submit', million))}")
+        say("growth", f"submit of {MILLION:,} rows: {cost(*run('submit', million))}")
     draw(found).savefig(out)
     say("growth", str(out))
 
@@ -127,11 +127,11 @@ def run(stage: str, experiment: str) -> tuple[float, float]:
     command = [sys.executable, "-c", CHILD, stage, asked]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     seconds, kib = map(float, done.stdout.split()[-2:])
-    say("growth", f"{Path(experiment).stem:<14} {stage:<9} {told(seconds, 1024 * kib)}")
+    say("growth", f"{Path(experiment).stem:<14} {stage:<9} {cost(seconds, 1024 * kib)}")
     return seconds, 1024 * kib
 
 
-def told(seconds: float, peak: float) -> str:
+def cost(seconds: float, peak: float) -> str:
     return f"{seconds:6.1f} s {peak / 1e9:6.2f} GB"
 
 

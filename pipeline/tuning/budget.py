@@ -36,11 +36,11 @@ def plan(
     rounds = -(-n // len(slots(settings.runtime, n)))  # folds that train one after another
     test, held = int((prepared.rows.split == "test").sum()), int((table.fold >= 0).sum())
     train, valid = len(table) - held / n, held / n  # images of a fold
-    looked_at = min(len(table), MOST) * (1 + len(turns(settings)))  # once for all folds
-    looked_at *= reads_features(settings.model)
+    images = min(len(table), MOST) * (1 + len(turns(settings)))  # once for all folds
+    images *= reads_features(settings.model)
     return {
         "start of the folds": rounds * found["start"],
-        "head": looked_at / rates["forward"] + rounds * found["head"],
+        "head": images / rates["forward"] + rounds * found["head"],
         "training": rounds * epochs * train / rates["both"],
         "validation": rounds * epochs * valid / rates["forward"],
         "predict oof": held / rates["tta"],
@@ -52,17 +52,17 @@ def cuts(settings: Experiment, seconds: dict[str, float], budget: float) -> list
     """What to cut until the rest fits, that which costs the least accuracy first."""
     from pipeline.inference.tta import VIEWS
 
-    left, told, epochs = dict(seconds), [], settings.train.epochs
+    left, texts, epochs = dict(seconds), [], settings.train.epochs
     views = len(VIEWS.get(settings.predict.tta, range(5)))
     if sum(left.values()) > budget and views > 2:
         left |= {part: left[part] * 2 / views for part in ("predict oof", "predict test")}
-        told.append(f"predict.tta: hflip  then {duration(sum(left.values()))}")
+        texts.append(f"predict.tta: hflip  then {duration(sum(left.values()))}")
     if (over := sum(left.values()) - budget) > 0 and epochs > 1:
         each = (left["training"] + left["validation"]) / epochs
         fewer = max(1, int(epochs - over / each))
         left |= {part: left[part] * fewer / epochs for part in ("training", "validation")}
-        told.append(f"train.epochs: {fewer}  then {duration(sum(left.values()))}")
+        texts.append(f"train.epochs: {fewer}  then {duration(sum(left.values()))}")
     if (rest := sum(left.values())) > budget:
         side = max(16, int(settings.model.size * (budget / rest) ** 0.5) // 16 * 16)
-        told.append(f"model.size: {side}, as time goes with its square")
-    return told
+        texts.append(f"model.size: {side}, as time goes with its square")
+    return texts

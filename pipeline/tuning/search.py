@@ -4,7 +4,6 @@ All images/s are those of the real Trainer, loader and inference.
 """
 
 import itertools
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 
 from pipeline.base.config import Experiment, Runtime
-from pipeline.base.device import peak_memory_gb, workers
+from pipeline.base.device import workers
 from pipeline.base.libc import cores
 from pipeline.data.loader import Batch, EpochBatches, grouped, make_loader
 from pipeline.inference.predictor import predict_probabilities
@@ -82,11 +81,11 @@ def search(settings: Experiment, build: Callable[[Runtime], "Trainer"]) -> Measu
     trainer, ready = build(settings.runtime), time.monotonic()
     batch = next(iter(trainer.loader))
     first, size = step_rate(trainer, batch, FIRST_IMAGES, 0), len(batch[0])
-    if trainer.accelerator.device.type == "cpu":  # a step of a second says as much as a longer one
+    if not is_on_gpu(trainer):  # a step of a second says as much as a longer one
         size = max(FIRST_IMAGES, min(size, int(first)))
 
     def measure(trainer: "Trainer") -> float:
-        if trainer.accelerator.device.type == "cpu":
+        if not is_on_gpu(trainer):
             rate = step_rate(trainer, batch, FIRST_IMAGES, 0)
             if rate < first / 2:  # a precision without units of its own takes ten times as long
                 return rate
@@ -137,29 +136,24 @@ def choose_workers(choices: Choices, trainer: "Trainer", size: int) -> float:
 
 
 def choose_batch(choices: Choices, trainer: "Trainer") -> float:
-    """Doubled while it fits into memory and is done in less than a measurement."""
-    if is_on_gpu(trainer):  # training's peak is another matter
-        torch.cuda.reset_peak_memory_stats(trainer.accelerator.device)
+    """Doubled while it is done in less than a measurement; on a CPU larger ones are slower."""
     default, rates = choices.runtime.predict_batch, []
 
     def measure(batch: int) -> float:
-        rates.append(forward_rate(trainer, batch))
+        try:
+            rates.append(forward_rate(trainer, batch))
+        except torch.OutOfMemoryError:  # training's own tensors are there too: predict has more
+            if batch == default:
+                raise
+            rates.append(0.0)
         return rates[-1]
 
     def doubled(batch: int) -> Iterator[int]:
-        while (batch := 2 * batch) <= min(LARGEST_BATCH, SECONDS * rates[-1]) and has_room(trainer):
+        while (batch := 2 * batch) <= min(LARGEST_BATCH, SECONDS * rates[-1]):
             yield batch
 
-    return choices.choose("predict_batch", default, doubled(default), measure)
-
-
-def has_room(trainer: "Trainer") -> bool:
-    """Whether twice the memory of the largest batch so far is there."""
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if is_on_gpu(trainer):
-        total = torch.cuda.get_device_properties(trainer.accelerator.device).total_memory
-    peak = peak_memory_gb()["gpu_gb" if is_on_gpu(trainer) else "ram_gb"]
-    return peak * 1e9 < 0.45 * total
+    others = doubled(default) if is_on_gpu(trainer) else ()
+    return choices.choose("predict_batch", default, others, measure)
 
 
 def images_per_s(
