@@ -161,3 +161,11 @@ def test_a_full_disk_is_seen_before_writing(
     with pytest.raises(UserError, match=r"is full: unpacking outer.zip takes 0.2 GB, 0.1 GB are"):
         unpacked(tmp_path, zipped({"a": bytes(200 << 20)}))
     assert not (tmp_path / "in").exists()
+
+
+def test_a_file_never_grows_over_the_size_that_its_zip_tells(tmp_path: Path) -> None:
+    size, said = (8 << 20).to_bytes(4, "little"), (100).to_bytes(4, "little")
+    data = zipped({"bomb": bytes(8 << 20)})
+    with pytest.raises(BrokenArchiveError, match="Bad CRC"):
+        unpacked(tmp_path, data.replace(size, said))
+    assert sum(path.stat().st_size for path in (tmp_path / "in").rglob("bomb")) <= 100
