@@ -17,37 +17,23 @@ on Kaggle, both as often as that takes; --push brings the folds home after each 
 """
 
 import re
-import shutil
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline.base import records
-from pipeline.base.cli import UserError, mean_std, run_stage, say, took, warn
-from pipeline.base.competition import Competition, load_competition
-from pipeline.base.runs import cv_of, load_blend
-from pipeline.data.prepared import load_pictures
+from pipeline.base.cli import UserError, run_stage, say, warn
 from pipeline.kaggle.api.client import on_kaggle, sign_in
 from pipeline.kaggle.bundle.image import unknown_there
-from pipeline.kaggle.bundle.models import copy_model, find_models, record_of
-from pipeline.kaggle.bundle.notebook_file import (
-    code_digests,
-    slug_of,
-    write_code,
-    write_metadata,
-    write_submit_notebook,
-)
 from pipeline.kaggle.bundle.push import push_submission, push_training
 from pipeline.kaggle.bundle.rehearsal import rehearse, rehearse_training
+from pipeline.kaggle.bundle.submission import current_submission
 from pipeline.kaggle.bundle.training import current_training
-from pipeline.kaggle.notebook.manifest import FILE, BundledModel, Job, Manifest
 
 if TYPE_CHECKING:
     from kaggle.api.kaggle_api_extended import KaggleApi
 
-VERSION = 2
 LONGEST_SESSION = 12.0  # hours; limit_hours is for notebooks that are submitted
 
 
@@ -124,79 +110,6 @@ def warn_of_backbones(out: Path) -> None:
 
 def say_rehearsed(story: str, verdict: str) -> None:
     say("bundle", f"rehearsed: {verdict}; it said:\n{story.rstrip()}")
-
-
-def current_submission(name: str, owner: str) -> tuple[Path, Competition]:
-    """Make the bundle of an ensemble unless it is current; returns its folder."""
-    started = time.monotonic()
-    blend, record = load_blend(name)
-    competition = load_competition(record["key"]["competition"])
-    models = find_models(record)
-    out = blend.with_name("bundle")
-    key = {
-        "version": VERSION,
-        "owner": owner,
-        "competition": competition.model_dump(mode="json"),
-        "models": {model.file: record_of(model)["digest"] for model in models},
-        "blend": records.file_digest(blend),
-        "code": code_digests(),
-    }
-    made = records.make(out, key, lambda: write_submission(out, owner, record, competition, models))
-    size = f"{len(models)} models, {records.load(out)['mb']:,.1f} MB"
-    say("bundle", f"{out}: {size}, {took(started) if made else 'up to date'}")
-    return out, competition
-
-
-def write_submission(
-    out: Path,
-    owner: str,
-    ensemble: dict[str, Any],
-    competition: Competition,
-    models: list[BundledModel],
-) -> dict[str, Any]:
-    """Write the folders beside `out` and put them in its place; returns facts for its record.
-
-    `ensemble` is the record of the ensemble.
-    """
-    tmp, name = out.with_name(".bundle.tmp"), out.parent.name
-    shutil.rmtree(tmp, ignore_errors=True)
-    where = competition.slug or competition.name
-    code, weights, kernel = (slug_of(where, name, end) for end in ("code", "weights", "submit"))
-    write_weights(tmp / "weights", competition, models)
-    write_code(tmp / "code")
-    job = Job(competition=competition, weights=weights)
-    write_submit_notebook(tmp, about(name, where, ensemble), job, competition, code)
-    datasets = {"code": code, "weights": weights}
-    write_metadata(tmp, owner, kernel, competition, competition.limit_hours, datasets)
-    records.put_folder(tmp, out)
-    megabytes = sum(path.stat().st_size for path in (out / "weights").iterdir()) / 1e6
-    backbones = sorted({record_of(model)["model"]["backbone"] for model in models})
-    return {"models": len(models), "mb": round(megabytes, 1), "backbones": backbones}
-
-
-def write_weights(folder: Path, competition: Competition, models: list[BundledModel]) -> None:
-    """The models, their records and the manifest."""
-    folder.mkdir(parents=True)
-    first = models[0]
-    classes = record_of(first)["classes"]
-    rows = load_pictures(competition.name, first.pixels, first.fit, first.run).rows
-    shares = rows.label[rows.split == "train"].value_counts(normalize=True)
-    prior = [float(shares[label]) for label in classes]
-    for model in models:
-        copy_model(model, folder)
-    manifest = Manifest(classes=classes, prior=prior, models=models)
-    records.write_json(folder / FILE, manifest.model_dump(mode="json"))
-
-
-def about(name: str, competition: str, record: dict[str, Any]) -> str:
-    """The notebook's heading."""
-    cv, git = cv_of(record), record["git"] or "unknown"
-    members = ", ".join(f"{run} × {weight:.2g}" for run, weight in record["key"]["weights"].items())
-    return (
-        f"# {name} on {competition}\n\n{record['metric']} CV {mean_std(cv['folds'])}, "
-        f"OOF {cv['all']:.4f}; members: {members}; git {git}.\n\n"
-        f"Made by `python -m pipeline.bundle {name}`: change things there, not here."
-    )
 
 
 if __name__ == "__main__":

@@ -167,7 +167,8 @@ def run_models(
         seconds[model.run] = deadline.clock() - started
         found.setdefault(model.run, []).append(prob)
         write(mean_of_runs(found.values(), [share[run] for run in found]))
-        say("notebook", f"{model.name} has answered, {deadline.left() / 60:,.0f} min left")
+        rate, left = len(prob) / max(seconds[model.run], 1e-9), deadline.left() / 60
+        say("notebook", f"{model.name} has answered: {rate:,.0f} images/s, {left:,.0f} min left")
     answered = sum(map(len, found.values()))
     if not answered:
         alert("no model answered: submission.csv is the prior, the same for all images")

@@ -1,0 +1,148 @@
+"""What a submission's notebook needs of home: the package, and the models behind an ensemble.
+
+They are compared with what the ensemble was made of, and copied with their records.
+"""
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from pipeline.base import records
+from pipeline.base.cli import UserError, mean_std, say, took
+from pipeline.base.competition import Competition, load_competition
+from pipeline.base.config import Predict
+from pipeline.base.runs import cv_of, load_blend, model_path, prediction_path
+from pipeline.data.prepared import load_pictures
+from pipeline.kaggle.bundle.notebook_file import (
+    code_digests,
+    slug_of,
+    write_code,
+    write_metadata,
+    write_submit_notebook,
+)
+from pipeline.kaggle.notebook.manifest import FILE, BundledModel, Job, Manifest
+
+VERSION = 2
+
+
+def current_submission(name: str, owner: str) -> tuple[Path, Competition]:
+    """Make the bundle of an ensemble unless it is current; returns its folder."""
+    started = time.monotonic()
+    blend, record = load_blend(name)
+    competition = load_competition(record["key"]["competition"])
+    models = find_models(record)
+    out = blend.with_name("bundle")
+    key = {
+        "version": VERSION,
+        "owner": owner,
+        "competition": competition.model_dump(mode="json"),
+        "models": {model.file: record_of(model)["digest"] for model in models},
+        "blend": records.file_digest(blend),
+        "code": code_digests(),
+    }
+    made = records.make(out, key, lambda: write_submission(out, owner, record, competition, models))
+    size = f"{len(models)} models, {records.load(out)['mb']:,.1f} MB"
+    say("bundle", f"{out}: {size}, {took(started) if made else 'up to date'}")
+    return out, competition
+
+
+def write_submission(
+    out: Path,
+    owner: str,
+    ensemble: dict[str, Any],
+    competition: Competition,
+    models: list[BundledModel],
+) -> dict[str, Any]:
+    """Write the folders beside `out` and put them in its place; returns facts for its record.
+
+    `ensemble` is the record of the ensemble.
+    """
+    tmp, name = out.with_name(".bundle.tmp"), out.parent.name
+    shutil.rmtree(tmp, ignore_errors=True)
+    where = competition.slug or competition.name
+    code, weights, kernel = (slug_of(where, name, end) for end in ("code", "weights", "submit"))
+    write_weights(tmp / "weights", competition, models)
+    write_code(tmp / "code")
+    job = Job(competition=competition, weights=weights)
+    write_submit_notebook(tmp, heading(name, where, ensemble), job, competition, code)
+    datasets = {"code": code, "weights": weights}
+    write_metadata(tmp, owner, kernel, competition, competition.limit_hours, datasets)
+    records.put_folder(tmp, out)
+    megabytes = sum(path.stat().st_size for path in (out / "weights").iterdir()) / 1e6
+    backbones = sorted({record_of(model)["model"]["backbone"] for model in models})
+    return {"models": len(models), "mb": round(megabytes, 1), "backbones": backbones}
+
+
+def write_weights(folder: Path, competition: Competition, models: list[BundledModel]) -> None:
+    """The models, their records and the manifest."""
+    folder.mkdir(parents=True)
+    first = models[0]
+    classes = record_of(first)["classes"]
+    rows = load_pictures(competition.name, first.pixels, first.fit, first.run).rows
+    shares = rows.label[rows.split == "train"].value_counts(normalize=True)
+    prior = [float(shares[label]) for label in classes]
+    for model in models:
+        copy_model(model, folder)
+    manifest = Manifest(classes=classes, prior=prior, models=models)
+    records.write_json(folder / FILE, manifest.model_dump(mode="json"))
+
+
+def heading(name: str, competition: str, record: dict[str, Any]) -> str:
+    cv, git = cv_of(record), record["git"] or "unknown"
+    runs = ", ".join(f"{run} × {weight:.2g}" for run, weight in record["key"]["weights"].items())
+    return (
+        f"# {name} on {competition}\n\n{record['metric']} CV {mean_std(cv['folds'])}, "
+        f"OOF {cv['all']:.4f}; runs: {runs}; git {git}.\n\n"
+        f"Made by `python -m pipeline.bundle {name}`: change things there, not here."
+    )
+
+
+def find_models(ensemble: dict[str, Any]) -> list[BundledModel]:
+    """Every fold of every run in an ensemble's record.
+
+    Raises UserError where a model or its predictions are not those the ensemble was made of.
+    """
+    return [
+        find_model(ensemble, run, fold)
+        for run, about in ensemble["key"]["members"].items()
+        for fold in range(sum(name.startswith("test") for name in about))
+    ]
+
+
+def find_model(ensemble: dict[str, Any], run: str, fold: int) -> BundledModel:
+    about, model = ensemble["key"]["members"][run], model_path(run, fold)
+    test = prediction_path(run, fold, "test", about["tta"])
+    trained, made = records.load(model), records.load(test)
+    again = f"run python -m pipeline.predict {run}, then pipeline.ensemble, again"
+    if trained is None or made is None:
+        raise UserError(f"{model if trained is None else test}: gone; {again}")
+    same = made["key"]["model"] == trained["digest"] and records.is_intact(model, trained)
+    if not same or records.file_digest(test) != about[f"test{fold}"]:
+        raise UserError(f"{model}: not the model behind the ensemble's predictions; {again}")
+    return BundledModel(
+        file=f"{run}-fold{fold}.safetensors",
+        run=run,
+        fold=fold,
+        weight=ensemble["key"]["weights"][run],
+        predict=Predict.named(about["tta"]),
+        pixels=made["key"]["size"],
+        fit=trained["preprocessing"]["fit"],
+    )
+
+
+def record_of(model: BundledModel) -> dict[str, Any]:
+    """What training said of the model."""
+    return records.load(model_path(model.run, model.fold))
+
+
+def copy_model(model: BundledModel, folder: Path) -> None:
+    """Copy a model's weights and its record, which tells whether the copy is whole."""
+    source, target = model_path(model.run, model.fold), folder / model.file
+    shutil.copyfile(source, target)
+    record = record_of(model)
+    if "taps" not in record:  # trained before they were written down
+        from pipeline.model.build import load_model  # late: torch
+
+        record["taps"] = getattr(load_model(source)[0], "taps", None)
+    records.write_json(records.record_path(target), record)
