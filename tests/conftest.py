@@ -39,6 +39,7 @@ TINY = {
 # More than about 1.5 s each on an idle core; all others are marked `quick`.
 SLOW = {
     "test_a_change_whose_answer_was_lost_is_not_made_twice",
+    "test_a_changed_variant_is_refused_not_reported_from_its_old_run",
     "test_a_full_disk_is_one_line",
     "test_a_gpu_process_that_fails_is_replaced_and_its_work_done_again",
     "test_a_killed_fold_and_a_killed_worker_are_made_up_for",
@@ -59,8 +60,11 @@ SLOW = {
     "test_kaggle_falls_ill_in_the_middle_of_the_night",
     "test_killed_at_any_moment_it_ends_in_the_same_weights",
     "test_labels_of_several_lines_are_trained_on",
+    "test_milder_remedies_lie_between",
+    "test_no_network",
     "test_one_at_a_time_on_a_cpu_and_processes_of_them_where_asked",
     "test_one_pass_serves_all_folds_and_their_predictions",
+    "test_resumes_without_training_again",
     "test_sessions_end_in_the_weights_of_an_uninterrupted_training",
     "test_sigterm_is_as_polite_as_ctrl_c",
     "test_the_local_answers_at_every_size",
@@ -80,9 +84,9 @@ SLOW = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
-    """Mark as `quick` what neither is in SLOW nor needs the two trained folds of `trained`."""
+    """Mark as `quick` what neither is in SLOW nor trains folds in a fixture."""
     for item in items:
-        if item.originalname not in SLOW and "trained" not in item.fixturenames:
+        if item.originalname not in SLOW and not {"trained", "bundled"} & {*item.fixturenames}:
             item.add_marker(pytest.mark.quick)
 
 
