@@ -9,7 +9,7 @@ submit    blend + sample submission -> submissions/NAME.csv
 
 Around the flow: fetch and bundle lead from Kaggle and back to it, bench measures the machine, demo
 draws a competition, gallery and ablate show and measure what training is given. The stages are
-verbs; parts/ holds the nouns they look things up in, kaggle/ those of Kaggle alone.
+verbs; the folders are rooms of nouns, each of which says in its __init__ what it answers.
 """
 
 import os
