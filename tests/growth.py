@@ -24,6 +24,7 @@ from pipeline.base import records
 from pipeline.base.cli import run_stage, say
 from pipeline.base.config import load_experiment, root
 from pipeline.base.runs import prediction_path
+from pipeline.data.prepared import load_prepared
 from pipeline.data.splits import folds_digest, load_folds
 from pipeline.figures.charts import blank_charts, finish_chart
 from pipeline.inference.predictions import Predictions
@@ -95,13 +96,15 @@ def invent_predictions(experiment: str) -> None:
     """Random probabilities of every fold, as `predict` would have written them."""
     settings, rng = load_experiment(experiment), np.random.default_rng(0)
     table, data = load_folds(settings), root("data") / settings.competition_name
+    digests = load_prepared(settings).record["digests"]
     test = pd.read_csv(data / "test.csv").image
     for fold in range(settings.folds.n):
         for split, images in (("oof", table.image[table.fold == fold]), ("test", test)):
             path = prediction_path(settings.name, fold, split, "none")
             prob = rng.dirichlet(np.ones(len(CLASSES)), len(images)).astype(np.float32)
             Predictions(list(images), CLASSES, prob).save(path)
-            records.commit(path, {}, time.monotonic(), folds=folds_digest(table))
+            key = {"pixels": digests["train" if split == "oof" else "test"]}
+            records.commit(path, key, time.monotonic(), folds=folds_digest(table))
 
 
 def invent_blend(folder: Path, experiment: str) -> str:
