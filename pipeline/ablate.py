@@ -105,7 +105,7 @@ def measure(settings: Experiment, path: Path) -> dict[str, float]:
     record = records.load(model)
     held_out = table[table.fold == FOLD]
     update(settings, FOLD, "oof", prepared, list(held_out.image), record)
-    file = prediction_path(settings.name, FOLD, "oof", settings.predict.looks)
+    file = prediction_path(settings.name, FOLD, "oof", settings.predict.views_name)
     classes = classes_of(table)
     prob = Predictions.load(file).aligned(list(held_out.image), classes)
     target = held_out.label.map({label: i for i, label in enumerate(classes)}).to_numpy()

@@ -23,7 +23,7 @@ from pipeline.base.cli import UserError, duration, run_stage, say, took, warn
 from pipeline.base.config import Experiment, Runtime, load_experiment
 from pipeline.base.libc import cores
 from pipeline.data.prepared import Prepared, load_prepared
-from pipeline.data.splits import folds_digest, load_folds
+from pipeline.data.splits import load_folds
 from pipeline.tuning.budget import cuts, plan, seconds_of_head
 
 if TYPE_CHECKING:
@@ -142,17 +142,15 @@ def card_of_experiment(
 def build(
     settings: Experiment, prepared: Prepared, table: pd.DataFrame, runtime: Runtime
 ) -> "Trainer":
-    """The Trainer of fold 0 with its real weights; numbers of random ones underflow, which is slow.
+    """The Trainer of fold 0 with its real weights: numbers of random ones underflow, slowly.
 
-    It stands in the last epoch, when all has thawed that ever does. What it is taught costs no
-    time, so no teacher need be trained yet.
+    It stands in the last epoch, when all is unfrozen that ever is.
     """
     from pipeline.train import make_trainer
 
-    train = settings.train.model_copy(update={"distill": None})
-    settings = settings.model_copy(update={"train": train, "runtime": runtime})
-    trainer = make_trainer(settings, 0, prepared, table, folds_digest(table))
-    trainer.epoch = max(0, train.epochs - 1)
+    settings = settings.model_copy(update={"runtime": runtime})
+    trainer = make_trainer(settings, 0, prepared, table)
+    trainer.epoch = max(0, settings.train.epochs - 1)
     trainer.set_mode()
     return trainer
 

@@ -165,7 +165,7 @@ def load_member(text: str) -> Member:
     if not 0 < weight < float("inf"):
         raise UserError(f"{text!r}: the weight after ':' must be a number over 0")
     settings = load_experiment(run)
-    looks = settings.predict.looks
+    looks = settings.predict.views_name
     digests = {}
     prepared = records.load(prepared_folder(settings) / "images.csv")
     for fold in range(settings.folds.n):

@@ -53,7 +53,7 @@ def main(
     key = {
         "version": VERSION,
         "size": settings.cache_size,
-        "fit": settings.model.fit,
+        "fit": settings.model.resize,
         "files": list_digest(rows, file_stats(folder, rows)),
     }
     started = time.monotonic()
@@ -98,7 +98,7 @@ def prepare(
     Returns `rows` with width, height, hash and note. Raises UserError naming every bad file;
     then nothing is written.
     """
-    size, fit = settings.cache_size, settings.model.fit
+    size, fit = settings.cache_size, settings.model.resize
     if not packed:
         warn("prepare", "pixels are over runtime.pack_gb: files are decoded at each epoch")
         return write_facts(out, rows, read_all(rows, folder, size, fit, None))

@@ -133,20 +133,16 @@ def train_fold(
     Exits with PAUSED when the deadline comes first. Raises UserError when the backbone's first
     weights cannot be had or the loss is NaN.
     """
-    from pipeline.base.device import (
-        peak_memory_gb,  # late: torch
-        tuned,
-    )
-    from pipeline.model.build import save_weights
+    from pipeline.base.device import tuned  # late: torch
 
     started, settings = time.monotonic(), tuned(settings)
-    trainer = make_trainer(settings, fold, prepared, table, key["folds"])
-    last, started_key = out.with_name("last.pt"), out.with_name("started.json")
+    trainer = make_trainer(settings, fold, prepared, table)
+    last = out.with_name("last.pt")
     if last.exists():
         resume(trainer, last)
         say("train", f"fold {fold}  goes on after epoch {trainer.epoch}")
     if trainer.accelerator.is_main_process:
-        records.write_json(started_key, key)
+        records.write_json(out.with_name("started.json"), key)
     trainer.run(last, deadline)
     trainer.accelerator.end_training()
     if not trainer.accelerator.is_main_process:
@@ -154,24 +150,34 @@ def train_fold(
     if trainer.epoch < settings.train.epochs:
         say("train", f"fold {fold}  stops after epoch {trainer.epoch}: the next may end too late")
         sys.exit(local.PAUSED)
+    finish(trainer, out, key, started, classes_of(table))
+
+
+def finish(
+    trainer: "Trainer", out: Path, key: dict[str, Any], started: float, classes: list[str]
+) -> None:
+    """Write the model and its record; what a killed run would go on from is no longer needed."""
+    from pipeline.base.device import peak_memory_gb  # late: torch
+    from pipeline.model.build import save_weights
+
     save_weights(trainer.final_model(), out)
-    peak = peak_memory_gb()
+    settings, peak = trainer.settings, peak_memory_gb()
     records.commit(
         out,
         key,
         started,
-        classes=classes_of(table),
-        model=settings.model.model_dump(mode="json"),
+        classes=classes,
+        model=settings.model.model_dump(mode="json", by_alias=True),
         competition=settings.competition,
         peak=peak,
         runtime=settings.runtime.model_dump(mode="json"),
         **trainer.facts(),
     )
-    last.unlink(missing_ok=True)
-    started_key.unlink()
+    out.with_name("last.pt").unlink(missing_ok=True)
+    out.with_name("started.json").unlink()
     memory = f"at most {peak['ram_gb']:.1f} GB of memory"
-    say("train", f"fold {fold}  {out}, {took(started)}, {memory}")
-    tell_if_lost(f"fold {fold}", [records.load(out)])
+    say("train", f"fold {trainer.fold}  {out}, {took(started)}, {memory}")
+    tell_if_lost(f"fold {trainer.fold}", [records.load(out)])
 
 
 def resume(trainer: "Trainer", last: Path) -> None:
@@ -189,26 +195,16 @@ def resume(trainer: "Trainer", last: Path) -> None:
 
 
 def make_trainer(
-    settings: Experiment, fold: int, prepared: Prepared, table: pd.DataFrame, folds: str
+    settings: Experiment, fold: int, prepared: Prepared, table: pd.DataFrame
 ) -> "Trainer":
-    """The fold's images and what they are taught; `folds` is the digest of the split."""
+    """The Trainer of a fold's images and what they are taught."""
     from pipeline.training.trainer import Trainer  # late: torch
 
     classes = classes_of(table)
     metric = load_competition(settings.competition).metric
     train, valid = split_rows(prepared.rows, table, classes, fold)
-    targets = training_targets(settings, fold, folds, train, classes)
-    if settings.train.distill:
-        say("train", f"fold {fold}  {describe_teacher(settings)}")
+    targets = training_targets(settings.train, train, len(classes))
     return Trainer(settings, fold, classes, prepared.pixels, train, valid, metric, targets)
-
-
-def describe_teacher(settings: Experiment) -> str:
-    weight, run = settings.train.distill_weight, settings.train.distill
-    return (
-        f"targets: {1 - weight:.0%} labels, {weight:.0%} out-of-fold probabilities of {run}, whose "
-        "models saw held-out labels of this fold: its score will be slightly optimistic"
-    )
 
 
 def tell_if_lost(what: str, trained: list[dict[str, Any]]) -> None:

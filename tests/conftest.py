@@ -29,8 +29,8 @@ TINY = {
         "backbone": "test_resnet",
         "weights": "none",
         "size": 32,
-        "reads": "last",
-        "head": "random",
+        "features": "last",
+        "head_init": "random",
         "batchnorm": "train",
     },
     "train": {"epochs": 2, "batch_size": 8, "lr": 0.001},
@@ -228,7 +228,7 @@ def bundled(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[
         with pytest.MonkeyPatch.context() as patch:
             enter(patch, home)
             settings = TINY | {"competition": str(home / "leaves.yaml")}
-            instant = {"model": {**TINY["model"], "reads": "blocks", "head": "lda"}}
+            instant = {"model": {**TINY["model"], "features": "blocks", "head_init": "lda"}}
             instant |= {"train": {"epochs": 0}, "predict": {"tta": "hflip"}}
             runs = [experiment(home / "one.yaml", settings, **instant)]
             if form == "label":

@@ -7,7 +7,7 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 from pydantic import (
@@ -20,10 +20,19 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from pipeline.base.cli import UserError, did_you_mean, shown
-from pipeline.base.settings import Name, Probability, Settings, Side, valid_name
-from pipeline.base.yaml_files import TOGETHER, find_yaml, known_yaml, load_yaml
+from pipeline.base.settings import (
+    TOGETHER,
+    Name,
+    Probability,
+    Settings,
+    Side,
+    recorded,
+    valid_name,
+)
+from pipeline.base.yaml_files import find_yaml, known_yaml, load_yaml
 
 Alpha = Annotated[float, Field(ge=0, le=1000)]
+TTAName = Literal["none", "hflip", "flips", "diagonals", "d4"]
 Root = Literal["data", "runs", "folds", "submissions", "weights"]
 
 
@@ -72,28 +81,23 @@ class Folds(Settings):
 
 
 class Model(Settings):
+    RETIRED: ClassVar = {"names": None}
+
     backbone: str = "tf_efficientnet_lite0"  # any name of timm.list_models(), with or without a tag
     weights: str = "pypi"  # hub (timm's), pypi (lite0, lite1, lite2), none, run:NAME, or a path
     size: Side | None = None  # px; None: the backbone's own
-    fit: Literal["stretch", "pad"] = "stretch"  # how a picture becomes a square
-    reads: Literal["blocks", "last"] = "blocks"  # what the head sees of the backbone
-    head: Literal["lda", "names", "random"] = "lda"  # its first weights
-    names: str | None = None  # CSV label,imagenet for head: names
+    resize: Literal["stretch", "pad"] = recorded("fit", "stretch")  # how a picture becomes a square
+    features: Literal["blocks", "last"] = recorded("reads", "blocks")  # what the head is given
+    head_init: Literal["lda", "random"] = recorded("head", "lda")  # the head's first weights
     batchnorm: Literal["frozen", "train"] = "frozen"  # its running statistics
     depthwise: Literal["frozen", "train"] = "train"  # convolutions of a channel each, their norms
     freeze: str | None = None  # "backbone", or the last frozen module (blocks.2)
-    freeze_epochs: int | None = Field(None, ge=1)  # then it thaws; None: never
+    freeze_epochs: int | None = Field(None, ge=1)  # then it is unfrozen; None: never
     drop_rate: Probability = 0.0  # dropout before the head's linear layer
     drop_path_rate: Probability = 0.0  # stochastic depth, where the backbone has it
 
     @model_validator(mode="after")
     def _fitting(self) -> "Model":
-        if self.head == "names" and self.reads != "last":
-            raise PydanticCustomError(
-                TOGETHER, "model.head: names needs reads: last, as ImageNet's had"
-            )
-        if self.names and self.head != "names":
-            raise PydanticCustomError(TOGETHER, "model.names is for head: names")
         if self.weights == "none" and self.batchnorm == "frozen":
             raise PydanticCustomError(TOGETHER, "model.weights: none needs batchnorm: train")
         if self.weights == "none" and self.depthwise == "frozen":
@@ -114,6 +118,8 @@ class Mix(Settings):
 
 
 class Train(Settings):
+    RETIRED: ClassVar = {"focal_gamma": 2.0, "distill": None, "distill_weight": 0.3}
+
     epochs: int = Field(5, ge=0)  # 0: the head's closed form is all
     batch_size: int = Field(64, ge=2)  # pictures a step, over all GPUs of a fold
     accumulate: int = Field(1, ge=1)  # batches per optimizer step
@@ -124,15 +130,12 @@ class Train(Settings):
     weight_decay: float = Field(0.05, ge=0, le=1000)  # not on norms and biases
     warmup: Probability = 0.1  # share of all steps
     # bce: one yes-or-no question a class
-    loss: Literal["cross_entropy", "bce", "focal"] = "cross_entropy"
-    focal_gamma: float = Field(2.0, ge=0, le=100)  # how fast easy images fade; 0: cross entropy
+    loss: Literal["cross_entropy", "bce"] = "cross_entropy"
     label_smoothing: Probability = 0.0  # share of the target spread evenly over all classes
     # weight of a class in the loss; inverse: 1 / its number of images
-    class_weights: Literal["none", "inverse", "effective"] = "none"
+    class_weights: Literal["none", "inverse"] = "none"
     sampler: Literal["none", "balanced", "sqrt"] = "none"  # how often each class is shown
     twins: Literal["hard", "soft"] = "hard"  # soft: equal pixels share their labels
-    distill: str | None = None  # experiment whose out-of-fold probabilities are taught as well
-    distill_weight: Probability = 0.3  # their share of the target
     clip_grad: float | None = Field(None, gt=0)  # largest gradient norm
     ema: Probability = 0.0  # averaging window as a share of all steps; 0: off
     seed: int = 0  # of everything random in training; the split has its own
@@ -149,21 +152,21 @@ Sizes = Annotated[list[Side], Field(min_length=1), AfterValidator(each_once)]
 
 
 class Predict(Settings):
-    """How a picture is looked at: the mean over the views of `tta` at each of `sizes`."""
+    """The views of a picture, of which the mean is taken: those of `tta` at each of `sizes`."""
 
     # none, hflip, flips, diagonals, d4: 1, 2, 4, 4, 8 views of each picture
-    tta: Literal["none", "hflip", "flips", "diagonals", "d4", "five-crop"] = "none"
+    tta: TTAName = "none"
     sizes: Sizes | None = None  # px; None: model.size
 
     @property
-    def looks(self) -> str:
+    def views_name(self) -> str:
         """Name of these settings in file names and keys: `d4`, or `d4-128-160` with sizes."""
         return "-".join([self.tta, *map(str, self.sizes or [])])
 
     @classmethod
-    def named(cls, looks: str) -> "Predict":
-        """The settings whose `looks` these are."""
-        tta, *sizes = re.split(r"-(?=\d)", looks)
+    def named(cls, views_name: str) -> "Predict":
+        """The settings whose `views_name` this is."""
+        tta, *sizes = re.split(r"-(?=\d)", views_name)
         return cls(tta=tta, sizes=sizes or None)
 
 
@@ -202,13 +205,14 @@ class Experiment(Settings):
 
     @model_validator(mode="after")
     def _trained(self) -> "Experiment":
-        if self.train.epochs == 0 and self.model.head == "random":
-            raise PydanticCustomError(TOGETHER, "train.epochs: 0 needs model.head: lda or names")
+        if self.train.epochs == 0 and self.model.head_init == "random":
+            raise PydanticCustomError(TOGETHER, "train.epochs: 0 needs model.head_init: lda")
         return self
 
     def key(self) -> dict[str, Any]:
         """What a trained model depends on."""
-        return self.model_dump(include={"model", "augment", "mix", "train"}, mode="json")
+        science = {"model", "augment", "mix", "train"}
+        return self.model_dump(include=science, mode="json", by_alias=True)
 
     @property
     def competition_name(self) -> str:
@@ -216,7 +220,7 @@ class Experiment(Settings):
 
     @property
     def cache_size(self) -> int:
-        """Side of the packed pictures, px: room for random crops and five-crop."""
+        """Side of the packed pictures, px: room for random crops."""
         return round(self.model.size * 1.25)
 
 

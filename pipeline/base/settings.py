@@ -2,13 +2,21 @@
 
 import re
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from pipeline.base.cli import UserError, shown
 
+TOGETHER = "together"  # type of an error of settings that do not go together
 LARGEST = 2**32 - 1  # of whole numbers; NumPy takes no larger seed
 Probability = Annotated[float, Field(ge=0, le=1)]
 
@@ -41,8 +49,37 @@ Name = Annotated[str, AfterValidator(valid_name)]  # of a run, a split, a compet
 Side = Annotated[int, Field(ge=16, le=4096)]
 
 
+def recorded(name: str, default: Any) -> Any:
+    """A field that records know by another `name`, its former one: their keys stay as they are."""
+    return Field(default, serialization_alias=name)
+
+
 class Settings(BaseModel):
+    """`RETIRED`: settings that are gone, and the values with which they did nothing."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    RETIRED: ClassVar[dict[str, Any]] = {}
+
+    @classmethod
+    def former_names(cls) -> dict[str, str]:
+        """Former name → name of the fields that were renamed."""
+        fields = cls.model_fields.items()
+        return {f.serialization_alias: name for name, f in fields if f.serialization_alias}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_earlier_versions(cls, values: Any) -> Any:
+        """Settings that were renamed or retired, as YAML files and records of before have them."""
+        if not isinstance(values, dict):
+            return values
+        renamed, kept = cls.former_names(), {}
+        for name, value in values.items():
+            if name not in cls.RETIRED:
+                now = renamed.get(name, name)
+                kept[name if now in values else now] = value
+            elif value != cls.RETIRED[name]:
+                raise PydanticCustomError("retired", "{name} is no more", {"name": name})
+        return kept
 
     @field_validator("*", mode="wrap")
     @classmethod

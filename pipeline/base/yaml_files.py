@@ -8,13 +8,13 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from pipeline.base.cli import UserError, did_you_mean, listing, read_text, short, shown
+from pipeline.base.cli import UserError, did_you_mean, listing, read_text, short, shown, warn
+from pipeline.base.settings import TOGETHER, Settings
 
 HERE = Path(__file__).parents[1] / "configs"
 MOST = 100_000  # values in a file of settings
-TOGETHER = "together"  # type of an error of settings that do not go together
 
-Loaded = TypeVar("Loaded", bound=BaseModel)
+Loaded = TypeVar("Loaded", bound=Settings)
 
 
 def find_yaml(name: str, folder: str) -> Path:
@@ -92,10 +92,18 @@ def _refuse_keys(keys: list[yaml.Node], path: Path) -> None:
 
 def load_yaml(cls: type[Loaded], path: Path) -> Loaded:
     """The settings in a file, `name` being its own. Raises UserError with a line per mistake."""
+    values = {"name": path.stem, **read_yaml(path)}
     try:
-        return cls(**{"name": path.stem, **read_yaml(path)})
+        found = cls(**values)
     except ValidationError as error:
         raise UserError(listing([_explain(cls, path, item) for item in error.errors()])) from None
+    for section in set(values) & set(cls.model_fields):
+        part = getattr(found, section)
+        if isinstance(part, Settings):
+            for former in sorted(set(part.former_names()) & set(values[section])):
+                name = f"{section}.{part.former_names()[former]}"
+                warn("settings", f"{path}: {section}.{former} is called {name} now")
+    return found
 
 
 def _explain(cls: type[BaseModel], path: Path, item: dict[str, Any]) -> str:
@@ -106,6 +114,8 @@ def _explain(cls: type[BaseModel], path: Path, item: dict[str, Any]) -> str:
         return f"{path}: unknown key {name!r}{near}; known here: {', '.join(known)}"
     if item["type"] == "missing":
         return f"{path}: {name!r} is missing"
+    if item["type"] == "retired":
+        return f"{path}: {name}.{item['msg']}: remove it"
     if item["type"] == TOGETHER:
         return f"{path}: {item['msg']}"
     message = re.sub(r"^Input", "it", item["msg"])

@@ -72,7 +72,7 @@ def list_digest(rows: pd.DataFrame, stats: list[Stat]) -> str:
 
 
 def prepared_folder(experiment: Experiment) -> Path:
-    return _folder(experiment.competition_name, experiment.cache_size, experiment.model.fit)
+    return _folder(experiment.competition_name, experiment.cache_size, experiment.model.resize)
 
 
 def load_prepared(experiment: Experiment) -> Prepared:

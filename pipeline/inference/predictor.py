@@ -1,8 +1,9 @@
-"""One function turns pictures into probabilities: validation, OOF, test and notebook use it."""
+"""One class turns pictures into probabilities: validation, OOF, test and notebook use it."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -11,15 +12,15 @@ from torch import nn
 
 from pipeline.base.cli import UserError
 from pipeline.base.config import Runtime
-from pipeline.base.device import workers
+from pipeline.base.device import make_accelerator, workers
 from pipeline.base.progress import Progress
 from pipeline.data.augment import Resize
 from pipeline.data.images import Pixels
 from pipeline.data.loader import Pictures, in_order, make_loader
-from pipeline.inference.tta import View, canvas, refuse_enlarging, views
+from pipeline.inference.tta import View, check_sizes
+from pipeline.model.build import load_model, to_device
 from pipeline.model.head import FOREIGN
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h
 Precision = Literal["no", "fp16"]
 # Of a probability, between two batchings of the same pictures: other roundings, no other answer
 TOLERANCE: dict[Precision, float] = {"no": 1e-3, "fp16": 5e-2}
@@ -42,69 +43,99 @@ class Normalise:
         return images.mul_(self.scale).add_(self.shift).permute(0, 3, 1, 2)
 
 
-def predict_probabilities(
-    model: nn.Module,
-    pixels: Pixels,
-    rows: np.ndarray,
-    preprocessing: dict[str, Any],
-    tta: str,
-    accelerator: Accelerator,
-    runtime: Runtime,
-    label: str,
-    sizes: Sequence[int] = (),
-    some: slice = slice(None),
-) -> np.ndarray:
-    """Mean probability over the views of `tta`, float32 [len(rows), classes], in that order.
+class Predictor:
+    """A model on its device, and how its pictures are prepared (`preprocessing` of its record)."""
 
-    With `sizes` (px) the views are seen at each of them, else at the training size. Each size is
-    a pass of its own over the pictures: reading them costs little beside the forward passes.
-    `some` takes a part of the views, for one who has no time for all.
-    Raises UserError for a size that the pictures or the model do not have.
-    """
-    trained, packed = preprocessing["size"], len(pixels[rows[0]])
-    model.eval()
-    refuse_enlarging(tta, sizes, trained, packed)
-    refuse_foreign(model, sizes, accelerator.device)
-    found = []
-    for size in sizes or [trained]:
-        side = canvas(tta, size, trained, packed)
-        told = f"{label} {size} px" if sizes else label
-        batches = batches_in_order(pixels, rows, side, preprocessing, accelerator, runtime, told)
-        found.append(mean_over_views(model, batches, views(tta, size)[some], accelerator))
-    return np.mean(found, axis=0)
+    def __init__(
+        self,
+        model: nn.Module,
+        preprocessing: dict[str, Any],
+        accelerator: Accelerator,
+        runtime: Runtime,
+    ):
+        self.model, self.preprocessing = model.eval(), preprocessing
+        self.accelerator, self.runtime = accelerator, runtime
+        self.device, self.precision = accelerator.device, inference_precision(accelerator)
+        self.normalise = Normalise(preprocessing, accelerator.device)
 
+    @classmethod
+    def load(cls, path: Path, runtime: Runtime) -> Self:
+        """Of a trained model's file and record. Raises UserError where they are not whole."""
+        model, record = load_model(path)
+        accelerator, how = make_accelerator(runtime), record["preprocessing"]
+        model = to_device(model, runtime, how["size"], accelerator.device)
+        return cls(model, how, accelerator, runtime)
 
-def batches_in_order(
-    pixels: Pixels,
-    rows: np.ndarray,
-    side: int,
-    preprocessing: dict[str, Any],
-    accelerator: Accelerator,
-    runtime: Runtime,
-    label: str,
-) -> Iterator[torch.Tensor]:
-    """Normalised pictures [batch, 3, side, side] on the device, with the progress they make."""
-    resize, on_gpu = Resize(side, preprocessing["interpolation"]), accelerator.device.type == "cuda"
-    pictures = Pictures(pixels, rows, np.zeros(len(rows)), resize)
-    batches = in_order(len(rows), runtime.predict_batch)
-    loader = make_loader(pictures, batches, workers(runtime, on_gpu), on_gpu)
-    normalise = Normalise(preprocessing, accelerator.device)
-    with Progress(label, len(rows), "images") as progress:
-        for images, _ in loader:
-            yield normalise(images)
-            progress.advance(len(images))
+    def probabilities(
+        self,
+        pixels: Pixels,
+        rows: np.ndarray,
+        views: list[View],
+        sizes: Sequence[int] = (),
+        label: str = "predict",
+    ) -> np.ndarray:
+        """Mean probability over `views`, float32 [len(rows), classes], in the order of `rows`.
 
+        With `sizes` (px) the views are seen at each of them, else at the training size. Each size
+        is a pass of its own over the pictures: reading them costs little beside the forward passes.
+        Raises UserError for a size that the pictures or the model do not have.
+        """
+        check_sizes(sizes, self.preprocessing["size"], packed=len(pixels[rows[0]]))
+        self.check_model_takes(sizes)
+        means = []
+        for size in sizes or [self.preprocessing["size"]]:
+            batches = self.batches(pixels, rows, size, f"{label} {size} px" if sizes else label)
+            means.append(self.mean_over_views(batches, views))
+        return np.mean(means, axis=0)
 
-def mean_over_views(
-    model: nn.Module, batches: Iterable[torch.Tensor], looks: list[View], accelerator: Accelerator
-) -> np.ndarray:
-    """Mean probability over the views of all pictures, float32 [n, classes]."""
-    found, precision = [], inference_precision(accelerator)
-    with torch.inference_mode(), as_saved(model):
-        for images in batches:
-            logits = over_views(model, images, looks, precision)
-            found.append(torch.stack([one.softmax(1) for one in logits]).mean(0).cpu())
-    return torch.cat(found).numpy()
+    def batches(
+        self, pixels: Pixels, rows: np.ndarray, size: int, label: str
+    ) -> Iterator[torch.Tensor]:
+        """Normalised pictures [batch, 3, size, size] on the device, with a progress bar."""
+        on_gpu = self.device.type == "cuda"
+        resize = Resize(size, self.preprocessing["interpolation"])
+        pictures = Pictures(pixels, rows, np.zeros(len(rows)), resize)
+        specs = in_order(len(rows), self.runtime.predict_batch)
+        loader = make_loader(pictures, specs, workers(self.runtime, on_gpu), on_gpu)
+        with Progress(label, len(rows), "images") as progress:
+            for images, _ in loader:
+                yield self.normalise(images)
+                progress.advance(len(images))
+
+    def mean_over_views(self, batches: Iterator[torch.Tensor], views: list[View]) -> np.ndarray:
+        found = []
+        with torch.inference_mode(), as_saved(self.model):
+            for images in batches:
+                logits = self.over_views(self.model, images, views)
+                found.append(torch.stack([one.softmax(1) for one in logits]).mean(0).cpu())
+        return torch.cat(found).numpy()
+
+    def over_views(
+        self,
+        function: Callable[[torch.Tensor], torch.Tensor],
+        images: torch.Tensor,
+        views: list[View],
+    ) -> list[torch.Tensor]:
+        """What `function` gives for each view of a batch, in float32."""
+        seen = [view(images).contiguous(memory_format=torch.channels_last) for view in views]
+        return [forward(function, one, self.precision) for one in seen]
+
+    def check_model_takes(self, sizes: Sequence[int]) -> None:
+        """Raise UserError for a size that the model cannot take.
+
+        ViT and Swin take their own size only, MaxViT multiples of its windows, most CNNs any:
+        each says so itself when it is given an empty picture.
+        """
+        for size in sizes:
+            try:
+                with torch.inference_mode():
+                    self.model(torch.zeros(1, 3, size, size, device=self.device))
+            except torch.OutOfMemoryError:
+                raise
+            except FOREIGN as error:
+                reason = " ".join(str(error).split())
+                text = f"predict.sizes: this backbone takes no pictures of {size} px: {reason}"
+                raise UserError(text) from None
 
 
 def inference_precision(accelerator: Accelerator) -> Precision:
@@ -129,16 +160,6 @@ def as_saved(model: nn.Module) -> Iterator[None]:
             model.forward = wrapped
 
 
-def over_views(
-    function: Callable[[torch.Tensor], torch.Tensor],
-    images: torch.Tensor,
-    looks: list[View],
-    precision: Precision,
-) -> list[torch.Tensor]:
-    """What `function` gives for each view of a batch, in float32."""
-    return [forward(function, channels_last(look(images)), precision) for look in looks]
-
-
 def forward(
     function: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor, precision: Precision
 ) -> torch.Tensor:
@@ -149,25 +170,3 @@ def forward(
         if torch.isfinite(out).all():
             return out
     return function(images).float()
-
-
-def refuse_foreign(model: nn.Module, sizes: Sequence[int], device: torch.device) -> None:
-    """Raise UserError for a size that the model cannot take.
-
-    ViT and Swin take their own size only, MaxViT multiples of its windows, most CNNs any:
-    each says so itself when it is given an empty picture.
-    """
-    for size in sizes:
-        try:
-            with torch.inference_mode():
-                model(torch.zeros(1, 3, size, size, device=device))
-        except torch.OutOfMemoryError:
-            raise
-        except FOREIGN as error:
-            reason = " ".join(str(error).split())
-            text = f"predict.sizes: this backbone takes no pictures of {size} px: {reason}"
-            raise UserError(text) from None
-
-
-def channels_last(images: torch.Tensor) -> torch.Tensor:
-    return images.contiguous(memory_format=torch.channels_last)

@@ -51,7 +51,7 @@ def layout(settings: Model) -> Layout:
         except FOREIGN as error:
             reasons.append(" ".join(str(error).split())[:99])
         else:
-            taps, unread = choose_taps(model, size) if settings.reads == "blocks" else (None, [])
+            taps, unread = choose_taps(model, size) if settings.features == "blocks" else (None, [])
             return Layout(arguments, taps, unread)
     raise UserError(
         f"model.size: {name} takes no pictures of {size} px ({reasons[0]}); "
@@ -133,8 +133,8 @@ def _from_run(settings: Model, path: Path, **drops: float) -> nn.Module:
         raise UserError(f"model.weights: {path} holds a {record['model']['backbone']}, not {name}")
     built, state, kwargs = record.get("arguments", {}), read_weights(path), drops
     cut = record["model"]["reads"] == "blocks"  # what follows the last block
-    if cut and settings.reads != "blocks":
-        raise UserError(f"model.weights: {path} ends at its last block: set reads: blocks")
+    if cut and settings.features != "blocks":
+        raise UserError(f"model.weights: {path} ends at its last block: set features: blocks")
     if cut:
         inside = [name for name in state if name.startswith("backbone.")]
         state = {name.removeprefix("backbone."): state[name] for name in inside}

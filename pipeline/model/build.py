@@ -8,48 +8,22 @@ import timm
 import torch
 from safetensors.torch import save_file
 from timm.data import resolve_model_data_config
-from timm.optim import param_groups_layer_decay
 from torch import nn
 
 from pipeline.base import records
-from pipeline.base.cli import UserError, say
-from pipeline.base.config import Model, Runtime, Train
+from pipeline.base.cli import UserError
+from pipeline.base.config import Model, Runtime
 from pipeline.model.backbone import as_recorded, build_backbone, layout, read_weights
 from pipeline.model.fused import fuse
 from pipeline.model.head import Pyramid
-from pipeline.model.imagenet_names import imagenet_classes, match_names, name_start, read_mapping
 
 
-def build_model(settings: Model, classes: list[str], fold: int) -> nn.Module:
-    """Backbone with first weights, and a new head: random, or by the names of the classes."""
+def build_model(settings: Model, classes: int, fold: int) -> nn.Module:
+    """Backbone with first weights, and a new random head for so many `classes`."""
     drops = {"drop_rate": settings.drop_rate, "drop_path_rate": settings.drop_path_rate}
     model = build_backbone(settings, fold, **drops)
-    start = named_head(model, settings, classes) if settings.head == "names" else None
     taps, unread = layout(settings)[1:]
-    model = _with_head(model, settings.reads, len(classes), settings.drop_rate, taps, unread)
-    if start is not None:
-        model.get_classifier().load_state_dict(start)
-    return model
-
-
-def named_head(
-    model: nn.Module, settings: Model, classes: list[str]
-) -> dict[str, torch.Tensor | None]:
-    """State of a head whose rows are those of ImageNet's classes of the same names.
-
-    Raises UserError for weights that are not ImageNet's, and when no name is found.
-    """
-    if settings.weights == "none" or settings.weights.startswith("run:"):
-        raise UserError(f"model.head: names needs ImageNet's weights, not {settings.weights!r}")
-    known = imagenet_classes(model)
-    mapping = read_mapping(Path(settings.names), classes, known) if settings.names else None
-    matches = match_names(classes, known, mapping)
-    say("train", matches.coverage())
-    old = model.get_classifier()
-    if not isinstance(old, nn.Linear):
-        raise UserError(f"model.head: names needs one linear layer, not {type(old).__name__}")
-    weight, bias = name_start(old.weight.detach(), old.bias.detach(), matches)
-    return {"weight": weight, "bias": bias}
+    return _with_head(model, settings.features, classes, settings.drop_rate, taps, unread)
 
 
 def preprocessing(model: nn.Module, settings: Model) -> dict[str, Any]:
@@ -57,14 +31,14 @@ def preprocessing(model: nn.Module, settings: Model) -> dict[str, Any]:
     config = resolve_model_data_config(body(model))
     return {
         "size": settings.size,
-        "fit": settings.fit,
+        "fit": settings.resize,
         "interpolation": config["interpolation"],
         "mean": list(config["mean"]),
         "std": list(config["std"]),
     }
 
 
-def arranged(model: nn.Module, runtime: Runtime, size: int, device: torch.device) -> nn.Module:
+def to_device(model: nn.Module, runtime: Runtime, size: int, device: torch.device) -> nn.Module:
     """The model on its device, as fast as it can be there for pictures of `size` px.
 
     It has the memory format that `runtime` names and, on a CPU, fused layers (on a GPU the many
@@ -80,32 +54,6 @@ def arranged(model: nn.Module, runtime: Runtime, size: int, device: torch.device
 
 def _contiguous(_: nn.Module, given: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
     return tuple(images.contiguous() for images in given)
-
-
-def parameter_groups(model: nn.Module, settings: Train) -> list[dict[str, Any]]:
-    """Groups with `lr_scale`: layer decay in the backbone, a larger rate for the head.
-
-    No weight decay on norms and biases. Only timm's schedulers apply `lr_scale`. Call it before
-    freezing: frozen parameters have no gradient, so the optimizer leaves them and their (still
-    empty) state alone until they thaw.
-    """
-    head = list(classifier(model).parameters())
-    in_head = {id(parameter) for parameter in head}
-    decay, layer_decay = settings.weight_decay, settings.layer_decay
-    backbone = body(model)
-    spared = getattr(backbone, "no_weight_decay", set)()  # a ViT's embeddings
-    groups = param_groups_layer_decay(backbone, decay, spared, layer_decay=layer_decay)
-    split = []
-    for group in groups:
-        rest = [p for p in group["params"] if id(p) not in in_head]
-        if rest:
-            split.append({**group, "params": rest, "head": False})
-    for matrices in (True, False):
-        params = [p for p in head if (p.ndim > 1) is matrices]
-        wanted = {"weight_decay": decay if matrices else 0.0, "lr_scale": settings.head_lr_mult}
-        if params:
-            split.append({"params": params, "head": True, **wanted})
-    return split
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
@@ -160,13 +108,13 @@ def head_logits(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
 
 def _with_head(
     model: nn.Module,
-    reads: str,
+    features: str,
     classes: int,
     drop_rate: float = 0.0,
     taps: dict[str, int] | None = None,
     unread: Sequence[str] = (),
 ) -> nn.Module:
-    if reads == "blocks":
+    if features == "blocks":
         model = Pyramid(model, classes, drop_rate, taps, unread)
     else:
         model.reset_classifier(classes)

@@ -21,7 +21,7 @@ def freeze(model: nn.Module, settings: Model) -> None:
 
 
 def freeze_always(model: nn.Module, settings: Model) -> None:
-    """Freeze what never thaws."""
+    """Freeze what is never unfrozen."""
     if settings.depthwise == "frozen":
         freeze_depthwise(model)
     if isinstance(model, Pyramid):
@@ -64,7 +64,7 @@ def freeze_depthwise(model: nn.Module) -> None:
                 layer.requires_grad_(False)
 
 
-def thaw(model: nn.Module, settings: Model) -> None:
+def unfreeze(model: nn.Module, settings: Model) -> None:
     """Let all train that `freeze_until` froze."""
     model.requires_grad_(True)
     freeze_always(model, settings)

@@ -142,7 +142,9 @@ def choose_taps(backbone: nn.Module, size: int) -> tuple[dict[str, int], list[st
         slopes = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
     except FOREIGN as error:
         kind, reason = type(backbone).__name__, " ".join(str(error).split())[:99]
-        text = f"model.reads: the blocks of a {kind} cannot be read ({reason}); set reads: last"
+        text = (
+            f"model.features: the blocks of a {kind} cannot be read ({reason}); set features: last"
+        )
         raise UserError(text) from None
     return taps, [name for name, slope in zip(parameters, slopes, strict=True) if slope is None]
 

@@ -27,18 +27,18 @@ from pipeline.base.cli import UserError
 from pipeline.data.loader import BatchSpec, EpochBatches, derive_seed
 
 
-def options(thaws: int | None) -> list[KwargsHandler]:
+def options(unfreezes: int | None) -> list[KwargsHandler]:
     """What Accelerate shall tell PyTorch of the ranks; a process alone has no use for it.
 
-    Layers that thaw later must be known to DDP from the start, and it must look each step which
-    of them are still frozen; a second wrapping at thawing would patch the model twice.
+    Layers that are unfrozen later must be known to DDP from the start, and it must look each step
+    which of them are still frozen; a second wrapping at unfreezing would patch the model twice.
     Rank 0 may take long over the head's start.
     """
-    ddp = DistributedDataParallelKwargs(find_unused_parameters=bool(thaws))
+    ddp = DistributedDataParallelKwargs(find_unused_parameters=bool(unfreezes))
     return [ddp, InitProcessGroupKwargs(timeout=timedelta(hours=3))]
 
 
-def shared_batchnorm(model: nn.Module) -> nn.Module:
+def sync_batchnorm(model: nn.Module) -> nn.Module:
     """BatchNorm over the parts of all ranks, which PyTorch has for GPUs only.
 
     On a CPU each rank normalises by its part, and rank 0's running statistics are kept.
@@ -50,13 +50,13 @@ def shared_batchnorm(model: nn.Module) -> nn.Module:
     return convert_sync_batchnorm(model)
 
 
-def own_seed(seed: int, accelerator: Accelerator) -> int:
+def rank_seed(seed: int, accelerator: Accelerator) -> int:
     """The seed of a rank's own random numbers; a process alone has the seed as it is."""
     alone = accelerator.num_processes == 1
     return seed if alone else derive_seed(seed, "rank", accelerator.process_index)
 
 
-class OwnParts:
+class RankSampler:
     """A rank's part of each of the epoch's batches.
 
     Raises UserError if one could be of fewer images than `least`: of one BatchNorm learns nothing.
@@ -79,10 +79,10 @@ class OwnParts:
     def __iter__(self) -> Iterator[BatchSpec]:
         first, step = self.accelerator.process_index, self.accelerator.num_processes
         for seed, rows in self.batches:
-            yield BatchSpec(own_seed(seed, self.accelerator), rows[first::step])
+            yield BatchSpec(rank_seed(seed, self.accelerator), rows[first::step])
 
 
-def predict_together(
+def gather_predictions(
     predict: Callable[[np.ndarray], np.ndarray],
     rows: np.ndarray,
     classes: int,
@@ -99,20 +99,20 @@ def predict_together(
     return accelerator.reduce(whole.to(accelerator.device), "sum").cpu().numpy()
 
 
-def by_rank_0(work: Callable[[], Any], model: nn.Module, accelerator: Accelerator) -> Any:
+def run_on_main(work: Callable[[], Any], model: nn.Module, accelerator: Accelerator) -> Any:
     """Let rank 0 alone work on a model, and give all ranks what came of it."""
-    answer = of_rank_0(work() if accelerator.is_main_process else None)
-    align(model)
+    answer = broadcast_from_main(work() if accelerator.is_main_process else None)
+    sync_model(model)
     return answer
 
 
-def of_rank_0(answer: Any) -> Any:
+def broadcast_from_main(answer: Any) -> Any:
     """Its answer for all ranks: clocks differ, and ranks that do not agree wait for each other."""
     answers = [answer]
     broadcast_object_list(answers)
     return answers[0]
 
 
-def align(*models: nn.Module | None) -> None:
+def sync_model(*models: nn.Module | None) -> None:
     """Give all ranks the parameters and buffers of rank 0."""
     broadcast([tensor for model in models if model for tensor in model.state_dict().values()])

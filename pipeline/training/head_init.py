@@ -6,22 +6,21 @@ ICLR 2022). A linear discriminant on the frozen backbone's features is a good he
 
 import time
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
 from torch import nn
 
 from pipeline.base.cli import UserError
 from pipeline.base.config import Experiment, Model
-from pipeline.inference.features import MOST, frozen_features
+from pipeline.inference.features import MAX_IMAGES, FrozenFeatures
 from pipeline.inference.tta import VIEWS, View, dihedral
 from pipeline.model.head import Pyramid
 
-TURNS: dict[str, list[View]] = {
+AUGMENTED: dict[str, list[View]] = {
     "SquareSymmetry": VIEWS["diagonals"][1:],
     "D4": VIEWS["diagonals"][1:],
     "HorizontalFlip": [partial(dihedral, turns=0, flip=True)],
@@ -29,7 +28,7 @@ TURNS: dict[str, list[View]] = {
 }
 SHRINKAGES = (0.01, 0.03, 0.1, 0.3)
 SCALES = np.geomspace(0.005, 2.0, 60)
-CHUNK = 1024  # images
+CHUNK_IMAGES = 1024
 HELD_OUT = 5  # every fifth image of a class judges shrinkage and scale
 
 
@@ -40,34 +39,25 @@ class LinearHead(NamedTuple):
     scale: float
 
 
-def start_head(
-    model: nn.Module,
-    settings: Experiment,
-    preprocessing: dict[str, Any],
-    rows: np.ndarray,
-    labels: np.ndarray,
-    accelerator: Accelerator,
-    seed: int,
-) -> str | None:
-    """Give a head its first weights from the training images; returns what was done, to print."""
-    how = settings.model
-    if not reads_features(how):
-        return "by name" if how.head == "names" else None
-    linear_head(model)  # before the minutes that features may take
-    chosen = np.random.default_rng(seed).permutation(len(rows))[:MOST]
+def init_head(features: FrozenFeatures, rows: np.ndarray, labels: np.ndarray, seed: int) -> str:
+    """Give a head its first weights from training images; returns what was done, to print.
+
+    `rows` [n] are those of the packed pixels, `labels` int [n] their classes.
+    """
+    linear_head(features.model)  # before the minutes that features may take
+    chosen = np.random.default_rng(seed).permutation(len(rows))[:MAX_IMAGES]
     # leaves-small, fold 0, D4 TTA: one view gives .798, two .844, four .849; random crops .813
-    looks = [*VIEWS["none"], *turns(settings)]
-    data = (preprocessing, "train", rows[chosen], looks, accelerator)
-    features = frozen_features(model, settings, *data)
-    return set_head(model, features, labels[chosen], how.head)
+    views = [*VIEWS["none"], *augmented_views(features.settings)]
+    values = features.of("train", rows[chosen], views)
+    return set_head(features.model, values, labels[chosen], features.settings.model.head_init)
 
 
-def reads_features(how: Model) -> bool:
+def fits_features(how: Model) -> bool:
     """Whether a head's start looks at the training images."""
-    return how.reads == "blocks" or how.head == "lda"
+    return how.features == "blocks" or how.head_init == "lda"
 
 
-def discriminant(features: torch.Tensor, labels: np.ndarray, classes: int) -> LinearHead:
+def lda(features: torch.Tensor, labels: np.ndarray, classes: int) -> LinearHead:
     """Linear discriminant analysis of standardised features [n, views, width], labels [n].
 
     Shrinkage of the covariance and scale of the logits (one over the temperature) are those of
@@ -76,33 +66,33 @@ def discriminant(features: torch.Tensor, labels: np.ndarray, classes: int) -> Li
     rank = pd.Series(labels).groupby(labels).cumcount().to_numpy()
     held = rank % HELD_OUT == 1  # the first image of a class always stays
     kept, rest = (
-        Statistics.of(features, labels, classes, np.flatnonzero(some)) for some in (~held, held)
+        ClassMoments.of(features, labels, classes, np.flatnonzero(some)) for some in (~held, held)
     )
     best = (np.inf, 0.1, 1.0)
     if held.any():
-        best = min(judge(kept, features[held], labels[held], s) for s in SHRINKAGES)
+        best = min(best_scale(kept, features[held], labels[held], s) for s in SHRINKAGES)
     _, shrinkage, scale = best
     weight, bias = (kept + rest).solve(shrinkage)
     return LinearHead((weight * scale).float(), (bias * scale).float(), shrinkage, scale)
 
 
-def seconds_of_discriminant(images: int, views: int, width: int, classes: int) -> float:
-    """What `discriminant` will take on this machine, from a chunk of images and one solution."""
-    some, started = min(images, CHUNK), time.monotonic()
+def seconds_of_lda(images: int, views: int, width: int, classes: int) -> float:
+    """What `lda` will take on this machine, from a chunk of images and one solution."""
+    some, started = min(images, CHUNK_IMAGES), time.monotonic()
     labels = np.arange(some) % max(1, min(classes, some // 2))  # two of each, or nothing varies
     features = torch.randn(some, views, width)
-    found = Statistics.of(features, labels, classes, np.arange(some))
+    found = ClassMoments.of(features, labels, classes, np.arange(some))
     added = time.monotonic()
     found.solve(SHRINKAGES[-1])
     solution = time.monotonic() - added
     return (added - started) * images / some + (len(SHRINKAGES) + 1) * solution
 
 
-def judge(
-    statistics: "Statistics", features: torch.Tensor, labels: np.ndarray, shrinkage: float
+def best_scale(
+    moments: "ClassMoments", features: torch.Tensor, labels: np.ndarray, shrinkage: float
 ) -> tuple[float, float, float]:
     """Lowest log loss over the scales, with its settings."""
-    weight, bias = statistics.solve(shrinkage)
+    weight, bias = moments.solve(shrinkage)
     logits = features.flatten(0, 1).double() @ weight.T + bias
     target = torch.from_numpy(labels).repeat_interleave(features.shape[1])
     losses = [F.cross_entropy(logits * scale, target).item() for scale in SCALES]
@@ -110,7 +100,7 @@ def judge(
     return losses[i], shrinkage, float(SCALES[i])
 
 
-class Statistics(NamedTuple):
+class ClassMoments(NamedTuple):
     """Sums from which class means and the covariance within classes follow; they can be added."""
 
     count: torch.Tensor  # [classes], images times views
@@ -120,7 +110,7 @@ class Statistics(NamedTuple):
     @classmethod
     def of(
         cls, features: torch.Tensor, labels: np.ndarray, classes: int, images: np.ndarray
-    ) -> "Statistics":
+    ) -> "ClassMoments":
         """Of some `images` of standardised features, a chunk at a time: all would be gigabytes.
 
         A chunk is multiplied in single precision, twice as fast, and added up in double.
@@ -130,14 +120,14 @@ class Statistics(NamedTuple):
         count = views * torch.bincount(target[images], minlength=classes).double()
         sums = torch.zeros(classes, width, dtype=torch.double)
         products = torch.zeros(width, width, dtype=torch.double)
-        for chunk in torch.from_numpy(images).split(CHUNK):
+        for chunk in torch.from_numpy(images).split(CHUNK_IMAGES):
             sums.index_add_(0, target[chunk], features[chunk].sum(1, dtype=torch.double))
             flat = features[chunk].flatten(0, 1)
             products += flat.T @ flat
         return cls(count, sums, products)
 
-    def __add__(self, other: "Statistics") -> "Statistics":
-        return Statistics(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
+    def __add__(self, other: "ClassMoments") -> "ClassMoments":
+        return ClassMoments(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
 
     @property
     def means(self) -> torch.Tensor:
@@ -175,10 +165,12 @@ def set_head(model: nn.Module, features: torch.Tensor, labels: np.ndarray, start
     head = linear_head(model)
     deviation, mean = torch.std_mean(features.flatten(0, 1), 0)
     if not (deviation.isfinite().all() and deviation.any()):
-        raise UserError("model.head: no closed form of features that are all one, or not finite")
+        raise UserError(
+            "model.head_init: no closed form of features that are all one, or not finite"
+        )
     scale = 1 / deviation.clamp(min=0.1 * deviation.mean())  # a dead channel must stay dead
     if start == "lda":
-        found = discriminant(features.sub_(mean).mul_(scale), labels, head.out_features)
+        found = lda(features.sub_(mean).mul_(scale), labels, head.out_features)
     if isinstance(model, Pyramid):
         model.mean.copy_(mean)
         model.scale.copy_(scale / head.in_features**0.5)
@@ -195,11 +187,13 @@ def set_head(model: nn.Module, features: torch.Tensor, labels: np.ndarray, start
 def linear_head(model: nn.Module) -> nn.Linear:
     head = model.get_classifier()
     if not isinstance(head, nn.Linear):  # a distilled DeiT has two, a CAFormer's is deeper
-        raise UserError(f"model.head: no closed form for {type(head).__name__}; set head: random")
+        raise UserError(
+            f"model.head_init: no closed form for {type(head).__name__}; set head_init: random"
+        )
     return head
 
 
-def turns(settings: Experiment) -> list[View]:
+def augmented_views(settings: Experiment) -> list[View]:
     """Views that the augmentation turns pictures into: those of the first such transform."""
     names = {name for transform in settings.augment for name in transform}
-    return next((TURNS[name] for name in TURNS if name in names), [])
+    return next((AUGMENTED[name] for name in AUGMENTED if name in names), [])

@@ -7,15 +7,16 @@ import pandas as pd
 
 from pipeline.base import records
 from pipeline.base.cli import UserError
-from pipeline.base.config import Experiment, Mix, Model, Train, load_experiment
+from pipeline.base.config import Experiment, Mix, Model, Train
 from pipeline.base.locks import locked
-from pipeline.base.runs import model_path, prediction_path
+from pipeline.base.runs import model_path
 from pipeline.data.splits import folds_digest
 
 if TYPE_CHECKING:
     from pipeline.data.prepared import Prepared
 
 TRAINING = 1  # version of what is done to weights
+RETIRED = ("teacher", "names")  # digests of files of settings that are retired
 
 
 def train_key(
@@ -30,8 +31,6 @@ def train_key(
         "folds": folds,
         "pixels": prepared.record["digests"]["train"],
         "first_weights": first_weights_digest(settings, fold, folds),
-        "teacher": teacher_digests(settings, fold, folds),
-        "names": names_digest(settings),
     }
 
 
@@ -76,14 +75,16 @@ def key_changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """How a fold's key differs from an `old` one, which may be of an earlier version.
 
     A setting that the old key lacks had not been thought of: it is taken to have had its default,
-    whose meaning for a setting that comes later must be "as before".
+    whose meaning for a setting that comes later must be "as before". One that is retired must have
+    been off.
     """
-    before = {
-        section: {**cls().model_dump(mode="json"), **old[section]}
-        for section, cls in {"model": Model, "mix": Mix, "train": Train}.items()
-        if isinstance(old.get(section), dict)
-    }
-    return records.differences({**old, **before}, records.plain(new))
+    before = {name: value for name, value in old.items() if value or name not in RETIRED}
+    for section, cls in {"model": Model, "mix": Mix, "train": Train}.items():
+        if isinstance(old.get(section), dict):
+            told = {**cls().model_dump(mode="json", by_alias=True), **old[section]}
+            off = cls.RETIRED.items()
+            before[section] = {name: v for name, v in told.items() if (name, v) not in off}
+    return records.differences(before, records.plain(new))
 
 
 def first_weights(settings: Experiment, fold: int) -> Path | None:
@@ -118,48 +119,3 @@ def first_weights_digest(settings: Experiment, fold: int, folds: str) -> str | N
     if same and record["key"]["folds"] != folds:
         raise UserError(f"model.weights: {path} was trained on other folds: it would leak")
     return records.file_digest(path)
-
-
-def names_digest(settings: Experiment) -> str | None:
-    """Digest of the CSV that names ImageNet's classes for ours; raises UserError without it."""
-    if settings.model.names is None:
-        return None
-    path = Path(settings.model.names)
-    if not path.is_file():
-        raise UserError(f"model.names: no file {str(path)!r}, a CSV of label,imagenet")
-    return records.file_digest(path)
-
-
-def teacher_files(settings: Experiment, fold: int, folds: str) -> dict[int, Path]:
-    """Out-of-fold predictions of `train.distill` by fold, but for `fold` itself; {} where off.
-
-    Raises UserError for this run itself, an unknown run, one of another competition or on other
-    folds than `folds` (a digest), and for predictions that are missing.
-    """
-    if settings.train.distill is None:
-        return {}
-    try:
-        teacher = load_experiment(settings.train.distill)
-    except UserError as error:
-        raise UserError(f"train.distill: {error}") from None
-    if teacher.name == settings.name:
-        raise UserError(f"train.distill: {teacher.name} cannot be its own teacher")
-    if teacher.competition != settings.competition:
-        raise UserError(f"train.distill: {teacher.name} is of competition {teacher.competition!r}")
-    paths = {}
-    for number in set(range(settings.folds.n)) - {fold}:
-        path = prediction_path(teacher.name, number, "oof", teacher.predict.looks)
-        record = records.load(path)
-        if record is None:
-            command = f"python -m pipeline.predict {settings.train.distill} --split oof"
-            raise UserError(f"train.distill: no predictions {path}; run {command}")
-        if record["folds"] != folds:
-            raise UserError(f"train.distill: {path} is from other folds: it would leak")
-        paths[number] = path
-    return paths
-
-
-def teacher_digests(settings: Experiment, fold: int, folds: str) -> dict[str, str]:
-    """Digests of `teacher_files` for the key, by fold."""
-    files = teacher_files(settings, fold, folds)
-    return {f"oof{number}": records.file_digest(path) for number, path in files.items()}

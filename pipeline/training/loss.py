@@ -1,8 +1,8 @@
 """What training minimises: a loss per row of logits, times the weight of the row's classes.
 
-All of it works on labels and on soft rows (mixed batches, contradictory twins, distilled
-targets). Label smoothing comes last, here and nowhere else: it is linear, so that smoothing a
-mixture equals mixing smoothed rows. The validation loss is plain log loss whatever is set here.
+All of it works on labels and on soft rows (mixed batches, contradictory twins). Label smoothing
+comes last, here and nowhere else: it is linear, so that smoothing a mixture equals mixing smoothed
+rows. The validation loss is plain log loss whatever is set here.
 """
 
 import numpy as np
@@ -13,24 +13,20 @@ from torch import nn
 from pipeline.base.config import Train
 from pipeline.data.mix import as_rows
 
-BETA = 0.999  # what Cui et al. chose for iNaturalist and ImageNet; n images count as up to 1,000
-
 
 class Loss(nn.Module):
     """Mean over a batch of weight × loss; `class_weights` is float32 [classes], None: all 1.
 
     cross_entropy: PyTorch's. bce: one yes-or-no question per class, summed, which spares the
-    softmax its race between classes (Wightman et al. 2021, ResNet strikes back). focal: cross
-    entropy that fades for classes already given a high probability (Lin et al. 2017).
+    softmax its race between classes (Wightman et al. 2021, ResNet strikes back).
 
-    Prediction is a softmax for all three. For bce that is right too: of independent yes-or-no
+    Prediction is a softmax for both. For bce that is right too: of independent yes-or-no
     answers with odds exp(logit), given that exactly one is yes, class c has p = softmax(logits)c.
     """
 
     def __init__(self, settings: Train, class_weights: torch.Tensor | None = None):
         super().__init__()
-        self.kind, self.gamma = settings.loss, settings.focal_gamma
-        self.smoothing = settings.label_smoothing
+        self.kind, self.smoothing = settings.loss, settings.label_smoothing
         self.register_buffer("class_weights", class_weights)
 
     def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -46,11 +42,8 @@ class Loss(nn.Module):
             smoothing = self.smoothing
             return F.cross_entropy(logits, target, reduction="none", label_smoothing=smoothing)
         rows = as_rows(target, logits.shape[1], self.smoothing)
-        if self.kind == "bce":
-            # the sum, not timm's mean: its size does not shrink with the number of classes
-            return F.binary_cross_entropy_with_logits(logits, rows, reduction="none").sum(1)
-        log_prob = logits.log_softmax(1)
-        return -(rows * (1 - log_prob.exp()) ** self.gamma * log_prob).sum(1)
+        # the sum, not timm's mean: its size does not shrink with the number of classes
+        return F.binary_cross_entropy_with_logits(logits, rows, reduction="none").sum(1)
 
 
 def row_weights(target: torch.Tensor, class_weights: torch.Tensor) -> torch.Tensor:
@@ -64,14 +57,10 @@ def class_weights(settings: Train, targets: np.ndarray, classes: int) -> torch.T
     """Weights float32 [classes] whose mean over the training images is 1; None: no weighting.
 
     `targets` is int [n] or rows [n, classes] of the training images. inverse: 1 / images of the
-    class. effective: 1 / the effective number of images (1 - BETA^n) / (1 - BETA), since more
-    images of a class add less and less (Cui et al. 2019). Up to some 100 images a class the two
-    are much the same. The sampler changes nothing here: with both, rare classes gain twice.
+    class. The sampler changes nothing here: with both, rare classes gain twice.
     """
     if settings.class_weights == "none":
         return None
     counts = np.bincount(targets, minlength=classes) if targets.ndim == 1 else targets.sum(0)
     counts = counts.astype(np.float64)
-    effective = -np.expm1(counts * np.log(BETA)) / (1 - BETA)
-    weights = 1 / (counts if settings.class_weights == "inverse" else effective)
-    return torch.from_numpy(weights * counts.sum() / (weights * counts).sum()).float()
+    return torch.from_numpy(counts.sum() / (len(counts) * counts)).float()

@@ -1,13 +1,42 @@
-"""What changes from step to step: the learning rate, thawed layers, averaged weights."""
+"""What steps are taken: groups of parameters, their learning rates, averaged weights."""
 
 import math
+from typing import Any
 
 import torch
+from timm.optim import param_groups_layer_decay
 from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEmaV3
 from torch import nn
 
 from pipeline.base.config import Train
+from pipeline.model.build import body, classifier
+
+
+def parameter_groups(model: nn.Module, settings: Train) -> list[dict[str, Any]]:
+    """Groups with `lr_scale`: layer decay in the backbone, a larger rate for the head.
+
+    No weight decay on norms and biases. Only timm's schedulers apply `lr_scale`. Call it before
+    freezing: frozen parameters have no gradient, so the optimizer leaves them and their (still
+    empty) state alone until they are unfrozen.
+    """
+    head = list(classifier(model).parameters())
+    in_head = {id(parameter) for parameter in head}
+    decay, layer_decay = settings.weight_decay, settings.layer_decay
+    backbone = body(model)
+    spared = getattr(backbone, "no_weight_decay", set)()  # a ViT's embeddings
+    groups = param_groups_layer_decay(backbone, decay, spared, layer_decay=layer_decay)
+    split = []
+    for group in groups:
+        rest = [p for p in group["params"] if id(p) not in in_head]
+        if rest:
+            split.append({**group, "params": rest, "head": False})
+    for matrices in (True, False):
+        params = [p for p in head if (p.ndim > 1) is matrices]
+        wanted = {"weight_decay": decay if matrices else 0.0, "lr_scale": settings.head_lr_mult}
+        if params:
+            split.append({"params": params, "head": True, **wanted})
+    return split
 
 
 def make_schedule(
@@ -24,10 +53,10 @@ def make_schedule(
     )
 
 
-def warm_up_thawed(
+def warm_up_unfrozen(
     optimizer: torch.optim.Optimizer, settings: Train, steps: int, since: int
 ) -> None:
-    """Damp the backbone's rate in its first steps after thawing, `since` steps ago.
+    """Damp the backbone's rate in its first steps after unfreezing, `since` steps ago.
 
     Its optimizer state is still empty, and Adam's first steps are as large as the rate allows.
     """

@@ -2,7 +2,6 @@
 
 import math
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +21,17 @@ from pipeline.data.images import Pixels
 from pipeline.data.loader import Batch, EpochBatches, Pictures, derive_seed, grouped, make_loader
 from pipeline.data.mix import Mixer
 from pipeline.data.sampler import make_sampler
-from pipeline.inference.features import moves_batchnorm, probabilities_without_training
-from pipeline.inference.predictor import Normalise, predict_probabilities
+from pipeline.inference.features import FrozenFeatures, moves_batchnorm
+from pipeline.inference.predictor import Normalise, Predictor
+from pipeline.inference.tta import VIEWS
 from pipeline.model.backbone import layout
-from pipeline.model.build import arranged, build_model, parameter_groups, preprocessing
-from pipeline.model.freeze import freeze, settle_batchnorm, thaw, train_mode
+from pipeline.model.build import build_model, preprocessing, to_device
+from pipeline.model.freeze import freeze, settle_batchnorm, train_mode, unfreeze
 from pipeline.training import distributed
-from pipeline.training.head_init import reads_features, start_head
+from pipeline.training.head_init import fits_features, init_head
 from pipeline.training.log import Row, describe, make_row, write_log
 from pipeline.training.loss import Loss, class_weights
-from pipeline.training.optim import make_ema, make_schedule, warm_up_thawed
+from pipeline.training.optim import make_ema, make_schedule, parameter_groups, warm_up_unfrozen
 
 
 class Trainer:
@@ -52,38 +52,60 @@ class Trainer:
         targets: np.ndarray,  # of the training images: int [n] or rows [n, classes]
     ):
         self.settings, self.fold, self.metric, self.classes = settings, fold, metric, len(classes)
-        self.pixels, self.valid = pixels, valid
-        self.seed = derive_seed(settings.train.seed, "fold", fold)
-        self.thaws = settings.model.freeze_epochs
-        self.accelerator = make_accelerator(settings.runtime, distributed.options(self.thaws))
-        torch.manual_seed(self.seed)  # the random head
-        model = build_model(settings.model, classes, fold)
-        if settings.model.batchnorm == "train":
-            model = distributed.shared_batchnorm(model)
-        model = arranged(model, settings.runtime, settings.model.size, self.accelerator.device)
-        if settings.runtime.compile:
-            model.compile()
-        self.preprocessing = preprocessing(model, settings.model)
-        draw = make_sampler(settings.train, train.target.to_numpy(), self.seed)
-        self.batches = EpochBatches(len(train), settings.train.batch_size, self.seed, draw)
+        self.pixels, self.valid, self.epoch, self.log = pixels, valid, 0, []
         self.rows, self.labels = train.row.to_numpy(), train.target.to_numpy()
-        self.loader = self._train_loader(self.rows, targets)
-        self.epoch_steps = math.ceil(len(self.batches) / settings.train.accumulate)
-        self.steps = settings.train.epochs * self.epoch_steps
-        groups = parameter_groups(model, settings.train)
-        optimizer = torch.optim.AdamW(groups, lr=settings.train.lr, fused=True)
-        if not self.thaws:
-            freeze(model, settings.model)
-        self.schedule = make_schedule(optimizer, settings.train, self.steps)
-        self.ema = make_ema(model, settings.train, self.steps)  # a copy: before it is wrapped
-        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
-        if self.thaws:  # DDP takes on no parameter later
-            freeze(model, settings.model)
-        self.mixer = Mixer(settings.mix, len(classes), settings.train.epochs)
-        weights = class_weights(settings.train, targets, len(classes))
-        self.loss = Loss(settings.train, weights).to(self.accelerator.device)
+        self.seed = derive_seed(settings.train.seed, "fold", fold)
+        self.unfreezes = settings.model.freeze_epochs
+        self.accelerator = make_accelerator(settings.runtime, distributed.options(self.unfreezes))
+        model = self._make_model()
+        self.preprocessing = preprocessing(model, settings.model)
         self.normalise = Normalise(self.preprocessing, self.accelerator.device)
-        self.epoch, self.log = 0, []
+        self._make_data(targets)
+        self._make_optimizer(model)
+        weights = class_weights(settings.train, targets, self.classes)
+        self.loss = Loss(settings.train, weights).to(self.accelerator.device)
+
+    def _make_model(self) -> nn.Module:
+        runtime, how = self.settings.runtime, self.settings.model
+        torch.manual_seed(self.seed)  # the random head
+        model = build_model(how, self.classes, self.fold)
+        if how.batchnorm == "train":
+            model = distributed.sync_batchnorm(model)
+        model = to_device(model, runtime, how.size, self.accelerator.device)
+        if runtime.compile:
+            model.compile()
+        return model
+
+    def _make_data(self, targets: np.ndarray) -> None:
+        settings, n = self.settings.train, len(self.rows)
+        draw = make_sampler(settings, self.labels, self.seed)
+        self.batches = EpochBatches(n, settings.batch_size, self.seed, draw)
+        self.epoch_steps = math.ceil(len(self.batches) / settings.accumulate)
+        self.steps = settings.epochs * self.epoch_steps
+        self.mixer = Mixer(self.settings.mix, self.classes, settings.epochs)
+        size, mode = self.preprocessing["size"], self.preprocessing["interpolation"]
+        augment = Augment(self.settings.augment, size, mode)
+        augment.try_on(self.pixels[self.rows[0]])
+        pictures = Pictures(self.pixels, self.rows, targets, augment)
+        least = 2 if self.settings.model.batchnorm == "train" else 1
+        own = distributed.RankSampler(self.batches, self.accelerator, least)
+        on_gpu = self.accelerator.device.type == "cuda"
+        self.loader = make_loader(pictures, own, workers(self.settings.runtime, on_gpu), on_gpu)
+
+    def _make_optimizer(self, model: nn.Module) -> None:
+        settings = self.settings.train
+        # before freezing: the groups hold also what is unfrozen later
+        groups = parameter_groups(model, settings)
+        optimizer = torch.optim.AdamW(groups, lr=settings.lr, fused=True)
+        self.schedule = make_schedule(optimizer, settings, self.steps)
+        # before DDP, which then leaves frozen parameters out; but it takes on none later
+        if not self.unfreezes:
+            freeze(model, self.settings.model)
+        # before `prepare`, which wraps `forward`: the average is a copy of the bare model
+        self.ema = make_ema(model, settings, self.steps)
+        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        if self.unfreezes:
+            freeze(model, self.settings.model)
 
     def run(self, last: Path, deadline: Deadline) -> None:
         """Train the epochs that are left; after each, `last` holds everything to go on from.
@@ -91,110 +113,124 @@ class Trainer:
         It ends before one that may end after the deadline; the first one here is always made.
         """
         if self.epoch == 0:
-            self.start_head()
-            if self.accelerator.is_main_process:
-                write_log(self.log, last.with_name("log.csv"))
+            if fits_features(self.settings.model):
+                self.init_head()
+            self.save_log(last)
         while self.epoch < self.settings.train.epochs:
             started = time.monotonic()
             loss, rate = self.train_epoch()
-            prob = self.predict_valid(f"{self.label()} valid")
-            self.refuse_lost(float(prob.sum()), "the sum of held-out probabilities")
+            prob = self.validate(f"{self.label()} valid")
+            self.check_finite(float(prob.sum()), "the sum of held-out probabilities")
             self.epoch += 1
             row = self.note(prob, started, loss=loss, rate=rate)
-            if self.accelerator.is_main_process:
-                with records.writing(last) as tmp, tmp.open("wb") as file:
-                    torch.save(self.state(), file)  # to a name, a full disk is a RuntimeError
-                write_log(self.log, last.with_name("log.csv"))
+            self.save(last)
             self.tell(row)
-            if not distributed.of_rank_0(deadline.fits(time.monotonic() - started)):
+            # one rank's answer for all: clocks differ, and ranks that disagree wait for ever
+            if not distributed.broadcast_from_main(deadline.fits(time.monotonic() - started)):
                 return
-
-    def start_head(self) -> None:
-        """The head's first weights from one forward pass, judged in a log row of epoch 0."""
-        started, model = time.monotonic(), self.accelerator.unwrap_model(self.model)
-        pictures = (self.preprocessing, self.rows, self.labels, self.accelerator, self.seed)
-        if moves_batchnorm(self.settings) and reads_features(self.settings.model):
-            self.set_mode()
-            settle_batchnorm(model, (self.normalise(pixels) for pixels, _ in self.loader))
-        start = partial(start_head, model, self.settings, *pictures)
-        words = distributed.by_rank_0(start, model, self.accelerator)
-        if words is None:
-            return
-        if self.ema:
-            self.ema.module.load_state_dict(model.state_dict())
-        prob = self.predict_valid(f"fold {self.fold}  head valid", untrained=True)
-        self.tell(self.note(prob, started), words)
 
     def train_epoch(self) -> tuple[float, float]:
         """One pass; returns the mean loss and images/s. Raises UserError when the loss is NaN."""
-        seed = distributed.own_seed(derive_seed(self.seed, "epoch", self.epoch), self.accelerator)
+        seed = distributed.rank_seed(derive_seed(self.seed, "epoch", self.epoch), self.accelerator)
         torch.manual_seed(seed)  # dropout, drop path
         np.random.seed(seed)  # mixing
         self.batches.epoch = self.mixer.epoch = self.epoch
         self.set_mode()
         each = self.settings.train.accumulate
         groups = zip(grouped(self.loader, each), grouped(self.batches.sizes, each), strict=True)
-        started = time.monotonic()
-        total, images = torch.zeros((), device=self.accelerator.device), 0
+        started, total, images = time.monotonic(), torch.zeros((), device=self.device), 0
         with Progress(self.label(), self.batches.n, "images") as progress:
-            for number, (group, sizes) in enumerate(groups):
-                done = self.epoch * self.epoch_steps + number
-                self.schedule.step_update(done)
-                if self.thaws and self.epoch >= self.thaws:
-                    since = done - self.thaws * self.epoch_steps
-                    warm_up_thawed(self.optimizer, self.settings.train, self.steps, since)
-                size = sum(sizes)
-                total += self.step(group, size) * size  # no .item(): no waiting
+            for step, (group, sizes) in enumerate(groups, self.epoch * self.epoch_steps):
+                self.set_rate(step)
+                size = sum(sizes)  # of all ranks; the epoch's last group may be smaller
+                total += self.step(group, size) * size  # no .item(): no waiting for the GPU
                 if self.ema:
-                    self.ema.update(self.model, step=done)  # without a step it would not warm up
+                    self.ema.update(self.model, step=step)  # without a step it does not warm up
                 images += size
                 progress.advance(size)
-        distributed.align(self.model, self.ema)
+        distributed.sync_model(self.model, self.ema)  # BatchNorm's statistics differ by rank
         loss = self.accelerator.reduce(total, "sum").item() / images
-        self.refuse_lost(loss, "the loss")
+        self.check_finite(loss, "the loss")
         return loss, images / (time.monotonic() - started)
-
-    def refuse_lost(self, value: float, name: str) -> None:
-        """Raise UserError for weights that are lost: the last epoch's lie in the file still."""
-        if not math.isfinite(value):
-            remedy = "lower train.lr, or set train.clip_grad or runtime.precision: no"
-            raise UserError(f"{self.label()}: {name} is {value}: {remedy}")
-
-    def set_mode(self) -> None:
-        """Training mode, with layers thawed when their time has come."""
-        if self.thaws and self.epoch >= self.thaws:
-            thaw(self.accelerator.unwrap_model(self.model), self.settings.model)
-        train_mode(self.accelerator.unwrap_model(self.model), self.settings.model.batchnorm)
 
     def step(self, group: list[Batch], size: int) -> torch.Tensor:
         """One step down the mean loss of all ranks' `size` images; returns this rank's share."""
         self.optimizer.zero_grad()
-        total = torch.zeros((), device=self.accelerator.device)
+        total = torch.zeros((), device=self.device)
         for pixels, target in group:
-            images = self.normalise(pixels)
+            images = self.normalise(pixels)  # uint8 until here: a quarter of the bytes
             target = target.to(images.device, non_blocking=True)
             images, target = self.mixer(images, target)
             logits = self.model(images)  # Accelerate wraps it in autocast
+            # by its share, not the mean of means: the last batch of a group may be smaller
             loss = self.loss(logits, target) * (len(pixels) / size)
-            self.accelerator.backward(loss * self.accelerator.num_processes)  # DDP takes the mean
+            # DDP averages gradients over ranks; ours are parts of one mean. Scales for fp16, too
+            self.accelerator.backward(loss * self.accelerator.num_processes)
             total += loss.detach()
-        if self.settings.train.clip_grad:
+        if self.settings.train.clip_grad:  # Accelerate undoes the scaling first
             self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.train.clip_grad)
-        self.optimizer.step()
+        self.optimizer.step()  # skipped where fp16 overflowed
         return total
 
-    def predict_valid(self, label: str, untrained: bool = False) -> np.ndarray:
+    def validate(self, label: str, untrained: bool = False) -> np.ndarray:
         """Plain probabilities of the held-out images with the weights that would be saved."""
-        model, where = self.final_model(), self.preprocessing
-        how = {"tta": "none", "accelerator": self.accelerator}
-        if untrained and reads_features(self.settings.model):  # they are kept: no second pass
-            known = (model, self.settings, where, "train")
-            predict = partial(probabilities_without_training, *known, **how)
-        else:
-            how |= {"preprocessing": where, "runtime": self.settings.runtime, "label": label}
-            predict = partial(predict_probabilities, model, self.pixels, **how)
+        how = (self.preprocessing, self.accelerator, self.settings.runtime)
+        predictor, views = Predictor(self.final_model(), *how), VIEWS["none"]
+
+        def predict(rows: np.ndarray) -> np.ndarray:
+            if untrained and fits_features(self.settings.model):  # they are kept: no second pass
+                return FrozenFeatures(predictor, self.settings).probabilities("train", rows, views)
+            return predictor.probabilities(self.pixels, rows, views, label=label)
+
         rows = self.valid.row.to_numpy()
-        return distributed.predict_together(predict, rows, self.classes, self.accelerator)
+        return distributed.gather_predictions(predict, rows, self.classes, self.accelerator)
+
+    def save(self, last: Path) -> None:
+        if self.accelerator.is_main_process:
+            with records.writing(last) as tmp, tmp.open("wb") as file:
+                torch.save(self.state(), file)  # to a name, a full disk is a RuntimeError
+        self.save_log(last)
+
+    def save_log(self, last: Path) -> None:
+        if self.accelerator.is_main_process:
+            write_log(self.log, last.with_name("log.csv"))
+
+    def init_head(self) -> None:
+        """The head's first weights from one forward pass, scored in a log row of epoch 0."""
+        started, model = time.monotonic(), self.accelerator.unwrap_model(self.model)
+        if moves_batchnorm(self.settings):
+            self.set_mode()
+            settle_batchnorm(model, (self.normalise(pixels) for pixels, _ in self.loader))
+
+        def work() -> str:
+            how = (self.preprocessing, self.accelerator, self.settings.runtime)
+            features = FrozenFeatures(Predictor(model, *how), self.settings)
+            return init_head(features, self.rows, self.labels, self.seed)
+
+        text = distributed.run_on_main(work, model, self.accelerator)
+        if self.ema:
+            self.ema.module.load_state_dict(model.state_dict())
+        prob = self.validate(f"fold {self.fold}  head valid", untrained=True)
+        self.tell(self.note(prob, started), text)
+
+    def set_rate(self, step: int) -> None:
+        self.schedule.step_update(step)
+        if self.unfreezes and self.epoch >= self.unfreezes:
+            since = step - self.unfreezes * self.epoch_steps
+            warm_up_unfrozen(self.optimizer, self.settings.train, self.steps, since)
+
+    def set_mode(self) -> None:
+        """Training mode, with layers unfrozen when their time has come."""
+        model = self.accelerator.unwrap_model(self.model)
+        if self.unfreezes and self.epoch >= self.unfreezes:
+            unfreeze(model, self.settings.model)
+        train_mode(model, self.settings.model.batchnorm)
+
+    def check_finite(self, value: float, name: str) -> None:
+        """Raise UserError for weights that are lost: the last epoch's lie in the file still."""
+        if not math.isfinite(value):
+            remedy = "lower train.lr, or set train.clip_grad or runtime.precision: no"
+            raise UserError(f"{self.label()}: {name} is {value}: {remedy}")
 
     def final_model(self) -> nn.Module:
         return self.ema.module if self.ema else self.accelerator.unwrap_model(self.model)
@@ -239,19 +275,13 @@ class Trainer:
             "arguments": layout(self.settings.model).arguments,
         }
 
+    @property
+    def device(self) -> torch.device:
+        return self.accelerator.device
+
     def label(self) -> str:
         epochs = self.settings.train.epochs
         return f"fold {self.fold}  epoch {min(self.epoch + 1, epochs)}/{epochs}"
 
     def tell(self, row: Row, start: str = "") -> None:
         say("train", describe(row, self.fold, self.settings.train.epochs, self.metric, start))
-
-    def _train_loader(self, rows: np.ndarray, targets: np.ndarray) -> torch.utils.data.DataLoader:
-        size, mode = self.preprocessing["size"], self.preprocessing["interpolation"]
-        augment = Augment(self.settings.augment, size, mode)
-        augment.try_on(self.pixels[rows[0]])
-        on_gpu = self.accelerator.device.type == "cuda"
-        pictures = Pictures(self.pixels, rows, targets, augment)
-        least = 2 if self.settings.model.batchnorm == "train" else 1
-        parts = distributed.OwnParts(self.batches, self.accelerator, least)
-        return make_loader(pictures, parts, workers(self.settings.runtime, on_gpu), on_gpu)

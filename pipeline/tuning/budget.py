@@ -14,30 +14,30 @@ if TYPE_CHECKING:
 
 def seconds_of_head(trainer: "Trainer") -> float:
     """Of a fold's closed form, the passes over its pictures not counted; 0 where none is asked."""
-    from pipeline.inference.features import MOST  # late: torch
-    from pipeline.training.head_init import seconds_of_discriminant, turns
+    from pipeline.inference.features import MAX_IMAGES  # late: torch
+    from pipeline.training.head_init import seconds_of_lda, augmented_views
 
-    if trainer.settings.model.head != "lda":
+    if trainer.settings.model.head_init != "lda":
         return 0.0
     head = trainer.accelerator.unwrap_model(trainer.model).get_classifier()
-    images, views = min(len(trainer.rows), MOST), 1 + len(turns(trainer.settings))
-    return seconds_of_discriminant(images, views, head.in_features, head.out_features)
+    images, views = min(len(trainer.rows), MAX_IMAGES), 1 + len(augmented_views(trainer.settings))
+    return seconds_of_lda(images, views, head.in_features, head.out_features)
 
 
 def plan(
     settings: Experiment, prepared: Prepared, table: pd.DataFrame, found: dict[str, Any]
 ) -> dict[str, float]:
     """Seconds of each part of the whole experiment on this machine."""
-    from pipeline.inference.features import MOST
+    from pipeline.inference.features import MAX_IMAGES
     from pipeline.launchers.local import slots
-    from pipeline.training.head_init import reads_features, turns
+    from pipeline.training.head_init import fits_features, augmented_views
 
     rates, n, epochs = found["rates"], settings.folds.n, settings.train.epochs
     rounds = -(-n // len(slots(settings.runtime, n)))  # folds that train one after another
     test, held = int((prepared.rows.split == "test").sum()), int((table.fold >= 0).sum())
     train, valid = len(table) - held / n, held / n  # images of a fold
-    images = min(len(table), MOST) * (1 + len(turns(settings)))  # once for all folds
-    images *= reads_features(settings.model)
+    images = min(len(table), MAX_IMAGES) * (1 + len(augmented_views(settings)))
+    images *= fits_features(settings.model)  # once for all folds
     return {
         "start of the folds": rounds * found["start"],
         "head": images / rates["forward"] + rounds * found["head"],
@@ -53,7 +53,7 @@ def cuts(settings: Experiment, seconds: dict[str, float], budget: float) -> list
     from pipeline.inference.tta import VIEWS
 
     left, texts, epochs = dict(seconds), [], settings.train.epochs
-    views = len(VIEWS.get(settings.predict.tta, range(5)))
+    views = len(VIEWS[settings.predict.tta])
     if sum(left.values()) > budget and views > 2:
         left |= {part: left[part] * 2 / views for part in ("predict oof", "predict test")}
         texts.append(f"predict.tta: hflip  then {duration(sum(left.values()))}")

@@ -15,7 +15,8 @@ from pipeline.base.config import Experiment, Runtime
 from pipeline.base.device import workers
 from pipeline.base.libc import cores
 from pipeline.data.loader import Batch, EpochBatches, grouped, make_loader
-from pipeline.inference.predictor import predict_probabilities
+from pipeline.inference.predictor import Predictor
+from pipeline.inference.tta import VIEWS
 from pipeline.tuning.machine import synchronize
 
 if TYPE_CHECKING:
@@ -202,10 +203,11 @@ def forward_rate(
 ) -> float:
     """Images/s of inference, loader included: as many images as take about a second."""
     runtime = trainer.settings.runtime.model_copy(update={"predict_batch": batch})
-    given, images, seconds = (trainer.preprocessing, tta, trainer.accelerator, runtime), 2, 0.0
+    predictor = Predictor(trainer.model, trainer.preprocessing, trainer.accelerator, runtime)
+    images, seconds = 2, 0.0
     while seconds < SECONDS / 2:
         images, started = 4 * images, time.monotonic()
         rows = np.resize(trainer.rows, images)
-        predict_probabilities(trainer.model, trainer.pixels, rows, *given, "bench", sizes)
+        predictor.probabilities(trainer.pixels, rows, VIEWS[tta], list(sizes), "bench")
         seconds = time.monotonic() - started
     return images / seconds

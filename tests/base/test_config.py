@@ -73,10 +73,9 @@ def test_yaml_reads_3e_4_as_text_and_we_mend_it(tmp_path: Path) -> None:
         ("competition: demo\nmodel: {backbone: resnet50.a9_in1k}\n", "did you mean 'resnet50."),
         ("competition: demo\npredict: {tta: hflp}\n", "'hflp'"),
         ("competition: demo\nmodel: {size: 64, weights: none}\n", "none needs batchnorm: train"),
-        ("competition: demo\nmodel: {size: 64, head: names}\n", "names needs reads: last"),
         ("competition: demo\nmodel: {size: 64, freeze_epochs: 2}\n", "needs freeze:"),
         (
-            "competition: demo\nmodel: {size: 64, head: random}\ntrain: {epochs: 0}\n",
+            "competition: demo\nmodel: {size: 64, head_init: random}\ntrain: {epochs: 0}\n",
             "epochs: 0 needs model.head",
         ),
         (
@@ -126,10 +125,6 @@ BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for 
         (f"{HEAD}train: {{weight_decay: .inf}}\n", "train.weight_decay: it should be a finite"),
         (f"{HEAD}train: {{head_lr_mult: .nan}}\n", "train.head_lr_mult: it should be a finite"),
         (f"{HEAD}train: {{head_lr_mult: 1.0e+30}}\n", "train.head_lr_mult: it should be less than"),
-        (
-            f"{HEAD}train: {{focal_gamma: .inf}}\n",
-            "train.focal_gamma: it should be a finite",
-        ),
         (f"{HEAD}train: {{lr: '1e999'}}\n", "train.lr: it should be a finite number"),
         (f"{HEAD}augment: [{{Rotate: {{limit: .inf}}}}]\n", "augment.0: it takes texts and finite"),
         (f"{HEAD}augment: [{{Rotate: {{limit: 2024-01-01}}}}]\n", "augment.0: it takes texts"),
@@ -224,6 +219,32 @@ def test_runtime_is_outside_the_key(tmp_path: Path) -> None:
 
 
 def test_settings_that_do_not_go_together_are_told_without_the_whole_file(tmp_path: Path) -> None:
-    text = "competition: demo\nmodel: {size: 64, head: random}\ntrain: {epochs: 0}\n"
+    text = "competition: demo\nmodel: {size: 64, head_init: random}\ntrain: {epochs: 0}\n"
     told = fails(text, tmp_path)
-    assert told.endswith("broken.yaml: train.epochs: 0 needs model.head: lda or names")
+    assert told.endswith("broken.yaml: train.epochs: 0 needs model.head_init: lda")
+
+
+def test_former_names_still_work_and_say_so(
+    space: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = space / "old.yaml"
+    path.write_text("competition: demo\nmodel: {size: 64, reads: last, head: random, fit: pad}\n")
+    settings = load_experiment(str(path))
+    assert (settings.model.features, settings.model.head_init) == ("last", "random")
+    said = capsys.readouterr().err
+    assert said.count("warning") == 3
+    assert "old.yaml: model.fit is called model.resize now" in said
+    written = settings.key()["model"]
+    assert (written["reads"], written["head"], written["fit"]) == ("last", "random", "pad")
+    assert not {"features", "head_init", "resize"} & set(written), "keys of before stay valid"
+
+
+def test_a_retired_setting_may_be_off_and_no_more(
+    space: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = space / "old.yaml"
+    path.write_text("competition: demo\nmodel: {size: 64, names: null}\ntrain: {distill: null}\n")
+    load_experiment(str(path))
+    path.write_text("competition: demo\nmodel: {size: 64}\ntrain: {distill: other}\n")
+    with pytest.raises(UserError, match=r"train.distill is no more: remove it"):
+        load_experiment(str(path))

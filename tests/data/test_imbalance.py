@@ -55,16 +55,7 @@ def test_full_remedies_come_near_the_best_possible(
     assert f1 > untreated[0] + 0.15
 
 
-@pytest.mark.parametrize("remedy", [{"class_weights": "effective"}, {"sampler": "sqrt"}])
-def test_milder_remedies_lie_between(
-    remedy: dict[str, str], untreated: tuple[float, float]
-) -> None:
-    _, recall = judge(**remedy)
+def test_the_milder_remedy_lies_between(untreated: tuple[float, float]) -> None:
+    _, recall = judge(sampler="sqrt")
     _, full = judge(sampler="balanced")
     assert untreated[1] + 0.1 < recall < full
-
-
-def test_focal_is_no_remedy_for_rare_classes(untreated: tuple[float, float]) -> None:
-    """It turns to hard images of any class; the prior of the common class stays."""
-    _, recall = judge(loss="focal")
-    assert recall < 0.5

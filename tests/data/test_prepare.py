@@ -114,7 +114,7 @@ def test_over_the_budget_files_are_read_instead(
     packed = write()
     run("prepare", packed)
     expected = np.array(load_prepared(load_experiment(packed)).pixels)
-    unpacked = write("unpacked", runtime={"pack_gb": 0}, model={"size": 32, "fit": "pad"})
+    unpacked = write("unpacked", runtime={"pack_gb": 0}, model={"size": 32, "resize": "pad"})
     assert "decoded at each epoch" in run("prepare", unpacked)
     pixels = load_prepared(load_experiment(unpacked)).pixels
     assert not isinstance(pixels, np.ndarray)

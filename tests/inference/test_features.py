@@ -16,22 +16,25 @@ from pipeline.data.splits import load_folds
 from pipeline.inference import features
 from pipeline.inference.features import backbone_digest
 from pipeline.inference.predictions import Predictions
+from pipeline.inference.tta import View
 from pipeline.model.head import Pyramid
 
 pytestmark = pytest.mark.precision
-HEAD = {"reads": "blocks", "head": "lda"}
+HEAD = {"features": "blocks", "head_init": "lda"}
 
 
 @pytest.fixture
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """(pictures, views) of every pass that is really computed."""
-    made, compute = [], features.compute
+    made, compute = [], features.FrozenFeatures.compute
 
-    def counted(*given: object) -> list[torch.Tensor]:
-        made.append((len(given[4]), len(given[5])))  # rows, looks
-        return compute(*given)
+    def counted(
+        self: features.FrozenFeatures, rows: np.ndarray, views: list[View]
+    ) -> list[torch.Tensor]:
+        made.append((len(rows), len(views)))
+        return compute(self, rows, views)
 
-    monkeypatch.setattr(features, "compute", counted)
+    monkeypatch.setattr(features.FrozenFeatures, "compute", counted)
     return made
 
 
@@ -69,7 +72,7 @@ def test_the_same_probabilities_as_from_pictures(
     from_features = {s: Predictions.load(file) for s, file in files.items()}
     for file in files.values():
         file.unlink()
-    monkeypatch.setattr(features, "MOST", 0)
+    monkeypatch.setattr(features, "MAX_IMAGES", 0)
     run("predict", still)
     for split, file in files.items():
         from_pictures = Predictions.load(file)
@@ -81,9 +84,10 @@ def test_the_same_probabilities_as_from_pictures(
 def test_a_head_is_judged_by_what_its_start_has_seen(
     still: str, run: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.training.trainer.predict_probabilities", None)
-    run("train", still)  # a second pass over the held-out pictures would raise
-    monkeypatch.setattr(features, "MOST", 0)
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.inference.predictor.Predictor.probabilities", None)
+        run("train", still)  # a second pass over the held-out pictures would raise
+    monkeypatch.setattr(features, "MAX_IMAGES", 0)
     run("predict", still, "--tta", "none")  # from the pictures
     for fold in (0, 1):
         oof = Predictions.load(prediction_path("still", fold, "oof", "none"))

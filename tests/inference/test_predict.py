@@ -19,15 +19,16 @@ from pipeline.data.augment import Resize
 from pipeline.inference.predictions import Predictions
 from pipeline.inference.predictor import (
     Normalise,
+    Predictor,
     forward,
     inference_precision,
-    predict_probabilities,
 )
+from pipeline.inference.tta import VIEWS
 
 pytestmark = pytest.mark.precision
 FACTS = {
     "size": 6,
-    "fit": "stretch",
+    "resize": "stretch",
     "interpolation": "bicubic",
     "mean": [0.5, 0.4, 0.3],
     "std": [0.2, 0.25, 0.5],
@@ -75,9 +76,8 @@ def probabilities(
     runtime = Runtime(device="cpu", predict_batch=batch)
     accelerator = make_accelerator(runtime)
     model = model or Corner()
-    return predict_probabilities(
-        model, pixels, np.array(rows), FACTS, tta, accelerator, runtime, "test", sizes
-    )
+    predictor = Predictor(model, FACTS, accelerator, runtime)
+    return predictor.probabilities(pixels, np.array(rows), VIEWS[tta], sizes)
 
 
 def by_hand(pixels: np.ndarray, corners: list[tuple[int, int]]) -> np.ndarray:
@@ -107,18 +107,11 @@ def test_mean_over_views_in_the_order_of_rows(tta: str, corners: list[tuple[int,
     np.testing.assert_allclose(prob, by_hand(pixels[[4, 0, 2]], corners), atol=1e-5)
 
 
-def test_five_crop_cuts_from_the_packed_picture() -> None:
-    pixels = random_pixels(8)
-    corners = [(1, 1), (0, 0), (0, 2), (2, 0), (2, 2)]
-    expected = by_hand(pixels, corners)
-    np.testing.assert_allclose(probabilities("five-crop", pixels, [0, 1, 2, 3, 4]), expected, 1e-4)
-
-
 def resized(pixels: np.ndarray, size: int) -> np.ndarray:
     return np.stack([Resize(size, "bicubic")(picture) for picture in pixels])
 
 
-@pytest.mark.parametrize(("tta", "count"), [("none", 1), ("d4", 8), ("five-crop", 5)])
+@pytest.mark.parametrize(("tta", "count"), [("none", 1), ("d4", 8)])
 def test_each_view_is_seen_once_at_each_size(tta: str, count: int) -> None:
     model = Side()
     prob = probabilities(tta, random_pixels(8), [0, 1, 2], 64, (3, 6), model)
@@ -137,15 +130,8 @@ def test_mean_over_views_and_sizes_is_plain() -> None:
     np.testing.assert_allclose(prob, np.mean(expected, axis=0), atol=1e-5)
 
 
-def test_five_crop_shows_the_same_share_at_each_size() -> None:
-    pixels = random_pixels(8)
-    small = by_hand(resized(pixels, 4), [(0, 0), (0, 0), (0, 1), (1, 0), (1, 1)])
-    prob = probabilities("five-crop", pixels, [0, 1, 2, 3, 4], sizes=(3,))
-    np.testing.assert_allclose(prob, small, atol=1e-5)
-
-
 def test_sizes_that_cannot_be_are_one_line() -> None:
-    with pytest.raises(UserError, match="at 9 px would enlarge the packed pictures"):
+    with pytest.raises(UserError, match="9 px would enlarge the packed pictures"):
         probabilities("none", random_pixels(8), [0], sizes=(6, 9))
     pixels = random_pixels(160)
     for dynamic, size, said in ((False, 96, r"Input height \(96\)"), (True, 90, "divisible by")):
@@ -254,7 +240,7 @@ def test_sizes_have_files_of_their_own_and_the_blend_finds_them(
     assert record["key"]["members"]["tiny"]["tta"] == "none-32-40"
     run("submit", trained.removesuffix(".yaml").rpartition("/")[2])
     write(predict={"sizes": [41]})
-    assert "at 41 px would enlarge" in run("predict", trained, expect=2)
+    assert "41 px would enlarge" in run("predict", trained, expect=2)
     assert "no oof predictions with tta none-41" in run("ensemble", trained, expect=2)
 
 

@@ -9,14 +9,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from pipeline.base import records
 from pipeline.base.cli import UserError
 from pipeline.base.config import Runtime
 from pipeline.base.deadline import Deadline
-from pipeline.inference.predictions import Predictions
 from pipeline.launchers import ray_cluster
 
 
@@ -26,16 +24,19 @@ def node(alive: bool = True, **resources: float) -> dict[str, object]:
 
 def test_a_fold_asks_for_its_gpus_and_their_share_of_the_cores() -> None:
     nodes = [node(CPU=8.0, GPU=2.0), node(CPU=64.0, GPU=8.0), node(False, CPU=2.0, GPU=1.0)]
-    assert ray_cluster.share(nodes, Runtime()) == ({"num_gpus": 1, "num_cpus": 4}, 10)
-    assert ray_cluster.share(nodes, Runtime(gpus_per_fold=4)) == (
-        {"num_gpus": 4, "num_cpus": 32},
-        2,
-    )
-    assert ray_cluster.share(nodes, Runtime(device="cpu")) == ({"num_gpus": 0, "num_cpus": 8}, 2)
+    assert ray_cluster.resources_per_task(nodes, Runtime()) == {"num_gpus": 1, "num_cpus": 4}
+    assert ray_cluster.resources_per_task(nodes, Runtime(gpus_per_fold=4)) == {
+        "num_gpus": 4,
+        "num_cpus": 32,
+    }
+    assert ray_cluster.resources_per_task(nodes, Runtime(device="cpu")) == {
+        "num_gpus": 0,
+        "num_cpus": 8,
+    }
     with pytest.raises(UserError, match="no machine of the cluster has as many"):
-        ray_cluster.share(nodes, Runtime(gpus_per_fold=16))
+        ray_cluster.resources_per_task(nodes, Runtime(gpus_per_fold=16))
     wanted = {"num_gpus": 0, "num_cpus": 1}
-    assert ray_cluster.share([node(CPU=2.0)], Runtime(processes=4)) == (wanted, 4)
+    assert ray_cluster.resources_per_task([node(CPU=2.0)], Runtime(processes=4)) == wanted
 
 
 class LazyRay:
@@ -88,13 +89,10 @@ def test_a_killed_fold_and_a_killed_worker_are_made_up_for(
     space: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Two folds side by side: the process of one and the Ray worker of the other are killed.
-
-    Then one of the workers that predict; training two folds again for it would take too long.
-    """
+    """Two folds side by side: the process of one and the Ray worker of the other are killed."""
     pytest.importorskip("ray")
     monkeypatch.setenv("HOME", str(space))  # where Ray leaves a token
-    runtime = {"processes": 2, "device": "cpu", "predict_batch": 8}  # of 30 pictures: 16 and 14
+    runtime = {"processes": 2, "device": "cpu"}
     experiment = split(write(train={"epochs": 8}, runtime=runtime))
     folders = [space / "runs" / "tiny" / f"fold{k}" for k in (0, 1)]
     process = subprocess.Popen(
@@ -117,37 +115,6 @@ def test_a_killed_fold_and_a_killed_worker_are_made_up_for(
     for k, folder in enumerate(folders):
         assert records.load(folder / "model.safetensors")["key"]["fold"] == k
         assert len(list(folder.glob("[!.]*"))) == 3
-    predicts_the_same_in_parts(experiment, folders)
-
-
-def predicts_the_same_in_parts(experiment: str, folders: list[Path]) -> None:
-    """`predict --launcher ray` of two parts a fold, a worker killed, against one process."""
-    command = [sys.executable, "-m", "pipeline.predict", experiment, "--split", "oof"]
-    subprocess.run(command, check=True)
-    files = [folder / "oof.none.npz" for folder in folders]
-    alone = [Predictions.load(file) for file in files]
-    for file in files:
-        records.record_path(file).unlink()
-    process = subprocess.Popen(
-        [*command, "--launcher", "ray"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    killed, deadline = 0, time.monotonic() + 120
-    while not killed and process.poll() is None and time.monotonic() < deadline:
-        killed = next(iter(workers_of(process.pid, "ray::predict_here")), 0)
-        time.sleep(0.001)
-    assert killed  # 0 would mean this test's own process group
-    os.kill(killed, signal.SIGKILL)
-    said = process.communicate(timeout=120)[0]
-    assert process.returncode == 0, said
-    assert "fold*/oof.none.npz" in said
-    for file, before in zip(files, alone, strict=True):
-        after = Predictions.load(file)
-        assert records.load(file)["images"] == len(after.image) == 30
-        assert after.image == before.image
-        np.testing.assert_allclose(after.prob, before.prob, atol=1e-6)
 
 
 def workers_of(ancestor: int, name: str) -> list[int]:

@@ -16,17 +16,14 @@ from pipeline.model.backbone import PYPI, build_backbone, kept_weights, layout
 from pipeline.model.build import (
     build_model,
     load_model,
-    named_head,
-    parameter_groups,
     preprocessing,
     save_weights,
 )
-from pipeline.model.freeze import freeze, freeze_until, thaw, train_mode
+from pipeline.model.freeze import freeze, freeze_until, train_mode, unfreeze
 from pipeline.model.head import Pyramid
+from pipeline.training.optim import parameter_groups
 
 TINY = {"backbone": "test_efficientnet", "weights": "none", "size": 32, "batchnorm": "train"}
-
-CLASSES = ["a", "b", "c"]
 
 
 def statistics(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -35,7 +32,7 @@ def statistics(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("freeze", ["backbone", "blocks.1"])
 def test_frozen_layers_do_not_move(freeze: str) -> None:
-    model = build_model(Model(**TINY, reads="last"), classes=CLASSES, fold=0)
+    model = build_model(Model(**TINY, features="last"), classes=3, fold=0)
     before_stats = statistics(model)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     optimizer = torch.optim.SGD(parameter_groups(model, Train()), lr=0.1)
@@ -90,7 +87,7 @@ def test_each_parameter_is_in_one_group(name: str) -> None:
 
 @pytest.mark.parametrize("reads", ["blocks", "last"])
 def test_frozen_statistics_stay_while_weights_learn(reads: str) -> None:
-    model = build_model(Model(**TINY, reads=reads), classes=CLASSES, fold=0)
+    model = build_model(Model(**TINY, features=reads), classes=3, fold=0)
     before_stats = statistics(model)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     optimizer = torch.optim.SGD(parameter_groups(model, Train()), lr=0.1)
@@ -108,7 +105,7 @@ def test_frozen_statistics_stay_while_weights_learn(reads: str) -> None:
 
 def test_thawing_starts_with_an_empty_optimizer_state() -> None:
     """Frozen weights get no decay and no moments; thawed ones are stepped like new ones."""
-    model = build_model(Model(**TINY), classes=CLASSES, fold=0)
+    model = build_model(Model(**TINY), classes=3, fold=0)
     optimizer = torch.optim.AdamW(parameter_groups(model, Train(weight_decay=0.5)), lr=0.1)
     freeze_until(model, "backbone")
     stem = model.backbone.conv_stem.weight
@@ -125,7 +122,7 @@ def test_thawing_starts_with_an_empty_optimizer_state() -> None:
     assert torch.equal(stem, start)
     assert stem not in optimizer.state
     assert optimizer.state[model.head.weight]["step"] == 3
-    thaw(model, Model(**TINY))
+    unfreeze(model, Model(**TINY))
     step()
     assert not torch.equal(stem, start)
     assert optimizer.state[stem]["step"] == 1
@@ -143,26 +140,26 @@ def test_frozen_depthwise_kernels_stay_while_the_rest_learns(
     backbone: str, kernels: set[str]
 ) -> None:
     settings = Model(**{**TINY, "backbone": backbone}).model_copy(update={"depthwise": "frozen"})
-    model = build_model(settings, classes=CLASSES, fold=0)
+    model = build_model(settings, classes=3, fold=0)
     freeze(model, settings)
     frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
     layers = {".".join(name.replace(".blocks", "").split(".")[-4:-1]) for name in frozen}
     assert layers == kernels
-    thaw(model, settings)
+    unfreeze(model, settings)
     assert {name for name, p in model.named_parameters() if not p.requires_grad} == frozen
-    thaw(model, settings.model_copy(update={"depthwise": "train"}))
+    unfreeze(model, settings.model_copy(update={"depthwise": "train"}))
     assert all(p.requires_grad for p in model.parameters())
 
 
 @pytest.mark.parametrize("reads", ["blocks", "last"])
 def test_saved_weights_come_back(reads: str, tmp_path: Path) -> None:
-    settings = Model(**TINY, reads=reads)
-    model = build_model(settings, classes=CLASSES, fold=0).eval()
+    settings = Model(**TINY, features=reads)
+    model = build_model(settings, classes=3, fold=0).eval()
     images = torch.randn(2, 3, 32, 32)
     expected = model(images)
     path = tmp_path / "model.safetensors"
     save_weights(model, path)
-    facts = {"classes": ["a", "b", "c"], "model": settings.model_dump()}
+    facts = {"classes": ["a", "b", "c"], "model": settings.model_dump(by_alias=True)}
     records.commit(path, {}, time.monotonic(), digest=records.file_digest(path), **facts)
     loaded, record = load_model(path)
     assert record["classes"] == ["a", "b", "c"]
@@ -180,14 +177,18 @@ def vit(size: int, weights: str = "none") -> Model:
 def finish(model: torch.nn.Module, settings: Model, path: Path) -> None:
     """Save it with all that a record must tell to build it again."""
     save_weights(model, path)
-    facts = {"classes": CLASSES, "model": settings.model_dump(), "taps": model.taps}
+    facts = {
+        "classes": ["a", "b", "c"],
+        "model": settings.model_dump(by_alias=True),
+        "taps": model.taps,
+    }
     facts |= {"preprocessing": preprocessing(model, settings)}
     facts |= {"arguments": layout(settings).arguments, "digest": records.file_digest(path)}
     records.commit(path, {"folds": None}, 0.0, **facts)
 
 
 def test_a_vit_of_another_size_comes_back(tmp_path: Path) -> None:
-    model, path = build_model(vit(48), CLASSES, 0).eval(), tmp_path / "model.safetensors"
+    model, path = build_model(vit(48), 3, 0).eval(), tmp_path / "model.safetensors"
     finish(model, vit(48), path)
     images = torch.randn(2, 3, 48, 48)
     torch.testing.assert_close(load_model(path)[0](images), model(images))
@@ -223,7 +224,7 @@ def test_damaged_weights_are_one_line_that_names_the_file(
     kept = Model(backbone="test_resnet", weights="hub", size=32)
     path = kept_weights(kept)
     run = tmp_path / "fold0" / "model.safetensors"
-    finish(build_model(vit(80), CLASSES, 0), vit(80), run)
+    finish(build_model(vit(80), 3, 0), vit(80), run)
     for file in (path, run):
         file.write_bytes(damage)
     with pytest.raises(UserError, match=rf"{path} does not fit test_resnet: .*; delete it$"):
@@ -240,7 +241,7 @@ def test_damaged_weights_are_one_line_that_names_the_file(
 
 def test_weights_of_another_net_are_one_line(tmp_path: Path) -> None:
     path = tmp_path / "fold0" / "model.safetensors"
-    finish(build_model(vit(80), CLASSES, 0), vit(80), path)
+    finish(build_model(vit(80), 3, 0), vit(80), path)
     record = records.load(path)
     record["model"]["backbone"] = "test_vit"
     records.write_json(records.record_path(path), record)
@@ -270,8 +271,8 @@ def test_preprocessing_is_the_backbones_own() -> None:
 
 def test_pypi_weights_are_real(tmp_path: Path) -> None:
     """Every tensor but the new head is the package's own."""
-    settings = Model(size=224, reads="last")
-    model = build_model(settings, classes=list("abcde"), fold=0)
+    settings = Model(size=224, features="last")
+    model = build_model(settings, classes=5, fold=0)
     package = importlib.util.find_spec(PYPI[settings.backbone])
     state = torch.load(next(Path(package.origin).parent.glob("models/*.pth")), weights_only=True)
     own = model.state_dict()
@@ -287,7 +288,7 @@ def test_local_file_as_weights(tmp_path: Path) -> None:
     source = timm.create_model("test_resnet", num_classes=1000)
     save_file(source.state_dict(), tmp_path / "w.safetensors")
     settings = Model(backbone="test_resnet", weights=str(tmp_path / "w.safetensors"), size=32)
-    model = build_model(settings, classes=list("abcd"), fold=0)
+    model = build_model(settings, classes=4, fold=0)
     assert torch.equal(model.backbone.conv1[0].weight, source.conv1[0].weight)
     assert model.get_classifier().out_features == 4
     other = settings.model_copy(update={"backbone": "test_efficientnet"})
@@ -305,7 +306,7 @@ def test_local_file_as_weights(tmp_path: Path) -> None:
 )
 def test_weights_that_cannot_be_had(backbone: str, weights: str, said: str) -> None:
     with pytest.raises(UserError, match=said):
-        build_model(Model(backbone=backbone, weights=weights, size=32), classes=["a", "b"], fold=0)
+        build_model(Model(backbone=backbone, weights=weights, size=32), classes=2, fold=0)
 
 
 def test_failed_download_names_the_other_sources(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -318,34 +319,11 @@ def test_failed_download_names_the_other_sources(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr("pipeline.model.backbone.timm.create_model", no_network)
     with pytest.raises(UserError) as error:
-        build_model(
-            Model(backbone="test_resnet", weights="hub", size=32), classes=["a", "b"], fold=0
-        )
+        build_model(Model(backbone="test_resnet", weights="hub", size=32), classes=2, fold=0)
     assert "\n" not in str(error.value)
     for word in ("no route to the hub", "a path", "run:NAME", "pypi", "none"):
         assert word in str(error.value)
     assert ", hub" not in str(error.value), "what failed is no way out"
-
-
-def test_a_head_by_names_has_imagenets_rows(tmp_path: Path) -> None:
-    """By name, by the mapping, and (not found) the mean of those; the backbone stays as it was."""
-    mapping = tmp_path / "names.csv"
-    mapping.write_text("label,imagenet\nred one,n03345487\nred one,tabby\n")
-    settings = {"reads": "last", "head": "names", "names": str(mapping)}
-    model = build_model(Model(**settings), classes=["Persian_cat", "red one", "none such"], fold=0)
-    package = importlib.util.find_spec(PYPI["tf_efficientnet_lite0"])
-    state = torch.load(next(Path(package.origin).parent.glob("models/*.pth")), weights_only=True)
-    old, own = list(state.values())[-2], model.classifier.weight
-    mapped = (old[555] + old[281]) / 2
-    torch.testing.assert_close(own[:2], torch.stack([old[283], mapped]))
-    torch.testing.assert_close(own[2], (old[283] + mapped) / 2)
-
-
-@pytest.mark.parametrize("weights", ["none", "run:other"])
-def test_only_imagenets_weights_have_its_names(weights: str) -> None:
-    settings = Model(reads="last", head="names", weights=weights, batchnorm="train")
-    with pytest.raises(UserError, match="names needs ImageNet's weights"):
-        named_head(timm.create_model("test_resnet"), settings, CLASSES)
 
 
 def test_a_timm_that_cuts_and_groups_otherwise_loads_the_same_model(

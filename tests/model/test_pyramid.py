@@ -57,7 +57,7 @@ LAST = {  # the last block of each family, and what follows it unread
 @pytest.mark.parametrize("name", LAST)
 def test_the_last_block_is_read_and_all_that_trains_has_a_gradient(name: str) -> None:
     settings = Model(backbone=name, weights="none", batchnorm="train", size=OWN.get(name, 32))
-    model = build_model(settings, ["a", "b", "c"], 0)
+    model = build_model(settings, 3, 0)
     freeze(model, settings)
     with torch.no_grad():  # gains that begin at zero would keep all before them from a gradient
         for parameter in model.parameters():
@@ -87,9 +87,9 @@ def test_a_wide_vit_is_read_every_so_manieth_block_up_to_the_last() -> None:
 @pytest.mark.parametrize("name", ["caformer_s18", "mvitv2_tiny", "vgg11"])
 def test_blocks_that_cannot_be_read_are_one_line_with_the_way_out(name: str) -> None:
     """No groups of layers; blocks of two outputs; outputs that the next layer overwrites."""
-    with pytest.raises(UserError, match=r"^model.reads: .*; set reads: last$"):
+    with pytest.raises(UserError, match=r"^model.features: .*; set features: last$"):
         layout(Model(backbone=name, size=224))
-    assert layout(Model(backbone=name, size=224, reads="last")).taps is None
+    assert layout(Model(backbone=name, size=224, features="last")).taps is None
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_blocks_that_cannot_be_read_are_one_line_with_the_way_out(name: str) -> 
 def test_a_backbone_is_built_for_its_size_where_it_must_be(
     name: str, size: int, arguments: dict[str, int]
 ) -> None:
-    assert layout(Model(backbone=name, size=size, reads="last")).arguments == arguments
+    assert layout(Model(backbone=name, size=size, features="last")).arguments == arguments
 
 
 def test_a_size_that_a_backbone_cannot_take_is_one_line() -> None:

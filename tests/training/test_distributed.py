@@ -19,13 +19,13 @@ from pipeline.base import records
 from pipeline.base.cli import UserError
 from pipeline.data.loader import EpochBatches
 from pipeline.launchers import local
-from pipeline.training.distributed import OwnParts, own_seed
+from pipeline.training.distributed import RankSampler, rank_seed
 
 EXACT = {  # all that carries state or is averaged, and nothing that draws random numbers
     "augment": [],
     "model": {
-        "reads": "blocks",
-        "head": "lda",
+        "features": "blocks",
+        "head_init": "lda",
         "batchnorm": "frozen",
         "freeze": "layer2",
         "freeze_epochs": 1,
@@ -36,7 +36,7 @@ EXACT = {  # all that carries state or is averaged, and nothing that draws rando
 GROUP = """
 import numpy as np, torch
 from accelerate import Accelerator
-from pipeline.training.distributed import align, by_rank_0, predict_together
+from pipeline.training.distributed import sync_model, run_on_main, gather_predictions
 accelerator = Accelerator(cpu=True)
 rank = accelerator.process_index
 for n in (7, 1):
@@ -44,24 +44,24 @@ for n in (7, 1):
     def predict(mine):
         seen.extend(mine)
         return np.stack([mine, 0.1 * mine], 1).astype(np.float32)
-    whole = predict_together(predict, rows, 2, accelerator)
+    whole = gather_predictions(predict, rows, 2, accelerator)
     np.testing.assert_array_equal(whole, predict(rows))
     assert len(seen) - n == len(rows[rank::2])
 model = torch.nn.BatchNorm1d(3)
 model.running_mean += rank + 1
 model.weight.data *= rank + 2
-align(model, None)
+sync_model(model, None)
 assert model.running_mean.tolist() == [1, 1, 1] and model.weight.tolist() == [2, 2, 2]
 def work():
     model.bias.data += 5
     return f"said by rank {rank}"
-assert by_rank_0(work, model, accelerator) == "said by rank 0"
+assert run_on_main(work, model, accelerator) == "said by rank 0"
 assert model.bias.tolist() == [5, 5, 5]
 from pipeline.base.config import Model
 from pipeline.model.freeze import freeze
 from pipeline.model.build import build_model
 settings = Model(backbone="test_vit", weights="none", batchnorm="train", size=32)
-vit = build_model(settings, ["a", "b"], 0)
+vit = build_model(settings, 2, 0)
 freeze(vit, settings)
 group = accelerator.prepare(vit)
 for step in range(2):  # DDP would wait in the second for a final norm that the head does not read
@@ -121,22 +121,22 @@ def rank(number: int, of: int) -> SimpleNamespace:
 
 def test_parts_are_whole_batches_with_seeds_of_their_own() -> None:
     batches = EpochBatches(22, 8, seed=3)
-    parts = [list(OwnParts(batches, rank(number, 3))) for number in range(3)]
+    parts = [list(RankSampler(batches, rank(number, 3))) for number in range(3)]
     for whole, *shares in zip(batches, *parts, strict=True):
         assert sorted(row for part in shares for row in part.rows) == sorted(whole.rows)
         assert {len(part.rows) for part in shares} <= {2, 3}
         assert len({whole.seed, *(part.seed for part in shares)}) == 4
-    assert list(OwnParts(batches, rank(0, 1))) == list(batches), "alone all is as it was"
-    assert own_seed(5, rank(0, 1)) == 5
+    assert list(RankSampler(batches, rank(0, 1))) == list(batches), "alone all is as it was"
+    assert rank_seed(5, rank(0, 1)) == 5
     assert batches.sizes == [len(batch.rows) for batch in batches]
 
 
 def test_a_batch_of_fewer_images_than_processes_is_refused() -> None:
-    OwnParts(EpochBatches(9, 3, seed=0), rank(0, 3))
-    OwnParts(EpochBatches(15, 2, seed=0), rank(0, 1), least=2)
+    RankSampler(EpochBatches(9, 3, seed=0), rank(0, 3))
+    RankSampler(EpochBatches(15, 2, seed=0), rank(0, 1), least=2)
     with pytest.raises(UserError, match=r"a batch of 1 images is too small \(BatchNorm that"):
-        OwnParts(EpochBatches(1, 2, seed=0), rank(0, 1), least=2)
+        RankSampler(EpochBatches(1, 2, seed=0), rank(0, 1), least=2)
     with pytest.raises(UserError, match="a batch of 3 images cannot be shared by 2 processes"):
-        OwnParts(EpochBatches(9, 3, seed=0), rank(0, 2), least=2)
+        RankSampler(EpochBatches(9, 3, seed=0), rank(0, 2), least=2)
     with pytest.raises(UserError, match="a batch of 2 images cannot be shared by 3 processes"):
-        OwnParts(EpochBatches(8, 3, seed=0), rank(0, 3))
+        RankSampler(EpochBatches(8, 3, seed=0), rank(0, 3))

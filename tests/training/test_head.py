@@ -18,12 +18,12 @@ from pipeline.base.runs import model_path
 from pipeline.model.head import Pyramid
 from pipeline.training import head_init
 from pipeline.training.head_init import (
-    CHUNK,
-    Statistics,
-    discriminant,
-    seconds_of_discriminant,
+    CHUNK_IMAGES,
+    ClassMoments,
+    augmented_views,
+    lda,
+    seconds_of_lda,
     set_head,
-    turns,
 )
 
 WIDTH = 12
@@ -39,11 +39,11 @@ def clouds(n: int, seed: int = 0, spread: float = 1.0) -> tuple[torch.Tensor, np
     return torch.from_numpy(centres[labels] + noise).float()[:, None], labels
 
 
-def statistics(features: torch.Tensor, labels: np.ndarray) -> Statistics:
-    return Statistics.of(features, labels, 3, np.arange(len(labels)))
+def statistics(features: torch.Tensor, labels: np.ndarray) -> ClassMoments:
+    return ClassMoments.of(features, labels, 3, np.arange(len(labels)))
 
 
-def test_it_is_the_textbooks_discriminant() -> None:
+def test_it_is_the_textbooks_lda() -> None:
     features, labels = clouds(400)
     weight, bias = statistics(features, labels).solve(shrinkage=0.0)
     logits = (features[:, 0].double() @ weight.T + bias).numpy()
@@ -61,7 +61,7 @@ def test_shrinkage_and_scale_fit_pictures_not_seen() -> None:
     labels = np.arange(60) % 3
     centres = rng.normal(size=(3, 80)) * 0.4
     features = torch.from_numpy(centres[labels] + rng.normal(size=(60, 80))).float()[:, None]
-    found = discriminant(features, labels, 3)
+    found = lda(features, labels, 3)
     test_labels = np.arange(600) % 3
     test = torch.from_numpy(centres[test_labels] + rng.normal(size=(600, 80))).float()
     target = torch.from_numpy(test_labels)
@@ -86,8 +86,8 @@ def test_statistics_of_some_images_in_chunks(monkeypatch: pytest.MonkeyPatch) ->
     features, labels = clouds(90)
     some = np.arange(3, 90, 2)
     alone = statistics(features[some], labels[some])
-    monkeypatch.setattr(head_init, "CHUNK", 7)
-    chunked = Statistics.of(features, labels, 3, some)
+    monkeypatch.setattr(head_init, "CHUNK_IMAGES", 7)
+    chunked = ClassMoments.of(features, labels, 3, some)
     torch.testing.assert_close(chunked.means, alone.means)
     torch.testing.assert_close(chunked.covariance(), alone.covariance(), rtol=1e-5, atol=1e-5)
 
@@ -97,7 +97,9 @@ def test_statistics_of_parts_add_up() -> None:
     features, labels = clouds(90)
     order = np.argsort(labels, kind="stable")
     first, second = order[:50], order[50:]  # no class 2 in the first, hardly a 0 in the second
-    added = Statistics.of(features, labels, 3, first) + Statistics.of(features, labels, 3, second)
+    added = ClassMoments.of(features, labels, 3, first) + ClassMoments.of(
+        features, labels, 3, second
+    )
     whole = statistics(features, labels)
     torch.testing.assert_close(added.means, whole.means)
     torch.testing.assert_close(added.covariance(), whole.covariance(), rtol=1e-5, atol=1e-5)
@@ -109,7 +111,7 @@ def test_a_class_of_one_image_and_an_absent_one() -> None:
     features, labels = clouds(40)
     labels[:] = np.arange(40) % 2
     labels[7] = 3
-    found = discriminant(features, labels, 5)
+    found = lda(features, labels, 5)
     assert found.weight.isfinite().all()
     assert found.weight.shape == (5, WIDTH)
 
@@ -125,7 +127,7 @@ def test_head_gives_the_logits_of_standardised_features(reads: str) -> None:
     set_head(model, features.clone(), labels, "lda")
     deviation, mean = torch.std_mean(features.flatten(0, 1), 0)
     standard = (features - mean) / deviation.clamp(min=0.1 * deviation.mean())
-    expected = discriminant(standard, labels, 3)
+    expected = lda(standard, labels, 3)
     given = features[:, 0]
     if reads == "blocks":
         given = (given - model.mean) * model.scale
@@ -138,7 +140,7 @@ def test_head_gives_the_logits_of_standardised_features(reads: str) -> None:
 def test_a_head_that_is_not_linear_is_refused() -> None:
     model = timm.create_model("test_resnet", num_classes=3)
     model.fc = nn.Conv2d(3, 3, 1)
-    with pytest.raises(UserError, match="no closed form for Conv2d; set head: random"):
+    with pytest.raises(UserError, match="no closed form for Conv2d; set head_init: random"):
         set_head(model, torch.zeros(2, 1, 3), np.array([0, 1]), "lda")
 
 
@@ -146,7 +148,7 @@ def test_the_second_view_is_one_the_augmentation_makes(write: Callable[..., str]
     image = torch.arange(9.0).reshape(1, 1, 3, 3)
 
     def second(augment: object) -> list[torch.Tensor]:
-        return [turn(image) for turn in turns(load_experiment(write(augment=augment)))]
+        return [view(image) for view in augmented_views(load_experiment(write(augment=augment)))]
 
     assert second([]) == []
     (mirrored,) = second(["HorizontalFlip"])
@@ -158,7 +160,9 @@ def test_the_second_view_is_one_the_augmentation_makes(write: Callable[..., str]
 def test_no_epochs_is_a_run_and_the_log_says_so(
     write: Callable[..., str], split: Callable[[str], str], run: Callable[..., str]
 ) -> None:
-    still = split(write("still", model={"reads": "blocks", "head": "lda"}, train={"epochs": 0}))
+    still = split(
+        write("still", model={"features": "blocks", "head_init": "lda"}, train={"epochs": 0})
+    )
     text = run("train", still, "--fold", "0")
     assert "closed form, shrinkage" in text
     log = pd.read_csv(model_path("still", 0).with_name("log.csv"))
@@ -169,6 +173,6 @@ def test_no_epochs_is_a_run_and_the_log_says_so(
 
 def test_a_forecast_of_few_images_of_many_classes() -> None:
     """A picture a class varies within none: its covariance would have no root."""
-    few = seconds_of_discriminant(images=5, views=1, width=64, classes=99)
-    many = seconds_of_discriminant(images=100 * CHUNK, views=4, width=64, classes=99)
+    few = seconds_of_lda(images=5, views=1, width=64, classes=99)
+    many = seconds_of_lda(images=100 * CHUNK_IMAGES, views=4, width=64, classes=99)
     assert 0 < few < many

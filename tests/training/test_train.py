@@ -23,8 +23,8 @@ HARD = {  # everything that draws random numbers or carries state from step to s
     "augment": [{"RandomResizedCrop": {"scale": [0.5, 1.0]}}, "SquareSymmetry"],
     "mix": {"mixup": 0.4, "cutmix": 1.0, "mosaic": True, "prob": 0.8, "off_epochs": 1},
     "model": {
-        "reads": "blocks",
-        "head": "lda",
+        "features": "blocks",
+        "head_init": "lda",
         "drop_rate": 0.2,
         "drop_path_rate": 0.1,
         "freeze": "layer2",
@@ -227,7 +227,7 @@ def test_batchnorm_that_trains_does_not_throw_the_closed_form_away(
     run: Callable[..., str], write: Callable[..., str], split: Callable[[str], str], space: Path
 ) -> None:
     """At a rate that changes nothing the head scores after an epoch what it did at its start."""
-    model = {"reads": "blocks", "head": "lda"}
+    model = {"features": "blocks", "head_init": "lda"}
     experiment = split(write(model=model, train={"lr": 1e-12, "epochs": 1, "batch_size": 15}))
     run("train", experiment, "--fold", "0")
     log = pd.read_csv(space / "runs/tiny/fold0/log.csv", index_col="epoch")
@@ -238,7 +238,7 @@ def test_batchnorm_that_trains_does_not_throw_the_closed_form_away(
 def test_training_that_loses_to_its_start_is_told(
     run: Callable[..., str], write: Callable[..., str], split: Callable[[str], str]
 ) -> None:
-    model = {"reads": "blocks", "head": "lda"}
+    model = {"features": "blocks", "head_init": "lda"}
     experiment = split(write(model=model, train={"lr": 0.3, "epochs": 1}))
     said = run("train", experiment, "--fold", "0")
     lines = [line for line in said.splitlines() if "warning: the head scored" in line]
@@ -280,9 +280,9 @@ def test_another_run_as_first_weights(
     space: Path,
     reads: str,
 ) -> None:
-    run("train", split(write(model={"reads": reads})), "--fold", "1")
+    run("train", split(write(model={"features": reads})), "--fold", "1")
     still = {"lr": 1e-12, "weight_decay": 0.0, "epochs": 1}
-    begun = {"weights": "run:tiny", "reads": reads}
+    begun = {"weights": "run:tiny", "features": reads}
     run("train", write("second", model=begun, train=still), "--fold", "1")
     first, second = weights(space, fold=1), weights(space, "second", fold=1)
     deep = "layer4.0.conv1.weight" if reads == "last" else "backbone.layer4.0.conv1.weight"
@@ -290,9 +290,9 @@ def test_another_run_as_first_weights(
     assert torch.allclose(first[deep], second[deep])
     assert not torch.allclose(first[head], second[head]), "the head is new"
     if reads == "blocks":
-        begun["reads"] = "last"
+        begun["features"] = "last"
         other = write("cut", model=begun)
-        assert "set reads: blocks" in run("train", other, "--fold", "1", expect=2)
+        assert "set features: blocks" in run("train", other, "--fold", "1", expect=2)
     other = write("third", model={"weights": "run:tiny"}, folds={"seed": 1})
     run("folds", other)
     assert "it would leak" in run("train", other, "--fold", "1", expect=2)
@@ -413,6 +413,6 @@ def test_statistics_are_taken_for_a_fitted_head_alone(
     monkeypatch.setattr("pipeline.training.trainer.settle_batchnorm", lambda *_: taken.append(1))
     run("train", split(write(train={"epochs": 1})), "--fold", "0")
     assert not taken
-    fitted = {"reads": "blocks", "head": "lda"}
+    fitted = {"features": "blocks", "head_init": "lda"}
     run("train", write("fitted", model=fitted, train={"epochs": 1}), "--fold", "0")
     assert taken

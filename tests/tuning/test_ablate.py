@@ -19,7 +19,7 @@ def plan(write: Callable[..., str], space: Path, monkeypatch: pytest.MonkeyPatch
         train.main(experiment, fold=folds)
 
     monkeypatch.setattr(ablate, "train_folds", train_here)
-    head = {"reads": "blocks", "head": "lda"}
+    head = {"features": "blocks", "head_init": "lda"}
     base = write(model=head, train={"epochs": 1}, predict={"tta": "hflip"})
     path = space / "tiny-plan.yaml"
     variants = {"as it is": None, "closed form": {"train": {"epochs": 0}}}

@@ -59,7 +59,7 @@ def test_the_real_pieces_are_measured_and_training_goes_by_what_was_chosen(
 
 
 def test_plan_adds_up(write: Callable[..., str], split: Callable[[str], str], space: Path) -> None:
-    changes = {"model": {"reads": "blocks", "head": "lda"}, "augment": "d4"}
+    changes = {"model": {"features": "blocks", "head_init": "lda"}, "augment": "d4"}
     settings = load_experiment(split(write(**changes, train={"epochs": 3})))
     prepared, table = load_prepared(settings), load_folds(settings)
     rates = {"forward": 10.0, "both": 5.0, "tta": 2.0}

@@ -12,7 +12,7 @@ import torch
 from pipeline.base.cli import UserError
 from pipeline.base.config import Experiment, Runtime, Train
 from pipeline.base.device import tune_path, tuned
-from pipeline.model.build import arranged
+from pipeline.model.build import to_device
 from pipeline.tuning.search import Choices, Measured, images_per_s, search
 
 EXPERIMENT = Experiment(competition="demo", model={"backbone": "test_resnet", "size": 32})
@@ -179,7 +179,7 @@ def test_memory_format_changes_no_result() -> None:
     model = torch.nn.Conv2d(3, 8, 3).to(memory_format=torch.channels_last)
     images, given = torch.rand(2, 8, 8, 3).permute(0, 3, 1, 2), []
     before = model(images)
-    arranged(model, Runtime(channels_last=False), 8, torch.device("cpu"))
+    to_device(model, Runtime(channels_last=False), 8, torch.device("cpu"))
     model.register_forward_pre_hook(lambda _, args: given.append(args[0]))
     torch.testing.assert_close(model(images), before)
     assert given[0].is_contiguous()

@@ -15,7 +15,7 @@ from pipeline.base.cli import UserError, say, took
 from pipeline.base.competition import Competition, load_competition
 from pipeline.base.config import Experiment, load_experiment, root
 from pipeline.data.prepared import load_prepared
-from pipeline.data.splits import chosen_folds, folds_digest, folds_path, load_folds
+from pipeline.data.splits import chosen_folds, folds_path, load_folds
 from pipeline.kaggle.bundle.notebook_file import (
     PACKAGE,
     code_digests,
@@ -25,7 +25,7 @@ from pipeline.kaggle.bundle.notebook_file import (
     write_train_notebook,
 )
 from pipeline.kaggle.notebook.train_session import Job
-from pipeline.training.keys import first_weights, teacher_files, train_key
+from pipeline.training.keys import first_weights, train_key
 
 VERSION = 2
 
@@ -59,27 +59,24 @@ def current_training(
         "folds": {fold: train_key(settings, fold, prepared, table) for fold in chosen},
         "code": code_digests(),
     }
-    out, split = root("runs") / settings.name / "train-bundle", folds_digest(table)
-    made = records.make(out, key, lambda: write_training(out, job, settings, competition, split))
+    out = root("runs") / settings.name / "train-bundle"
+    made = records.make(out, key, lambda: write_training(out, job, settings, competition))
     told = f"folds {chosen}, {job.hours:g} h a session, {records.load(out)['mb']:,.1f} MB"
     say("bundle", f"{out}: {told}, {took(started) if made else 'up to date'}")
     return out, competition
 
 
 def write_training(
-    out: Path, job: Job, settings: Experiment, competition: Competition, split: str
+    out: Path, job: Job, settings: Experiment, competition: Competition
 ) -> dict[str, Any]:
-    """Write the folders beside `out` and put them in its place; returns facts for its record.
-
-    `split` is the digest of the folds.
-    """
+    """Write the folders beside `out` and put them in its place; returns facts for its record."""
     tmp, (owner, slug) = out.with_name(".train-bundle.tmp"), job.kernel.split("/")
     dataset = slug_of(job.competition, settings.name, "train-files")
     shutil.rmtree(tmp, ignore_errors=True)
     project = tmp / "code" / "project"
     write_code(project)
     write_settings(project / PACKAGE.name, settings, competition)
-    for path in files_of_home(settings, job.folds, split):
+    for path in files_of_home(settings, job.folds):
         copy = project / place_of(path)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
@@ -96,14 +93,10 @@ def write_training(
 
 
 def write_settings(package: Path, settings: Experiment, competition: Competition) -> None:
-    """The experiment, its teacher and the competition by name, wherever their YAML lies here."""
-    experiments = [settings]
-    if settings.train.distill:
-        experiments.append(load_experiment(settings.train.distill))
-    for one in experiments:
-        values = one.model_dump(mode="json", exclude_defaults=True, exclude={"name"})
-        values["competition"] = competition.name
-        write_yaml(package / "configs" / "experiments" / f"{one.name}.yaml", values)
+    """The experiment and the competition by name, wherever their YAML lies here."""
+    values = settings.model_dump(mode="json", exclude_defaults=True, exclude={"name"})
+    values["competition"] = competition.name
+    write_yaml(package / "configs" / "experiments" / f"{settings.name}.yaml", values)
     values = competition.model_dump(mode="json", exclude_defaults=True, exclude={"name"})
     write_yaml(package / "configs" / "competitions" / f"{competition.name}.yaml", values)
 
@@ -112,16 +105,12 @@ def write_yaml(path: Path, values: dict[str, Any]) -> None:
     path.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
 
 
-def files_of_home(settings: Experiment, folds: list[int], split: str) -> list[Path]:
-    """The split, what folds start from, what the teacher said, with their records; class names."""
-    if settings.train.distill and settings.train.distill.endswith((".yaml", ".yml")):
-        raise UserError("train.distill: on Kaggle it must be a name, its file in experiments/")
+def files_of_home(settings: Experiment, folds: list[int]) -> list[Path]:
+    """The split and what folds start from, with their records."""
     files = {folds_path(settings)}
     for fold in folds:
-        files |= set(teacher_files(settings, fold, split).values())
         files |= {path for path in [first_weights(settings, fold)] if path}
-    files |= {path for path in map(records.record_path, files) if path.is_file()}
-    return sorted(files | ({Path(settings.model.names)} if settings.model.names else set()))
+    return sorted(files | {path for path in map(records.record_path, files) if path.is_file()})
 
 
 def place_of(path: Path) -> Path:

@@ -96,27 +96,15 @@ def run_views(weights: Path, model: BundledModel, source: Source, rows: np.ndarr
     """As `GpuWorkers.predict`, in this process; in smaller batches where the memory is short."""
     from accelerate.utils import find_executable_batch_size  # late: torch
 
-    from pipeline.base.device import make_accelerator
-    from pipeline.inference.predictor import predict_probabilities
-    from pipeline.model.build import load_model
+    from pipeline.inference.predictor import Predictor
+    from pipeline.inference.tta import VIEWS
 
     pixels = np.load(source, mmap_mode="r") if isinstance(source, Path) else source
-    net, record = load_model(weights)
 
     @find_executable_batch_size(starting_batch_size=Runtime().predict_batch)
     def predict(batch_size: int) -> np.ndarray:
-        runtime = Runtime(predict_batch=batch_size)
-        accelerator = make_accelerator(runtime)
-        return predict_probabilities(
-            net.to(accelerator.device),
-            pixels,
-            rows,
-            record["preprocessing"],
-            model.predict.tta,
-            accelerator,
-            runtime,
-            model.name,
-            model.predict.sizes or (),
-        )
+        predictor = Predictor.load(weights, Runtime(predict_batch=batch_size))
+        views, sizes = VIEWS[model.predict.tta], model.predict.sizes or ()
+        return predictor.probabilities(pixels, rows, views, sizes, model.name)
 
     return predict()
