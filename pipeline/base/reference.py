@@ -67,7 +67,7 @@ def comments(model: type[BaseModel]) -> dict[str, str]:
     lines, body = source.splitlines(), ast.parse(source).body[0].body
     found = {}
     for node in body:
-        if isinstance(node, ast.AnnAssign):
+        if isinstance(node, ast.AnnAssign) and node.target.id in model.model_fields:
             above, last = lines[node.lineno - 2].strip(), lines[node.end_lineno - 1]
             comment = last.partition("  # ")[2] or above.removeprefix("# ") * above.startswith("#")
             found[node.target.id] = re.sub(r"\bNone\b", "null", comment).replace("|", r"\|")

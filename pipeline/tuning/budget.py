@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 def seconds_of_head(trainer: "Trainer") -> float:
     """Of a fold's closed form, the passes over its pictures not counted; 0 where none is asked."""
     from pipeline.inference.features import MAX_IMAGES  # late: torch
-    from pipeline.training.head_init import seconds_of_lda, augmented_views
+    images = min(len(table), MAX_IMAGES) * (1 + len(augmented_views(settings)))
+    images *= fits_features(settings.model)  # once for all folds
 
     if trainer.settings.model.head_init != "lda":
         return 0.0
@@ -30,7 +31,8 @@ def plan(
     """Seconds of each part of the whole experiment on this machine."""
     from pipeline.inference.features import MAX_IMAGES
     from pipeline.launchers.local import slots
-    from pipeline.training.head_init import fits_features, augmented_views
+    images = min(len(table), MAX_IMAGES) * (1 + len(augmented_views(settings)))
+    images *= fits_features(settings.model)  # once for all folds
 
     rates, n, epochs = found["rates"], settings.folds.n, settings.train.epochs
     rounds = -(-n // len(slots(settings.runtime, n)))  # folds that train one after another
@@ -52,7 +54,8 @@ def cuts(settings: Experiment, seconds: dict[str, float], budget: float) -> list
     """What to cut until the rest fits, that which costs the least accuracy first."""
     from pipeline.inference.tta import VIEWS
 
-    left, texts, epochs = dict(seconds), [], settings.train.epochs
+    images = min(len(table), MAX_IMAGES) * (1 + len(augmented_views(settings)))
+    images *= fits_features(settings.model)  # once for all folds
     views = len(VIEWS[settings.predict.tta])
     if sum(left.values()) > budget and views > 2:
         left |= {part: left[part] * 2 / views for part in ("predict oof", "predict test")}

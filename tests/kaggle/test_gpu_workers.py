@@ -84,17 +84,17 @@ def test_a_gpu_process_that_fails_is_replaced_and_its_work_done_again(
 def test_memory_that_does_not_hold_a_batch(
     bundled: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipeline.inference import predictor
+    from pipeline.inference.predictor import Predictor
 
-    real, tried = predictor.predict_probabilities, []
+    real, tried = Predictor.probabilities, []
 
-    def short_of_memory(*args: object) -> np.ndarray:
-        tried.append(args[6].predict_batch)
+    def short_of_memory(self: Predictor, *args: object) -> np.ndarray:
+        tried.append(self.runtime.predict_batch)
         if tried[-1] > 40:
             raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
-        return real(*args)
+        return real(self, *args)
 
-    monkeypatch.setattr(predictor, "predict_probabilities", short_of_memory)
+    monkeypatch.setattr(Predictor, "probabilities", short_of_memory)
     weights = bundled("label") / "runs" / "blend" / "bundle" / "weights"
     model = Manifest.load(weights).models[0]
     pixels = np.zeros((3, model.pixels, model.pixels, 3), dtype=np.uint8)
