@@ -42,7 +42,8 @@ def plan(
     images *= fits_features(settings.model)  # once for all folds
     return {
         "start of the folds": rounds * found["start"],
-        "head": images / rates["forward"] + rounds * found["head"],
+    images = min(len(table), MAX_IMAGES) * (1 + len(augmented_views(settings)))
+    images *= fits_features(settings.model)  # once for all folds
         "training": rounds * epochs * train / rates["both"],
         "validation": rounds * epochs * valid / rates["forward"],
         "predict oof": held / rates["tta"],

@@ -88,14 +88,14 @@ def test_memory_that_does_not_hold_a_batch(
 
     real, tried = Predictor.probabilities, []
 
-    def short_of_memory(self: Predictor, *args: object) -> np.ndarray:
+    def short_of_memory(self: Predictor, *args: object, **named: object) -> np.ndarray:
         tried.append(self.runtime.predict_batch)
         if tried[-1] > 40:
             raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
-        return real(self, *args)
+        return real(self, *args, **named)
 
-    monkeypatch.setattr(Predictor, "probabilities", short_of_memory)
     weights = bundled("label") / "runs" / "blend" / "bundle" / "weights"
+    monkeypatch.setattr(Predictor, "probabilities", short_of_memory)
     model = Manifest.load(weights).models[0]
     pixels = np.zeros((3, model.pixels, model.pixels, 3), dtype=np.uint8)
     np.save(weights.parents[1] / "zeros.npy", pixels)
