@@ -15,8 +15,7 @@ if TYPE_CHECKING:
 def seconds_of_head(trainer: "Trainer") -> float:
     """Of a fold's closed form, the passes over its pictures not counted; 0 where none is asked."""
     from pipeline.inference.features import MAX_IMAGES  # late: torch
-    images = min(len(table), MAX_IMAGES) * (1 + len(augmented_views(settings)))
-    images *= fits_features(settings.model)  # once for all folds
+    from pipeline.training.head_init import augmented_views, seconds_of_lda
 
     if trainer.settings.model.head_init != "lda":
         return 0.0
@@ -31,8 +30,7 @@ def plan(
     """Seconds of each part of the whole experiment on this machine."""
     from pipeline.inference.features import MAX_IMAGES
     from pipeline.launchers.local import slots
-    images = min(len(table), MAX_IMAGES) * (1 + len(augmented_views(settings)))
-    images *= fits_features(settings.model)  # once for all folds
+    from pipeline.training.head_init import augmented_views, fits_features
 
     rates, n, epochs = found["rates"], settings.folds.n, settings.train.epochs
     rounds = -(-n // len(slots(settings.runtime, n)))  # folds that train one after another
@@ -42,8 +40,7 @@ def plan(
     images *= fits_features(settings.model)  # once for all folds
     return {
         "start of the folds": rounds * found["start"],
-    images = min(len(table), MAX_IMAGES) * (1 + len(augmented_views(settings)))
-    images *= fits_features(settings.model)  # once for all folds
+        "head": images / rates["forward"] + rounds * found["head"],
         "training": rounds * epochs * train / rates["both"],
         "validation": rounds * epochs * valid / rates["forward"],
         "predict oof": held / rates["tta"],
@@ -55,8 +52,7 @@ def cuts(settings: Experiment, seconds: dict[str, float], budget: float) -> list
     """What to cut until the rest fits, that which costs the least accuracy first."""
     from pipeline.inference.tta import VIEWS
 
-    images = min(len(table), MAX_IMAGES) * (1 + len(augmented_views(settings)))
-    images *= fits_features(settings.model)  # once for all folds
+    left, texts, epochs = dict(seconds), [], settings.train.epochs
     views = len(VIEWS[settings.predict.tta])
     if sum(left.values()) > budget and views > 2:
         left |= {part: left[part] * 2 / views for part in ("predict oof", "predict test")}
