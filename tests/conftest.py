@@ -60,7 +60,6 @@ SLOW = {
     "test_kaggle_falls_ill_in_the_middle_of_the_night",
     "test_killed_at_any_moment_it_ends_in_the_same_weights",
     "test_labels_of_several_lines_are_trained_on",
-    "test_milder_remedies_lie_between",
     "test_no_network",
     "test_one_at_a_time_on_a_cpu_and_processes_of_them_where_asked",
     "test_one_pass_serves_all_folds_and_their_predictions",
