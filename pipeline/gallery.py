@@ -26,7 +26,6 @@ NAMED = 4  # labels under a picture
 METHODS = {
     "mixup": ("mix-up", "one picture shines through another, labels by strength"),
     "cutmix": ("CutMix", "a rectangle of another picture, labels by area"),
-    "mosaic": ("mosaic", "four pictures meet in a random point, labels by area"),
 }
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.base import reference
+from docs import settings
 from pipeline.base.competition import Competition
 from pipeline.base.config import Experiment
 
@@ -16,18 +16,18 @@ TEXTS = {page.name: page.read_text() for page in PAGES if page.exists()}
 
 
 def test_the_table_of_settings_is_current() -> None:
-    kept = reference.PAGE.read_text().split(reference.BEGIN)[1].split(reference.END)[0]
-    again = "docs/experiments.md differs from the settings: run python -m pipeline.base.reference"
-    assert kept.strip() == reference.settings_tables().strip(), again
+    kept = settings.PAGE.read_text().split(settings.BEGIN)[1].split(settings.END)[0]
+    again = "docs/experiments.md differs from the settings: run python -m docs.settings"
+    assert kept.strip() == settings.settings_tables().strip(), again
 
 
 def test_every_setting_says_what_it_is() -> None:
-    models = [Competition, Experiment, *reference.sections().values()]
+    models = [Competition, Experiment, *settings.sections().values()]
     silent = [
         f"{model.__name__}.{name}"
         for model in models
-        for name, text in reference.comments(model).items()
-        if not text and name not in reference.sections()
+        for name, text in settings.comments(model).items()
+        if not text and name not in settings.sections()
     ]
     assert not silent
 

@@ -110,9 +110,10 @@ class Model(Settings):
 class Mix(Settings):
     """Batches of mixed pictures and labels; a mixed batch draws one of the methods that are on."""
 
+    RETIRED: ClassVar = {"mosaic": False}
+
     mixup: Alpha = 0.0  # one picture shines through another by Beta(a, a); 0: off
     cutmix: Alpha = 0.0  # a rectangle of another, its area from Beta(a, a); 0: off
-    mosaic: bool = False  # four pictures meet in a random point
     prob: Probability = 1.0  # share of batches that are mixed, whatever the method
     off_epochs: int = Field(0, ge=0)  # the last epochs, which see real pictures only
 

@@ -243,7 +243,7 @@ def test_a_retired_setting_may_be_off_and_no_more(
     space: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = space / "old.yaml"
-    path.write_text("competition: demo\nmodel: {size: 64, names: null}\ntrain: {distill: null}\n")
+    path.write_text("competition: demo\nmodel: {size: 64, names: null}\nmix: {mosaic: false}\n")
     load_experiment(str(path))
     path.write_text("competition: demo\nmodel: {size: 64}\ntrain: {distill: other}\n")
     with pytest.raises(UserError, match=r"train.distill is no more: remove it"):

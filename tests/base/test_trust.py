@@ -409,7 +409,7 @@ def test_a_run_made_before_a_setting_existed_is_still_up_to_date(
 ) -> None:
     path = records.record_path(space / "runs/tiny/fold0/model.safetensors")
     record = json.loads(path.read_text())
-    for section, name in {"train": "ema", "model": "depthwise", "mix": "mosaic"}.items():
+    for section, name in {"train": "ema", "model": "depthwise", "mix": "cutmix"}.items():
         del record["key"][section][name]
     for fact in ("digest", "stat", records.CHECK):
         del record[fact]

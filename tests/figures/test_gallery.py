@@ -14,7 +14,7 @@ from pipeline.data.prepared import load_prepared
 from pipeline.figures.pictures import SHOWN, Strip, draw_page
 from pipeline.gallery import label_shares, mixing, training_views
 
-MIX = {"mixup": 1.0, "cutmix": 1.0, "mosaic": True}
+MIX = {"mixup": 1.0, "cutmix": 1.0}
 GALLERY = ["--rows", "2", "--columns", "3"]
 
 
@@ -44,7 +44,7 @@ def test_the_original_comes_first_then_a_strip_for_each_method(experiment: str) 
     np.testing.assert_array_equal(augmented.pictures[0], original(experiment, "images/7.jpg"))
     assert len(augmented.pictures) == 6
     assert len({picture.tobytes() for picture in augmented.pictures}) == 6
-    assert [strip.title for strip in mixed] == ["Mix-up", "CutMix", "Mosaic"]
+    assert [strip.title for strip in mixed] == ["Mix-up", "CutMix"]
     for strip in mixed:
         assert len(strip.pictures) == len(strip.labels) == 3
         for label in strip.labels:
@@ -92,11 +92,10 @@ def test_mixing_in_words() -> None:
         return mixing(Experiment(competition="demo", mix=mix, train={"epochs": 5}))
 
     assert words() == "nothing is mixed"
-    assert words(mosaic=True, off_epochs=5) == "nothing is mixed"
-    assert words(mosaic=True, prob=0.5) == "mosaic in 50 % of the batches"
-    assert words(mixup=1, mosaic=True) == "mix-up or mosaic in 100 % of the batches"
+    assert words(cutmix=1, off_epochs=5) == "nothing is mixed"
+    assert words(cutmix=1, prob=0.5) == "CutMix in 50 % of the batches"
     assert words(**MIX, off_epochs=2).endswith(
-        "CutMix or mosaic in 100 % of the batches, epochs 1-3 of 5"
+        "mix-up or CutMix in 100 % of the batches, epochs 1-3 of 5"
     )
 
 

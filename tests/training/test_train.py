@@ -21,7 +21,7 @@ from pipeline.training.trainer import Trainer, make_ema, make_schedule
 pytestmark = pytest.mark.precision
 HARD = {  # everything that draws random numbers or carries state from step to step
     "augment": [{"RandomResizedCrop": {"scale": [0.5, 1.0]}}, "SquareSymmetry"],
-    "mix": {"mixup": 0.4, "cutmix": 1.0, "mosaic": True, "prob": 0.8, "off_epochs": 1},
+    "mix": {"mixup": 0.4, "cutmix": 1.0, "prob": 0.8, "off_epochs": 1},
     "model": {
         "features": "blocks",
         "head_init": "lda",

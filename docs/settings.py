@@ -1,7 +1,7 @@
 """The table of all settings, made from the models that hold them: docs/experiments.md keeps it.
 
 A key's meaning is the comment at it in the source, its values are those that pydantic checks.
-`python -m pipeline.base.reference` writes the table anew.
+`python -m docs.settings` writes the table anew.
 """
 
 import ast
@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from pipeline.base.competition import Competition
 from pipeline.base.config import Experiment
 
-PAGE = Path(__file__).parents[2] / "docs" / "experiments.md"
+PAGE = Path(__file__).with_name("experiments.md")
 BEGIN, END = "<!-- settings: begin -->", "<!-- settings: end -->"
 SIGNS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 TYPES = {
