@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import timm
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from pipeline.base.config import Experiment, load_experiment
@@ -105,8 +106,8 @@ def test_a_page_shows_every_pixel_and_shortens_names(tmp_path: Path) -> None:
     strip = Strip("title", "caption", pictures, [[("liquidambar styraciflua", "9 %")]] * 5)
     figure = draw_page("page", "caption", [strip, Strip("", "", pictures, marked=True)], 3)
     texts = [text.get_text() for axes in figure.axes for text in axes.texts]
-    assert texts.count("liquidambar styrac…") == 5
-    assert len("liquidambar styrac…") == SHOWN
+    assert texts.count("liquidambar styra…") == 5
+    assert len("liquidambar styra…") == SHOWN
     boxes = np.array([axes.get_position().bounds for axes in figure.axes])
     assert (boxes[:, :2] >= 0).all()
     assert (boxes[:, :2] + boxes[:, 2:] <= 1).all()
@@ -117,3 +118,14 @@ def test_a_page_shows_every_pixel_and_shortens_names(tmp_path: Path) -> None:
     x, y = (boxes[0, :2] * figure.bbox.size).round().astype(int)
     part = page[y : y + 224, x : x + 224][::-1]
     np.testing.assert_allclose(part[10:214:7, 10:214:7, :3], pictures[0][1:31, 1:31], atol=1)
+
+
+def test_a_long_caption_stays_on_its_page() -> None:
+    strip = Strip("title", "SquareSymmetry " * 12, [np.zeros((8, 8, 3), np.uint8)])
+    figure = draw_page("page", "a caption of many words " * 9, [strip], columns=2)
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    for text in figure.texts:
+        box = text.get_window_extent(renderer)
+        assert box.x1 <= figure.bbox.width, text.get_text()
+    caption = figure.texts[-1].get_window_extent(renderer)
+    assert caption.y0 > figure.axes[0].get_position().y1 * figure.bbox.height
