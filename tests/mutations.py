@@ -102,7 +102,7 @@ DEFECTS = [
     ),
     Defect(
         "head_lr_mult ignored",
-        "model/build.py",
+        "training/optim.py",
         '"lr_scale": settings.head_lr_mult',
         '"lr_scale": 1.0',
         "test_model.py",

@@ -255,6 +255,21 @@ def test_when_time_is_short_models_are_left_out(
     assert clock.now <= 1000 + max(seconds, 30)
 
 
+def test_one_view_answers_where_there_is_no_time_for_all(bundled: Callable[[str], Path]) -> None:
+    known = Manifest.load(bundled("label") / "runs" / "blend" / "bundle" / "weights")
+    slow = [model for model in known.models if model.run == "one"]
+    assert slow[0].predict.tta == "hflip"
+    written: list[np.ndarray] = []
+
+    def predict(model: BundledModel) -> np.ndarray:
+        if model.predict.tta == "hflip":
+            raise TimeoutError
+        return np.full((2, 4), 0.25)
+
+    submit_session.run_models(slow, Deadline(60), predict, written.append)
+    assert len(written) == 1 and written[0].tolist() == np.full((2, 4), 0.25).tolist()
+
+
 def test_a_model_that_fails_is_given_up(
     mounted: Callable, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
