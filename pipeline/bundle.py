@@ -28,8 +28,8 @@ from pipeline.kaggle.api.client import on_kaggle, sign_in
 from pipeline.kaggle.bundle.image import unknown_there
 from pipeline.kaggle.bundle.push import push_submission, push_training
 from pipeline.kaggle.bundle.rehearsal import rehearse, rehearse_training
-from pipeline.kaggle.bundle.submission import current_submission
-from pipeline.kaggle.bundle.training import current_training
+from pipeline.kaggle.bundle.submit_bundle import current_submission
+from pipeline.kaggle.bundle.train_bundle import current_training
 
 if TYPE_CHECKING:
     from kaggle.api.kaggle_api_extended import KaggleApi

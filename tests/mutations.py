@@ -81,9 +81,9 @@ DEFECTS = [
     ),
     Defect(
         "test mean of fold 0 alone",
-        "ensemble.py",
-        "for fold in folds]\n    return np.mean(",
-        "for fold in folds][:1]\n    return np.mean(",
+        "inference/predictions.py",
+        "[np.mean(folds, axis=0) for folds in runs]",
+        "[folds[0] for folds in runs]",
         "test_ensemble.py",
     ),
     Defect(

@@ -60,3 +60,10 @@ def test_each_room_says_what_it_answers() -> None:
     for folder in {path.parent for path in PACKAGE.rglob("*.py")} - {PACKAGE, PACKAGE / "kaggle"}:
         text = ast.get_docstring(ast.parse((folder / "__init__.py").read_text()))
         assert text and "\n" not in text.strip(), folder
+
+
+def test_no_two_modules_have_one_name() -> None:
+    """Nor a module that of a room: `training` is a room, and nothing else."""
+    modules = [path.stem for path in PACKAGE.rglob("*.py") if path.stem != "__init__"]
+    rooms = {path.parent.name for path in PACKAGE.rglob("__init__.py")}
+    assert not [name for name in modules if modules.count(name) > 1 or name in rooms]

@@ -18,9 +18,9 @@ def model_path(run: str, fold: int) -> Path:
     return folder / f"fold{fold}" / "model.safetensors"
 
 
-def prediction_path(run: str, fold: int, split: Split, looks: str) -> Path:
-    """`looks` is the name of an experiment's predict settings: `d4`, `d4-128-160`."""
-    return root("runs") / run / f"fold{fold}" / f"{split}.{looks}.npz"
+def prediction_path(run: str, fold: int, split: Split, tta: str) -> Path:
+    """`tta` is the name of an experiment's predict settings: `d4`, `d4-128-160`."""
+    return root("runs") / run / f"fold{fold}" / f"{split}.{tta}.npz"
 
 
 def how_far(fold: Path) -> tuple[bool, int]:

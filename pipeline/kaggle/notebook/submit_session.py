@@ -27,7 +27,7 @@ from pipeline.inference.predictions import Predictions, mean_of_runs
 from pipeline.kaggle.notebook import manifest
 from pipeline.kaggle.notebook.gpu_workers import GpuWorkers, count_gpus
 from pipeline.kaggle.notebook.guard import RESERVE, alert, guard, say_versions
-from pipeline.kaggle.notebook.images import read_images
+from pipeline.kaggle.notebook.hidden_images import read_images
 from pipeline.kaggle.notebook.manifest import BundledModel, Job, Manifest
 from pipeline.kaggle.notebook.mounts import find_input, working_root
 
