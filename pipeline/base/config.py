@@ -86,9 +86,12 @@ class Model(Settings):
     backbone: str = "tf_efficientnet_lite0"  # any name of timm.list_models(), with or without a tag
     weights: str = "pypi"  # hub (timm's), pypi (lite0, lite1, lite2), none, run:NAME, or a path
     size: Side | None = None  # px; None: the backbone's own
-    resize: Literal["stretch", "pad"] = recorded("fit", "stretch")  # how a picture becomes a square
-    features: Literal["blocks", "last"] = recorded("reads", "blocks")  # what the head is given
-    head_init: Literal["lda", "random"] = recorded("head", "lda")  # the head's first weights
+    # how a picture becomes a square
+    resize: Literal["stretch", "pad"] = recorded("resize", "fit", "stretch")
+    # what the head is given
+    features: Literal["blocks", "last"] = recorded("features", "reads", "blocks")
+    # the head's first weights
+    head_init: Literal["lda", "random"] = recorded("head_init", "head", "lda")
     batchnorm: Literal["frozen", "train"] = "frozen"  # its running statistics
     depthwise: Literal["frozen", "train"] = "train"  # convolutions of a channel each, their norms
     freeze: str | None = None  # "backbone", or the last frozen module (blocks.2)

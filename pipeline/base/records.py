@@ -31,39 +31,25 @@ def record_path(output: Path) -> Path:
     return output.with_name(output.name + ".json")
 
 
-class Record(dict[str, Any]):
-    """A JSON object of a file. A key that it lacks means a damaged file, and says so."""
-
-    path: Path
-
-    def __missing__(self, key: str) -> Any:
-        raise UserError(f"{self.path}: {key!r} is missing; delete the file to make it anew")
-
-
-def read_json(path: Path) -> Record:
+def read_json(path: Path) -> dict[str, Any]:
     """Raises UserError for a file that holds no JSON object."""
-
-    def record(values: dict[str, Any]) -> Record:
-        found = Record(values)
-        found.path = path
-        return found
-
     try:
-        found = json.loads(path.read_text(), object_hook=record)
+        found = json.loads(path.read_text())
     except (ValueError, RecursionError) as error:  # ValueError: no JSON, or no UTF-8
         raise UserError(f"{path}: not a record ({error}); delete it to make it anew") from None
-    if not isinstance(found, Record):
+    if not isinstance(found, dict):
         raise UserError(f"{path}: not a record, but {str(found)[:40]!r}; delete it to make it anew")
     return found
 
 
-def load(output: Path) -> Record | None:
+def load(output: Path) -> dict[str, Any] | None:
     """The record of an output, or None when the output is not finished."""
     path = record_path(output)
     if not (path.exists() and output.exists()):
         return None
     record = read_json(path)
-    if not isinstance(record["key"], dict) or record.pop(CHECK, None) not in (None, digest(record)):
+    whole = record.pop(CHECK, None) in (None, digest(record))
+    if not (whole and isinstance(record.get("key"), dict)):
         raise UserError(f"{path}: damaged, or edited by hand; delete it to make {output} anew")
     return record
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import (
     AfterValidator,
+    AliasChoices,
     BaseModel,
     ConfigDict,
     Field,
@@ -25,7 +26,7 @@ def name_problem(name: str) -> str:
     """Why a name cannot be that of a folder of ours, or nothing."""
     if not name or name != name.strip() or name[0] in "._":
         return "a name begins with a letter or digit, without space around it"
-    if bad := re.search(r"[/\\:\x00-\x1f\x7f]", name):
+    if bad := re.search(r"[/\\:\x00-\x1f\x7f\ud800-\udfff]", name):
         return f"a name may not hold {bad[0]!r}"
     if len(name.encode(errors="replace")) > 200:
         return "a name has at most 200 bytes"
@@ -49,9 +50,9 @@ Name = Annotated[str, AfterValidator(valid_name)]  # of a run, a split, a compet
 Side = Annotated[int, Field(ge=16, le=4096)]
 
 
-def recorded(name: str, default: Any) -> Any:
-    """A field that records know by another `name`, its former one: their keys stay as they are."""
-    return Field(default, serialization_alias=name)
+def recorded(name: str, former: str, default: Any) -> Any:
+    """A renamed field: records keep its `former` name, so that their keys stay as they are."""
+    return Field(default, validation_alias=AliasChoices(name, former), serialization_alias=former)
 
 
 class Settings(BaseModel):
@@ -60,26 +61,16 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     RETIRED: ClassVar[dict[str, Any]] = {}
 
-    @classmethod
-    def former_names(cls) -> dict[str, str]:
-        """Former name → name of the fields that were renamed."""
-        fields = cls.model_fields.items()
-        return {f.serialization_alias: name for name, f in fields if f.serialization_alias}
-
     @model_validator(mode="before")
     @classmethod
-    def _of_earlier_versions(cls, values: Any) -> Any:
-        """Settings that were renamed or retired, as YAML files and records of before have them."""
+    def _retired(cls, values: Any) -> Any:
+        """YAML files and records of earlier versions may hold them, switched off."""
         if not isinstance(values, dict):
             return values
-        renamed, kept = cls.former_names(), {}
-        for name, value in values.items():
-            if name not in cls.RETIRED:
-                now = renamed.get(name, name)
-                kept[name if now in values else now] = value
-            elif value != cls.RETIRED[name]:
+        for name in set(values) & set(cls.RETIRED):
+            if values[name] != cls.RETIRED[name]:
                 raise PydanticCustomError("retired", "{name} is no more", {"name": name})
-        return kept
+        return {name: value for name, value in values.items() if name not in cls.RETIRED}
 
     @field_validator("*", mode="wrap")
     @classmethod

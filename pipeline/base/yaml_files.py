@@ -1,6 +1,5 @@
 """YAML files of settings: found by name, read, and checked, each mistake told in one line."""
 
-import itertools
 import re
 from pathlib import Path
 from typing import Any, TypeVar
@@ -8,11 +7,10 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from pipeline.base.cli import UserError, did_you_mean, listing, read_text, short, shown, warn
+from pipeline.base.cli import UserError, did_you_mean, listing, read_text, short, shown
 from pipeline.base.settings import TOGETHER, Settings
 
 HERE = Path(__file__).parents[1] / "configs"
-MOST = 100_000  # values in a file of settings
 
 Loaded = TypeVar("Loaded", bound=Settings)
 
@@ -37,73 +35,43 @@ def known_yaml(folder: str) -> list[str]:
     return sorted(file.stem for file in (HERE / folder).glob("*.yaml"))
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is no text, and one that stands twice: the last would win in silence."""
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        node, seen = super().compose_mapping_node(anchor), set()
+        for key, _ in node.value:
+            where = f"line {key.start_mark.line + 1}"
+            if key.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"):
+                what = short(key.value) if isinstance(key, yaml.ScalarNode) else "a list"
+                text = f"a key is a text, which {what} is not; put it in quotes?"
+                raise UserError(f"{where}: {text}")
+            if key.value in seen:
+                raise UserError(f"{where}: the key {shown(key.value)} stands twice; keep one")
+            seen.add(key.value)
+        return node
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Raises UserError for what is not YAML, and not `key: value` lines with each key once."""
-    loader = yaml.SafeLoader(read_text(path))
+    text = read_text(path)
     try:
-        node = loader.get_single_node()
-        _weigh(node, path, {})
-        values = {} if node is None else loader.construct_document(node)
-    except UserError:
-        raise
-    except RecursionError:
-        raise UserError(f"{path}: brackets within brackets, too deep for settings") from None
+        values = yaml.load(text, _Loader)
+    except UserError as error:
+        raise UserError(f"{path} {error}") from None
     except Exception as error:  # those of values (a date, a number with a tag) are of many kinds
         raise UserError(f"{path}: not YAML: {short(error, 300)}") from None
-    if not isinstance(values, dict):
+    if not isinstance(values or {}, dict):
         raise UserError(f"{path}: expected `key: value` lines")
-    return values
-
-
-def _weigh(node: yaml.Node | None, path: Path, known: dict[int, int]) -> int:
-    """How many values a node holds, each alias counted in full.
-
-    Raises UserError for too many (a few aliases of aliases are billions), for a key that is no
-    text and for one that stands twice, of which the last would win in silence.
-    """
-    if id(node) in known:
-        return known[id(node)]
-    known[id(node)] = MOST  # within itself it has no end
-    if isinstance(node, yaml.ScalarNode) and re.search("[\0\ud800-\udfff]", node.value):
-        line = node.start_mark.line + 1
-        raise UserError(f"{path} line {line}: {shown(node.value)} holds what is no character")
-    parts = node.value if isinstance(node, yaml.CollectionNode) else []
-    if isinstance(node, yaml.MappingNode):
-        _refuse_keys([key for key, _ in parts], path)
-        parts = itertools.chain(*parts)
-    size = 1 + sum(_weigh(part, path, known) for part in parts)
-    if size >= MOST:
-        raise UserError(f"{path}: over {MOST:,} values, aliases (*) counted: these are no settings")
-    known[id(node)] = size
-    return size
-
-
-def _refuse_keys(keys: list[yaml.Node], path: Path) -> None:
-    seen = set()
-    for key in keys:
-        where = f"{path} line {key.start_mark.line + 1}"
-        if key.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"):
-            what = short(key.value) if isinstance(key, yaml.ScalarNode) else "a list"
-            raise UserError(f"{where}: a key is a text, which {what} is not; put it in quotes?")
-        if key.value in seen:
-            raise UserError(f"{where}: the key {shown(key.value)} stands twice; keep one")
-        seen.add(key.value)
+    return values or {}
 
 
 def load_yaml(cls: type[Loaded], path: Path) -> Loaded:
     """The settings in a file, `name` being its own. Raises UserError with a line per mistake."""
-    values = {"name": path.stem, **read_yaml(path)}
     try:
-        found = cls(**values)
+        return cls(**{"name": path.stem, **read_yaml(path)})
     except ValidationError as error:
         raise UserError(listing([_explain(cls, path, item) for item in error.errors()])) from None
-    for section in set(values) & set(cls.model_fields):
-        part = getattr(found, section)
-        if isinstance(part, Settings):
-            for former in sorted(set(part.former_names()) & set(values[section])):
-                name = f"{section}.{part.former_names()[former]}"
-                warn("settings", f"{path}: {section}.{former} is called {name} now")
-    return found
 
 
 def _explain(cls: type[BaseModel], path: Path, item: dict[str, Any]) -> str:
