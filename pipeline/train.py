@@ -23,7 +23,7 @@ import pandas as pd
 import typer
 
 from pipeline.base import records
-from pipeline.base.cli import UserError, explain, mean_std, run_stage, say, short, took
+from pipeline.base.cli import Exit, UserError, explain, mean_std, run_stage, say, short, took
 from pipeline.base.competition import load_competition
 from pipeline.base.config import Experiment, load_experiment
 from pipeline.base.deadline import Deadline
@@ -130,7 +130,7 @@ def train_fold(
 ) -> None:
     """Train one fold to its last epoch, from where a killed run left it, and write `out`.
 
-    Exits with PAUSED when the deadline comes first. Raises UserError when the backbone's first
+    Exits with Exit.PAUSED when the deadline comes first. Raises UserError when the backbone's first
     weights cannot be had or the loss is NaN.
     """
     from pipeline.base.device import tuned  # late: torch
@@ -149,7 +149,7 @@ def train_fold(
         return  # rank 0 says how it ended
     if trainer.epoch < settings.train.epochs:
         say("train", f"fold {fold}  stops after epoch {trainer.epoch}: the next may end too late")
-        sys.exit(local.PAUSED)
+        sys.exit(Exit.PAUSED)
     finish(trainer, out, key, started, classes_of(table))
 
 

@@ -10,6 +10,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable
+from enum import IntEnum
 from functools import wraps
 from pathlib import Path
 from types import FrameType
@@ -27,6 +28,16 @@ _REPR.maxlevel, _REPR.maxlist, _REPR.maxdict = 2, 20, 20
 _REPR.maxstring = _REPR.maxother = 120
 
 
+class Exit(IntEnum):
+    """How a command ends that is not done; all but TRACEBACK come with a line that says why."""
+
+    TRACEBACK = 1
+    BAD_INPUT = 2
+    PAUSED = 75  # the deadline came first; the same command goes on
+    INTERRUPTED = 130  # Ctrl-C
+    TERMINATED = 143  # SIGTERM
+
+
 class UserError(Exception):
     """Bad input: one clear line per problem, exit code 2, nothing already made is touched."""
 
@@ -40,7 +51,7 @@ def run_stage(main: Callable[..., None]) -> None:
         code = app(standalone_mode=False)
     except UsageError as error:
         print(f"error: {error.format_message()} (--help tells more)", file=sys.stderr)
-        code = 2
+        code = Exit.BAD_INPUT
     sys.exit(code)
 
 
@@ -58,13 +69,13 @@ def guarded(main: Callable[..., None]) -> Callable[..., None]:
             sys.exit(141)
         except KeyboardInterrupt as error:
             print("\nstopped; the same command goes on where it was", file=sys.stderr)
-            sys.exit(143 if isinstance(error, Terminated) else 130)
+            sys.exit(Exit.TERMINATED if isinstance(error, Terminated) else Exit.INTERRUPTED)
         except Exception as error:
             if (text := explain(error)) is None:
                 raise
             for line in text.splitlines():
                 print(f"error: {line}", file=sys.stderr)
-            sys.exit(2)
+            sys.exit(Exit.BAD_INPUT)
 
     return run
 

@@ -1,8 +1,8 @@
 """Folds in processes of their own: one at a time on a CPU, one a GPU where there are GPUs.
 
-Nothing is shared but the disk, so no fold can hang another. A fold's memory is surely freed.
-A fold of several GPUs is as many processes, its ranks. They find what `torchrun` would tell them;
-it does not start them as it turns every exit code into 1 and one clear line into a page.
+They share nothing but the disk, so no fold can hang another or keep its memory. A fold of several
+GPUs is as many processes, its ranks, with the environment that `torchrun` would give them; it does
+not start them, as it turns every exit code into 1 and one clear line into a page.
 """
 
 import math
@@ -14,17 +14,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable
+from typing import Any
 
-from pipeline.base.cli import Terminated, UserError, say
+from pipeline.base.cli import Exit, Terminated, UserError, say
 from pipeline.base.config import Runtime
 from pipeline.base.deadline import Deadline
 from pipeline.base.libc import cores, libc_function
 
-# exit codes of a fold that has said why itself; STOPPED by Ctrl-C, ENDED by SIGTERM
-BAD_INPUT, PAUSED, STOPPED, ENDED = 2, 75, 130, 143
-TRACEBACK = 1  # exit code of a rank that has lost another, among others
 PRCTL, PR_SET_PDEATHSIG = libc_function("prctl"), 1  # found before a fork; Linux's prctl.h
 GRACE = 10.0  # seconds that a stopped fold has to end by itself
+EXPLAINED = set(Exit) - {Exit.TRACEBACK}
 
 
 def train_folds(
@@ -33,36 +32,35 @@ def train_folds(
     """Train folds, as many at a time as there are slots; one that dies takes no other with it.
 
     After bad input, Ctrl-C and the deadline no further fold is started, but the first ones are.
-    Raises UserError naming the dead; exits with PAUSED when some go on next time.
+    Raises UserError naming the dead; exits with Exit.PAUSED when some go on next time.
     """
-    waiting, codes = list(folds), {}
-    free = slots(runtime, len(waiting))
-    running: dict[int, tuple[Fold, dict[str, str]]] = {}
+    waiting, running, codes = list(folds), dict[int, Fold](), dict[int, int]()
+    free = gpu_slots(runtime, len(waiting))
     try:
         while running or waiting:
             while waiting and free:
-                fold, slot = waiting.pop(0), free.pop(0)
-                running[fold] = start(experiment, fold, slot, runtime.gpus_per_fold, deadline), slot
+                k, slot = waiting.pop(0), free.pop(0)
+                running[k] = start(experiment, k, slot, runtime.gpus_per_fold, deadline)
             time.sleep(0.1)
-            ended = {k: fold.poll() for k, (fold, _) in running.items()}
-            for fold in [k for k, code in ended.items() if code is not None]:
-                codes[fold] = ended[fold]
-                free.append(running.pop(fold)[1])
+            for k, fold in list(running.items()):
+                if (code := fold.poll()) is not None:
+                    codes[k] = code
+                    free.append(running.pop(k).slot)
             if waiting and codes and not deadline.fits(0):
-                codes |= dict.fromkeys(waiting, PAUSED)
-            if {BAD_INPUT, PAUSED, STOPPED, ENDED} & set(codes.values()):
+                codes |= dict.fromkeys(waiting, Exit.PAUSED)
+            if EXPLAINED & set(codes.values()):
                 waiting = []
     except Terminated:  # Ctrl-C has reached the folds too, SIGTERM the launcher alone
-        for fold, _ in running.values():
+        for fold in running.values():
             fold.ranks[0].terminate()
         raise
     finally:
-        stop([fold for fold, _ in running.values()])
-    tell(codes)
+        stop(list(running.values()))
+    report(codes)
 
 
-def slots(runtime: Runtime, folds: int) -> list[dict[str, str]]:
-    """What each of the folds that may train at the same time finds in its environment.
+def gpu_slots(runtime: Runtime, folds: int) -> list[dict[str, str]]:
+    """Environment variables of each of the folds that may train at the same time.
 
     `runtime.processes` of them, else as many as there are GPUs for, else one. All processes share
     the CPU's cores evenly. Raises UserError when there are too few GPUs for a fold.
@@ -104,41 +102,40 @@ def start(
     command += ["--gpus-per-fold", str(ranks)]  # what was asked for here wins over its YAML
     if math.isfinite(deadline.seconds):
         command += ["--hours", str(max(0.0, deadline.left() / 3600))]
-    return Fold(command, {**os.environ, **slot}, ranks)
+    return Fold(command, slot, ranks)
 
 
 class Fold:
-    """The processes of a fold: one, or rank 0, which speaks, and others, whose errors are kept."""
+    """The processes of a fold: rank 0 prints, of the others only the errors are kept."""
 
-    def __init__(self, command: list[str], environment: dict[str, str], ranks: int = 1):
-        self.errors = [None, *(tempfile.TemporaryFile() for _ in range(1, ranks))]  # noqa: SIM115
-        self.ranks = [
-            subprocess.Popen(
-                command,
-                env=place,
-                stdout=file and subprocess.DEVNULL,
-                stderr=file,
-                process_group=file and 0,  # Ctrl-C is for rank 0: two would wait for each other
-                preexec_fn=end_with_launcher,
-            )
-            for place, file in zip(places(environment, ranks), self.errors, strict=True)
-        ]
+    def __init__(self, command: list[str], slot: dict[str, str], ranks: int = 1):
+        def popen(rank: dict[str, str], **options: Any) -> subprocess.Popen:
+            environment = {**os.environ, **slot, **rank}
+            return subprocess.Popen(command, env=environment, preexec_fn=end_with_us, **options)
+
+        self.slot = slot
+        first, *others = rank_env(ranks)
+        self.errors = [tempfile.TemporaryFile() for _ in others]  # noqa: SIM115
+        # Ctrl-C reaches rank 0's process group alone: two that end would wait for each other
+        quiet = {"stdout": subprocess.DEVNULL, "process_group": 0}
+        self.ranks = [popen(first)]
+        for rank, file in zip(others, self.errors, strict=True):
+            self.ranks.append(popen(rank, stderr=file, **quiet))
 
     def poll(self) -> int | None:
         """Its exit code, or None while it trains. Others would wait for a dead rank: they end."""
-        codes = [
-            STOPPED if (code := rank.poll()) == -signal.SIGINT else code for rank in self.ranks
-        ]
-        failed = {rank: code for rank, code in enumerate(codes) if code}
-        if not failed:
+        polled = [rank.poll() for rank in self.ranks]
+        codes = [Exit.INTERRUPTED if code == -signal.SIGINT else code for code in polled]
+        if not any(codes):
             return None if None in codes else 0
         self.end()
-        told = failed.get(0) in (BAD_INPUT, PAUSED, STOPPED, ENDED)
-        for rank, code in failed.items():
-            if rank and code not in (STOPPED, ENDED) and not told:
-                self.errors[rank].seek(0)
-                print(self.errors[rank].read().decode(errors="replace"), end="", file=sys.stderr)
-        return next((code for code in failed.values() if code != TRACEBACK), TRACEBACK)
+        if codes[0] not in EXPLAINED:
+            for code, file in zip(codes[1:], self.errors, strict=True):
+                if code and code not in (Exit.INTERRUPTED, Exit.TERMINATED):
+                    file.seek(0)
+                    print(file.read().decode(errors="replace"), end="", file=sys.stderr)
+        # a rank that has lost another ends with a traceback: the other's code tells more
+        return next((c for c in codes if c and c != Exit.TRACEBACK), Exit.TRACEBACK)
 
     def end(self) -> None:
         for rank in self.ranks:
@@ -146,24 +143,21 @@ class Fold:
             rank.wait()
 
 
-def end_with_launcher() -> None:
+def end_with_us() -> None:
     """Once the launcher is killed, its next start must not find the fold in training still."""
     if PRCTL:
         PRCTL(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def places(environment: dict[str, str], ranks: int) -> list[dict[str, str]]:
-    """What each rank finds in its environment: where rank 0 is to be met, and its own number."""
+def rank_env(ranks: int) -> list[dict[str, str]]:
+    """Environment variables of each rank: the address of rank 0, and its own number."""
     if ranks == 1:
-        return [environment]
+        return [{}]
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks)}
     group["TORCH_CPP_LOG_LEVEL"] = "ERROR"  # DDP's remark that what could be frozen is not
-    return [
-        {**environment, **group, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-        for rank in range(ranks)
-    ]
+    return [{**group, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)]
 
 
 def stop(folds: list[Fold]) -> None:
@@ -175,17 +169,16 @@ def stop(folds: list[Fold]) -> None:
         fold.end()
 
 
-def tell(codes: dict[int, int]) -> None:
-    """What became of the folds. Raises UserError naming those that died."""
-    for code in (STOPPED, ENDED):
-        if code in codes.values():
+def report(codes: dict[int, int]) -> None:
+    """Exit as the folds did, if they have said why. Raises UserError naming those that died."""
+    found = set(codes.values())
+    for code in (Exit.INTERRUPTED, Exit.TERMINATED):
+        if code in found:
             sys.exit(code)
-    told = (0, BAD_INPUT, PAUSED)
-    died = [f"{fold} (exit {code})" for fold, code in codes.items() if code not in told]
-    if died:
-        done = sorted(fold for fold, code in codes.items() if code == 0)
+    if died := [f"{k} (exit {code})" for k, code in codes.items() if code not in {0, *EXPLAINED}]:
+        done = sorted(k for k, code in codes.items() if code == 0)
         rest = f"; folds {done} are done" if done else ""
         raise UserError(f"fold {', '.join(died)} died{rest}; the same command goes on where it was")
-    for code in (BAD_INPUT, PAUSED):
-        if code in codes.values():
+    for code in (Exit.BAD_INPUT, Exit.PAUSED):
+        if code in found:
             sys.exit(code)

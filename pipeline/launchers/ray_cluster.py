@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, get_args
 
-from pipeline.base.cli import UserError
+from pipeline.base.cli import Exit, UserError
 from pipeline.base.config import Root, Runtime
 from pipeline.base.deadline import Deadline
 from pipeline.launchers import local
@@ -42,8 +42,8 @@ def train_folds(
         try:
             codes[fold] = ray.get(task)
         except ray.exceptions.RayError:
-            codes[fold] = local.TRACEBACK
-    local.tell(codes)
+            codes[fold] = Exit.TRACEBACK
+    local.report(codes)
 
 
 def connect() -> ModuleType:

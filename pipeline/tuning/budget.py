@@ -29,11 +29,11 @@ def plan(
 ) -> dict[str, float]:
     """Seconds of each part of the whole experiment on this machine."""
     from pipeline.inference.features import MAX_IMAGES
-    from pipeline.launchers.local import slots
+    from pipeline.launchers.local import gpu_slots
     from pipeline.training.head_init import augmented_views, fits_features
 
     rates, n, epochs = found["rates"], settings.folds.n, settings.train.epochs
-    rounds = -(-n // len(slots(settings.runtime, n)))  # folds that train one after another
+    rounds = -(-n // len(gpu_slots(settings.runtime, n)))  # folds that train one after another
     test, held = int((prepared.rows.split == "test").sum()), int((table.fold >= 0).sum())
     train, valid = len(table) - held / n, held / n  # images of a fold
     images = min(len(table), MAX_IMAGES) * (1 + len(augmented_views(settings)))

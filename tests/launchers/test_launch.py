@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.base import records
-from pipeline.base.cli import UserError
+from pipeline.base.cli import Exit, UserError
 from pipeline.base.config import Runtime
 from pipeline.base.deadline import Deadline
 from pipeline.launchers import local
@@ -93,13 +93,13 @@ def test_after_bad_input_no_further_fold_is_started(fake, tmp_path: Path) -> Non
     assert not (tmp_path / "1").exists()
 
 
-@pytest.mark.parametrize(("code", "seconds"), [(local.PAUSED, 9.0), (0, 0.0)])
+@pytest.mark.parametrize(("code", "seconds"), [(Exit.PAUSED, 9.0), (0, 0.0)])
 def test_when_the_time_is_over_no_further_fold_is_started(
     fake, tmp_path: Path, code: int, seconds: float
 ) -> None:
     with pytest.raises(SystemExit) as end:
         fake({0: code, 1: 0}, gpus=[], seconds=seconds)
-    assert end.value.code == local.PAUSED
+    assert end.value.code == Exit.PAUSED
     assert (tmp_path / "0").exists(), "the first is begun all the same"
     assert not (tmp_path / "1").exists()
 
@@ -108,16 +108,16 @@ def test_several_gpus_a_fold(fake, monkeypatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "8")
     four = ["a", "b", "c", "d"]
     monkeypatch.setattr(local, "visible_gpus", lambda: four)
-    two, alone = (local.slots(Runtime(gpus_per_fold=2), folds) for folds in (5, 1))
+    two, alone = (local.gpu_slots(Runtime(gpus_per_fold=2), folds) for folds in (5, 1))
     assert [slot["CUDA_VISIBLE_DEVICES"] for slot in two] == ["a,b", "c,d"]
     assert [slot["OMP_NUM_THREADS"] for slot in two + alone] == ["2", "2", "4"]
     assert "TERM" not in alone[0], "one fold at a time may draw its bar"
-    three = local.slots(Runtime(gpus_per_fold=3), 5)
+    three = local.gpu_slots(Runtime(gpus_per_fold=3), 5)
     assert [slot["CUDA_VISIBLE_DEVICES"] for slot in three] == ["a,b,c"]
     with pytest.raises(UserError, match="only 4 GPUs are visible"):
-        local.slots(Runtime(gpus_per_fold=5), 5)
+        local.gpu_slots(Runtime(gpus_per_fold=5), 5)
     four.clear()
-    assert local.slots(Runtime(gpus_per_fold=2), 5) == [{"OMP_NUM_THREADS": "4"}]
+    assert local.gpu_slots(Runtime(gpus_per_fold=2), 5) == [{"OMP_NUM_THREADS": "4"}]
 
 
 def end_of(code: str, ranks: int = 2) -> int:

@@ -11,13 +11,12 @@ import tempfile
 from pathlib import Path
 
 from pipeline.base import records
-from pipeline.base.cli import UserError, say
+from pipeline.base.cli import Exit, UserError, say
 from pipeline.base.deadline import Deadline
 from pipeline.base.runs import finished, how_far
 from pipeline.base.settings import Settings
 from pipeline.kaggle.notebook.guard import RESERVE, alert, guard, say_versions
 from pipeline.kaggle.notebook.mounts import find_input, working_root
-from pipeline.launchers.local import PAUSED
 
 KILLED = -9  # `timeout` ends by the signal that it sends to its whole group
 OVERTIME = RESERVE * 2 / 3  # seconds after which an epoch that takes too long is given up
@@ -92,7 +91,7 @@ def train(job: Job, project: Path, deadline: Deadline) -> None:
     )
     if code == KILLED and deadline.left() + OVERTIME <= 0:
         say("notebook", "the time is over: the epoch at work is given up")
-    elif code not in (0, PAUSED):
+    elif code not in (0, Exit.PAUSED):
         alert(f"train ended with {code}: what it finished before is kept")
     return None
 
