@@ -13,9 +13,8 @@ trained on and never scored, as those of classes that exist in one group only.
 import time
 import warnings
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import numpy as np
 import pandas as pd
 import typer
 
@@ -25,7 +24,6 @@ from pipeline.base.competition import load_competition
 from pipeline.base.config import Experiment, Folds, load_experiment
 from pipeline.base.csv_files import read_csv, write_csv
 from pipeline.base.locks import locked
-from pipeline.data.images import twin_groups
 from pipeline.data.prepared import load_prepared
 from pipeline.data.splits import (
     check_folds,
@@ -33,11 +31,11 @@ from pipeline.data.splits import (
     folds_path,
     load_folds,
     refuse_other_images,
+    twin_groups,
 )
 
 VERSION = 1
-MAX_UNEVEN = 0.02  # of the mean fold size
-SHOWN = 10  # small classes named one by one
+MOST_CLASSES_NAMED = 10  # of the small ones, in the warning
 
 
 def main(
@@ -70,7 +68,8 @@ def main(
                 key = own
                 say("folds", f"{out}: a split that was written or edited by hand, taken as it is")
         else:
-            refuse_if_stale(out, own if record and "own" in record["key"] else key)
+            remedy = "a changed split voids all scores made with it: set folds.name to a new name"
+            records.refuse_if_stale(out, own if record and "own" in record["key"] else key, remedy)
             table = make_folds(train, settings.folds)
             write(out, table)
         records.commit(out, key, started, **facts_of(table))
@@ -81,11 +80,6 @@ def training_images(rows: pd.DataFrame) -> pd.DataFrame:
     """Those of `prepare`, sorted by id; `group` ties pixel twins and equal group values."""
     train = rows[rows.split == "train"].sort_values("id", ignore_index=True)
     return train.assign(group=twin_groups(list(train.hash), list(train.group), list(train.id)))
-
-
-def refuse_if_stale(out: Path, key: dict[str, Any]) -> None:
-    remedy = "a changed split voids all scores made with it: set folds.name to a new name"
-    records.refuse_if_stale(out, key, remedy)
 
 
 def own_split(settings: Experiment, source: Path, train: pd.DataFrame) -> pd.DataFrame:
@@ -147,28 +141,20 @@ def make_folds(train: pd.DataFrame, settings: Folds) -> pd.DataFrame:
         for fold, (_, held_out) in enumerate(parts):
             table.loc[split.index[held_out], "fold"] = fold
     check_folds(table, settings.n)
-    warn_if_uneven(table)
     return table
 
 
 def warn_about_small_classes(groups_per_class: pd.Series, n: int) -> None:
     small = groups_per_class[groups_per_class < n].sort_values()
     if len(small):
-        named = ", ".join(f"{label} ({count})" for label, count in small[:SHOWN].items())
-        named += f" and {len(small) - SHOWN} more" if len(small) > SHOWN else ""
+        named = [f"{label} ({count})" for label, count in small[:MOST_CLASSES_NAMED].items()]
+        more = [f"and {len(small) - len(named)} more"] * (len(small) > len(named))
         warn(
             "folds",
-            f"{len(small)} classes have fewer distinct images than the {n} folds: {named}. Some "
+            f"{len(small)} classes have fewer distinct images than the {n} folds: "
+            f"{', '.join(named + more)}. Some "
             "folds cannot score them; a class with one is always trained on (fold -1)",
         )
-
-
-def warn_if_uneven(table: pd.DataFrame) -> None:
-    sizes = table.fold[table.fold >= 0].value_counts()
-    uneven = np.abs(sizes - sizes.mean()).max()
-    if uneven > max(1, MAX_UNEVEN * sizes.mean()):  # one image is as even as a tiny split gets
-        named = ", ".join(str(size) for size in sizes.sort_index())
-        warn("folds", f"fold sizes {named}: over 2 % apart from their mean, large groups do that")
 
 
 def write(out: Path, table: pd.DataFrame) -> None:

@@ -10,6 +10,7 @@ identical pictures) and twins whose labels contradict each other are counted.
 """
 
 import time
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,7 +30,6 @@ from pipeline.data.reading import read_all
 from pipeline.data.tables import class_order, data_folder, read_rows, refuse_futile
 
 VERSION = 1
-Facts = dict[str, object]
 
 
 def main(
@@ -101,14 +101,10 @@ def prepare(
     size, fit = settings.cache_size, settings.model.resize
     if not packed:
         warn("prepare", "pixels are over runtime.pack_gb: files are decoded at each epoch")
-        return write_facts(out, rows, read_all(rows, folder, size, fit, None))
-    with records.writing(out.with_name("pixels.npy")) as tmp:
-        return write_facts(out, rows, read_all(rows, folder, size, fit, tmp))
-
-
-def write_facts(out: Path, rows: pd.DataFrame, facts: list[Facts]) -> pd.DataFrame:
-    table = pd.concat([rows, pd.DataFrame(facts)], axis=1)
-    with records.writing(out) as tmp:
+    pixels = records.writing(out.with_name("pixels.npy")) if packed else nullcontext()
+    with pixels as pixels_file, records.writing(out) as tmp:
+        facts = read_all(rows, folder, size, fit, pixels_file)
+        table = pd.concat([rows, pd.DataFrame(facts)], axis=1)
         write_csv(table, tmp)
     return table
 

@@ -105,7 +105,7 @@ def hidden_score(
 
     try:
         answers = read_csv(path, [competition.id, *competition.label_columns])
-        labels, ids = labels_of(competition, answers, str(path)), answers[competition.id]
+        labels, ids = labels_of(competition, answers), answers[competition.id]
         index = {name: i for i, name in enumerate(predictions.classes)}
         if ids.duplicated().any():
             raise UserError(f"{path}: id {ids[ids.duplicated()].iloc[0]!r} stands twice")

@@ -100,7 +100,8 @@ def explain(error: Exception) -> str | None:
     Bad input; a disk that is full; a file or folder that cannot be written or read; memory.
     """
     if isinstance(error, UserError):  # without the traceback that a loader's worker puts before it
-        return re.sub(r"\ACaught \w+ in DataLoader worker(.|\n)*\n[\w.]+Error: ", "", str(error))
+        worker = r"\ACaught \w+ in DataLoader worker(.|\n)*\n[\w.]+Error: "
+        return re.sub(worker, "", str(error)).strip()
     if is_full(error):
         return "the disk is full; free some space, then the same command"
     if isinstance(error, OSError):

@@ -26,43 +26,37 @@ def read_lines(path: Path, columns: list[str]) -> tuple[pd.DataFrame, list[int]]
     Raises UserError for what is no CSV, for rows that are longer or shorter than the header, for
     two columns of one name and for one of `columns` that is missing.
     """
+    if not path.is_file():
+        raise UserError(f"{path}: {'a folder, no CSV file' if path.exists() else 'no such file'}")
     parsed = list(_parse(path))
     if not parsed:
         raise UserError(f"{path}: empty, a line of column names is expected")
-    header = [name or f"Unnamed: {i}" for i, name in enumerate(parsed[0][1])]
+    (_, names), *numbered = parsed
+    header = [name or f"Unnamed: {i}" for i, name in enumerate(names)]
     if twice := [name for i, name in enumerate(header) if name in header[:i]]:
         raise UserError(f"{path}: two columns are named {shown(twice[0])}; rename one")
     for column in columns:
         if column not in header:
             raise UserError(f"{path}: no column {column!r}{_remedy(column, header)}")
-    lines, rows = [line for line, _ in parsed[1:]], [fields for _, fields in parsed[1:]]
-    wrong = [i for i, fields in enumerate(rows) if len(fields) != len(header)]
-    texts = [f"{len(rows[i])} values, the header names {len(header)} columns" for i in wrong]
-    refuse_rows(path, lines, list(zip(wrong, texts, strict=True)))
+    lines, rows = [line for line, _ in numbered], [values for _, values in numbered]
+    text = f"values, the header names {len(header)} columns"
+    counts = [(i, len(values)) for i, values in enumerate(rows)]
+    refuse_rows(path, lines, [(i, f"{n} {text}") for i, n in counts if n != len(header)])
     return pd.DataFrame(rows, columns=header, dtype=str), lines
 
 
 def _parse(path: Path) -> Iterator[tuple[int, list[str]]]:
     """(line, values) of the header and of each row; blank lines are none. Raises UserError."""
     csv.field_size_limit(1 << 30)  # masks in run lengths are long
-    reader, line = csv.reader(io.StringIO(_text(path), newline=""), strict=True), 1
+    reader, line = csv.reader(io.StringIO(read_text(path), newline=""), strict=True), 1
     try:
         for values in reader:
             if len(values) > 1 or (values and (values[0].strip() or not values[0])):
                 yield line, values
             line = reader.line_num + 1
     except csv.Error as error:
-        raise UserError(
-            f"{path} line {line}: {error}; is a quote missing, or one too many?"
-        ) from None
-
-
-def _text(path: Path) -> str:
-    if not path.exists():
-        raise UserError(f"{path}: no such file")
-    if not path.is_file():
-        raise UserError(f"{path}: a CSV file is expected, this is a folder or a device")
-    return read_text(path)
+        text = f"{path} line {line}: {error}; is a quote missing, or one too many?"
+        raise UserError(text) from None
 
 
 def _remedy(column: str, header: list[str]) -> str:

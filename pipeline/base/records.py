@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -190,30 +190,22 @@ def in_words(changes: list[str]) -> str:
 @cache
 def provenance() -> dict[str, Any]:
     """Who made it: git commit with a dirty flag, package versions, the time."""
-    root = Path(__file__).parents[2]
-    commit_id = _git(root, "rev-parse", "--short=12", "HEAD")
-    dirty = bool(_git(root, "status", "--porcelain", "--untracked-files=no", "pipeline"))
+    commit_id = _git("rev-parse", "--short=12", "HEAD")
+    dirty = bool(_git("status", "--porcelain", "--untracked-files=no", "pipeline"))
+    # Kaggle's image has another OpenCV package; its absence is no error
+    found = {package: list(distributions(name=package)) for package in PACKAGES}
+    versions = {package: dists[0].version for package, dists in found.items() if dists}
     return {
         "git": f"{commit_id}{'+dirty' if dirty else ''}" if commit_id else None,
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": {"python": platform.python_version(), **versions},
         "date": time.strftime("%Y-%m-%d %H:%M:%S"),
     }
 
 
-def _git(root: Path, *args: str) -> str:
+def _git(*args: str) -> str:
+    """Its answer; nothing where there is no git, or in a downloaded copy."""
+    command = ["git", "-C", Path(__file__).parents[2], *args]
     try:
-        return subprocess.run(
-            ["git", "-C", root, *args], capture_output=True, text=True, check=True
-        ).stdout.strip()
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        return ""  # a downloaded copy has no git; the record then says so
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue  # Kaggle's image has another OpenCV package; its absence is no error
-    return found
+        return ""

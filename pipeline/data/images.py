@@ -186,27 +186,3 @@ def file_stat(path: str) -> Stat:
     except (OSError, ValueError):
         return (0, 0)
     return stat.st_size, stat.st_mtime_ns
-
-
-def twin_groups(digests: list[str], groups: list[str], ids: list[str]) -> list[str]:
-    """Name the group of each image: images that share pixels or a group value belong together.
-
-    The name is the smallest id of the group, so it does not depend on the order of rows.
-    """
-    parent = list(range(len(ids)))
-
-    def find(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        return i
-
-    for values in (digests, groups):
-        first: dict[str, int] = {}
-        for i, value in enumerate(values):
-            if value:
-                parent[find(i)] = find(first.setdefault(value, i))
-    names: dict[int, str] = {}
-    for i, name in enumerate(ids):
-        names[find(i)] = min(names.get(find(i), name), name)
-    return [names[find(i)] for i in range(len(ids))]

@@ -6,9 +6,7 @@ number): 0, 1 or 8 workers give equal batches, and a resumed epoch equals an uni
 
 import hashlib
 import itertools
-import shutil
 from collections.abc import Callable, Iterable, Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,15 +15,11 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from pipeline.base.cli import UserError, warn
 from pipeline.data.augment import Augment
 from pipeline.data.images import Pixels
 
 Batch = tuple[torch.Tensor, torch.Tensor]
-AHEAD = 2  # batches that a worker of PyTorch makes before they are asked for
 PATIENCE = 300  # seconds for a batch, after which its worker is taken for dead
-SHARED = Path("/dev/shm")
-warn_once = cache(warn)
 
 
 class BatchSpec(NamedTuple):
@@ -123,23 +117,11 @@ def grouped(batches: Iterable[Any], size: int) -> Iterator[list[Any]]:
         yield group
 
 
-class Loader(DataLoader):
-    """A DataLoader whose workers' bad input is the one line that it would be without workers."""
-
-    def __iter__(self) -> Iterator[Batch]:
-        try:
-            yield from super().__iter__()
-        except UserError as error:  # told with the worker's traceback, of which it is the end
-            name = f"\n{type(error).__module__}.{type(error).__qualname__}: "
-            raise UserError(str(error).rpartition(name)[2].strip()) from None
-
-
 def make_loader(
     pictures: Pictures, batches: Iterable[BatchSpec], workers: int, pin: bool
 ) -> DataLoader:
-    """Batches in order, from as many of the `workers` as there is shared memory for."""
-    workers = affordable(workers, pictures, batches)
-    return Loader(
+    """Batches in order. A worker that finds /dev/shm full dies, or hangs until PATIENCE ends."""
+    return DataLoader(
         pictures,
         sampler=batches,
         batch_size=None,  # an index is already a whole batch
@@ -150,25 +132,6 @@ def make_loader(
         generator=torch.Generator().manual_seed(0),
         worker_init_fn=_one_thread if workers else None,
     )
-
-
-def affordable(workers: int, pictures: Pictures, batches: Iterable[BatchSpec]) -> int:
-    """How many workers' batches /dev/shm can hold: a worker that finds it full waits for ever."""
-    if not (workers and SHARED.is_dir()):
-        return workers
-    first = next(iter(batches))  # none is larger
-    one = sum(part.nbytes for part in pictures[BatchSpec(first.seed, first.rows[:1])])
-    batch, free = one * len(first.rows), shutil.disk_usage(SHARED).free
-    fit = (free // batch - 2) // AHEAD  # two are in use
-    if fit >= workers:
-        return workers
-    fit = max(0, fit)
-    warn_once(
-        "train",
-        f"{SHARED} has no room for the batches of {workers} loader processes: {fit} will do; "
-        "docker run --shm-size=2g gives more",
-    )
-    return fit
 
 
 def _one_thread(worker: int) -> None:

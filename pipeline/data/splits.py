@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from pipeline.base import records
@@ -10,6 +11,24 @@ from pipeline.base.cli import UserError
 from pipeline.base.config import Experiment, root
 from pipeline.base.csv_files import read_csv
 from pipeline.data.tables import class_order
+
+
+def twin_groups(digests: list[str], groups: list[str], ids: list[str]) -> list[str]:
+    """Name the group of each image: images that share pixels or a group value belong together.
+
+    The name is the smallest id of the group, so it does not depend on the order of rows.
+    """
+    from scipy.sparse import coo_array  # late: the rest needs no SciPy
+    from scipy.sparse.csgraph import connected_components
+
+    n, links = len(ids), []  # of each row and the first one that shares a value with it
+    for values in (digests, groups):
+        first: dict[str, int] = {}
+        links += [first.setdefault(value, i) if value else i for i, value in enumerate(values)]
+    rows = np.tile(np.arange(n), 2)
+    graph = coo_array((np.ones(2 * n), (rows, links)), shape=(n, n))
+    _, group = connected_components(graph, directed=False)
+    return pd.Series(ids).groupby(group).transform("min").tolist()
 
 
 def folds_path(experiment: Experiment) -> Path:

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.base.cli import UserError
 from pipeline.base.config import Folds
-from pipeline.data.splits import check_folds, folds_digest
+from pipeline.data.splits import check_folds, folds_digest, twin_groups
 from pipeline.folds import make_folds
 
 
@@ -43,18 +43,6 @@ def test_order_of_rows_means_nothing_and_the_seed_does() -> None:
     assert folds_digest(table) == folds_digest(again.sample(frac=1, random_state=2))
     other = make_folds(train, Folds(n=5, seed=43))
     assert (other.fold != table.fold).mean() > 0.5
-
-
-def test_uneven_folds_are_told_and_even_ones_are_not(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    make_folds(labelled(n=33, classes=3, twins=10), Folds(n=5))
-    assert "apart from their mean" not in capsys.readouterr().err
-    train = labelled()
-    train.loc[:150, "group"] = "one plant"
-    table = make_folds(train, Folds(n=5))
-    assert table.groupby("group").fold.nunique().max() == 1
-    assert "apart from their mean" in capsys.readouterr().err
 
 
 def test_class_with_one_group_is_always_trained_on(capsys: pytest.CaptureFixture[str]) -> None:
@@ -168,3 +156,14 @@ def test_group_column_keeps_a_plant_in_one_fold(
     assert table.groupby("plant").fold.nunique().max() == 1
     assert table.groupby("group").fold.nunique().max() == 1
     assert table.groupby("group").plant.nunique().max() > 1, "twins tie plants together"
+
+
+def test_twin_groups_join_across_pixels_and_column() -> None:
+    ids = ["d", "b", "c", "a", "e"]
+    digests = ["1", "1", "2", "3", "3"]
+    groups = ["", "x", "x", "", ""]
+    # d~b by pixels, b~c by column, a~e by pixels; each named by its smallest id
+    assert twin_groups(digests, groups, ids) == ["b", "b", "b", "a", "a"]
+    order = [4, 2, 0, 3, 1]
+    again = twin_groups(*[[values[i] for i in order] for values in (digests, groups, ids)])
+    assert again == ["a", "b", "b", "a", "b"]

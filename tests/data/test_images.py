@@ -18,7 +18,6 @@ from pipeline.data.images import (
     decode,
     file_stat,
     square,
-    twin_groups,
 )
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
@@ -278,14 +277,3 @@ def test_file_pixels_tell_a_replaced_picture(tmp_path: Path) -> None:
         UserError, match=r"a\.png was replaced after `prepare`: run that stage again"
     ):
         pixels[0]
-
-
-def test_twin_groups_join_across_pixels_and_column() -> None:
-    ids = ["d", "b", "c", "a", "e"]
-    digests = ["1", "1", "2", "3", "3"]
-    groups = ["", "x", "x", "", ""]
-    # d~b by pixels, b~c by column, a~e by pixels; each named by its smallest id
-    assert twin_groups(digests, groups, ids) == ["b", "b", "b", "a", "a"]
-    order = [4, 2, 0, 3, 1]
-    again = twin_groups(*[[values[i] for i in order] for values in (digests, groups, ids)])
-    assert again == ["a", "b", "b", "a", "b"]

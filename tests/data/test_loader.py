@@ -3,7 +3,6 @@
 import pickle
 import signal
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -109,29 +108,6 @@ def test_another_process_maps_the_pixels_and_is_not_sent_them(tmp_path: Path) ->
     assert (images.numpy() == packed[[3, 1]]).all()
 
 
-@pytest.mark.filterwarnings("ignore:This DataLoader will create")
-@pytest.mark.parametrize(
-    ("free", "used"),
-    [(10**9, 4), (10 * 4160, 4), (10 * 4160 - 1, 3), (4 * 4160, 1), (4 * 4160 - 1, 0), (0, 0)],
-)
-def test_as_many_workers_as_there_is_shared_memory_for(
-    free: int, used: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A batch is 5 pictures of 16 px with their labels; a worker is two ahead, two are in use."""
-    monkeypatch.setattr(loader, "SHARED", Path.cwd())
-    monkeypatch.setattr(loader.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
-    loader.warn_once.cache_clear()
-    pictures = Pictures(pixels(size=16), np.arange(22), np.zeros(22), Resize(16, "bicubic"))
-    monkeypatch.setattr(pictures, "targets", torch.zeros(22, 64, dtype=torch.uint8))
-    batches = [spec._replace(rows=spec.rows[:1] * 5) for spec in in_order(22, 5)]
-    assert 5 * (16 * 16 * 3 + 64) == 4160
-    made = make_loader(pictures, batches, 4, pin=False)
-    made = make_loader(pictures, batches, 4, pin=False)
-    assert made.num_workers == used and made.timeout == (loader.PATIENCE if used else 0)
-    said = capsys.readouterr().err
-    assert said.count("--shm-size") == said.count(f"{used} will do") == (used < 4), "once"
-
-
 class Broken:
     """Pictures of which one is damaged."""
 
@@ -146,7 +122,7 @@ def test_what_ails_a_worker_is_one_line(workers: int) -> None:
     pictures = Pictures(Broken(), np.arange(9), np.zeros(9), Resize(24, "bicubic"))
     with pytest.raises(UserError) as error:
         list(make_loader(pictures, in_order(9, 2), workers, pin=False))
-    assert str(error.value) == "images/7.jpg: broken: UserError: no"
+    assert explain(error.value) == "images/7.jpg: broken: UserError: no"
 
 
 def test_a_worker_that_hangs_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
