@@ -3,7 +3,7 @@
 reads   runs/NAME/test.npz's record, the models behind it, this package
 writes  runs/NAME/bundle/: code/ and weights/ (datasets), notebook/ (.ipynb and metadata), a record
 run     python -m pipeline.bundle demo --rehearse
-        python -m pipeline.bundle demo --train --fold 0 --fold 1
+        python -m pipeline.bundle demo --train --fold 0 --push
 
 The notebook checks the digests of the weights, predicts as `predict` does and blends as `ensemble`
 does. It leaves out models where the competition's limit_hours (9) demand it, and always leaves a
@@ -12,27 +12,21 @@ another hidden test, and compares each row with submissions/NAME.csv. --push sen
 Kaggle, runs the notebook there, submits that version and notes its score in the ledger.
 
 --train makes, in runs/EXPERIMENT/train-bundle/, a notebook that trains an experiment's folds. It
-ends in time, after an epoch, and goes on from its own last output. --rehearse runs it here, --push
-on Kaggle, both as often as that takes; --push brings the folds home after each session.
+ends in time, after an epoch, and goes on from its own last output. --push runs it on Kaggle as
+often as that takes, and brings the folds home after each session.
 """
 
 import re
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from pipeline.base import records
-from pipeline.base.cli import UserError, run_stage, say, warn
+from pipeline.base.cli import UserError, run_stage, say
 from pipeline.kaggle.api.client import on_kaggle, sign_in
-from pipeline.kaggle.bundle.image import unknown_there
 from pipeline.kaggle.bundle.push import push_submission, push_training
-from pipeline.kaggle.bundle.rehearsal import rehearse, rehearse_training
+from pipeline.kaggle.bundle.rehearsal import rehearse
 from pipeline.kaggle.bundle.submit_bundle import current_submission
 from pipeline.kaggle.bundle.train_bundle import current_training
-
-if TYPE_CHECKING:
-    from kaggle.api.kaggle_api_extended import KaggleApi
 
 LONGEST_SESSION = 12.0  # hours; limit_hours is for notebooks that are submitted
 
@@ -58,7 +52,9 @@ def main(
         typer.Option(min=0, max=LONGEST_SESSION, help="of a --train session; default: 12"),
     ] = None,
 ) -> None:
-    foreign = {"--rows": rows} if train else {"--fold": fold, "--hours": hours}
+    foreign = {"--fold": fold, "--hours": hours}
+    if train:
+        foreign = {"--rows": rows, "--rehearse": rehearsal or None}
     for option, value in foreign.items():
         if value is not None:
             raise UserError(f"{option} means nothing {'with' if train else 'without'} --train")
@@ -68,48 +64,15 @@ def main(
         raise UserError(f"--owner {owner!r}: a name on Kaggle has letters, digits, - and _ alone")
     if train:
         hours = LONGEST_SESSION if hours is None else hours
-        bundle_training(name, owner, fold, hours, rehearsal, api)
+        out, competition = current_training(name, owner, fold, hours)
     else:
-        bundle_submission(name, owner, rows, rehearsal, api)
-
-
-def bundle_submission(
-    name: str, owner: str, rows: int | None, rehearsal: bool, api: "KaggleApi | None"
-) -> None:
-    """The notebook that answers the hidden test as the ensemble `name` would."""
-    out, competition = current_submission(name, owner)
-    warn_of_backbones(out)
+        out, competition = current_submission(name, owner)
     if rehearsal:
-        say_rehearsed(*rehearse(out, competition, rows))
+        story, verdict = rehearse(out, competition, rows)
+        say("bundle", f"rehearsed: {verdict}; it said:\n{story.rstrip()}")
     if api:
-        push_submission(api, out, on_kaggle(competition))
-
-
-def bundle_training(
-    name: str,
-    owner: str,
-    folds: list[int] | None,
-    hours: float,
-    rehearsal: bool,
-    api: "KaggleApi | None",
-) -> None:
-    """The notebook that trains folds of the experiment `name`."""
-    out, competition = current_training(name, owner, folds, hours)
-    warn_of_backbones(out)
-    if rehearsal:
-        say_rehearsed(*rehearse_training(out, competition))
-    if api:
-        on_kaggle(competition)  # or there is nothing to train on
-        push_training(api, out)
-
-
-def warn_of_backbones(out: Path) -> None:
-    for line in unknown_there(records.load(out)["backbones"]):
-        warn("bundle", line)
-
-
-def say_rehearsed(story: str, verdict: str) -> None:
-    say("bundle", f"rehearsed: {verdict}; it said:\n{story.rstrip()}")
+        slug = on_kaggle(competition)
+        push_training(api, out) if train else push_submission(api, out, slug)
 
 
 if __name__ == "__main__":

@@ -5,16 +5,12 @@ import re
 import shutil
 import sys
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-import timm
 from conftest import enter
 
 from pipeline.base import records
-from pipeline.kaggle.bundle import image
-from pipeline.kaggle.bundle.image import unknown_there
 from pipeline.kaggle.bundle.notebook_file import RUN, START, slug_of, write_code
 from pipeline.kaggle.bundle.offline import execute
 from pipeline.kaggle.bundle.rehearsal import mount
@@ -120,7 +116,6 @@ def test_slugs_are_valid_and_each_names_own() -> None:
 
 @pytest.mark.parametrize("form", ["classify-leaves", "dog-breed-identification"])
 def test_the_notebook_runs_as_on_kaggle(home: Callable, run: Callable, form: str) -> None:
-    pytest.importorskip("nbclient")
     home(form)
     said = run("bundle", "blend", "--rehearse", "--rows", "7")
     assert "7 rows as in the local submission" in said
@@ -132,7 +127,6 @@ def mounted(
     home: Callable[[str], Path], tmp_path: Path
 ) -> tuple[Path, Callable[[], tuple[str, Path]]]:
     """Kaggle's input folder with all that a bundle needs, and what runs its notebook there."""
-    pytest.importorskip("nbclient")
     folder = home()
     inputs, working, scratch = (tmp_path / name for name in ("input", "working", "temp"))
     for made in (working, scratch):
@@ -183,35 +177,3 @@ def test_a_rehearsal_without_a_submission(home: Callable, run: Callable) -> None
 def test_an_owner_is_a_name(home: Callable, run: Callable, owner: str) -> None:
     home()
     assert f"--owner {owner!r}: a name on" in run("bundle", "blend", "--owner", owner, expect=2)
-
-
-def test_a_backbone_that_kaggles_timm_lacks_is_named(home: Callable, run: Callable) -> None:
-    assert (
-        unknown_there(["resnet50.a1_in1k", "test_resnet", "vit_base_patch16_224.augreg_in1k"]) == []
-    )
-    names = ["vit_base_patch16_224.bamboo", "cpubone_b3.in1k", "test_maxvit", "resnet18"]
-    lacking = unknown_there(names)
-    assert [line.partition(" is newer than timm 1.0.26")[0] for line in lacking] == [
-        "cpubone_b3.in1k",
-        "test_maxvit",
-        "vit_base_patch16_224.bamboo",
-    ]
-    folder = home()
-    assert "newer than timm" not in run("bundle", "blend")
-    for fold in (0, 1):
-        model = folder / "runs" / "two" / f"fold{fold}" / "model.safetensors"
-        record = records.load(model)
-        record["model"]["backbone"] = "test_vit_relpos"
-        records.write_json(records.record_path(model), record)
-    (folder / "runs" / "blend" / "bundle.json").unlink()
-    said = run("bundle", "blend")
-    assert said.count("warning: test_vit_relpos is newer than timm 1.0.26") == 1
-
-
-def test_the_names_that_kaggles_timm_lacks_are_timms() -> None:
-    """Those without a tag are models of this timm; the others have tags of it."""
-    known = {*timm.list_models(), *timm.list_models(pretrained=True)}
-    lines = image.NEWER.read_text().splitlines()
-    names = [name for line in lines if not line.startswith("#") for name in line.split()]
-    if version("timm") == image.COMPARED:
-        assert len(names) == 94 and set(names) <= known

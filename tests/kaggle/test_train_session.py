@@ -15,7 +15,8 @@ from pipeline.base import records, yaml_files
 from pipeline.base.config import Model, load_experiment
 from pipeline.data.prepared import load_prepared
 from pipeline.data.splits import load_folds
-from pipeline.kaggle.bundle import rehearsal
+from pipeline.kaggle.bundle.offline import execute
+from pipeline.kaggle.bundle.rehearsal import mount
 from pipeline.kaggle.notebook import train_session
 from pipeline.kaggle.notebook.mounts import working_root
 from pipeline.model.backbone import build_backbone, kept_weights
@@ -43,29 +44,38 @@ def job_of(bundle: Path) -> train_session.Job:
 
 
 def test_sessions_end_in_the_weights_of_an_uninterrupted_training(
-    leaves: str, run: Callable[..., str], space: Path, monkeypatch: pytest.MonkeyPatch
+    leaves: str, run: Callable[..., str], space: Path
 ) -> None:
-    pytest.importorskip("nbclient")
     for fold in ("0", "1"):
         run("train", leaves, "--fold", fold)
-    home, away = space / "runs" / "tiny" / "fold0", space / "away"
+    home = space / "runs" / "tiny" / "fold0"
     weights = (home / "model.safetensors").read_bytes()
-    run_session = rehearsal.run_session
+    run("bundle", leaves, "--train", "--fold", "0", "--hours", "0.25")  # all of it is reserve
+    bundle = space / "runs" / "tiny" / "train-bundle"
+    inputs, output, scratch = (space / name for name in ("input", "working", "temp"))
+    scratch.mkdir()
+    mount(bundle, inputs)
+    shutil.copytree(space / "data" / "leaves", inputs / "competitions" / "leaves")
+    last = inputs / "notebooks" / job_of(bundle).kernel
 
-    def run_and_keep(*args: Path) -> tuple[str, Path]:
-        said, output = run_session(*args)
-        shutil.rmtree(away, ignore_errors=True)
-        shutil.copytree(output / "runs" / "tiny" / "fold0", away)
-        return said, output
+    def session() -> str:
+        """An epoch, then stop."""
+        output.mkdir()
+        said = execute(bundle / "notebook" / "notebook.ipynb", inputs, output, scratch)
+        assert "!!!!!!" not in said
+        return said
 
-    monkeypatch.setattr(rehearsal, "run_session", run_and_keep)
-    limits = ["--fold", "0", "--hours", "0.25"]  # all of it is reserve: an epoch, then stop
-    said = run("bundle", leaves, "--train", *limits, "--rehearse")
-    assert "2 sessions, folds [0] are as home wants them" in said
+    said = session()
+    assert "fold 0  stops after epoch 1" in said and "folds begin anew" in said
+    assert "fold 0 goes on after epoch 1" in said
+    last.parent.mkdir(parents=True)
+    output.rename(last)
+    said = session()
+    assert "fold 0  goes on after epoch 1" in said and "cp -r away/runs/. runs/" in said
+    away = output / "runs" / "tiny" / "fold0"
     assert (away / "model.safetensors").read_bytes() == weights
-    assert "fold 0  stops after epoch 1" in said and "fold 0  goes on after epoch 1" in said
-    assert "fold 0 goes on after epoch 1" in said and "cp -r away/runs/. runs/" in said
-    assert "!!!!!!" not in said and "folds begin anew" in said
+    key = records.load(bundle)["key"]["folds"]["0"]
+    assert records.load(away / "model.safetensors")["key"] == key
     shutil.rmtree(home)
     away.rename(home)
     assert sorted(path.name for path in home.glob("[!.]*")) == [
@@ -99,6 +109,8 @@ def test_what_the_bundle_holds(leaves: str, run: Callable[..., str], space: Path
     assert kernel["competition_sources"] == ["leaves"] and not kernel["enable_internet"]
     refused = run("bundle", "x", "--train", "--rows", "3", expect=2)
     assert "--rows means nothing with --train" in refused
+    refused = run("bundle", "x", "--train", "--rehearse", expect=2)
+    assert "--rehearse means nothing with --train" in refused
     assert "--fold means nothing without" in run("bundle", "x", "--fold", "0", expect=2)
     assert "the folds are 0 to 1" in run("bundle", leaves, "--train", "--fold", "7", expect=2)
 

@@ -1,4 +1,4 @@
-"""A bundle's notebook in a copy of Kaggle's folders, its answers or weights compared with ours.
+"""A bundle's notebook in a copy of Kaggle's folders, its answers compared with ours.
 
 The hidden test is ours under new names and in another size, so that each answer has a local one.
 """
@@ -11,17 +11,15 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pandas as pd
 
-from pipeline.base import records
 from pipeline.base.cli import UserError
 from pipeline.base.competition import Competition
 from pipeline.base.config import Runtime, root
 from pipeline.base.csv_files import read_csv
-from pipeline.base.runs import finished, how_far, model_path
 from pipeline.data.prepared import prepared_data
 from pipeline.data.tables import read_test
 from pipeline.inference.predictions import Predictions
+from pipeline.kaggle.bundle.notebook_file import BOOK
 from pipeline.kaggle.bundle.offline import execute
-from pipeline.kaggle.notebook.train_session import Job
 
 DESCRIBED = "dataset-metadata.json"  # read by the client, and not uploaded
 
@@ -43,20 +41,13 @@ def rehearse(bundle: Path, competition: Competition, n: int | None) -> tuple[str
         mounted = inputs / "competitions" / (competition.slug or competition.name)
         size = round(len(read_test(competition, data)) * 2 / 3) if n is None else n
         ours = hide(data, competition, mounted, size)
-        story, working = run_session(bundle, Path(folder))
+        working, scratch = Path(folder) / "working", Path(folder) / "temp"
+        working.mkdir()
+        scratch.mkdir()
+        story = execute(bundle / "notebook" / BOOK, inputs, working, scratch)
         answers = read_csv(working / "submission.csv", [competition.id])
     blend = Predictions.load(bundle.with_name("test.npz"))
     return story, compare(answers, read_csv(local, []), ours, competition, blend, tolerance_here())
-
-
-def run_session(bundle: Path, folder: Path) -> tuple[str, Path]:
-    """Run a bundle's notebook with `folder`/input; returns what it printed, and its output."""
-    working, scratch = folder / "working", folder / "temp"
-    for part in (working, scratch):
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir()
-    book = bundle / "notebook" / "notebook.ipynb"
-    return execute(book, folder / "input", working, scratch), working
 
 
 def mount(bundle: Path, inputs: Path) -> None:
@@ -132,33 +123,3 @@ def tolerance_here() -> float:
     from pipeline.inference.predictor import TOLERANCE, inference_precision
 
     return TOLERANCE[inference_precision(make_accelerator(Runtime()))]
-
-
-def rehearse_training(bundle: Path, competition: Competition) -> tuple[str, str]:
-    """Run a training notebook until all folds are done, each session going on from the last.
-
-    Returns what all of them printed, and a verdict. Raises UserError when a session fails, brings
-    nothing forward, or home would refuse its models.
-    """
-    key = records.load(bundle)["key"]
-    job, story, sessions, before = Job(**key["job"]), "", 0, None
-    with TemporaryDirectory(prefix="kaggle") as folder:
-        inputs = Path(folder) / "input"
-        mount(bundle, inputs)
-        shutil.copytree(prepared_data(competition), inputs / "competitions" / job.competition)
-        last = inputs / "notebooks" / job.kernel
-        last.parent.mkdir(parents=True)
-        run = last / "runs" / job.experiment
-        while len(finished(run, job.folds)) < len(job.folds):
-            if (now := [how_far(run / f"fold{fold}") for fold in job.folds]) == before:
-                raise UserError(f"session {sessions} brought no fold forward; all said:\n{story}")
-            before, sessions = now, sessions + 1
-            printed, working = run_session(bundle, Path(folder))
-            story += printed
-            shutil.rmtree(last, ignore_errors=True)
-            working.rename(last)
-        for fold in job.folds:
-            trained = records.load(model_path(str(run), fold))
-            if changes := records.differences(trained["key"], key["folds"][str(fold)]):
-                raise UserError(f"fold {fold}: home would refuse its model: {'; '.join(changes)}")
-    return story, f"{sessions} sessions, folds {job.folds} are as home wants them"

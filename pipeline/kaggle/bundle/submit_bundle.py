@@ -70,8 +70,7 @@ def write_submission(
     write_metadata(tmp, owner, kernel, competition, competition.limit_hours, datasets)
     records.put_folder(tmp, out)
     megabytes = sum(path.stat().st_size for path in (out / "weights").iterdir()) / 1e6
-    backbones = sorted({record_of(model)["model"]["backbone"] for model in models})
-    return {"models": len(models), "mb": round(megabytes, 1), "backbones": backbones}
+    return {"models": len(models), "mb": round(megabytes, 1)}
 
 
 def write_weights(folder: Path, competition: Competition, models: list[BundledModel]) -> None:

@@ -89,7 +89,7 @@ def write_training(
     write_metadata(tmp, owner, slug, competition, job.hours, {"code": dataset})
     records.put_folder(tmp, out)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
-    return {"mb": round(size / 1e6, 1), "backbones": [settings.model.backbone]}
+    return {"mb": round(size / 1e6, 1)}
 
 
 def write_settings(package: Path, settings: Experiment, competition: Competition) -> None:
