@@ -167,7 +167,8 @@ def load_member(text: str) -> Member:
     settings = load_experiment(run)
     looks = settings.predict.views_name
     digests = {}
-    prepared = records.load(prepared_folder(settings) / "images.csv")
+    folder = prepared_folder(settings.competition_name, settings.cache_size, settings.model.resize)
+    prepared = records.load(folder / "images.csv")
     for fold in range(settings.folds.n):
         for split, pictures in (("oof", "train"), ("test", "test")):
             path = prediction_path(settings.name, fold, split, looks)

@@ -25,7 +25,7 @@ from pipeline.base.config import Experiment, load_experiment
 from pipeline.base.csv_files import write_csv
 from pipeline.data.images import DARK
 from pipeline.data.inspection import propose
-from pipeline.data.prepared import Prepared, file_stats, list_digest, prepared_folder
+from pipeline.data.prepared import Prepared, list_digest, prepared_folder
 from pipeline.data.reading import read_all
 from pipeline.data.tables import class_order, data_folder, read_rows, refuse_futile
 
@@ -49,13 +49,9 @@ def main(
     refuse_futile(competition, folder, rows)
     if competition.metric == "quadratic_kappa":
         tell_order(class_order(set(rows.label[rows.split == "train"])))
-    out = prepared_folder(settings) / "images.csv"
-    key = {
-        "version": VERSION,
-        "size": settings.cache_size,
-        "fit": settings.model.resize,
-        "files": list_digest(rows, file_stats(folder, rows)),
-    }
+    size, fit = settings.cache_size, settings.model.resize
+    out = prepared_folder(settings.competition_name, size, fit) / "images.csv"
+    key = {"version": VERSION, "size": size, "fit": fit, "files": list_digest(rows, folder)}
     started = time.monotonic()
     forget_damaged(out)
     if records.make(out, key, partial(make, rows, folder, out, settings)):

@@ -33,10 +33,6 @@ class BadImageError(UserError):
     """A file that holds no whole picture; the message says why."""
 
 
-class NoMemoryError(BadImageError):
-    """A picture that may well be whole, but does not fit into memory."""
-
-
 @dataclass(frozen=True)
 class Picture:
     """One decoded file: `rgb` is uint8 [height, width, 3]; `note` says what was mended."""
@@ -55,7 +51,7 @@ def decode(path: Path) -> Picture:
     """Read a file as upright RGB: EXIF rotation applied, alpha laid on white, 8 bits a channel.
 
     Of 16 bits the upper 8 stay; floats of 0 to 1 are stretched. Raises BadImageError for a
-    missing, empty, truncated or foreign file and for other floats, NoMemoryError for a huge one.
+    missing, empty, truncated or foreign file and for other floats.
     """
     try:
         if not path.is_file():
@@ -73,7 +69,7 @@ def decode(path: Path) -> Picture:
         raise
     except Exception as error:  # each reader of PIL and OpenCV has errors of its own
         if isinstance(error, MemoryError) or getattr(error, "code", 0) == cv2.Error.StsNoMem:
-            raise NoMemoryError("not enough memory to decode it") from None
+            raise BadImageError("not enough memory to decode it; it may well be whole") from None
         if isinstance(error, OSError) and error.errno:
             raise BadImageError(f"cannot be read: {error.strerror}") from None
         raise BadImageError(f"broken: {short(error)}") from None
@@ -94,9 +90,6 @@ def _picture(path: Path, image: Image.Image) -> Picture:
         flat = Image.fromarray(eight_bits(np.asarray(image))) if deep else image
         rgb = np.asarray(flat.convert("RGB"))
         note = f"{image.format} {note} read by PIL".replace("  ", " ")
-    if deep and "transparency" in image.info:
-        rgb = np.where(np.asarray(image)[..., None] == image.info["transparency"], 255, rgb)
-        rgb, note = rgb.astype(np.uint8), "alpha"
     if turn in range(2, 9):
         turned = Image.fromarray(rgb)
         turned.getexif()[ORIENTATION] = turn
@@ -158,20 +151,16 @@ class Pixels(Protocol):
 class FilePixels:
     """Pictures decoded on each access, for competitions too large to pack.
 
-    `stats` and `notes` are what `prepare` saw of each file, which is checked on each access.
+    `notes` are what `prepare` made of each: those of plain files need no second look by PIL.
     """
 
     paths: list[Path]
     size: int
     fit: str
-    stats: list[Stat] | None = None
     notes: list[str] | None = None
 
     def __getitem__(self, row: int) -> np.ndarray:
-        path = self.paths[row]
-        if self.stats and file_stat(str(path)) != self.stats[row]:
-            raise UserError(f"{path} was replaced after `prepare`: run that stage again")
-        plain = self.notes and self.notes[row] in PLAIN  # a second look by PIL finds nothing new
+        path, plain = self.paths[row], self.notes and self.notes[row] in PLAIN
         rgb = cv2.imread(str(path), UPRIGHT) if plain else None
         try:
             return square(decode(path).rgb if rgb is None else rgb, self.size, self.fit)

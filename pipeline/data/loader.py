@@ -7,7 +7,6 @@ number): 0, 1 or 8 workers give equal batches, and a resumed epoch equals an uni
 import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
@@ -49,16 +48,6 @@ class Pictures(Dataset):
         self.pixels, self.rows, self.transform = pixels, rows, transform
         dtype = np.int64 if targets.ndim == 1 else np.float32
         self.targets = torch.from_numpy(np.array(targets, dtype=dtype))
-
-    def __getstate__(self) -> dict[str, Any]:
-        """A worker that is no fork maps the file itself; a pickled memmap is all its content."""
-        mapped = isinstance(self.pixels, np.memmap)
-        return vars(self) | ({"pixels": Path(self.pixels.filename)} if mapped else {})
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        if isinstance(self.pixels, Path):
-            self.pixels = np.load(self.pixels, mmap_mode="r")
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -131,6 +120,8 @@ def make_loader(
         # its own generator: the worker seeds must not disturb the training's random numbers
         generator=torch.Generator().manual_seed(0),
         worker_init_fn=_one_thread if workers else None,
+        # another start would pickle the packed pixels, all of a memory map's content
+        multiprocessing_context="fork" if workers else None,
     )
 
 

@@ -13,7 +13,7 @@ from pipeline.base.cli import UserError
 from pipeline.base.competition import Competition
 from pipeline.base.config import Experiment, root
 from pipeline.base.csv_files import read_csv
-from pipeline.data.images import FilePixels, Pixels, Stat, file_stat
+from pipeline.data.images import FilePixels, Pixels, file_stat
 
 COLUMNS = ["split", "id", "label", "group", "path"]  # from the CSVs; the others from the pictures
 
@@ -40,11 +40,11 @@ class Prepared:
             raise UserError(f"{problem}; python -m pipeline.prepare makes it anew")
         if self.record["packed"]:
             return np.load(self.folder / "pixels.npy", mmap_mode="r")
-        stats, key = file_stats(self.data, self.rows), self.record["key"]
-        if list_digest(self.rows, stats) != key["files"]:
+        key = self.record["key"]
+        if list_digest(self.rows, self.data) != key["files"]:
             raise UserError(f"{self.data}: files changed after `prepare`: run that stage again")
         paths = [self.data / path for path in self.rows.path]
-        return FilePixels(paths, key["size"], key["fit"], stats, list(self.rows.note))
+        return FilePixels(paths, key["size"], key["fit"], list(self.rows.note))
 
     def problem(self) -> str:
         """What is wrong with the packed pixels, or nothing."""
@@ -62,41 +62,31 @@ class Prepared:
         return Path(self.record["data"])
 
 
-def file_stats(folder: Path, rows: pd.DataFrame) -> list[Stat]:
-    return [file_stat(f"{folder}/{path}") for path in rows.path]
-
-
-def list_digest(rows: pd.DataFrame, stats: list[Stat]) -> str:
+def list_digest(rows: pd.DataFrame, folder: Path) -> str:
     """Digest of rows, file sizes and times: a replaced picture is noticed without reading it."""
+    stats = [file_stat(f"{folder}/{path}") for path in rows.path]
     return records.digest([rows[COLUMNS].to_dict("split")["data"], stats])
 
 
-def prepared_folder(experiment: Experiment) -> Path:
-    return _folder(experiment.competition_name, experiment.cache_size, experiment.model.resize)
+def prepared_folder(competition: str, size: int, fit: str) -> Path:
+    return root("runs") / "_data" / competition / f"{size}-{fit}"
 
 
 def load_prepared(experiment: Experiment) -> Prepared:
     """Raises UserError before `prepare` was run."""
-    return _load(prepared_folder(experiment), experiment.name)
+    size, fit = experiment.cache_size, experiment.model.resize
+    return load_pictures(experiment.competition_name, size, fit, experiment.name)
 
 
 def load_pictures(competition: str, size: int, fit: str, run: str) -> Prepared:
     """Those that `run` was trained on, whatever its experiment says now. Raises UserError."""
-    return _load(_folder(competition, size, fit), run)
-
-
-def _folder(competition: str, size: int, fit: str) -> Path:
-    return root("runs") / "_data" / competition / f"{size}-{fit}"
-
-
-def _load(folder: Path, experiment: str) -> Prepared:
+    folder = prepared_folder(competition, size, fit)
     record = records.load(folder / "images.csv")
     if record is None:
-        raise UserError(f"{folder}: no pictures; run python -m pipeline.prepare {experiment}")
+        raise UserError(f"{folder}: no pictures; run python -m pipeline.prepare {run}")
     if not records.is_intact(folder / "images.csv", record):
-        raise UserError(
-            f"{folder}/images.csv is damaged; python -m pipeline.prepare {experiment} makes it anew"
-        )
+        text = f"python -m pipeline.prepare {run} makes it anew"
+        raise UserError(f"{folder}/images.csv is damaged; {text}")
     return Prepared(folder, record)
 
 

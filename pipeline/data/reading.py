@@ -12,7 +12,7 @@ import pandas as pd
 from pipeline.base.cli import UserError, listing
 from pipeline.base.libc import cores
 from pipeline.base.progress import Progress
-from pipeline.data.images import BadImageError, NoMemoryError, decode, square
+from pipeline.data.images import BadImageError, decode, square
 
 Facts = dict[str, object]
 AHEAD = 256  # pictures that are decoded and wait to be written
@@ -30,9 +30,6 @@ def read_all(
     bad = {
         path: one for path, one in zip(paths, facts, strict=True) if isinstance(one, BadImageError)
     }
-    for path, error in bad.items():
-        if isinstance(error, NoMemoryError):
-            raise UserError(f"{path}: {error}; it may well be whole")
     if bad:
         raise UserError(
             f"{listing([f'{path}: {error}' for path, error in bad.items()])}\n{len(bad)} of "
