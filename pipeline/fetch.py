@@ -5,31 +5,29 @@ writes  data/COMPETITION (DATA_DIR) and its record, written last
 run     python -m pipeline.fetch classify-leaves
 
 COMPETITION is one of configs/competitions/, or any slug of Kaggle. Stopped, it goes on where it
-was; done, it does nothing. Sizes are checked against Kaggle's list; archives in the archive are
-unpacked too, nothing outside the folder.
+was; done, it does nothing. Checksums tell a damaged download; archives in the archive are unpacked
+too, nothing outside the folder.
 """
 
 import shutil
 import sys
 import time
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from pipeline.base import records
-from pipeline.base.cli import UserError, did_you_mean, listing, run_stage, say, took
+from pipeline.base.cli import UserError, did_you_mean, run_stage, say, took
 from pipeline.base.competition import Competition, load_competition
 from pipeline.base.config import Experiment, root
 from pipeline.base.settings import checked_name
 from pipeline.base.yaml_files import find_yaml, known_yaml, load_yaml
 from pipeline.data.tables import data_folder
-from pipeline.kaggle.api.archives import BrokenArchiveError, sizes, unpack
+from pipeline.kaggle.api.archives import BrokenArchiveError, unpack
 from pipeline.kaggle.api.client import ask, on_kaggle, sign_in
 
 VERSION = 1
-LISTED = 200  # files of Kaggle's list that are checked; all have checksums in the archive
 
 
 def main(
@@ -67,7 +65,7 @@ def fetch_missing(name: str) -> None:
 
 
 def fetch(slug: str, folder: Path) -> None:
-    """Download, check and unpack the files of `slug` into `folder`; nothing if that is done.
+    """Download and unpack the files of `slug` into `folder`; nothing if that is done.
 
     Raises UserError for anything Kaggle, the network, the disk or the archive refuses; what is
     downloaded stays for the next try.
@@ -80,13 +78,14 @@ def fetch(slug: str, folder: Path) -> None:
         raise UserError(f"{folder} is there and not from here; use it as it is, or move it away")
     staging = folder.with_name(f".{slug}.fetching")
     archive, unpacked = staging / f"{slug}.zip", staging / "unpacked"
-    api, ask_kaggle = sign_in(), partial(ask, "competition", slug)
-    listed = ask_kaggle(lambda: api.competition_list_files(slug, page_size=LISTED).files)
+    api, quiet = sign_in(), not sys.stderr.isatty()
     say("fetch", f"downloading {slug}")
-    quiet = not sys.stderr.isatty()
-    ask_kaggle(lambda: api.competition_download_files(slug, str(staging), quiet=quiet))
+    ask(
+        "competition",
+        slug,
+        lambda: api.competition_download_files(slug, str(staging), quiet=quiet),
+    )
     try:
-        check(archive, {file.name: file.total_bytes for file in listed})
         shutil.rmtree(unpacked, ignore_errors=True)
         files = unpack(archive, unpacked)
     except BrokenArchiveError as error:
@@ -97,21 +96,6 @@ def fetch(slug: str, folder: Path) -> None:
     records.commit(folder, key, started, files=len(files), bytes=size)
     shutil.rmtree(staging)
     return say("fetch", f"{folder}: {describe(folder)}, {took(started)}")
-
-
-def check(archive: Path, listed: dict[str, int]) -> None:
-    """Every file that Kaggle lists is in the archive, with its size in bytes. Raises UserError.
-
-    Compared by base name: the list has said `train/1.jpg` and `1.jpg`.
-    """
-    held = {(Path(name).name, size) for name, size in sizes(archive).items()}
-    problems = [
-        f"{archive}: {name}, {size:,} bytes in Kaggle's list, is not in it or of another size"
-        for name, size in listed.items()
-        if (Path(name).name, size) not in held
-    ]
-    if problems:
-        raise UserError(f"{listing(problems)}\ndelete {archive} to fetch it again, or unzip it")
 
 
 def describe(folder: Path) -> str:

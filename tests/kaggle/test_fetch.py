@@ -86,13 +86,6 @@ def test_a_broken_archive_is_fetched_again(leaves: Path, kaggle: KaggleStub, run
     run("fetch", "classify-leaves")
 
 
-def test_a_size_unlike_the_list_is_refused(leaves: Path, kaggle: KaggleStub, run: Run) -> None:
-    kaggle.answer["ListDataFiles"] = {"files": [{"name": "train.csv", "totalBytes": 99}]}
-    text = run("fetch", "classify-leaves", expect=2)
-    assert "train.csv, 99 bytes in Kaggle's list, is not in it or of another size" in text
-    assert not leaves.exists()
-
-
 def test_each_failure_in_its_words(
     leaves: Path, kaggle: KaggleStub, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,7 @@ from conftest import enter
 from kaggle_stub import KaggleStub, Trouble
 
 from pipeline.base import records
-from pipeline.kaggle.api.ledger import read_ledger
+from pipeline.kaggle.api.upload import read_ledger
 
 SENT = ["CreateDataset", "CreateDatasetVersion", "SaveKernel", "CreateCodeSubmission"]
 

@@ -172,3 +172,22 @@ def accepted(answer: Answer, what: str) -> Answer:
         text = "; ".join(f"{name.replace('_', ' ')}: {value}" for name, value in bad.items())
         raise UserError(f"Kaggle refuses {what}: {text}")
     return answer
+
+
+def new_version(
+    kind: Kind, ref: str, current: Callable[[], int], make: Callable[[int], Any]
+) -> int:
+    """Make a version of a dataset or notebook by `make(number of the last)`; returns its number.
+
+    `current()` tells the number of the latest version, 0 where there is none.
+    """
+    before = ask(kind, ref, current)
+
+    def made() -> int:
+        answer = accepted(make(before), f"{kind} {ref}")
+        return getattr(answer, "version_number", None) or before + 1  # a dataset's has none
+
+    def lost() -> int | None:
+        return now if (now := current()) > before else None
+
+    return ask(kind, ref, made, lost)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.base import records
 from pipeline.base.cli import UserError, say, took
-from pipeline.kaggle.api.client import accepted, ask, unless_absent
+from pipeline.kaggle.api.client import ask, new_version, unless_absent
 
 if TYPE_CHECKING:
     from kaggle.api.kaggle_api_extended import KaggleApi
@@ -39,21 +39,18 @@ def push_dataset(api: KaggleApi, folder: Path, notes: str) -> None:
     """Create a private dataset, or a new version of it; returns when it can be mounted."""
     started = time.monotonic()
     ref = json.loads((folder / "dataset-metadata.json").read_text())["id"]
-    before, _ = ask("dataset", ref, lambda: dataset_version(api, ref))
     say("bundle", f"uploading {folder} to {ref}")
 
-    def create() -> bool:
+    def create(before: int) -> Any:
         options = {"quiet": True, "dir_mode": "zip"}
         if before:
-            answer = api.dataset_create_version(str(folder), notes, **options)
-        else:
-            answer = api.dataset_create_new(str(folder), **options)
-        return bool(accepted(answer, f"dataset {ref}"))
+            return api.dataset_create_version(str(folder), notes, **options)
+        return api.dataset_create_new(str(folder), **options)
 
-    ask("dataset", ref, create, lambda: dataset_version(api, ref)[0] > before or None)
+    version = new_version("dataset", ref, lambda: dataset_version(api, ref)[0], create)
     for _ in range(READY_POLLS):
         number, ready = ask("dataset", ref, lambda: dataset_version(api, ref))
-        if ready and number > before:
+        if ready and number >= version:
             return say("bundle", f"{ref} is ready, {took(started)}")
         time.sleep(POLL)
     raise UserError(f"dataset {ref} is not ready yet; the same command later goes on")

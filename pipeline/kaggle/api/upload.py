@@ -1,4 +1,7 @@
-"""A submission's way to Kaggle: once only, and back with its score into the ledger."""
+"""A submission's way to Kaggle: once only, and back with its score into the ledger.
+
+submissions/ledger.csv has a row for each: what went to Kaggle, our own scores, Kaggle's scores.
+"""
 
 from __future__ import annotations
 
@@ -9,70 +12,51 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from pipeline.base import records
 from pipeline.base.cli import UserError, duration, say
-from pipeline.kaggle.api import ledger
+from pipeline.base.config import root
+from pipeline.base.csv_files import read_csv
 from pipeline.kaggle.api.client import ask, sign_in
 
 if TYPE_CHECKING:
     from kaggle.api.kaggle_api_extended import KaggleApi
 
 POLL, POLLS = 10, 60  # seconds between two questions for the score, and how many
+Row = dict[str, str]
+COLUMNS = ["time", "name", "slug", "metric", "cv", "oof", "public", "private", "status"]
+COLUMNS += ["git", "ref", "sha256"]  # status: pending, complete or error
 
 
 def upload(csv: Path, slug: str) -> None:
-    """Send an audited submission and wait for its score, unless this very file has one already.
+    """Send an audited submission and wait for its score, unless this very file has one already."""
 
-    Raises UserError for none left today, and for all that Kaggle or the network refuses. What was
-    sent is in the ledger whatever comes after.
-    """
-    row = find_or_start(csv, slug, hashlib.sha256(csv.read_bytes()).hexdigest())
-    if row["status"] == "complete":
-        return say("submit", f"{csv}: on Kaggle since {row['time']}, not sent again: {scores(row)}")
-    api = sign_in()
-
-    def submit(text: str) -> Any:
+    def submit(api: KaggleApi, text: str) -> Any:
         return api.competition_submit(str(csv), text, slug, quiet=True)
 
-    submit_once(api, row, str(csv), submit, POLLS)
-    return say("submit", f"{row['name']}: {scores(row)}; {ledger.ledger_path()}")
-
-
-def find_or_start(csv: Path, slug: str, sha256: str) -> ledger.Row:
-    """The ledger's row of a submission, or a new one from the record of `csv`."""
-    if row := ledger.find(slug, sha256):
-        return row
-    record = records.load(csv)
-    cv = record["cv"]
-    return {
-        "time": time.strftime("%Y-%m-%d %H:%M:%S"),
-        "name": csv.stem,
-        "slug": slug,
-        "metric": record["metric"],
-        "cv": f"{np.mean(cv['folds']):.5f}",
-        "oof": f"{cv['all']:.5f}",
-        "public": "",
-        "private": "",
-        "status": "pending",
-        "git": record["git"] or "",
-        "ref": "",
-        "sha256": sha256,
-    }
+    submit_once(csv, slug, hashlib.sha256(csv.read_bytes()).hexdigest(), submit, POLLS)
 
 
 def submit_once(
-    api: KaggleApi, row: ledger.Row, what: str, submit: Callable[[str], Any], polls: int
+    csv: Path, slug: str, sha256: str, submit: Callable[[KaggleApi, str], Any], polls: int
 ) -> None:
-    """Submit `what` by `submit(description)` and wait for its score, which `row` then holds.
+    """Submit by `submit(api, description)` and wait for the score, unless `sha256` has one.
 
-    One that has a number is only asked after. `row` is kept in the ledger as soon as it is sent.
-    Raises UserError where Kaggle cannot score it.
+    `csv` is the local submission, whose record tells our scores. One that has a number is only
+    asked after. What was sent is in the ledger whatever comes after. Raises UserError for none
+    left today, for a file that cannot be scored, and for all that Kaggle or the network refuses.
     """
+    rows = [row for row in read_ledger() if (row["slug"], row["sha256"]) == (slug, sha256)]
+    row = next((row for row in reversed(rows) if row["status"] != "error"), None)
+    row = row or new_row(csv, slug, sha256)
+    if row["status"] == "complete":
+        return say("submit", f"{csv}: on Kaggle since {row['time']}, not sent again: {scores(row)}")
+    api = sign_in()
     if not row["ref"]:
-        row["ref"] = send(api, row, what, submit)
-        ledger.put(row)
-    most, slug = duration(POLL * polls), row["slug"]
+        row["ref"] = send(api, row, lambda text: submit(api, text))
+        put(row)
+    most = duration(POLL * polls)
     say("submit", f"its score is awaited, at most {most}; stopped, the same command asks again")
     for poll in range(polls):
         if poll:
@@ -82,19 +66,37 @@ def submit_once(
         if one and one.status.name != "PENDING":
             row |= {"status": one.status.name.lower()}
             row |= {"public": one.public_score, "private": one.private_score}
-            ledger.put(row)
+            put(row)
             break
     if row["status"] == "error":
-        raise UserError(f"{what}: Kaggle cannot score it: {one.error_description}")
+        raise UserError(f"{csv}: Kaggle cannot score it: {one.error_description}")
+    return say("submit", f"{row['name']}: {scores(row)}; {ledger_path()}")
 
 
-def send(api: KaggleApi, row: ledger.Row, what: str, submit: Callable[[str], Any]) -> str:
-    """Submit `what` by `submit(description)`; returns Kaggle's number of the submission.
+def new_row(csv: Path, slug: str, sha256: str) -> Row:
+    """What the record of `csv` says of a submission that is to be made."""
+    record = records.load(csv)
+    cv = record["cv"]
+    return dict.fromkeys(COLUMNS, "") | {
+        "time": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "name": csv.stem,
+        "slug": slug,
+        "metric": record["metric"],
+        "cv": f"{np.mean(cv['folds']):.5f}",
+        "oof": f"{cv['all']:.5f}",
+        "status": "pending",
+        "git": record["git"] or "",
+        "sha256": sha256,
+    }
+
+
+def send(api: KaggleApi, row: Row, submit: Callable[[str], Any]) -> str:
+    """Submit by `submit(description)`; returns Kaggle's number of the submission.
 
     One that Kaggle has already, sent elsewhere, before a crash or by a call whose answer was
-    lost, is not sent again. Raises UserError where none is left today, and for a refusal.
+    lost, is not sent again.
     """
-    slug, mark = row["slug"], f"sha256 {row['sha256'][:12]}"
+    name, slug, mark = row["name"], row["slug"], f"sha256 {row['sha256'][:12]}"
 
     def sent_before() -> str | None:
         made = api.competition_submissions(slug)
@@ -102,16 +104,14 @@ def send(api: KaggleApi, row: ledger.Row, what: str, submit: Callable[[str], Any
         return next((str(one.ref) for one in good if mark in one.description), None)
 
     def number() -> str:
-        answer = submit(
-            f"{row['name']}: {row['metric']} OOF {row['oof']}, git {row['git']}, {mark}"
-        )
+        answer = submit(f"{name}: {row['metric']} OOF {row['oof']}, git {row['git']}, {mark}")
         if not answer.ref:  # a failed upload is a good answer without a number
-            raise UserError(f"{what}: {answer.message}; the same command tries again")
+            raise UserError(f"{name}: {answer.message}; the same command tries again")
         return str(answer.ref)
 
     if before := ask("competition", slug, sent_before):
         return before
-    say("submit", f"sending {what} to {slug}{submissions_left(api, slug)}")
+    say("submit", f"sending {name} to {slug}{submissions_left(api, slug)}")
     return ask("competition", slug, number, sent_before)
 
 
@@ -128,8 +128,26 @@ def submissions_left(api: KaggleApi, slug: str) -> str:
     return f", {left} left today" if made or left else ""  # all zero before the first
 
 
-def scores(row: ledger.Row) -> str:
+def scores(row: Row) -> str:
     if row["status"] == "pending":
         return "no score yet; the same command asks again"
     private = f", private {row['private']}" if row["private"] else ""
     return f"public {row['public']}{private} (OOF {row['oof']}, {row['metric']})"
+
+
+def ledger_path() -> Path:
+    return root("submissions") / "ledger.csv"
+
+
+def read_ledger() -> list[Row]:
+    """All submissions, the oldest first."""
+    if not ledger_path().exists():
+        return []
+    return read_csv(ledger_path(), COLUMNS).to_dict("records")
+
+
+def put(row: Row) -> None:
+    """Add a submission, or replace what was known of the one with this `slug` and `ref`."""
+    rows = {(row["slug"], row["ref"]): row for row in [*read_ledger(), row]}
+    with records.writing(ledger_path()) as tmp:
+        pd.DataFrame(rows.values(), columns=COLUMNS).to_csv(tmp, index=False, lineterminator="\n")

@@ -6,6 +6,7 @@ import hashlib
 import shutil
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -15,16 +16,15 @@ from pipeline.base.cli import UserError, say
 from pipeline.base.config import root
 from pipeline.base.locks import LOCK, locked
 from pipeline.base.runs import finished, how_far
-from pipeline.kaggle.api import ledger
-from pipeline.kaggle.api.client import accepted, ask, unless_absent
+from pipeline.kaggle.api.client import ask, new_version, unless_absent
 from pipeline.kaggle.api.datasets import folder_digest, push_datasets
-from pipeline.kaggle.api.upload import find_or_start, scores, submit_once
+from pipeline.kaggle.api.upload import submit_once
 from pipeline.kaggle.notebook.guard import ALERT
 
 if TYPE_CHECKING:
     from kaggle.api.kaggle_api_extended import KaggleApi
 
-POLL, RUN_POLLS = 15, 3600  # seconds between two questions for a run, and how many: 15 hours
+POLL = 15  # seconds between two questions for a run, which ends by its time limit
 ENDS = ("COMPLETE", "ERROR", "CANCEL_ACKNOWLEDGED", "ABSENT")  # of a run
 SETTLED = 8  # polls
 SCORE_POLLS = 3600  # of 10 s: the hidden test takes as long as it may
@@ -49,7 +49,7 @@ def push_submission(api: KaggleApi, bundle: Path, slug: str) -> None:
     if problem:
         records.write_json(state, done | {"kernel": None})  # the same command runs it anew
         raise UserError(f"{ref} version {version} {problem}")
-    submit_version(api, bundle.parent.name, slug, ref, version)
+    submit_version(root("submissions") / f"{bundle.parent.name}.csv", slug, ref, version)
 
 
 def push_training(api: KaggleApi, bundle: Path) -> None:
@@ -117,17 +117,11 @@ def push_notebook(api: KaggleApi, bundle: Path, outputs: Sequence[str] = ()) -> 
     folder, ref = bundle / "notebook", notebook_ref(bundle)
     about = {**records.read_json(folder / "kernel-metadata.json"), "kernel_sources": [*outputs]}
     records.write_json(folder / "kernel-metadata.json", about)
-    before = ask("notebook", ref, lambda: notebook_version(api, ref))
 
-    def push() -> int:
-        answer = api.kernels_push(str(folder), timeout=about["session_timeout_seconds"])
-        return accepted(answer, f"notebook {ref}").version_number
+    def push(_: int) -> Any:
+        return api.kernels_push(str(folder), timeout=about["session_timeout_seconds"])
 
-    def pushed() -> int | None:
-        now = notebook_version(api, ref)
-        return now if now > before else None
-
-    version = ask("notebook", ref, push, pushed)
+    version = new_version("notebook", ref, partial(notebook_version, api, ref), push)
     begun = f"https://www.kaggle.com/code/{ref}: version {version} starts, its end is awaited"
     say("bundle", f"{begun}; stopped, the same command goes on waiting")
     return version
@@ -151,7 +145,7 @@ def failure(api: KaggleApi, ref: str, version: int) -> str:
     this one was seen at work, or when it has been told SETTLED times.
     """
     ends, one = 0, f"{ref}/{version}"  # an older client asks for the latest version all the same
-    for _ in range(RUN_POLLS):
+    while True:
         answer = ask("notebook", ref, lambda: unless_absent(lambda: api.kernels_status(one)))
         status = answer.status.name if answer else "ABSENT"
         ends = ends + 1 if status in ENDS else SETTLED
@@ -159,7 +153,6 @@ def failure(api: KaggleApi, ref: str, version: int) -> str:
             why = (answer and answer.failure_message) or status.lower()
             return "" if status == "COMPLETE" else f"failed on Kaggle: {why}; its page has a log"
         time.sleep(POLL)
-    raise UserError(f"{ref} version {version} still runs; the same command later goes on")
 
 
 def has_alert(api: KaggleApi, ref: str, version: int) -> bool:
@@ -167,15 +160,11 @@ def has_alert(api: KaggleApi, ref: str, version: int) -> bool:
     return ALERT in ask("notebook", ref, lambda: api.kernels_logs(f"{ref}/{version}"))
 
 
-def submit_version(api: KaggleApi, name: str, slug: str, ref: str, version: int) -> None:
+def submit_version(csv: Path, slug: str, ref: str, version: int) -> None:
     """Submit a version of the notebook once; its score goes into the ledger beside ours."""
-    what = f"{ref} version {version}"
-    sha256 = hashlib.sha256(what.encode()).hexdigest()
-    row = find_or_start(root("submissions") / f"{name}.csv", slug, sha256)
 
-    def submit(text: str) -> Any:
+    def submit(api: KaggleApi, text: str) -> Any:
         return api.competition_submit_code("submission.csv", text, slug, ref, version, True)
 
-    if row["status"] == "pending":
-        submit_once(api, row, what, submit, SCORE_POLLS)
-    say("bundle", f"{name}: {scores(row)}; {ledger.ledger_path()}")
+    sha256 = hashlib.sha256(f"{ref} version {version}".encode()).hexdigest()
+    submit_once(csv, slug, sha256, submit, SCORE_POLLS)
