@@ -104,10 +104,7 @@ def checked(table: pd.DataFrame, train: pd.DataFrame, n: int, where: Path) -> pd
     """A split that we did not draw, with our groups. Raises UserError for one that leaks."""
     refuse_other_images(table, train, where)
     table = table.sort_values("image", ignore_index=True).assign(group=train.group)
-    try:
-        check_folds(table, n)
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
+    check_folds(table, n, where)
     return table
 
 

@@ -10,25 +10,11 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    Field,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from pipeline.base.cli import UserError, did_you_mean, shown
-from pipeline.base.settings import (
-    TOGETHER,
-    Name,
-    Probability,
-    Settings,
-    Side,
-    recorded,
-    valid_name,
-)
+from pipeline.base.settings import TOGETHER, Name, Probability, Settings, Side, valid_name
 from pipeline.base.yaml_files import find_yaml, known_yaml, load_yaml
 
 Alpha = Annotated[float, Field(ge=0, le=1000)]
@@ -87,11 +73,9 @@ class Model(Settings):
     weights: str = "pypi"  # hub (timm's), pypi (lite0, lite1, lite2), none, run:NAME, or a path
     size: Side | None = None  # px; None: the backbone's own
     # how a picture becomes a square
-    resize: Literal["stretch", "pad"] = recorded("resize", "fit", "stretch")
-    # what the head is given
-    features: Literal["blocks", "last"] = recorded("features", "reads", "blocks")
-    # the head's first weights
-    head_init: Literal["lda", "random"] = recorded("head_init", "head", "lda")
+    resize: Literal["stretch", "pad"] = Field("stretch", alias="fit")
+    features: Literal["blocks", "last"] = Field("blocks", alias="reads")  # what the head is given
+    head_init: Literal["lda", "random"] = Field("lda", alias="head")  # the head's first weights
     batchnorm: Literal["frozen", "train"] = "frozen"  # its running statistics
     depthwise: Literal["frozen", "train"] = "train"  # convolutions of a channel each, their norms
     freeze: str | None = None  # "backbone", or the last frozen module (blocks.2)
@@ -101,10 +85,9 @@ class Model(Settings):
 
     @model_validator(mode="after")
     def _fitting(self) -> "Model":
-        if self.weights == "none" and self.batchnorm == "frozen":
-            raise PydanticCustomError(TOGETHER, "model.weights: none needs batchnorm: train")
-        if self.weights == "none" and self.depthwise == "frozen":
-            raise PydanticCustomError(TOGETHER, "model.weights: none needs depthwise: train")
+        if self.weights == "none" and "frozen" in (self.batchnorm, self.depthwise):
+            text = "model.weights: none needs batchnorm: train and depthwise: train"
+            raise PydanticCustomError(TOGETHER, text)
         if self.freeze_epochs and not self.freeze:
             raise PydanticCustomError(TOGETHER, "model.freeze_epochs needs freeze:")
         return self

@@ -40,9 +40,15 @@ def make_accelerator(runtime: Runtime, options: Sequence[KwargsHandler] = ()) ->
 def _precision(cpu: bool) -> str:
     if not cpu:  # before Ampere (a Kaggle T4) there are no bf16 units
         return "bf16" if torch.cuda.get_device_capability() >= (8, 0) else "fp16"
-    info = Path("/proc/cpuinfo")
-    flags = info.read_text() if info.exists() else ""
+    flags = cpu_facts().get("flags", "")
     return "bf16" if "avx512_bf16" in flags or "amx_bf16" in flags else "no"
+
+
+def cpu_facts() -> dict[str, str]:
+    """What Linux says of a core; nothing elsewhere."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return {name.strip(): value.strip() for name, _, value in (x.partition(":") for x in lines)}
 
 
 def workers(runtime: Runtime, on_gpu: bool) -> int:
@@ -84,11 +90,8 @@ def peak_memory_gb() -> dict[str, float]:
 
 def describe_machine(runtime: Runtime) -> dict[str, Any]:
     """What a speed depends on besides the work."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return {
-        "cpu": names[0] if names else os.uname().machine,
+        "cpu": cpu_facts().get("model name", os.uname().machine),
         "cores": cores(),
         "gpus": sorted(gpus(runtime)),
         "torch": torch.__version__,

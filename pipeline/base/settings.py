@@ -6,7 +6,6 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import (
     AfterValidator,
-    AliasChoices,
     BaseModel,
     ConfigDict,
     Field,
@@ -50,15 +49,19 @@ Name = Annotated[str, AfterValidator(valid_name)]  # of a run, a split, a compet
 Side = Annotated[int, Field(ge=16, le=4096)]
 
 
-def recorded(name: str, former: str, default: Any) -> Any:
-    """A renamed field: records keep its `former` name, so that their keys stay as they are."""
-    return Field(default, validation_alias=AliasChoices(name, former), serialization_alias=former)
-
-
 class Settings(BaseModel):
-    """`RETIRED`: settings that are gone, and the values with which they did nothing."""
+    """`RETIRED`: settings that are gone, and the values with which they did nothing.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    The alias of a renamed field is its former name: records keep it, and YAML may.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+        populate_by_name=True,
+        loc_by_alias=False,
+    )
     RETIRED: ClassVar[dict[str, Any]] = {}
 
     @model_validator(mode="before")

@@ -78,6 +78,8 @@ def _explain(cls: type[BaseModel], path: Path, item: dict[str, Any]) -> str:
     name = short(".".join(str(part) for part in item["loc"]))
     if item["type"] == "extra_forbidden":
         known = list(_section(cls, item["loc"]).model_fields)
+        if item["loc"][-1] in known:
+            return f"{path}: {name} stands twice, also under its former name; keep one"
         near = did_you_mean(str(item["loc"][-1]), known)
         return f"{path}: unknown key {name!r}{near}; known here: {', '.join(known)}"
     if item["type"] == "missing":

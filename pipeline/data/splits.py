@@ -44,10 +44,7 @@ def load_folds(experiment: Experiment) -> pd.DataFrame:
         raise UserError(f"{path}: no folds; run python -m pipeline.folds {experiment.name}")
     table = read_csv(path, ["image", "label", "group", "fold"])
     table["fold"] = fold_numbers(table.fold, path)
-    try:
-        check_folds(table, experiment.folds.n)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+    check_folds(table, experiment.folds.n, path)
     return table
 
 
@@ -60,22 +57,24 @@ def fold_numbers(texts: pd.Series, path: Path) -> pd.Series:
     return texts.astype(int)
 
 
-def check_folds(table: pd.DataFrame, n: int) -> None:
+def check_folds(table: pd.DataFrame, n: int, where: Path | str = "the split") -> None:
     """Each image once, no group in two folds, no fold empty, each class in each training part."""
     if table.image.duplicated().any():
-        raise UserError(f"image {table.image[table.image.duplicated()].iloc[0]!r} stands twice")
+        twice = table.image[table.image.duplicated()].iloc[0]
+        raise UserError(f"{where}: image {twice!r} stands twice")
     spread = table.groupby("group").fold.nunique()
     if (spread > 1).any():
-        raise UserError(f"group {spread.idxmax()!r} straddles {spread.max()} folds: it would leak")
+        text = f"group {spread.idxmax()!r} straddles {spread.max()} folds: it would leak"
+        raise UserError(f"{where}: {text}")
     if (found := set(table.fold) - {-1}) != set(range(n)):
-        raise UserError(f"folds {sorted(found)}, expected 0 to {n - 1}")
+        raise UserError(f"{where}: folds {sorted(found)}, expected 0 to {n - 1}")
     folds_per_class = table.groupby("label").fold.agg(["nunique", "first"])
     alone = folds_per_class[(folds_per_class["nunique"] == 1) & (folds_per_class["first"] >= 0)]
     if len(alone):
         label, fold = alone.index[0], alone["first"].iloc[0]
         raise UserError(
-            f"class {label!r} has all its images in fold {fold}: the model of that fold would "
-            "never see it; move some to another fold, or mark them -1 (always trained on)"
+            f"{where}: class {label!r} has all its images in fold {fold}: the model of that fold "
+            "would never see it; move some to another fold, or mark them -1 (always trained on)"
         )
 
 

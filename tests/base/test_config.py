@@ -231,7 +231,7 @@ def test_former_names_still_work(space: Path) -> None:
     assert (written["reads"], written["head"], written["fit"]) == ("last", "random", "pad")
     assert not {"features", "head_init", "resize"} & set(written), "keys of before stay valid"
     path.write_text("competition: demo\nmodel: {size: 64, reads: last, features: blocks}\n")
-    with pytest.raises(UserError, match=r"model.reads"):
+    with pytest.raises(UserError, match=r"model.features stands twice, also under its former"):
         load_experiment(str(path))
 
 
