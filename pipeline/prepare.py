@@ -69,9 +69,9 @@ def forget_damaged(out: Path) -> None:
 
 def make(rows: pd.DataFrame, folder: Path, out: Path, settings: Experiment) -> dict[str, Any]:
     """Write `out` and the pixels; returns facts for the record."""
-    from pipeline.model.backbone import check_backbone  # late: torch, for which no no-op waits
+    from pipeline.model.backbone import layout  # late: torch, for which no no-op waits
 
-    check_backbone(settings.model)
+    layout(settings.model)  # raises UserError for what the backbone cannot do
     if records.load(out):
         say("prepare", "the CSVs or the pictures are not those of last time: all are read again")
     packed = len(rows) * settings.cache_size**2 * 3 <= settings.runtime.pack_gb * 1e9

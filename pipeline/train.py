@@ -23,7 +23,7 @@ import pandas as pd
 import typer
 
 from pipeline.base import records
-from pipeline.base.cli import Exit, UserError, explain, mean_std, run_stage, say, short, took
+from pipeline.base.cli import Exit, UserError, mean_std, run_stage, say, took
 from pipeline.base.competition import load_competition
 from pipeline.base.config import Experiment, load_experiment
 from pipeline.base.deadline import Deadline
@@ -33,7 +33,6 @@ from pipeline.data.prepared import Prepared, load_prepared
 from pipeline.data.splits import chosen_folds, classes_of, load_folds, split_rows
 from pipeline.launchers import local, ray_cluster
 from pipeline.training.keys import is_trained, train_key
-from pipeline.training.targets import training_targets
 
 if TYPE_CHECKING:
     from pipeline.training.trainer import Trainer
@@ -107,98 +106,54 @@ def train_here(
     deadline: Deadline,
 ) -> None:
     """Train folds (`todo`: their keys) one after another in this process."""
-    from pipeline.base.device import trim_malloc  # late: torch
+    from pipeline.base.device import trim_malloc, tuned  # late: torch
 
+    settings = tuned(settings)
     # ranks of a group: the first holds the lock for all, and does not wait as they would for it
     rank, ranks = (int(os.environ.get(name, n)) for name, n in [("RANK", 0), ("WORLD_SIZE", 1)])
     for fold, key in todo.items():
         out = model_path(settings.name, fold)
         with nullcontext() if rank else locked(out.parent, wait=ranks == 1):
             if not is_trained(out, key):  # another process may just have done it
-                train_fold(settings, fold, prepared, table, out, key, deadline)
+                train_fold(make_trainer(settings, fold, prepared, table), out, key, deadline)
         trim_malloc()
 
 
-def train_fold(
-    settings: Experiment,
-    fold: int,
-    prepared: Prepared,
-    table: pd.DataFrame,
-    out: Path,
-    key: dict[str, Any],
-    deadline: Deadline,
-) -> None:
+def train_fold(trainer: "Trainer", out: Path, key: dict[str, Any], deadline: Deadline) -> None:
     """Train one fold to its last epoch, from where a killed run left it, and write `out`.
 
-    Exits with Exit.PAUSED when the deadline comes first. Raises UserError when the backbone's first
-    weights cannot be had or the loss is NaN.
+    Exits with Exit.PAUSED when the deadline comes first. Raises UserError when the loss is NaN.
     """
-    from pipeline.base.device import tuned  # late: torch
+    from pipeline.training import checkpoint  # late: torch
 
-    started, settings = time.monotonic(), tuned(settings)
-    trainer = make_trainer(settings, fold, prepared, table)
-    last = out.with_name("last.pt")
+    what, last = f"fold {trainer.fold}", out.with_name("last.pt")
     if last.exists():
-        resume(trainer, last)
-        say("train", f"fold {fold}  goes on after epoch {trainer.epoch}")
+        checkpoint.resume(trainer, last)
+        say("train", f"{what}  goes on after epoch {trainer.epoch}")
     if trainer.accelerator.is_main_process:
         records.write_json(out.with_name("started.json"), key)
     trainer.run(last, deadline)
     trainer.accelerator.end_training()
     if not trainer.accelerator.is_main_process:
         return  # rank 0 says how it ended
-    if trainer.epoch < settings.train.epochs:
-        say("train", f"fold {fold}  stops after epoch {trainer.epoch}: the next may end too late")
+    if trainer.epoch < trainer.settings.train.epochs:
+        say("train", f"{what}  stops after epoch {trainer.epoch}: the next may end too late")
         sys.exit(Exit.PAUSED)
-    finish(trainer, out, key, started, classes_of(table))
-
-
-def finish(
-    trainer: "Trainer", out: Path, key: dict[str, Any], started: float, classes: list[str]
-) -> None:
-    """Write the model and its record; what a killed run would go on from is no longer needed."""
-    from pipeline.base.device import peak_memory_gb  # late: torch
-    from pipeline.model.build import save_weights
-
-    save_weights(trainer.final_model(), out)
-    settings, peak = trainer.settings, peak_memory_gb()
-    records.commit(
-        out,
-        key,
-        started,
-        classes=classes,
-        model=settings.model.model_dump(mode="json", by_alias=True),
-        competition=settings.competition,
-        peak=peak,
-        runtime=settings.runtime.model_dump(mode="json"),
-        **trainer.facts(),
-    )
-    out.with_name("last.pt").unlink(missing_ok=True)
-    out.with_name("started.json").unlink()
-    memory = f"at most {peak['ram_gb']:.1f} GB of memory"
-    say("train", f"fold {trainer.fold}  {out}, {took(started)}, {memory}")
-    tell_if_lost(f"fold {trainer.fold}", [records.load(out)])
-
-
-def resume(trainer: "Trainer", last: Path) -> None:
-    """Go on from the last finished epoch. Raises UserError for a file that holds none."""
-    import torch  # late
-
-    try:
-        trainer.resume(torch.load(last, map_location="cpu", weights_only=True))
-    except Exception as error:  # torch, pickle and zip raise dozens of kinds
-        if explain(error):  # memory, a disk: the file is well
-            raise
-        raise UserError(
-            f"{last}: damaged ({short(error, 120)}); delete it to train the fold from its beginning"
-        ) from None
+    record = checkpoint.finish(trainer, out, key)
+    memory = f"at most {record['peak']['ram_gb']:.1f} GB of memory"
+    say("train", f"{what}  {out}, {took(trainer.started)}, {memory}")
+    tell_if_lost(what, [record])
 
 
 def make_trainer(
     settings: Experiment, fold: int, prepared: Prepared, table: pd.DataFrame
 ) -> "Trainer":
-    """The Trainer of a fold's images and what they are taught."""
-    from pipeline.training.trainer import Trainer  # late: torch
+    """The Trainer of a fold's images and what they are taught.
+
+    Raises UserError when the backbone's first weights cannot be had.
+    """
+    from pipeline.training.loss import training_targets  # late: torch
+    from pipeline.training.trainer import Trainer
 
     classes = classes_of(table)
     metric = load_competition(settings.competition).metric

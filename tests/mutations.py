@@ -53,9 +53,9 @@ DEFECTS = [
     ),
     Defect(
         "resumed an epoch too far",
-        "training/trainer.py",
-        'self.epoch, self.log = state["epoch"], state["log"]',
-        'self.epoch, self.log = state["epoch"] + 1, state["log"]',
+        "training/checkpoint.py",
+        'trainer.epoch, trainer.log = state["epoch"], state["log"]',
+        'trainer.epoch, trainer.log = state["epoch"] + 1, state["log"]',
         "test_train.py",
     ),
     Defect(

@@ -59,11 +59,6 @@ def layout(settings: Model) -> Layout:
     )
 
 
-def check_backbone(settings: Model) -> None:
-    """Raise UserError for a backbone that is unknown or cannot take or read the pictures."""
-    layout(settings)
-
-
 def build_backbone(settings: Model, fold: int, **drops: float) -> nn.Module:
     """A timm model with its first weights and the classifier those weights came with.
 

@@ -4,7 +4,6 @@ Fine-tuning from a random head first tears at the backbone to make up for the he
 ICLR 2022). A linear discriminant on the frozen backbone's features is a good head already.
 """
 
-import time
 from functools import partial
 from typing import NamedTuple
 
@@ -49,7 +48,10 @@ def init_head(features: FrozenFeatures, rows: np.ndarray, labels: np.ndarray, se
     # leaves-small, fold 0, D4 TTA: one view gives .798, two .844, four .849; random crops .813
     views = [*VIEWS["none"], *augmented_views(features.settings)]
     values = features.of("train", rows[chosen], views)
-    return set_head(features.model, values, labels[chosen], features.settings.model.head_init)
+    found = fit_head(features.model, values, labels[chosen], features.settings.model.head_init)
+    if found is None:
+        return "standardised"
+    return f"closed form, shrinkage {found.shrinkage:g}, scale {found.scale:.2g}"
 
 
 def fits_features(how: Model) -> bool:
@@ -74,18 +76,6 @@ def lda(features: torch.Tensor, labels: np.ndarray, classes: int) -> LinearHead:
     _, shrinkage, scale = best
     weight, bias = (kept + rest).solve(shrinkage)
     return LinearHead((weight * scale).float(), (bias * scale).float(), shrinkage, scale)
-
-
-def seconds_of_lda(images: int, views: int, width: int, classes: int) -> float:
-    """What `lda` will take on this machine, from a chunk of images and one solution."""
-    some, started = min(images, CHUNK_IMAGES), time.monotonic()
-    labels = np.arange(some) % max(1, min(classes, some // 2))  # two of each, or nothing varies
-    features = torch.randn(some, views, width)
-    found = ClassMoments.of(features, labels, classes, np.arange(some))
-    added = time.monotonic()
-    found.solve(SHRINKAGES[-1])
-    solution = time.monotonic() - added
-    return (added - started) * images / some + (len(SHRINKAGES) + 1) * solution
 
 
 def best_scale(
@@ -153,35 +143,47 @@ class ClassMoments(NamedTuple):
         return weight, -0.5 * (weight * means).sum(1)
 
 
-def set_head(model: nn.Module, features: torch.Tensor, labels: np.ndarray, start: str) -> str:
-    """Standardise what the head reads and, for start "lda", write its closed form into it.
+def fit_head(
+    model: nn.Module, features: torch.Tensor, labels: np.ndarray, start: str
+) -> LinearHead | None:
+    """Standardise a Pyramid's inputs and, for start "lda", write the closed form into the head.
 
-    A pyramid's features become vectors of length 1 on average, so that a step of Adam, which
-    moves all weights alike, does not turn the logits over because there are thousands of them.
     `features` [n, views, width] are the head's inputs, `labels` [n] those of its images; they are
-    standardised in place, as they may fill gigabytes.
-    Raises UserError for a head that is not one linear layer.
+    standardised in place. Returns the closed form. Raises UserError for a head that is not one
+    linear layer.
     """
     head = linear_head(model)
+    mean, scale = standardise(features)
+    found = lda(features, labels, head.out_features) if start == "lda" else None
+    if isinstance(model, Pyramid):
+        # vectors of length 1 on average: a step of Adam, which moves all weights alike, does not
+        # turn the logits over because there are thousands of them
+        length = head.in_features**0.5
+        model.mean.copy_(mean)
+        model.scale.copy_(scale / length)
+        mean, scale = torch.zeros_like(mean), torch.full_like(scale, length)
+    if found:
+        write_linear(head, found.weight * scale, found.bias - found.weight @ (mean * scale))
+    return found
+
+
+def standardise(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """In place, as they may fill gigabytes; returns the mean and the factor [width] of each."""
     deviation, mean = torch.std_mean(features.flatten(0, 1), 0)
     if not (deviation.isfinite().all() and deviation.any()):
         raise UserError(
             "model.head_init: no closed form of features that are all one, or not finite"
         )
     scale = 1 / deviation.clamp(min=0.1 * deviation.mean())  # a dead channel must stay dead
-    if start == "lda":
-        found = lda(features.sub_(mean).mul_(scale), labels, head.out_features)
-    if isinstance(model, Pyramid):
-        model.mean.copy_(mean)
-        model.scale.copy_(scale / head.in_features**0.5)
-        mean, scale = torch.zeros_like(mean), torch.full_like(scale, head.in_features**0.5)
-    if start != "lda":
-        return "standardised"
-    with torch.no_grad():
-        head.weight.copy_(found.weight * scale)
-        if head.bias is not None:
-            head.bias.copy_(found.bias - found.weight @ (mean * scale))
-    return f"closed form, shrinkage {found.shrinkage:g}, scale {found.scale:.2g}"
+    features.sub_(mean).mul_(scale)
+    return mean, scale
+
+
+@torch.no_grad()
+def write_linear(layer: nn.Linear, weight: torch.Tensor, bias: torch.Tensor) -> None:
+    layer.weight.copy_(weight)
+    if layer.bias is not None:
+        layer.bias.copy_(bias)
 
 
 def linear_head(model: nn.Module) -> nn.Linear:

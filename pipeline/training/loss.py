@@ -1,11 +1,13 @@
 """What training minimises: a loss per row of logits, times the weight of the row's classes.
 
+A row's target is its label, or with `twins: soft` the mean label of all images of its pixels.
 All of it works on labels and on soft rows (mixed batches, contradictory twins). Label smoothing
 comes last, here and nowhere else: it is linear, so that smoothing a mixture equals mixing smoothed
 rows. The validation loss is plain log loss whatever is set here.
 """
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -64,3 +66,26 @@ def class_weights(settings: Train, targets: np.ndarray, classes: int) -> torch.T
     counts = np.bincount(targets, minlength=classes) if targets.ndim == 1 else targets.sum(0)
     counts = counts.astype(np.float64)
     return torch.from_numpy(counts.sum() / (len(counts) * counts)).float()
+
+
+def training_targets(settings: Train, train: pd.DataFrame, classes: int) -> np.ndarray:
+    """int64 [n] labels, or with `twins: soft` float32 [n, classes] rows that sum to 1.
+
+    `train` is the training part of a fold (target, hash).
+    """
+    labels = train.target.to_numpy()
+    if settings.twins == "hard":
+        return labels
+    return twin_rows(np.eye(classes, dtype=np.float32)[labels], train.hash.to_numpy())
+
+
+def twin_rows(rows: np.ndarray, hashes: np.ndarray) -> np.ndarray:
+    """Each row becomes the mean row of all images with the same pixels.
+
+    Equal pixels, not equal groups: pictures of one patient may well have different labels.
+    Twins never straddle folds, so that held-out labels take no part.
+    """
+    _, group = np.unique(hashes, return_inverse=True)
+    sums = np.zeros((group.max() + 1, rows.shape[1]), dtype=np.float32)
+    np.add.at(sums, group, rows)
+    return (sums / np.bincount(group)[:, None]).astype(np.float32)[group]

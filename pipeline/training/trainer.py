@@ -3,14 +3,12 @@
 import math
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import nn
 
-from pipeline.base import records
 from pipeline.base.cli import UserError, say
 from pipeline.base.config import Experiment
 from pipeline.base.deadline import Deadline
@@ -24,20 +22,19 @@ from pipeline.data.sampler import make_sampler
 from pipeline.inference.features import FrozenFeatures, moves_batchnorm
 from pipeline.inference.predictor import Normalise, Predictor
 from pipeline.inference.tta import VIEWS
-from pipeline.model.backbone import layout
 from pipeline.model.build import build_model, preprocessing, to_device
 from pipeline.model.freeze import freeze, settle_batchnorm, train_mode, unfreeze
-from pipeline.training import distributed
+from pipeline.training import checkpoint, distributed
 from pipeline.training.head_init import fits_features, init_head
-from pipeline.training.log import Row, describe, make_row, write_log
+from pipeline.training.log import describe, make_row
 from pipeline.training.loss import Loss, class_weights
 from pipeline.training.optim import make_ema, make_schedule, parameter_groups, warm_up_unfrozen
 
 
 class Trainer:
-    """Model, optimizer, schedule and data of one fold; `state()` and `resume()` hold it all.
+    """Model, optimizer, schedule and data of one fold.
 
-    Randomness of an epoch comes from (seed, fold, epoch) only, so nothing else need be saved.
+    Randomness of an epoch comes from (seed, fold, epoch) only, so it need not be saved.
     """
 
     def __init__(
@@ -51,8 +48,9 @@ class Trainer:
         metric: str,
         targets: np.ndarray,  # of the training images: int [n] or rows [n, classes]
     ):
-        self.settings, self.fold, self.metric, self.classes = settings, fold, metric, len(classes)
-        self.pixels, self.valid, self.epoch, self.log = pixels, valid, 0, []
+        self.started, self.epoch, self.log = time.monotonic(), 0, []
+        self.settings, self.fold, self.metric, self.classes = settings, fold, metric, classes
+        self.pixels, self.valid = pixels, valid
         self.rows, self.labels = train.row.to_numpy(), train.target.to_numpy()
         self.seed = derive_seed(settings.train.seed, "fold", fold)
         self.unfreezes = settings.model.freeze_epochs
@@ -62,13 +60,13 @@ class Trainer:
         self.normalise = Normalise(self.preprocessing, self.accelerator.device)
         self._make_data(targets)
         self._make_optimizer(model)
-        weights = class_weights(settings.train, targets, self.classes)
+        weights = class_weights(settings.train, targets, len(self.classes))
         self.loss = Loss(settings.train, weights).to(self.accelerator.device)
 
     def _make_model(self) -> nn.Module:
         runtime, how = self.settings.runtime, self.settings.model
         torch.manual_seed(self.seed)  # the random head
-        model = build_model(how, self.classes, self.fold)
+        model = build_model(how, len(self.classes), self.fold)
         if how.batchnorm == "train":
             model = distributed.sync_batchnorm(model)
         model = to_device(model, runtime, how.size, self.accelerator.device)
@@ -82,7 +80,7 @@ class Trainer:
         self.batches = EpochBatches(n, settings.batch_size, self.seed, draw)
         self.epoch_steps = math.ceil(len(self.batches) / settings.accumulate)
         self.steps = settings.epochs * self.epoch_steps
-        self.mixer = Mixer(self.settings.mix, self.classes, settings.epochs)
+        self.mixer = Mixer(self.settings.mix, len(self.classes), settings.epochs)
         size, mode = self.preprocessing["size"], self.preprocessing["interpolation"]
         augment = Augment(self.settings.augment, size, mode)
         augment.try_on(self.pixels[self.rows[0]])
@@ -115,30 +113,32 @@ class Trainer:
         if self.epoch == 0:
             if fits_features(self.settings.model):
                 self.init_head()
-            self.save_log(last)
+            checkpoint.save_log(self, last)
         while self.epoch < self.settings.train.epochs:
             started = time.monotonic()
             loss, rate = self.train_epoch()
             prob = self.validate(f"{self.label()} valid")
             self.check_finite(float(prob.sum()), "the sum of held-out probabilities")
             self.epoch += 1
-            row = self.note(prob, started, loss=loss, rate=rate)
-            self.save(last)
-            self.tell(row)
+            self.note(prob, started, loss=loss, rate=rate)
+            checkpoint.save(self, last)
+            self.tell()
             # one rank's answer for all: clocks differ, and ranks that disagree wait for ever
             if not distributed.broadcast_from_main(deadline.fits(time.monotonic() - started)):
                 return
 
     def train_epoch(self) -> tuple[float, float]:
-        """One pass; returns the mean loss and images/s. Raises UserError when the loss is NaN."""
+        """One pass; returns the mean loss and images/s. Raises UserError for a loss of NaN."""
         seed = distributed.rank_seed(derive_seed(self.seed, "epoch", self.epoch), self.accelerator)
         torch.manual_seed(seed)  # dropout, drop path
         np.random.seed(seed)  # mixing
         self.batches.epoch = self.mixer.epoch = self.epoch
         self.set_mode()
         each = self.settings.train.accumulate
+        # this rank's batches of a step, and their sizes over all ranks
         groups = zip(grouped(self.loader, each), grouped(self.batches.sizes, each), strict=True)
-        started, total, images = time.monotonic(), torch.zeros((), device=self.device), 0
+        total = torch.zeros((), device=self.accelerator.device)
+        started, images = time.monotonic(), 0
         with Progress(self.label(), self.batches.n, "images") as progress:
             for step, (group, sizes) in enumerate(groups, self.epoch * self.epoch_steps):
                 self.set_rate(step)
@@ -156,7 +156,7 @@ class Trainer:
     def step(self, group: list[Batch], size: int) -> torch.Tensor:
         """One step down the mean loss of all ranks' `size` images; returns this rank's share."""
         self.optimizer.zero_grad()
-        total = torch.zeros((), device=self.device)
+        total = torch.zeros((), device=self.accelerator.device)
         for pixels, target in group:
             images = self.normalise(pixels)  # uint8 until here: a quarter of the bytes
             target = target.to(images.device, non_blocking=True)
@@ -174,8 +174,7 @@ class Trainer:
 
     def validate(self, label: str, untrained: bool = False) -> np.ndarray:
         """Plain probabilities of the held-out images with the weights that would be saved."""
-        how = (self.preprocessing, self.accelerator, self.settings.runtime)
-        predictor, views = Predictor(self.final_model(), *how), VIEWS["none"]
+        predictor, views = self.predictor(self.final_model()), VIEWS["none"]
 
         def predict(rows: np.ndarray) -> np.ndarray:
             if untrained and fits_features(self.settings.model):  # they are kept: no second pass
@@ -183,35 +182,25 @@ class Trainer:
             return predictor.probabilities(self.pixels, rows, views, label=label)
 
         rows = self.valid.row.to_numpy()
-        return distributed.gather_predictions(predict, rows, self.classes, self.accelerator)
-
-    def save(self, last: Path) -> None:
-        if self.accelerator.is_main_process:
-            with records.writing(last) as tmp, tmp.open("wb") as file:
-                torch.save(self.state(), file)  # to a name, a full disk is a RuntimeError
-        self.save_log(last)
-
-    def save_log(self, last: Path) -> None:
-        if self.accelerator.is_main_process:
-            write_log(self.log, last.with_name("log.csv"))
+        return distributed.gather_predictions(predict, rows, len(self.classes), self.accelerator)
 
     def init_head(self) -> None:
         """The head's first weights from one forward pass, scored in a log row of epoch 0."""
-        started, model = time.monotonic(), self.accelerator.unwrap_model(self.model)
+        started, model = time.monotonic(), self.bare_model
         if moves_batchnorm(self.settings):
             self.set_mode()
             settle_batchnorm(model, (self.normalise(pixels) for pixels, _ in self.loader))
 
         def work() -> str:
-            how = (self.preprocessing, self.accelerator, self.settings.runtime)
-            features = FrozenFeatures(Predictor(model, *how), self.settings)
+            features = FrozenFeatures(self.predictor(model), self.settings)
             return init_head(features, self.rows, self.labels, self.seed)
 
         text = distributed.run_on_main(work, model, self.accelerator)
         if self.ema:
             self.ema.module.load_state_dict(model.state_dict())
         prob = self.validate(f"fold {self.fold}  head valid", untrained=True)
-        self.tell(self.note(prob, started), text)
+        self.note(prob, started)
+        self.tell(text)
 
     def set_rate(self, step: int) -> None:
         self.schedule.step_update(step)
@@ -221,7 +210,7 @@ class Trainer:
 
     def set_mode(self) -> None:
         """Training mode, with layers unfrozen when their time has come."""
-        model = self.accelerator.unwrap_model(self.model)
+        model = self.bare_model
         if self.unfreezes and self.epoch >= self.unfreezes:
             unfreeze(model, self.settings.model)
         train_mode(model, self.settings.model.batchnorm)
@@ -233,55 +222,28 @@ class Trainer:
             raise UserError(f"{self.label()}: {name} is {value}: {remedy}")
 
     def final_model(self) -> nn.Module:
-        return self.ema.module if self.ema else self.accelerator.unwrap_model(self.model)
+        """With the weights that are saved."""
+        return self.ema.module if self.ema else self.bare_model
 
-    def note(self, prob: np.ndarray, started: float, **trained: float) -> Row:
+    def predictor(self, model: nn.Module) -> Predictor:
+        return Predictor(model, self.preprocessing, self.accelerator, self.settings.runtime)
+
+    def note(self, prob: np.ndarray, started: float, **trained: float) -> None:
         """Append a row to the log: the state that is saved next holds it."""
         target, group = self.valid.target.to_numpy(), self.optimizer.param_groups[0]
         lr = float(f"{group['lr'] / group['lr_scale']:.4g}")
         self.log.append(make_row(self.epoch, lr, target, prob, self.metric, started, **trained))
-        return self.log[-1]
-
-    def state(self) -> dict[str, Any]:
-        return {
-            "epoch": self.epoch,
-            "log": self.log,
-            "model": self.accelerator.unwrap_model(self.model).state_dict(),
-            "ema": self.ema.module.state_dict() if self.ema else None,
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
-        }
-
-    def resume(self, state: dict[str, Any]) -> None:
-        self.epoch, self.log = state["epoch"], state["log"]
-        self.accelerator.unwrap_model(self.model).load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.ema:
-            self.ema.module.load_state_dict(state["ema"])
-        if self.accelerator.scaler and state["scaler"]:  # bench may have changed the precision
-            self.accelerator.scaler.load_state_dict(state["scaler"])
-
-    def facts(self) -> dict[str, Any]:
-        """What the record of the finished model tells of its training."""
-        return {
-            "preprocessing": self.preprocessing,
-            "metric": self.metric,
-            "start": self.log[0]["valid_score"] if self.log[0]["epoch"] == 0 else None,
-            "scores": self.log[-1],
-            "images": {"train": len(self.rows), "valid": len(self.valid)},
-            "precision": self.accelerator.mixed_precision,
-            "ranks": self.accelerator.num_processes,
-            "taps": getattr(self.accelerator.unwrap_model(self.model), "taps", None),
-            "arguments": layout(self.settings.model).arguments,
-        }
 
     @property
-    def device(self) -> torch.device:
-        return self.accelerator.device
+    def bare_model(self) -> nn.Module:
+        """Without what DDP puts around it."""
+        return self.accelerator.unwrap_model(self.model)
 
     def label(self) -> str:
         epochs = self.settings.train.epochs
         return f"fold {self.fold}  epoch {min(self.epoch + 1, epochs)}/{epochs}"
 
-    def tell(self, row: Row, start: str = "") -> None:
-        say("train", describe(row, self.fold, self.settings.train.epochs, self.metric, start))
+    def tell(self, start: str = "") -> None:
+        """Print the last row of the log; `start` says how the head began."""
+        epochs = self.settings.train.epochs
+        say("train", describe(self.log[-1], self.fold, epochs, self.metric, start))

@@ -1,7 +1,9 @@
 """What an experiment will take on a machine that `bench` has measured, and what to cut first."""
 
+import time
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from pipeline.base.cli import duration
@@ -15,13 +17,29 @@ if TYPE_CHECKING:
 def seconds_of_head(trainer: "Trainer") -> float:
     """Of a fold's closed form, the passes over its pictures not counted; 0 where none is asked."""
     from pipeline.inference.features import MAX_IMAGES  # late: torch
-    from pipeline.training.head_init import augmented_views, seconds_of_lda
+    from pipeline.training.head_init import augmented_views
 
     if trainer.settings.model.head_init != "lda":
         return 0.0
     head = trainer.accelerator.unwrap_model(trainer.model).get_classifier()
     images, views = min(len(trainer.rows), MAX_IMAGES), 1 + len(augmented_views(trainer.settings))
     return seconds_of_lda(images, views, head.in_features, head.out_features)
+
+
+def seconds_of_lda(images: int, views: int, width: int, classes: int) -> float:
+    """What `lda` will take on this machine, from a chunk of images and one solution."""
+    import torch  # late
+
+    from pipeline.training.head_init import CHUNK_IMAGES, SHRINKAGES, ClassMoments
+
+    some, started = min(images, CHUNK_IMAGES), time.monotonic()
+    labels = np.arange(some) % max(1, min(classes, some // 2))  # two of each, or nothing varies
+    features = torch.randn(some, views, width)
+    found = ClassMoments.of(features, labels, classes, np.arange(some))
+    added = time.monotonic()
+    found.solve(SHRINKAGES[-1])
+    solution = time.monotonic() - added
+    return (added - started) * images / some + (len(SHRINKAGES) + 1) * solution
 
 
 def plan(

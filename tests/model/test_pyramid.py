@@ -8,7 +8,7 @@ import torch
 
 from pipeline.base.cli import UserError
 from pipeline.base.config import Model
-from pipeline.model.backbone import check_backbone, layout
+from pipeline.model.backbone import layout
 from pipeline.model.build import build_model
 from pipeline.model.freeze import freeze
 from pipeline.model.head import MOST, Pyramid, blocks
@@ -110,7 +110,7 @@ def test_a_backbone_is_built_for_its_size_where_it_must_be(
 def test_a_size_that_a_backbone_cannot_take_is_one_line() -> None:
     words = r"^model.size: efficientformer_l1 takes no pictures of 96 px .*; its own size is 224$"
     with pytest.raises(UserError, match=words):
-        check_backbone(Model(backbone="efficientformer_l1", size=96))
+        layout(Model(backbone="efficientformer_l1", size=96))
 
 
 def test_wide_backbones_are_read_once_a_stage() -> None:

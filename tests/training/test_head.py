@@ -21,10 +21,10 @@ from pipeline.training.head_init import (
     CHUNK_IMAGES,
     ClassMoments,
     augmented_views,
+    fit_head,
     lda,
-    seconds_of_lda,
-    set_head,
 )
+from pipeline.tuning.budget import seconds_of_lda
 
 WIDTH = 12
 
@@ -124,7 +124,7 @@ def test_head_gives_the_logits_of_standardised_features(reads: str) -> None:
     labels = np.arange(30) % 3
     features = torch.randn(30, 2, width) * torch.linspace(0.5, 4, width) + 7
     features[:, :, 3] = 1.0  # a dead channel
-    set_head(model, features.clone(), labels, "lda")
+    fit_head(model, features.clone(), labels, "lda")
     deviation, mean = torch.std_mean(features.flatten(0, 1), 0)
     standard = (features - mean) / deviation.clamp(min=0.1 * deviation.mean())
     expected = lda(standard, labels, 3)
@@ -141,7 +141,7 @@ def test_a_head_that_is_not_linear_is_refused() -> None:
     model = timm.create_model("test_resnet", num_classes=3)
     model.fc = nn.Conv2d(3, 3, 1)
     with pytest.raises(UserError, match="no closed form for Conv2d; set head_init: random"):
-        set_head(model, torch.zeros(2, 1, 3), np.array([0, 1]), "lda")
+        fit_head(model, torch.zeros(2, 1, 3), np.array([0, 1]), "lda")
 
 
 def test_the_second_view_is_one_the_augmentation_makes(write: Callable[..., str]) -> None:

@@ -11,7 +11,7 @@ import pandas as pd
 from pipeline.base.config import load_experiment
 from pipeline.data.prepared import load_prepared
 from pipeline.data.splits import classes_of, load_folds, split_rows
-from pipeline.training.targets import training_targets, twin_rows
+from pipeline.training.loss import training_targets, twin_rows
 
 
 def targets(experiment: str, fold: int = 0) -> tuple[np.ndarray, pd.DataFrame, list[str]]:

@@ -128,7 +128,7 @@ def test_every_epoch_is_a_resume_point(
         for _ in range(2):
             said = run("train", stopped, "--fold", "0", expect=130)
             assert "the same command goes on" in said
-        patch.setattr("pipeline.model.build.save_weights", interrupt)
+        patch.setattr("pipeline.training.checkpoint.save_weights", interrupt)
         run("train", stopped, "--fold", "0", expect=130)
     run("train", stopped, "--fold", "0")
     assert epochs == [0, "stop", 1, "stop", 2]
@@ -160,7 +160,7 @@ def test_half_a_run_of_other_settings_is_refused_too(
     experiment = write()
     split(experiment)
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.model.build.save_weights", interrupt)
+        patch.setattr("pipeline.training.checkpoint.save_weights", interrupt)
         run("train", experiment, "--fold", "0", expect=130)
     assert (space / "runs/tiny/fold0/last.pt").exists()
     write(train={"seed": 9})

@@ -1,0 +1,85 @@
+"""What of a fold lies on the disk: its log, the last finished epoch, and the finished model."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from pipeline.base import records
+from pipeline.base.cli import UserError, explain, short
+from pipeline.base.device import peak_memory_gb
+from pipeline.model.backbone import layout
+from pipeline.model.build import save_weights
+from pipeline.training.log import write_log
+
+if TYPE_CHECKING:
+    from pipeline.training.trainer import Trainer
+
+
+def save(trainer: "Trainer", last: Path) -> None:
+    """All that the next epoch depends on: its random numbers follow from its number."""
+    if trainer.accelerator.is_main_process:
+        scaler = trainer.accelerator.scaler
+        state = {
+            "epoch": trainer.epoch,
+            "log": trainer.log,
+            "model": trainer.bare_model.state_dict(),
+            "ema": trainer.ema.module.state_dict() if trainer.ema else None,
+            "optimizer": trainer.optimizer.state_dict(),
+            "scaler": scaler.state_dict() if scaler else None,
+        }
+        with records.writing(last) as tmp, tmp.open("wb") as file:
+            torch.save(state, file)  # to a name, a full disk is a RuntimeError
+    save_log(trainer, last)
+
+
+def save_log(trainer: "Trainer", last: Path) -> None:
+    if trainer.accelerator.is_main_process:
+        write_log(trainer.log, last.with_name("log.csv"))
+
+
+def resume(trainer: "Trainer", last: Path) -> None:
+    """Go on from the last finished epoch. Raises UserError for a file that holds none."""
+    try:
+        state = torch.load(last, map_location="cpu", weights_only=True)
+        trainer.epoch, trainer.log = state["epoch"], state["log"]
+        trainer.bare_model.load_state_dict(state["model"])
+        trainer.optimizer.load_state_dict(state["optimizer"])
+        if trainer.ema:
+            trainer.ema.module.load_state_dict(state["ema"])
+        if trainer.accelerator.scaler and state["scaler"]:  # bench may have changed the precision
+            trainer.accelerator.scaler.load_state_dict(state["scaler"])
+    except Exception as error:  # torch, pickle and zip raise dozens of kinds
+        if explain(error):  # memory, a disk: the file is well
+            raise
+        raise UserError(
+            f"{last}: damaged ({short(error, 120)}); delete it to train the fold from its beginning"
+        ) from None
+
+
+def finish(trainer: "Trainer", out: Path, key: dict[str, Any]) -> dict[str, Any]:
+    """Write the model, and remove what a killed run would go on from; returns its record."""
+    save_weights(trainer.final_model(), out)
+    settings, accelerator, log = trainer.settings, trainer.accelerator, trainer.log
+    records.commit(
+        out,
+        key,
+        trainer.started,
+        classes=trainer.classes,
+        model=settings.model.model_dump(mode="json", by_alias=True),
+        competition=settings.competition,
+        peak=peak_memory_gb(),
+        runtime=settings.runtime.model_dump(mode="json"),
+        preprocessing=trainer.preprocessing,
+        metric=trainer.metric,
+        start=log[0]["valid_score"] if log[0]["epoch"] == 0 else None,
+        scores=log[-1],
+        images={"train": len(trainer.rows), "valid": len(trainer.valid)},
+        precision=accelerator.mixed_precision,
+        ranks=accelerator.num_processes,
+        taps=getattr(trainer.bare_model, "taps", None),
+        arguments=layout(settings.model).arguments,
+    )
+    out.with_name("last.pt").unlink(missing_ok=True)
+    out.with_name("started.json").unlink()
+    return records.load(out)
