@@ -36,12 +36,12 @@ class Member:
     """A run in a blend; `digests` name its prediction files as they are now."""
 
     settings: Experiment
-    looks: str  # name of its predict settings
+    views: str  # name of its predict settings
     weight: float
     digests: dict[str, str]
 
     def path(self, fold: int, split: Split) -> Path:
-        return prediction_path(self.settings.name, fold, split, self.looks)
+        return prediction_path(self.settings.name, fold, split, self.views)
 
 
 def main(
@@ -65,7 +65,7 @@ def main(
         "competition": first.competition,
         "folds": folds,
         "weights": {m.settings.name: m.weight / total for m in members},
-        "members": {m.settings.name: {"tta": m.looks, **m.digests} for m in members},
+        "members": {m.settings.name: {"tta": m.views, **m.digests} for m in members},
     }
     metric = load_competition(first.competition).metric
     made = records.make(out, key, partial(blend, members, table, metric, out))
@@ -90,7 +90,7 @@ def blend(members: list[Member], table: pd.DataFrame, metric: str, out: Path) ->
     Predictions(list(scored.image), classes, blended).save(out.with_name("oof.npz"))
     Predictions(test_ids, classes, test).save(out)
     scores = {
-        f"{member.settings.name} {member.looks}": score(scored, prob, classes, metric)
+        f"{member.settings.name} {member.views}": score(scored, prob, classes, metric)
         for member, prob in zip(members, oof, strict=True)
     }
     if len(members) > 1:
@@ -165,16 +165,16 @@ def load_member(text: str) -> Member:
     if not 0 < weight < float("inf"):
         raise UserError(f"{text!r}: the weight after ':' must be a number over 0")
     settings = load_experiment(run)
-    looks = settings.predict.views_name
+    views = settings.predict.views_name
     digests = {}
     folder = prepared_folder(settings.competition_name, settings.cache_size, settings.model.resize)
     prepared = records.load(folder / "images.csv")
     for fold in range(settings.folds.n):
         for split, pictures in (("oof", "train"), ("test", "test")):
-            path = prediction_path(settings.name, fold, split, looks)
+            path = prediction_path(settings.name, fold, split, views)
             if (record := records.load(path)) is None:
                 raise UserError(
-                    f"{run}: fold {fold} has no {split} predictions with tta {looks} ({path}); run "
+                    f"{run}: fold {fold} has no {split} predictions with tta {views} ({path}); run "
                     f"python -m pipeline.predict {run}"
                 )
             if prepared and record["key"]["pixels"] != prepared["digests"][pictures]:
@@ -183,7 +183,7 @@ def load_member(text: str) -> Member:
                     f"pipeline.predict {run}"
                 )
             digests[f"{split}{fold}"] = records.file_digest(path)
-    return Member(settings, looks, weight, digests)
+    return Member(settings, views, weight, digests)
 
 
 def refuse_mixed(members: list[Member], folds: str) -> None:

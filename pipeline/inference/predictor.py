@@ -17,7 +17,7 @@ from pipeline.base.progress import Progress
 from pipeline.data.augment import Resize
 from pipeline.data.images import Pixels
 from pipeline.data.loader import Pictures, in_order, make_loader
-from pipeline.inference.tta import View, check_sizes
+from pipeline.inference.tta import View
 from pipeline.model.build import load_model, to_device
 from pipeline.model.head import FOREIGN
 
@@ -80,8 +80,7 @@ class Predictor:
         is a pass of its own over the pictures: reading them costs little beside the forward passes.
         Raises UserError for a size that the pictures or the model do not have.
         """
-        check_sizes(sizes, self.preprocessing["size"], packed=len(pixels[rows[0]]))
-        self.check_model_takes(sizes)
+        self.check_sizes(sizes, packed=len(pixels[rows[0]]))
         means = []
         for size in sizes or [self.preprocessing["size"]]:
             batches = self.batches(pixels, rows, size, f"{label} {size} px" if sizes else label)
@@ -117,16 +116,21 @@ class Predictor:
         views: list[View],
     ) -> list[torch.Tensor]:
         """What `function` gives for each view of a batch, in float32."""
-        seen = [view(images).contiguous(memory_format=torch.channels_last) for view in views]
+        seen = (view(images).contiguous(memory_format=torch.channels_last) for view in views)
         return [forward(function, one, self.precision) for one in seen]
 
-    def check_model_takes(self, sizes: Sequence[int]) -> None:
-        """Raise UserError for a size that the model cannot take.
+    def check_sizes(self, sizes: Sequence[int], packed: int) -> None:
+        """Raise UserError for a size beyond the packed pictures, or one the model cannot take.
 
-        ViT and Swin take their own size only, MaxViT multiples of its windows, most CNNs any:
-        each says so itself when it is given an empty picture.
+        Enlarged pictures show nothing new. ViT and Swin take their own size only, MaxViT multiples
+        of its windows, most CNNs any: each says so itself when it is given an empty picture.
         """
         for size in sizes:
+            if size > packed:
+                raise UserError(
+                    f"predict.sizes: {size} px would enlarge the packed pictures ({packed} px, for "
+                    f"training at {self.preprocessing['size']})"
+                )
             try:
                 with torch.inference_mode():
                     self.model(torch.zeros(1, 3, size, size, device=self.device))

@@ -5,12 +5,9 @@ none, so a view costs one forward pass and nothing else. Other sizes are made be
 resize that training pictures see too.
 """
 
-from collections.abc import Sequence
 from functools import partial
 
 import torch
-
-from pipeline.base.cli import UserError
 
 View = partial[torch.Tensor]
 
@@ -33,13 +30,3 @@ VIEWS: dict[str, list[View]] = {
 def view_name(view: View) -> str:
     """As `turns1-flipTrue`, for a file's name."""
     return "-".join(f"{name}{value}" for name, value in view.keywords.items())
-
-
-def check_sizes(sizes: Sequence[int], trained: int, packed: int) -> None:
-    """Raise UserError for a size beyond the packed pictures: it would show nothing new."""
-    for size in sizes:
-        if size > packed:
-            raise UserError(
-                f"predict.sizes: {size} px would enlarge the packed pictures ({packed} px, for "
-                f"training at {trained})"
-            )

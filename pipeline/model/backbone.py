@@ -74,7 +74,7 @@ def build_backbone(settings: Model, fold: int, **drops: float) -> nn.Module:
     if weights == "hub":
         return _pretrained(name, f"hub gave nothing for {name}", others("hub"), **kwargs)
     if weights == "pypi":
-        return _with_state(timm.create_model(name, **kwargs), _pypi_state(name))
+        return _from_pypi(name, **kwargs)
     if weights.startswith("run:"):
         return _from_run(settings, model_path(weights.removeprefix("run:"), fold), **drops)
     return _from_file(name, Path(weights), others("a path"), **kwargs)
@@ -111,7 +111,8 @@ def _pretrained(name: str, failure: str, remedy: str, **kwargs: Any) -> nn.Modul
         raise UserError(f"model.weights: {failure}: {reason}; {remedy}") from None
 
 
-def _pypi_state(name: str) -> dict[str, torch.Tensor]:
+def _from_pypi(name: str, **kwargs: Any) -> nn.Module:
+    """Tensors are matched by position: the packages use other names in the same order."""
     package = PYPI.get(name)
     if package is None:
         raise UserError(f"model.weights: pypi has none for {name!r}; {others('pypi')}")
@@ -119,7 +120,13 @@ def _pypi_state(name: str) -> dict[str, torch.Tensor]:
     if spec is None:
         raise UserError(f"model.weights: pip install {package}")
     file = next((Path(spec.origin).parent / "models").glob("*.pth"))
-    return torch.load(file, map_location="cpu", weights_only=True)
+    state = torch.load(file, map_location="cpu", weights_only=True)
+    model = timm.create_model(name, **kwargs)
+    own = model.state_dict()
+    if [v.shape for v in own.values()] != [v.shape for v in state.values()]:
+        raise UserError("model.weights: the tensors do not fit the backbone")
+    model.load_state_dict(dict(zip(own, state.values(), strict=True)))
+    return model
 
 
 def _from_run(settings: Model, path: Path, **drops: float) -> nn.Module:
@@ -165,12 +172,3 @@ def as_recorded(path: Path) -> Iterator[None]:
         reason = " ".join(str(error).split())[:150]
         text = f"{path}: not the model that its record describes ({reason}): a damaged copy?"
         raise UserError(text) from None
-
-
-def _with_state(model: nn.Module, state: dict[str, torch.Tensor]) -> nn.Module:
-    """Load tensors by position: the packages use other names in the same order."""
-    own = model.state_dict()
-    if [v.shape for v in own.values()] != [v.shape for v in state.values()]:
-        raise UserError("model.weights: the tensors do not fit the backbone")
-    model.load_state_dict(dict(zip(own, state.values(), strict=True)))
-    return model

@@ -1,6 +1,5 @@
 """A backbone with a new head: building, learning-rate groups, saving and loading."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,12 @@ def build_model(settings: Model, classes: int, fold: int) -> nn.Module:
     """Backbone with first weights, and a new random head for so many `classes`."""
     drops = {"drop_rate": settings.drop_rate, "drop_path_rate": settings.drop_path_rate}
     model = build_backbone(settings, fold, **drops)
-    taps, unread = layout(settings)[1:]
-    return _with_head(model, settings.features, classes, settings.drop_rate, taps, unread)
+    if settings.features == "blocks":
+        found = layout(settings)
+        model = Pyramid(model, classes, settings.drop_rate, found.taps, found.unread)
+    else:
+        model.reset_classifier(classes)
+    return model.to(memory_format=torch.channels_last)
 
 
 def preprocessing(model: nn.Module, settings: Model) -> dict[str, Any]:
@@ -73,13 +76,14 @@ def load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
         raise UserError(f"{path}: not the weights that its record describes: a damaged copy?")
     state = read_weights(path)
     with as_recorded(path):
-        backbone = timm.create_model(record["model"]["backbone"], **record.get("arguments", {}))
-        reads, classes = record["model"]["reads"], len(record["classes"])
-        model = _with_head(backbone, reads, classes, taps=record.get("taps"))
-        if reads == "blocks":
+        model = timm.create_model(record["model"]["backbone"], **record.get("arguments", {}))
+        if record["model"]["reads"] == "blocks":
+            model = Pyramid(model, len(record["classes"]), taps=record.get("taps"))
             cut_to(model, state)
+        else:
+            model.reset_classifier(len(record["classes"]))
         model.load_state_dict(state)
-    return model.eval(), record
+    return model.to(memory_format=torch.channels_last).eval(), record
 
 
 def cut_to(model: nn.Module, state: dict[str, torch.Tensor]) -> None:
@@ -104,21 +108,6 @@ def head_logits(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
     if isinstance(model, Pyramid):
         return model.from_statistics(inputs)
     return classifier(model)(inputs)
-
-
-def _with_head(
-    model: nn.Module,
-    features: str,
-    classes: int,
-    drop_rate: float = 0.0,
-    taps: dict[str, int] | None = None,
-    unread: Sequence[str] = (),
-) -> nn.Module:
-    if features == "blocks":
-        model = Pyramid(model, classes, drop_rate, taps, unread)
-    else:
-        model.reset_classifier(classes)
-    return model.to(memory_format=torch.channels_last)
 
 
 def body(model: nn.Module) -> nn.Module:

@@ -2,7 +2,7 @@
 
 It only scales and shifts: (w ∗ x - μ) γ/σ + β is a convolution with the weights w γ/σ. These are
 made anew in each pass, so that gradients reach w, γ and β, and parameters keep their names. lite0
-at 128 px on two cores: inference 1.22 times as fast, resnet50 1.11, resnet18 1.04.
+with a head of its blocks at 128 px on two cores: inference 1.1 times as fast, training 1.0.
 """
 
 from types import MethodType

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from pipeline.base.cli import UserError
-from pipeline.inference.tta import VIEWS, check_sizes
+from pipeline.inference.tta import VIEWS
 
 
 def keys(tta: str, image: torch.Tensor) -> list[tuple[float, ...]]:
@@ -39,9 +38,3 @@ def test_diagonals_are_half_a_turn_and_two_reflections() -> None:
     other = x.transpose(2, 3)
     expected = {tuple(v.flatten().tolist()) for v in (x, x.flip(2, 3), other, other.flip(2, 3))}
     assert set(keys("diagonals", x)) == expected
-
-
-def test_pictures_are_not_enlarged() -> None:
-    check_sizes([64, 160], trained=128, packed=160)
-    with pytest.raises(UserError, match=r"161 px would enlarge .* \(160 px, for training at 128\)"):
-        check_sizes([64, 161], trained=128, packed=160)
