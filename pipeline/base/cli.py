@@ -21,7 +21,7 @@ from pipeline import exit_at_once
 
 UsageError = typer.BadParameter.__mro__[1]  # click's, or that of the copy in newer typers
 
-SHOWN = 20  # problems named in full before "and N more"
+MOST_PROBLEMS = 20  # named in full before "and N more"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a file over the size that is allowed, too
 _REPR = reprlib.Repr()
 _REPR.maxlevel, _REPR.maxlist, _REPR.maxdict = 2, 20, 20
@@ -161,9 +161,9 @@ def shown(value: object) -> str:
 
 
 def listing(problems: list[str]) -> str:
-    """All problems, or the first SHOWN and a count, one a line."""
-    more = len(problems) - SHOWN
-    return "\n".join(problems[:SHOWN] + ([f"... and {more:,} more"] if more > 0 else []))
+    """All problems, or the first MOST_PROBLEMS and a count, one a line."""
+    more = len(problems) - MOST_PROBLEMS
+    return "\n".join(problems[:MOST_PROBLEMS] + ([f"... and {more:,} more"] if more > 0 else []))
 
 
 def read_text(path: Path) -> str:

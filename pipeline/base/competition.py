@@ -6,7 +6,7 @@ from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from pipeline.base.settings import Name, Settings
-from pipeline.base.yaml_files import TOGETHER, find_yaml, load_yaml
+from pipeline.base.yaml_files import CONFLICT, find_yaml, load_yaml
 
 
 def _inside(value: str) -> str:
@@ -44,7 +44,7 @@ class Competition(Settings):
     @model_validator(mode="after")
     def _answered(self) -> "Competition":
         if self.submission == "label" and not isinstance(self.label, str):
-            raise PydanticCustomError(TOGETHER, "a list as label needs submission: probability")
+            raise PydanticCustomError(CONFLICT, "a list as label needs submission: probability")
         return self
 
     @property

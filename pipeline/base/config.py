@@ -3,7 +3,6 @@
 `key()` of an experiment holds its science only: workers, device and precision are outside it.
 """
 
-import json
 import os
 import re
 from pathlib import Path
@@ -14,7 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, field_validator, mo
 from pydantic_core import PydanticCustomError
 
 from pipeline.base.cli import UserError, did_you_mean, shown
-from pipeline.base.settings import TOGETHER, Name, Probability, Settings, Side, valid_name
+from pipeline.base.settings import CONFLICT, Name, Probability, Settings, Side, valid_name
 from pipeline.base.yaml_files import find_yaml, known_yaml, load_yaml
 
 Alpha = Annotated[float, Field(ge=0, le=1000)]
@@ -25,15 +24,6 @@ Root = Literal["data", "runs", "folds", "submissions", "weights"]
 def one_transform(value: Any) -> Any:
     """A bare name in an augmentation list means "with its own defaults"."""
     return {value: {}} if isinstance(value, str) else value
-
-
-def plain(value: Any) -> Any:
-    """No key can hold a date; one that holds NaN differs from itself, and all is made anew."""
-    try:
-        json.dumps(value, allow_nan=False)
-    except (ValueError, TypeError):
-        raise PydanticCustomError("plain", "it takes texts and finite numbers") from None
-    return value
 
 
 def one_augmentation(value: Any) -> Any:
@@ -52,7 +42,6 @@ def one_augmentation(value: Any) -> Any:
 Transform = Annotated[
     dict[str, dict[str, Any]],
     BeforeValidator(one_transform),
-    AfterValidator(plain),
     Field(min_length=1, max_length=1),
 ]
 Augmentation = Annotated[
@@ -62,7 +51,7 @@ Augmentation = Annotated[
 
 class Folds(Settings):
     n: int = Field(5, ge=2, le=1000)  # number of folds
-    seed: int = Field(42, ge=0)  # of the split
+    seed: int = Field(42, ge=0, lt=2**32)  # of the split
     name: Name | None = None  # file name in folds/, for a second split of the same data
 
 
@@ -87,9 +76,9 @@ class Model(Settings):
     def _fitting(self) -> "Model":
         if self.weights == "none" and "frozen" in (self.batchnorm, self.depthwise):
             text = "model.weights: none needs batchnorm: train and depthwise: train"
-            raise PydanticCustomError(TOGETHER, text)
+            raise PydanticCustomError(CONFLICT, text)
         if self.freeze_epochs and not self.freeze:
-            raise PydanticCustomError(TOGETHER, "model.freeze_epochs needs freeze:")
+            raise PydanticCustomError(CONFLICT, "model.freeze_epochs needs freeze:")
         return self
 
 
@@ -193,7 +182,7 @@ class Experiment(Settings):
     @model_validator(mode="after")
     def _trained(self) -> "Experiment":
         if self.train.epochs == 0 and self.model.head_init == "random":
-            raise PydanticCustomError(TOGETHER, "train.epochs: 0 needs model.head_init: lda")
+            raise PydanticCustomError(CONFLICT, "train.epochs: 0 needs model.head_init: lda")
         return self
 
     def key(self) -> dict[str, Any]:

@@ -16,8 +16,7 @@ from pydantic_core import PydanticCustomError
 
 from pipeline.base.cli import UserError, shown
 
-TOGETHER = "together"  # type of an error of settings that do not go together
-LARGEST = 2**32 - 1  # of whole numbers; NumPy takes no larger seed
+CONFLICT = "conflict"  # type of an error of settings that do not go together
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -78,11 +77,8 @@ class Settings(BaseModel):
     @field_validator("*", mode="wrap")
     @classmethod
     def _true_is_no_number(cls, value: Any, handler: Callable[[Any], Any], info: Any) -> Any:
-        """Else `lr: true` is 1, and `workers: 1000000000000` stops the machine."""
+        """Else `lr: true` is 1."""
         if isinstance(value, bool) and cls.model_fields[info.field_name].annotation is not bool:
             text = "it is no true or false, as which YAML reads on, off, yes, no: in quotes?"
             raise PydanticCustomError("bool", "{text}", {"text": text})
-        found = handler(value)
-        if isinstance(found, int) and abs(found) > LARGEST:
-            raise PydanticCustomError("large", "it should be less than 2**32")
-        return found
+        return handler(value)

@@ -8,7 +8,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from pipeline.base.cli import UserError, did_you_mean, listing, read_text, short, shown
-from pipeline.base.settings import TOGETHER, Settings
+from pipeline.base.settings import CONFLICT, Settings
 
 HERE = Path(__file__).parents[1] / "configs"
 
@@ -86,7 +86,7 @@ def _explain(cls: type[BaseModel], path: Path, item: dict[str, Any]) -> str:
         return f"{path}: {name!r} is missing"
     if item["type"] == "retired":
         return f"{path}: {name}.{item['msg']}: remove it"
-    if item["type"] == TOGETHER:
+    if item["type"] == CONFLICT:
         return f"{path}: {item['msg']}"
     message = re.sub(r"^Input", "it", item["msg"])
     return f"{path}: {name}: {message}, not {shown(item['input'])}"

@@ -26,7 +26,7 @@ ORIENTATION = 0x0112  # tag of EXIF
 UPRIGHT = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION  # it knows that of some formats only
 PLAIN = ("", "L")  # notes of pictures that OpenCV alone reads to the same pixels
 DARK = "almost black"
-LARGEST = 1 << 27  # pixels of a padded picture; a longer one is shrunk first
+MOST_PADDED = 1 << 27  # pixels of a padded picture; a longer one is shrunk first
 
 
 class BadImageError(UserError):
@@ -127,7 +127,7 @@ def square(rgb: np.ndarray, size: int, fit: str) -> np.ndarray:
         side = max(height, width)
         border = np.concatenate([rgb[0], rgb[-1], rgb[:, 0], rgb[:, -1]])
         colour = np.median(border, axis=0).tolist()
-        if side**2 > LARGEST:  # a strip of 1 x 60000 would take 10 GB
+        if side**2 > MOST_PADDED:  # a strip of 1 x 60000 would take 10 GB
             height, width = (max(1, round(n * 2 * size / side)) for n in (height, width))
             rgb = cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA)
             side = 2 * size

@@ -124,10 +124,11 @@ HEAD = "competition: demo\nmodel: {size: 64}\n"
         (f"{HEAD}train: {{head_lr_mult: .nan}}\n", "train.head_lr_mult: it should be a finite"),
         (f"{HEAD}train: {{head_lr_mult: 1.0e+30}}\n", "train.head_lr_mult: it should be less than"),
         (f"{HEAD}train: {{lr: '1e999'}}\n", "train.lr: it should be a finite number"),
-        (f"{HEAD}augment: [{{Rotate: {{limit: .inf}}}}]\n", "augment.0: it takes texts and finite"),
-        (f"{HEAD}augment: [{{Rotate: {{limit: 2024-01-01}}}}]\n", "augment.0: it takes texts"),
         (f"{HEAD}folds: {{seed: -1}}\n", "folds.seed: it should be greater than or equal to 0"),
-        (f"{HEAD}folds: {{seed: 1099511627776}}\n", "folds.seed: it should be less than 2**32"),
+        (
+            f"{HEAD}folds: {{seed: 1099511627776}}\n",
+            "folds.seed: it should be less than 4294967296",
+        ),
         (
             "competition: demo\nmodel: {size: 100000}\n",
             "model.size: it should be less than or",
