@@ -297,4 +297,3 @@ def test_one_fold_of_each_run_comes_first(bundled: Callable[[str], Path]) -> Non
     manifest = Manifest.load(bundled("label") / "runs" / "blend" / "bundle" / "weights")
     ordered = [(model.run, model.fold) for model in submit_session.in_order(manifest.models)]
     assert ordered == [("two", 0), ("one", 0), ("two", 1), ("one", 1)]
-    assert records.load(bundled("label") / "runs" / "blend" / "bundle")["models"] == 4

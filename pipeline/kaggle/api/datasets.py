@@ -1,4 +1,4 @@
-"""A bundle's datasets on Kaggle: those that changed are sent, each as a new version."""
+"""A folder as a dataset on Kaggle, which is sent as a new version."""
 
 from __future__ import annotations
 
@@ -15,19 +15,6 @@ if TYPE_CHECKING:
     from kaggle.api.kaggle_api_extended import KaggleApi
 
 POLL, READY_POLLS = 15, 120  # seconds between two questions, and how many: half an hour
-
-
-def push_datasets(api: KaggleApi, bundle: Path, state: Path) -> dict[str, Any]:
-    """Upload the datasets that changed; returns what `state` says is done, that included."""
-    done: dict[str, Any] = records.read_json(state) if state.is_file() else {}
-    notes = f"{bundle.parent.name}, git {records.load(bundle)['git'] or 'unknown'}"
-    for part in ("code", "weights"):
-        folder = bundle / part
-        if folder.is_dir() and done.get(part) != (digest := folder_digest(folder)):
-            push_dataset(api, folder, notes)
-            done |= {part: digest, "kernel": None}  # a notebook reads the datasets of its day
-            records.write_json(state, done)
-    return done
 
 
 def folder_digest(folder: Path) -> str:

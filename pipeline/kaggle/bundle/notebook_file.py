@@ -1,16 +1,21 @@
-"""A notebook of two thin cells around this package, and what Kaggle is told of it."""
+"""A bundle: a notebook of two thin cells around this package, and what Kaggle is told of it."""
 
 import re
 import shutil
+import time
+from collections.abc import Callable
 from pathlib import Path
 from pprint import pformat
 from textwrap import indent
+from typing import Any
 
 from pipeline.base import records
+from pipeline.base.cli import say, took
 from pipeline.base.competition import Competition
 from pipeline.base.settings import Settings
 from pipeline.kaggle.notebook.guard import ALERT
 
+VERSION = 3
 BOOK = "notebook.ipynb"
 PACKAGE = Path(__file__).parents[2]
 LONGEST = 50  # characters of a title or slug, by Kaggle's client
@@ -103,6 +108,26 @@ def write_notebook(bundle: Path, about: str, steps: list[str]) -> None:
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     book = v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
     records.write_json(bundle / "notebook" / BOOK, book)
+
+
+def make_bundle(out: Path, key: dict[str, Any], write: Callable[[Path], None], about: str) -> None:
+    """Let `write` fill a folder, which is then put in the place of `out`, unless that is current.
+
+    `about` is what to say of it.
+    """
+    started, key = time.monotonic(), {"version": VERSION, **key, "code": code_digests()}
+
+    def work() -> dict[str, Any]:
+        tmp = out.with_name(f".{out.name}.tmp")
+        shutil.rmtree(tmp, ignore_errors=True)
+        write(tmp)
+        records.put_folder(tmp, out)
+        size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+        return {"mb": round(size / 1e6, 1)}
+
+    made = records.make(out, key, work)
+    told = f"{about}, {records.load(out)['mb']:,.1f} MB"
+    say("bundle", f"{out}: {told}, {took(started) if made else 'up to date'}")
 
 
 def write_code(folder: Path) -> None:

@@ -6,7 +6,6 @@ import hashlib
 import shutil
 import time
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ from pipeline.base.config import root
 from pipeline.base.locks import LOCK, locked
 from pipeline.base.runs import finished, how_far
 from pipeline.kaggle.api.client import ask, new_version, unless_absent
-from pipeline.kaggle.api.datasets import folder_digest, push_datasets
+from pipeline.kaggle.api.datasets import folder_digest, push_dataset
 from pipeline.kaggle.api.upload import submit_once
 from pipeline.kaggle.notebook.guard import ALERT
 
@@ -33,61 +32,146 @@ SCORE_POLLS = 3600  # of 10 s: the hidden test takes as long as it may
 def push_submission(api: KaggleApi, bundle: Path, slug: str) -> None:
     """Upload what changed, run the notebook on Kaggle, submit that run, await its score.
 
-    Each step that is done is kept in runs/NAME/pushed.json: the same command goes on after it.
     Raises UserError for all that Kaggle refuses, and for a run that failed or had no weights.
     """
-    state, ref = bundle.with_name("pushed.json"), notebook_ref(bundle)
-    done = push_datasets(api, bundle, state)
-    digest = folder_digest(bundle / "notebook")
-    if done.get("kernel") != digest:
-        done |= {"kernel": digest, "version": push_notebook(api, bundle)}
-        records.write_json(state, done)
-    version = done["version"]
-    problem = failure(api, ref, version)
-    if not problem and has_alert(api, ref, version):
+    pushed = PushedBundle(api, bundle, "pushed.json")
+    pushed.push_datasets()
+    if pushed.done.get("kernel") != folder_digest(bundle / "notebook"):
+        pushed.push_notebook()
+    problem = pushed.failure()
+    if not problem and pushed.has_alert():
         problem = "ran, but without models: see its log"
     if problem:
-        records.write_json(state, done | {"kernel": None})  # the same command runs it anew
-        raise UserError(f"{ref} version {version} {problem}")
-    submit_version(root("submissions") / f"{bundle.parent.name}.csv", slug, ref, version)
+        pushed.note(kernel=None)  # the same command runs it anew
+        raise UserError(f"{pushed.run} {problem}")
+    pushed.submit(slug)
 
 
 def push_training(api: KaggleApi, bundle: Path) -> None:
     """Upload what changed, then train on Kaggle, session after session, until all folds are here.
 
-    Each step that is done is kept in train-pushed.json: a command that was stopped goes on
-    waiting. Raises UserError for all that Kaggle refuses, and for a session that failed, had
-    trouble or brought no fold further.
+    Raises UserError for all that Kaggle refuses, and for a session that failed, had trouble or
+    brought no fold further.
     """
-    run, state, ref = bundle.parent, bundle.with_name("train-pushed.json"), notebook_ref(bundle)
+    pushed, run = PushedBundle(api, bundle, "train-pushed.json"), bundle.parent
     folds = records.load(bundle)["key"]["job"]["folds"]
     while len(finished(run, folds)) < len(folds):
         before = [how_far(run / f"fold{fold}") for fold in folds]
-        done = push_datasets(api, bundle, state)
-        if not done.get("running"):
-            version = push_notebook(api, bundle, [ref] if done.get("output") else [])
-            done |= {"running": True, "version": version}
-            records.write_json(state, done)
-        version = done["version"]
-        if not (problem := failure(api, ref, version)):
-            bring_home(api, ref, version, run)
-            done |= {"output": True}
-        records.write_json(state, done | {"running": False})
-        if not problem and has_alert(api, ref, version):
+        if not pushed.done.get("kernel"):
+            pushed.push_datasets()
+            pushed.push_notebook([pushed.ref] if pushed.done.get("output") else [])
+        if not (problem := pushed.failure()):
+            bring_home(api, pushed.version_ref, run)
+            pushed.note(output=True)
+        pushed.note(kernel=None)  # its end is met: the next session is a new version
+        if not problem and pushed.has_alert():
             problem = "had trouble: see its log"
         if not problem and before == [how_far(run / f"fold{fold}") for fold in folds]:
             problem = "brought no fold an epoch further: see its log"
         if problem:
-            raise UserError(f"{ref} version {version} {problem}")
+            raise UserError(f"{pushed.run} {problem}")
         say("bundle", f"trained and here: folds {finished(run, folds)} of {folds}")
     say("bundle", f"folds {folds} are trained and here")
 
 
-def bring_home(api: KaggleApi, ref: str, version: int, run: Path) -> None:
+class PushedBundle:
+    """A bundle on Kaggle: its datasets and the version of its notebook that runs or ran there.
+
+    Each step that is done is kept in a file of runs/NAME: a command that was stopped goes on.
+    """
+
+    def __init__(self, api: KaggleApi, bundle: Path, state: str) -> None:
+        self.api, self.bundle, self.state = api, bundle, bundle.with_name(state)
+        self.done: dict[str, Any] = records.read_json(self.state) if self.state.is_file() else {}
+        self.about = records.read_json(bundle / "notebook" / "kernel-metadata.json")
+        self.ref = self.about["id"]  # OWNER/SLUG of the notebook
+
+    @property
+    def version_ref(self) -> str:
+        return f"{self.ref}/{self.done['version']}"
+
+    @property
+    def run(self) -> str:
+        return f"{self.ref} version {self.done['version']}"
+
+    def note(self, **facts: Any) -> None:
+        self.done |= facts
+        records.write_json(self.state, self.done)
+
+    def push_datasets(self) -> None:
+        """Upload the datasets that changed."""
+        notes = f"{self.bundle.parent.name}, git {records.load(self.bundle)['git'] or 'unknown'}"
+        for part in ("code", "weights"):
+            folder = self.bundle / part
+            if folder.is_dir() and self.done.get(part) != (digest := folder_digest(folder)):
+                push_dataset(self.api, folder, notes)
+                self.note(**{part: digest, "kernel": None})  # a notebook reads those of its day
+
+    def push_notebook(self, outputs: Sequence[str] = ()) -> None:
+        """Send the notebook, which starts it; the last output of `outputs` becomes its input."""
+        folder = self.bundle / "notebook"
+        about = self.about | {"kernel_sources": [*outputs]}
+        records.write_json(folder / "kernel-metadata.json", about)
+        limit = about["session_timeout_seconds"]
+
+        def push(_: int) -> Any:
+            return self.api.kernels_push(str(folder), timeout=limit)
+
+        version = new_version("notebook", self.ref, self.latest_version, push)
+        self.note(kernel=folder_digest(folder), version=version)
+        begun = f"https://www.kaggle.com/code/{self.ref}: version {version} starts, its end is"
+        say("bundle", f"{begun} awaited; stopped, the same command goes on waiting")
+
+    def latest_version(self) -> int:
+        """0 where there is none."""
+        from kagglesdk.kernels.types.kernels_api_service import ApiGetKernelRequest
+
+        request = ApiGetKernelRequest()
+        request.user_name, request.kernel_slug = self.ref.split("/")
+        with self.api.build_kaggle_client() as kaggle:
+            found = unless_absent(lambda: kaggle.kernels.kernels_api_client.get_kernel(request))
+        return (found.metadata.current_version_number or 0) if found else 0
+
+    def failure(self) -> str:
+        """Wait for the run of the pushed version; returns how it failed, or nothing.
+
+        Straight after a push Kaggle may still tell how the version before ended: an end counts
+        once this one was seen at work, or when it has been told SETTLED times.
+        """
+        ends, one = 0, self.version_ref  # an older client asks for the latest version all the same
+        while True:
+            answer = ask(
+                "notebook", self.ref, lambda: unless_absent(lambda: self.api.kernels_status(one))
+            )
+            status = answer.status.name if answer else "ABSENT"
+            ends = ends + 1 if status in ENDS else SETTLED
+            if ends > SETTLED:
+                why = (answer and answer.failure_message) or status.lower()
+                done = status == "COMPLETE"
+                return "" if done else f"failed on Kaggle: {why}; its page has a log"
+            time.sleep(POLL)
+
+    def has_alert(self) -> bool:
+        """Whether the run had to do without something that it needs."""
+        return ALERT in ask("notebook", self.ref, lambda: self.api.kernels_logs(self.version_ref))
+
+    def submit(self, slug: str) -> None:
+        """Submit the version once; its score goes into the ledger beside ours."""
+        csv = root("submissions") / f"{self.bundle.parent.name}.csv"
+        version = self.done["version"]
+
+        def submit(api: KaggleApi, text: str) -> Any:
+            return api.competition_submit_code(
+                "submission.csv", text, slug, self.ref, version, True
+            )
+
+        submit_once(csv, slug, hashlib.sha256(self.run.encode()).hexdigest(), submit, SCORE_POLLS)
+
+
+def bring_home(api: KaggleApi, version: str, run: Path) -> None:
     """Move the folds of a version's output into the run's folder, if they got further there."""
     with TemporaryDirectory(dir=run) as folder:
-        one = f"{ref}/{version}"
-        ask("notebook", ref, lambda: api.kernels_output(one, folder, force=True))
+        ask("notebook", version, lambda: api.kernels_output(version, folder, force=True))
         for fold in Path(folder).glob(f"runs/{run.name}/fold*"):
             here = run / fold.name
             with locked(here):  # it may be training here too
@@ -102,69 +186,3 @@ def replace_files(here: Path, new: Path) -> None:
     for path in sorted(new.iterdir(), key=lambda path: path.suffix == ".json"):
         if path.name != LOCK:
             shutil.move(path, here)
-
-
-def notebook_ref(bundle: Path) -> str:
-    """OWNER/SLUG of a bundle's notebook."""
-    return records.read_json(bundle / "notebook" / "kernel-metadata.json")["id"]
-
-
-def push_notebook(api: KaggleApi, bundle: Path, outputs: Sequence[str] = ()) -> int:
-    """Send the notebook, which starts it; returns its version's number.
-
-    The last output of the notebooks `outputs` becomes an input of it.
-    """
-    folder, ref = bundle / "notebook", notebook_ref(bundle)
-    about = {**records.read_json(folder / "kernel-metadata.json"), "kernel_sources": [*outputs]}
-    records.write_json(folder / "kernel-metadata.json", about)
-
-    def push(_: int) -> Any:
-        return api.kernels_push(str(folder), timeout=about["session_timeout_seconds"])
-
-    version = new_version("notebook", ref, partial(notebook_version, api, ref), push)
-    begun = f"https://www.kaggle.com/code/{ref}: version {version} starts, its end is awaited"
-    say("bundle", f"{begun}; stopped, the same command goes on waiting")
-    return version
-
-
-def notebook_version(api: KaggleApi, ref: str) -> int:
-    """Number of the notebook's latest version, 0 where there is none."""
-    from kagglesdk.kernels.types.kernels_api_service import ApiGetKernelRequest
-
-    request = ApiGetKernelRequest()
-    request.user_name, request.kernel_slug = ref.split("/")
-    with api.build_kaggle_client() as kaggle:
-        found = unless_absent(lambda: kaggle.kernels.kernels_api_client.get_kernel(request))
-    return (found.metadata.current_version_number or 0) if found else 0
-
-
-def failure(api: KaggleApi, ref: str, version: int) -> str:
-    """Wait for the run of this version; returns how it failed, or nothing.
-
-    Straight after a push Kaggle may still tell how the version before ended: an end counts once
-    this one was seen at work, or when it has been told SETTLED times.
-    """
-    ends, one = 0, f"{ref}/{version}"  # an older client asks for the latest version all the same
-    while True:
-        answer = ask("notebook", ref, lambda: unless_absent(lambda: api.kernels_status(one)))
-        status = answer.status.name if answer else "ABSENT"
-        ends = ends + 1 if status in ENDS else SETTLED
-        if ends > SETTLED:
-            why = (answer and answer.failure_message) or status.lower()
-            return "" if status == "COMPLETE" else f"failed on Kaggle: {why}; its page has a log"
-        time.sleep(POLL)
-
-
-def has_alert(api: KaggleApi, ref: str, version: int) -> bool:
-    """Whether the run of a version had to do without something that it needs."""
-    return ALERT in ask("notebook", ref, lambda: api.kernels_logs(f"{ref}/{version}"))
-
-
-def submit_version(csv: Path, slug: str, ref: str, version: int) -> None:
-    """Submit a version of the notebook once; its score goes into the ledger beside ours."""
-
-    def submit(api: KaggleApi, text: str) -> Any:
-        return api.competition_submit_code("submission.csv", text, slug, ref, version, True)
-
-    sha256 = hashlib.sha256(f"{ref} version {version}".encode()).hexdigest()
-    submit_once(csv, slug, sha256, submit, SCORE_POLLS)

@@ -4,18 +4,17 @@ They are compared with what the ensemble was made of, and copied with their reco
 """
 
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
 from pipeline.base import records
-from pipeline.base.cli import UserError, mean_std, say, took
+from pipeline.base.cli import UserError, mean_std
 from pipeline.base.competition import Competition, load_competition
 from pipeline.base.config import Predict
 from pipeline.base.runs import cv_of, load_blend, model_path, prediction_path
 from pipeline.data.prepared import load_pictures
 from pipeline.kaggle.bundle.notebook_file import (
-    code_digests,
+    make_bundle,
     slug_of,
     write_code,
     write_metadata,
@@ -23,54 +22,31 @@ from pipeline.kaggle.bundle.notebook_file import (
 )
 from pipeline.kaggle.notebook.manifest import FILE, BundledModel, Job, Manifest
 
-VERSION = 2
-
 
 def current_submission(name: str, owner: str) -> tuple[Path, Competition]:
     """Make the bundle of an ensemble unless it is current; returns its folder."""
-    started = time.monotonic()
     blend, record = load_blend(name)
     competition = load_competition(record["key"]["competition"])
     models = find_models(record)
-    out = blend.with_name("bundle")
+    where = competition.slug or competition.name
+    code, weights, kernel = (slug_of(where, name, end) for end in ("code", "weights", "submit"))
     key = {
-        "version": VERSION,
         "owner": owner,
         "competition": competition.model_dump(mode="json"),
         "models": {model.file: record_of(model)["digest"] for model in models},
         "blend": records.file_digest(blend),
-        "code": code_digests(),
     }
-    made = records.make(out, key, lambda: write_submission(out, owner, record, competition, models))
-    size = f"{len(models)} models, {records.load(out)['mb']:,.1f} MB"
-    say("bundle", f"{out}: {size}, {took(started) if made else 'up to date'}")
+
+    def write(out: Path) -> None:
+        write_weights(out / "weights", competition, models)
+        write_code(out / "code")
+        job = Job(competition=competition, weights=weights)
+        write_submit_notebook(out, heading(name, where, record), job, competition, code)
+        datasets = {"code": code, "weights": weights}
+        write_metadata(out, owner, kernel, competition, competition.limit_hours, datasets)
+
+    make_bundle(out := blend.with_name("bundle"), key, write, f"{len(models)} models")
     return out, competition
-
-
-def write_submission(
-    out: Path,
-    owner: str,
-    ensemble: dict[str, Any],
-    competition: Competition,
-    models: list[BundledModel],
-) -> dict[str, Any]:
-    """Write the folders beside `out` and put them in its place; returns facts for its record.
-
-    `ensemble` is the record of the ensemble.
-    """
-    tmp, name = out.with_name(".bundle.tmp"), out.parent.name
-    shutil.rmtree(tmp, ignore_errors=True)
-    where = competition.slug or competition.name
-    code, weights, kernel = (slug_of(where, name, end) for end in ("code", "weights", "submit"))
-    write_weights(tmp / "weights", competition, models)
-    write_code(tmp / "code")
-    job = Job(competition=competition, weights=weights)
-    write_submit_notebook(tmp, heading(name, where, ensemble), job, competition, code)
-    datasets = {"code": code, "weights": weights}
-    write_metadata(tmp, owner, kernel, competition, competition.limit_hours, datasets)
-    records.put_folder(tmp, out)
-    megabytes = sum(path.stat().st_size for path in (out / "weights").iterdir()) / 1e6
-    return {"models": len(models), "mb": round(megabytes, 1)}
 
 
 def write_weights(folder: Path, competition: Competition, models: list[BundledModel]) -> None:

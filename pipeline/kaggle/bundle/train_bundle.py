@@ -4,21 +4,20 @@ It is this project in small: every file lies where the same commands look for it
 """
 
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from pipeline.base import records
-from pipeline.base.cli import UserError, say, took
+from pipeline.base.cli import UserError
 from pipeline.base.competition import Competition, load_competition
 from pipeline.base.config import Experiment, load_experiment, root
 from pipeline.data.prepared import load_prepared
 from pipeline.data.splits import chosen_folds, folds_path, load_folds
 from pipeline.kaggle.bundle.notebook_file import (
     PACKAGE,
-    code_digests,
+    make_bundle,
     slug_of,
     write_code,
     write_metadata,
@@ -26,8 +25,6 @@ from pipeline.kaggle.bundle.notebook_file import (
 )
 from pipeline.kaggle.notebook.train_session import Job
 from pipeline.training.keys import first_weights, train_key
-
-VERSION = 2
 
 
 def current_training(
@@ -37,7 +34,7 @@ def current_training(
 
     Raises UserError before `prepare` and `folds`, and for files named by paths of this machine.
     """
-    started, settings = time.monotonic(), load_experiment(name)
+    settings = load_experiment(name)
     competition = load_competition(settings.competition)
     prepared, table = load_prepared(settings), load_folds(settings)
     chosen = chosen_folds(settings, folds)
@@ -52,28 +49,21 @@ def current_training(
         pixels=prepared.record["digests"]["train"],
     )
     key = {
-        "version": VERSION,
         "job": job.model_dump(),
         "settings": settings.model_dump(mode="json"),
         "competition": competition.model_dump(mode="json"),
         "folds": {fold: train_key(settings, fold, prepared, table) for fold in chosen},
-        "code": code_digests(),
     }
     out = root("runs") / settings.name / "train-bundle"
-    made = records.make(out, key, lambda: write_training(out, job, settings, competition))
-    told = f"folds {chosen}, {job.hours:g} h a session, {records.load(out)['mb']:,.1f} MB"
-    say("bundle", f"{out}: {told}, {took(started) if made else 'up to date'}")
+    told = f"folds {chosen}, {job.hours:g} h a session"
+    make_bundle(out, key, lambda folder: write_training(folder, job, settings, competition), told)
     return out, competition
 
 
-def write_training(
-    out: Path, job: Job, settings: Experiment, competition: Competition
-) -> dict[str, Any]:
-    """Write the folders beside `out` and put them in its place; returns facts for its record."""
-    tmp, (owner, slug) = out.with_name(".train-bundle.tmp"), job.kernel.split("/")
+def write_training(out: Path, job: Job, settings: Experiment, competition: Competition) -> None:
+    owner, slug = job.kernel.split("/")
     dataset = slug_of(job.competition, settings.name, "train-files")
-    shutil.rmtree(tmp, ignore_errors=True)
-    project = tmp / "code" / "project"
+    project = out / "code" / "project"
     write_code(project)
     write_settings(project / PACKAGE.name, settings, competition)
     for path in files_of_home(settings, job.folds):
@@ -85,11 +75,8 @@ def write_training(
         f"# {settings.name} on {job.competition}: training of folds {job.folds}\n\nMade by "
         f"`python -m pipeline.bundle {settings.name} --train`: change things there, not here."
     )
-    write_train_notebook(tmp, about, job, dataset)
-    write_metadata(tmp, owner, slug, competition, job.hours, {"code": dataset})
-    records.put_folder(tmp, out)
-    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
-    return {"mb": round(size / 1e6, 1)}
+    write_train_notebook(out, about, job, dataset)
+    write_metadata(out, owner, slug, competition, job.hours, {"code": dataset})
 
 
 def write_settings(package: Path, settings: Experiment, competition: Competition) -> None:
