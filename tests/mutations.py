@@ -1,6 +1,6 @@
 """Plants one defect after another in a copy of the code; each must turn its tests red.
 
-reads   pipeline/ and tests/, of which it makes a copy
+reads   pipeline/, tests/ and docs/, of which it makes a copy
 run     python -m tests.mutations [--only resume]
 
 A defect is (name, file, a line's text, its replacement, tests). Text that does not stand exactly
@@ -148,7 +148,7 @@ DEFECTS = [
 def main(only: Annotated[str, typer.Option(help="those whose name holds this")] = "") -> None:
     chosen, missed = [defect for defect in DEFECTS if only in defect.name], []
     with tempfile.TemporaryDirectory() as folder:
-        for name in ("pipeline", "tests", "pyproject.toml"):
+        for name in ("pipeline", "tests", "docs", "pyproject.toml"):
             copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
             copy(ROOT / name, Path(folder, name))
         for defect in chosen:
@@ -167,7 +167,7 @@ def plant(copy: Path, defect: Defect) -> str:
     if text.count(defect.old) != 1:
         raise UserError(f"{defect.file}: {defect.old!r} stands {text.count(defect.old)} times")
     path.write_text(text.replace(defect.old, defect.new))
-    tests = [f"tests/{name}" for name in defect.tests.split() if (copy / "tests" / name).exists()]
+    tests = [path for name in defect.tests.split() for path in copy.glob(f"tests/*/{name}")]
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
     said = subprocess.run(command, cwd=copy, capture_output=True, text=True)
     path.write_text(text)
