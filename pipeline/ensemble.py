@@ -43,6 +43,10 @@ class Member:
     def path(self, fold: int, split: Split) -> Path:
         return prediction_path(self.settings.name, fold, split, self.views)
 
+    def of_fold(self, fold: int, split: Split, image: list[str], classes: list[str]) -> np.ndarray:
+        """Probabilities [len(image), classes] by one fold's model."""
+        return Predictions.load(self.path(fold, split)).aligned(image, classes)
+
 
 def main(
     runs: Annotated[list[str], typer.Argument(help="RUN or RUN:WEIGHT")],
@@ -86,7 +90,11 @@ def blend(members: list[Member], table: pd.DataFrame, metric: str, out: Path) ->
     oof = [out_of_fold(member, scored, classes) for member in members]
     test_ids = Predictions.load(members[0].path(0, "test")).image
     blended = np.average(oof, axis=0, weights=weights).astype(np.float32)
-    test = mean_of_runs((of_folds(member, test_ids, classes) for member in members), weights)
+    tests = (
+        [m.of_fold(fold, "test", test_ids, classes) for fold in range(m.settings.folds.n)]
+        for m in members
+    )
+    test = mean_of_runs(tests, weights)
     Predictions(list(scored.image), classes, blended).save(out.with_name("oof.npz"))
     Predictions(test_ids, classes, test).save(out)
     scores = {
@@ -103,15 +111,8 @@ def out_of_fold(member: Member, scored: pd.DataFrame, classes: list[str]) -> np.
     prob = np.empty((len(scored), len(classes)), dtype=np.float32)
     for fold in range(member.settings.folds.n):
         here = (scored.fold == fold).to_numpy()
-        file = Predictions.load(member.path(fold, "oof"))
-        prob[here] = file.aligned(list(scored.image[here]), classes)
+        prob[here] = member.of_fold(fold, "oof", list(scored.image[here]), classes)
     return prob
-
-
-def of_folds(member: Member, image: list[str], classes: list[str]) -> list[np.ndarray]:
-    """Probabilities of the test images [len(image), classes] by each fold's model."""
-    folds = range(member.settings.folds.n)
-    return [Predictions.load(member.path(k, "test")).aligned(image, classes) for k in folds]
 
 
 def score(

@@ -69,9 +69,9 @@ def main(
 
 
 def edited(out: Path, key: dict[str, Any]) -> bool:
-    """Whether hands were on a submission that is else up to date: it is kept, and that is said.
+    """Whether an up-to-date submission was edited by hand: it is kept, with a warning.
 
-    Raises UserError if it is not: to make it anew would lose their work.
+    Raises UserError for an edited one that is out of date: to make it anew would lose the edits.
     """
     record = records.load(out)
     if record is None or records.is_intact(out, record):
@@ -85,7 +85,7 @@ def edited(out: Path, key: dict[str, Any]) -> bool:
 
 
 def send_audited(out: Path, sample: pd.DataFrame, competition: Competition) -> None:
-    """Upload the file as it lies there, hands may have been on it. Raises UserError."""
+    """Upload the file as it is, edits by hand included. Raises UserError if the audit fails."""
     slug = on_kaggle(competition)
     try:
         audit(read_csv(out, []), sample, competition)

@@ -50,7 +50,7 @@ def write_table(table: pd.DataFrame, out: Path) -> None:
 
 
 def audit(table: pd.DataFrame, sample: pd.DataFrame, competition: Competition) -> None:
-    """What Kaggle would refuse at night. Raises UserError."""
+    """Raise UserError for what Kaggle would refuse."""
     if list(table) != list(sample) or len(table) != len(sample):
         raise UserError(f"shape {table.shape}, the sample has {sample.shape}")
     if not (table[competition.id] == sample[competition.id]).all():

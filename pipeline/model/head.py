@@ -16,7 +16,7 @@ from torch import nn
 
 from pipeline.base.cli import UserError
 
-MOST = 8192  # numbers that a head reads; a backbone of more is read once a stage
+MAX_WIDTH = 8192  # numbers that a head reads; a backbone of more is read once a stage
 # what a model raises that is asked for what it cannot do
 FOREIGN = (
     ArithmeticError,
@@ -101,7 +101,7 @@ class Pyramid(nn.Module):
         return self.head
 
     def freeze_unread(self) -> None:
-        """What follows the last block would wait for a gradient for ever, and DDP with it."""
+        """What follows the last block would never get a gradient, for which DDP waits."""
         for name in self.unread:
             self.backbone.get_parameter(name).requires_grad = False
 
@@ -150,18 +150,19 @@ def choose_taps(backbone: nn.Module, size: int) -> tuple[dict[str, int], list[st
 
 
 def within_most(fine: dict[str, int], coarse: dict[str, int]) -> dict[str, int]:
-    """Blocks, or of more than MOST numbers stages; of a net without them every so-manieth block.
+    """All blocks if they give at most MAX_WIDTH numbers, else the stages.
 
-    The last one is always read.
+    Of a net without stages every k-th block, with the smallest k that fits. The last is always
+    read.
     """
-    if sum(fine.values()) <= MOST:
+    if sum(fine.values()) <= MAX_WIDTH:
         return fine
     if coarse != fine:
         return coarse
     names = list(fine)
     for step in range(2, len(names) + 1):
         taps = {name: fine[name] for name in names[(len(names) - 1) % step :: step]}
-        if sum(taps.values()) <= MOST:
+        if sum(taps.values()) <= MAX_WIDTH:
             break
     return taps
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 import torch
 
 from pipeline.base import records
@@ -10,7 +11,7 @@ from pipeline.base.cli import UserError, explain, short
 from pipeline.base.device import peak_memory_gb
 from pipeline.model.backbone import layout
 from pipeline.model.build import save_weights
-from pipeline.training.log import write_log
+from pipeline.training.log import COLUMNS
 
 if TYPE_CHECKING:
     from pipeline.training.trainer import Trainer
@@ -35,7 +36,8 @@ def save(trainer: "Trainer", last: Path) -> None:
 
 def save_log(trainer: "Trainer", last: Path) -> None:
     if trainer.accelerator.is_main_process:
-        write_log(trainer.log, last.with_name("log.csv"))
+        with records.writing(last.with_name("log.csv")) as tmp:
+            pd.DataFrame(trainer.log, columns=COLUMNS).to_csv(tmp, index=False)
 
 
 def resume(trainer: "Trainer", last: Path) -> None:

@@ -1,10 +1,10 @@
 """One fold on several GPUs: each is the device of a rank, a process with its part of every batch.
 
-All ranks know the epoch's batches, as one process alone would cut them, and take every so-manieth
-row of each. Each part's loss counts by its share of the whole batch, so that the gradient, which
-DistributedDataParallel averages, is the mean over the batch however uneven its parts: without
-random numbers, N ranks train the weights of one. What is random within a batch (crops, mixing,
-dropout) is drawn by each rank for its part: pictures are mixed with others of the same part.
+All ranks know the epoch's batches, as one process alone would cut them; rank r of n takes the rows
+r, r + n, r + 2n, … of each. Each part's loss counts by its share of the whole batch, so that the
+gradient, which DistributedDataParallel averages, is the mean over the batch however uneven its
+parts: without random numbers, n ranks train the weights of one. What is random within a batch
+(crops, mixing, dropout) is drawn by each rank for its part: pictures are mixed with others of it.
 """
 
 from collections.abc import Callable, Iterator

@@ -81,9 +81,9 @@ def key_changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     before = {name: value for name, value in old.items() if value or name not in RETIRED}
     for section, cls in {"model": Model, "mix": Mix, "train": Train}.items():
         if isinstance(old.get(section), dict):
-            told = {**cls().model_dump(mode="json", by_alias=True), **old[section]}
+            known = {**cls().model_dump(mode="json", by_alias=True), **old[section]}
             off = cls.RETIRED.items()
-            before[section] = {name: v for name, v in told.items() if (name, v) not in off}
+            before[section] = {name: v for name, v in known.items() if (name, v) not in off}
     return records.differences(before, records.plain(new))
 
 

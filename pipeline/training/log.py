@@ -2,12 +2,9 @@
 
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
-from pipeline.base import records
 from pipeline.inference.metrics import LOWER_IS_BETTER, METRICS
 
 Row = dict[str, float | None]
@@ -50,15 +47,10 @@ def training_lost(starts: Sequence[float], ends: Sequence[float], metric: str) -
     )
 
 
-def write_log(rows: list[Row], path: Path) -> None:
-    with records.writing(path) as tmp:
-        pd.DataFrame(rows, columns=COLUMNS).to_csv(tmp, index=False)
-
-
 def describe(row: Row, fold: int, epochs: int, metric: str, start: str = "") -> str:
     """One line of a row; `start` says how the head began, in the row before the first epoch."""
-    told = {"loss": row["train_loss"], "valid loss": row["valid_loss"]}
-    losses = [f"{name} {value:.3f}" for name, value in told.items() if value is not None]
+    found = {"loss": row["train_loss"], "valid loss": row["valid_loss"]}
+    losses = [f"{name} {value:.3f}" for name, value in found.items() if value is not None]
     epoch = "head" if start else f"epoch {row['epoch']}/{epochs}"
     end = start or f"{row['images_per_s']:.0f} images/s"
     score, seconds = f"{metric} {row['valid_score']:.4f}", f"{row['seconds']:.0f} s"

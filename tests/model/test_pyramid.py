@@ -11,7 +11,7 @@ from pipeline.base.config import Model
 from pipeline.model.backbone import layout
 from pipeline.model.build import build_model
 from pipeline.model.freeze import freeze
-from pipeline.model.head import MOST, Pyramid, blocks
+from pipeline.model.head import MAX_WIDTH, Pyramid, blocks
 
 OWN = {"test_coatnet": 64, "swin_s3_tiny_224": 56}  # px of those that take no 32
 
@@ -117,7 +117,7 @@ def test_wide_backbones_are_read_once_a_stage() -> None:
     model = Pyramid(timm.create_model("resnet50"), 3)
     assert list(model.taps) == ["layer1", "layer2", "layer3", "layer4"]
     assert sum(model.taps.values()) == 2 * (256 + 512 + 1024 + 2048)
-    assert sum(model.taps.values()) <= MOST
+    assert sum(model.taps.values()) <= MAX_WIDTH
     assert len(blocks(timm.create_model("resnet50"), by_stage=False)) > 16
 
 
