@@ -31,10 +31,25 @@ def record_path(output: Path) -> Path:
     return output.with_name(output.name + ".json")
 
 
-def read_json(path: Path) -> dict[str, Any]:
+class Record(dict[str, Any]):
+    """A JSON object of a file. A key that it lacks means a damaged file, and says so."""
+
+    path: Path
+
+    def __missing__(self, key: str) -> Any:
+        raise UserError(f"{self.path}: {key!r} is missing; delete the file to make it anew")
+
+
+def read_json(path: Path) -> Record:
     """Raises UserError for a file that holds no JSON object."""
+
+    def record(values: dict[str, Any]) -> Record:
+        found = Record(values)
+        found.path = path
+        return found
+
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(), object_hook=record)
     except (ValueError, RecursionError) as error:  # ValueError: no JSON, or no UTF-8
         raise UserError(f"{path}: not a record ({error}); delete it to make it anew") from None
     if not isinstance(found, dict):
@@ -42,7 +57,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return found
 
 
-def load(output: Path) -> dict[str, Any] | None:
+def load(output: Path) -> Record | None:
     """The record of an output, or None when the output is not finished."""
     path = record_path(output)
     if not (path.exists() and output.exists()):

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from pipeline.base.cli import UserError, did_you_mean, listing, read_text, short, shown
+from pipeline.base.cli import UserError, did_you_mean, listing, read_text, short, shown, warn
 from pipeline.base.settings import CONFLICT, Settings
 
 HERE = Path(__file__).parents[1] / "configs"
@@ -68,10 +68,18 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def load_yaml(cls: type[Loaded], path: Path) -> Loaded:
     """The settings in a file, `name` being its own. Raises UserError with a line per mistake."""
+    values = {"name": path.stem, **read_yaml(path)}
     try:
-        return cls(**{"name": path.stem, **read_yaml(path)})
+        found = cls(**values)
     except ValidationError as error:
         raise UserError(listing([_explain(cls, path, item) for item in error.errors()])) from None
+    for section, part in found:
+        fields = type(part).model_fields.items() if isinstance(part, Settings) else ()
+        for name, field in fields:
+            if field.alias in values.get(section, {}):
+                text = f"{path}: {section}.{field.alias} is called {section}.{name} now"
+                warn("settings", text)
+    return found
 
 
 def _explain(cls: type[BaseModel], path: Path, item: dict[str, Any]) -> str:

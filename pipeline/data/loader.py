@@ -6,7 +6,10 @@ number): 0, 1 or 8 workers give equal batches, and a resumed epoch equals an uni
 
 import hashlib
 import itertools
+import shutil
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
@@ -14,11 +17,15 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from pipeline.base.cli import warn
 from pipeline.data.augment import Augment
 from pipeline.data.images import Pixels
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 PATIENCE = 300  # seconds for a batch, after which its worker is taken for dead
+AHEAD = 2  # batches that a worker of PyTorch makes before they are asked for
+SHARED = Path("/dev/shm")
+warn_once = cache(warn)
 
 
 class BatchSpec(NamedTuple):
@@ -109,7 +116,8 @@ def grouped(batches: Iterable[Any], size: int) -> Iterator[list[Any]]:
 def make_loader(
     pictures: Pictures, batches: Iterable[BatchSpec], workers: int, pin: bool
 ) -> DataLoader:
-    """Batches in order. A worker that finds /dev/shm full dies, or hangs until PATIENCE ends."""
+    """Batches in order, from as many of the `workers` as there is shared memory for."""
+    workers = affordable(workers, pictures, batches)
     return DataLoader(
         pictures,
         sampler=batches,
@@ -123,6 +131,24 @@ def make_loader(
         # another start would pickle the packed pixels, all of a memory map's content
         multiprocessing_context="fork" if workers else None,
     )
+
+
+def affordable(workers: int, pictures: Pictures, batches: Iterable[BatchSpec]) -> int:
+    """How many workers' batches /dev/shm can hold: a worker that finds it full waits for ever."""
+    if not (workers and SHARED.is_dir()):
+        return workers
+    first = next(iter(batches))  # none is larger
+    one = sum(part.nbytes for part in pictures[BatchSpec(first.seed, first.rows[:1])])
+    batch, free = one * len(first.rows), shutil.disk_usage(SHARED).free
+    fit = max(0, (free // batch - 2) // AHEAD)  # two are in use
+    if fit >= workers:
+        return workers
+    warn_once(
+        "train",
+        f"{SHARED} has no room for the batches of {workers} loader processes: {fit} will do; "
+        "docker run --shm-size=2g gives more",
+    )
+    return fit
 
 
 def _one_thread(worker: int) -> None:

@@ -223,11 +223,16 @@ def test_settings_that_do_not_go_together_are_told_without_the_whole_file(tmp_pa
     assert told.endswith("broken.yaml: train.epochs: 0 needs model.head_init: lda")
 
 
-def test_former_names_still_work(space: Path) -> None:
+def test_former_names_still_work_and_say_so(
+    space: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = space / "old.yaml"
     path.write_text("competition: demo\nmodel: {size: 64, reads: last, head: random, fit: pad}\n")
     settings = load_experiment(str(path))
     assert (settings.model.features, settings.model.head_init) == ("last", "random")
+    said = capsys.readouterr().err
+    assert said.count("warning") == 3
+    assert "old.yaml: model.fit is called model.resize now" in said
     written = settings.key()["model"]
     assert (written["reads"], written["head"], written["fit"]) == ("last", "random", "pad")
     assert not {"features", "head_init", "resize"} & set(written), "keys of before stay valid"

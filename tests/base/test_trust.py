@@ -179,6 +179,15 @@ def test_a_damaged_record_is_one_line(tmp_path: Path, data: bytes) -> None:
     assert "\n" not in str(told.value)
 
 
+def test_a_record_that_lacks_something_says_what(tmp_path: Path) -> None:
+    """One without a digest of its own, as records of earlier versions are."""
+    (tmp_path / "x").touch()
+    (tmp_path / "x.json").write_text('{"key": {"model": {}}}')
+    record = records.load(tmp_path / "x")
+    with pytest.raises(records.UserError, match="'reads' is missing; delete the file"):
+        record["key"]["model"]["reads"]
+
+
 def test_a_damaged_record_is_one_line_in_every_stage(run: Run, trained: str, space: Path) -> None:
     run("predict", trained)
     run("ensemble", trained)

@@ -2,6 +2,8 @@
 
 import signal
 from multiprocessing import get_context
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -144,3 +146,26 @@ def test_a_worker_that_hangs_is_one_line(monkeypatch: pytest.MonkeyPatch) -> Non
         assert said.startswith("a loader process is lost (DataLoader ") and "\n" not in said
         assert "runtime.workers: 0" in said
     assert explain(RuntimeError("Caught ValueError in DataLoader worker process 0.")) is None
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize(
+    ("free", "used"),
+    [(10**9, 4), (10 * 4160, 4), (10 * 4160 - 1, 3), (4 * 4160, 1), (4 * 4160 - 1, 0), (0, 0)],
+)
+def test_as_many_workers_as_there_is_shared_memory_for(
+    free: int, used: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A batch is 5 pictures of 16 px with their labels; a worker is two ahead, two are in use."""
+    monkeypatch.setattr(loader, "SHARED", Path.cwd())
+    monkeypatch.setattr(loader.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    loader.warn_once.cache_clear()
+    pictures = Pictures(pixels(size=16), np.arange(22), np.zeros(22), Resize(16, "bicubic"))
+    monkeypatch.setattr(pictures, "targets", torch.zeros(22, 64, dtype=torch.uint8))
+    batches = [spec._replace(rows=spec.rows[:1] * 5) for spec in in_order(22, 5)]
+    assert 5 * (16 * 16 * 3 + 64) == 4160
+    made = make_loader(pictures, batches, 4, pin=False)
+    made = make_loader(pictures, batches, 4, pin=False)
+    assert made.num_workers == used and made.timeout == (loader.PATIENCE if used else 0)
+    said = capsys.readouterr().err
+    assert said.count("--shm-size") == said.count(f"{used} will do") == (used < 4), "once"
