@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.base.cli import UserError
 from pipeline.kaggle.notebook.mounts import find_input
 
 
@@ -41,5 +40,7 @@ def test_the_named_folder_comes_before_one_that_only_looks_alike(mounted: Path) 
 
 def test_nothing_found_shows_what_is_there(mounted: Path) -> None:
     (mounted / "datasets" / "me" / "other").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"no dataset 'leaves' with a m\.json .*datasets/me/other"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no dataset 'leaves' with a m\.json .*datasets/me/other"
+    ):
         find_input("dataset", "leaves", "m.json")

@@ -13,6 +13,7 @@ from pipeline.base import records
 from pipeline.base.cli import say, took
 from pipeline.base.competition import Competition
 from pipeline.base.settings import Settings
+from pipeline.kaggle.notebook import mounts
 from pipeline.kaggle.notebook.guard import ALERT
 
 VERSION = 3
@@ -22,37 +23,31 @@ LONGEST = 50  # characters of a title or slug, by Kaggle's client
 # by Competition.accelerator; the name of the T4 means two of them, that of the L4 four
 MACHINES = {"t4x2": "NvidiaTeslaT4", "l4x4": "NvidiaL4", "cpu": None}
 
-START = """\
+START = f"""\
 # The standard library alone: whatever else may be missing, this runs.
-import os, shutil, subprocess, sys, tempfile, traceback, zipfile
-from glob import escape
-from pathlib import Path
+import shutil, subprocess, sys, tempfile, traceback, zipfile
 
-INPUT = Path(os.environ.get("KAGGLE_INPUT_DIR", "/kaggle/input"))
-WORKING = Path(os.environ.get("KAGGLE_WORKING_DIR", "/kaggle/working"))"""
+{Path(mounts.__file__).read_text()}"""
 
 SAMPLE = """\
 # submission.csv is the sample: from here on there is always one
-sample, forms = {sample!r}, ["competitions/{slug}/", "{slug}/", *("*/" * n for n in range(1, 6))]
-found = [path for form in forms for path in sorted(INPUT.glob(form + escape(sample)))]
-found = [path for path in found if path.is_file()]
 try:
-    shutil.copyfile(found[0], WORKING / "submission.csv")
-    print(f"submission.csv is {{found[0]}}")
-except (IndexError, OSError) as error:
-    reason = error if found else "is the competition {slug} attached?"
-    print(f"{alert} no {{sample}} in {{INPUT}}: {{reason}} {alert}")"""
+    sample = find_input("competition", {slug!r}, {sample!r}) / {sample!r}
+    shutil.copyfile(sample, working_root() / "submission.csv")
+    print(f"submission.csv is {{sample}}")
+except OSError as error:
+    print(f"{alert} {{error}} {alert}")"""
 
 INVENTORY = """\
 # What is here: folders that are mounted, room on the disk, GPUs
-commands = [f"find {INPUT} -maxdepth 3 -type d | sort | head -50", f"df -h {WORKING}"]
-for command in [*commands, "nvidia-smi -L"]:
+commands = [f"find {input_root()} -maxdepth 3 -type d | sort | head -50"]
+for command in [*commands, f"df -h {working_root()}", "nvidia-smi -L"]:
     print(subprocess.run(command, shell=True, capture_output=True, text=True).stdout)"""
 
 RUN = """\
 # The package, from the dataset {code}: a folder, or the archive it was uploaded as.
 packages = []
-for mounted in [*INPUT.glob("datasets/*/{code}"), INPUT / "{code}"]:
+for mounted in [*input_root().glob("datasets/*/{code}"), input_root() / "{code}"]:
     for archive in mounted.rglob("*.zip"):
         mounted = Path(tempfile.mkdtemp())
         zipfile.ZipFile(archive).extractall(mounted / archive.stem)

@@ -1,13 +1,12 @@
 """Where Kaggle mounts what a notebook reads, in the old form and the new, and where it may write.
 
-KAGGLE_INPUT_DIR and KAGGLE_WORKING_DIR move both roots: a rehearsal needs no /kaggle.
+KAGGLE_INPUT_DIR and KAGGLE_WORKING_DIR move both roots: a rehearsal needs no /kaggle. The first
+cell of a notebook is this file, so it needs the standard library alone.
 """
 
 import os
 from itertools import islice
 from pathlib import Path
-
-from pipeline.base.cli import UserError
 
 # the old form, competitions/SLUG or datasets/OWNER/SLUG, then wherever the marker is
 PATTERNS = ["{slug}/", "*/{slug}/", "*/*/{slug}/", *("*/" * depth for depth in range(1, 6))]
@@ -25,7 +24,7 @@ def working_root() -> Path:
 def find_input(kind: str, slug: str, marker: str) -> Path:
     """The folder of a mounted `kind` (dataset, say), known by a file or folder in it (`marker`).
 
-    Raises UserError that shows what is mounted instead.
+    Raises FileNotFoundError that shows what is mounted instead.
     """
     root = input_root()
     for pattern in PATTERNS:
@@ -33,4 +32,4 @@ def find_input(kind: str, slug: str, marker: str) -> Path:
             return found[0].parents[len(Path(marker).parts) - 1]
     levels = (path for depth in (1, 2, 3) for path in sorted(root.glob("/".join("*" * depth))))
     shown = ", ".join(str(path.relative_to(root)) for path in islice(levels, SHOWN)) or "nothing"
-    raise UserError(f"no {kind} {slug!r} with a {marker} in {root}; mounted are: {shown}")
+    raise FileNotFoundError(f"no {kind} {slug!r} with a {marker} in {root}; mounted are: {shown}")

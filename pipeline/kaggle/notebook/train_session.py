@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from pipeline.base import records
-from pipeline.base.cli import Exit, UserError, say
+from pipeline.base.cli import Exit, say
 from pipeline.base.deadline import Deadline
 from pipeline.base.runs import finished, how_far
 from pipeline.base.settings import Settings
@@ -55,7 +55,7 @@ def bring_last_output(job: Job) -> None:
     run = f"runs/{job.experiment}"
     try:
         former = find_input("notebook", job.kernel.rpartition("/")[2], run) / run
-    except UserError:
+    except FileNotFoundError:
         return say("notebook", "no output of an earlier session is attached: folds begin anew")
     copy_files(former, job.run)
     return say("notebook", f"{former}: the output of an earlier session goes on")
