@@ -12,10 +12,12 @@ from conftest import enter
 from kaggle_stub import KaggleStub, Trouble
 
 from pipeline.base import records, yaml_files
+from pipeline.base.cli import UserError
 from pipeline.base.config import Model, load_experiment
 from pipeline.data.prepared import load_prepared
 from pipeline.data.splits import load_folds
 from pipeline.kaggle.bundle.offline import execute
+from pipeline.kaggle.bundle.push import PushedBundle
 from pipeline.kaggle.bundle.rehearsal import mount
 from pipeline.kaggle.notebook import train_session
 from pipeline.kaggle.notebook.mounts import working_root
@@ -312,3 +314,20 @@ def test_a_session_that_failed_is_begun_again(
     del kaggle.answer["GetKernelSessionStatus"]
     kaggle.answer["ListKernelSessionOutput"] = {"files": [], "log": "!!!!!! prepare ended"}
     assert "version 2 had trouble" in run("bundle", leaves, "--train", "--push", expect=2)
+
+
+def test_a_command_that_was_stopped_goes_on_waiting_for_its_session(
+    leaves: str, run: Callable[..., str], kaggle: KaggleStub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(self: PushedBundle) -> str:
+        raise UserError("stopped")
+
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    with monkeypatch.context() as patch:
+        patch.setattr(PushedBundle, "failure", stop)
+        assert "stopped" in run("bundle", leaves, "--train", "--push", expect=2)
+    model = {"model.safetensors": b"w", "model.safetensors.json": b'{"key": {}}'}
+    kaggle.output = {f"runs/tiny/fold{k}/{n}": d for n, d in model.items() for k in (0, 1)}
+    assert "are trained and here" in run("bundle", leaves, "--train", "--push")
+    ((_, versions),) = kaggle.kernels.items()
+    assert len(versions) == 1
