@@ -46,7 +46,7 @@ class FrozenFeatures:
         key = {
             "version": VERSION,
             "backbone": backbone_digest(self.model),
-            "taps": list(getattr(self.model, "taps", [])),  # what a Pyramid reads
+            "taps": list(getattr(self.model, "taps", [])),  # what a BlockHead reads
             "preprocessing": self.predictor.preprocessing,
             "pixels": self.prepared.record["digests"][split],
             "precision": self.predictor.precision,
@@ -96,6 +96,6 @@ def backbone_digest(model: nn.Module) -> str:
     state = {
         name: value.contiguous().cpu()
         for name, value in model.state_dict().items()
-        if value.data_ptr() not in head and name not in ("mean", "scale")  # a Pyramid's
+        if value.data_ptr() not in head and name not in ("mean", "scale")  # a BlockHead's
     }
     return hashlib.blake2b(save(state), digest_size=8).hexdigest()

@@ -31,7 +31,7 @@ class Layout(NamedTuple):
     """What a backbone needs for pictures of a size, and what a head reads of it."""
 
     arguments: dict[str, int]  # of timm.create_model
-    taps: dict[str, int] | None  # of a Pyramid
+    taps: dict[str, int] | None  # of a BlockHead
     unread: list[str]
 
 

@@ -14,7 +14,7 @@ from pipeline.base.cli import UserError
 from pipeline.base.config import Model, Runtime
 from pipeline.model.backbone import as_recorded, build_backbone, layout, read_weights
 from pipeline.model.fused import fuse
-from pipeline.model.head import Pyramid
+from pipeline.model.head import BlockHead
 
 
 def build_model(settings: Model, classes: int, fold: int) -> nn.Module:
@@ -23,7 +23,7 @@ def build_model(settings: Model, classes: int, fold: int) -> nn.Module:
     model = build_backbone(settings, fold, **drops)
     if settings.features == "blocks":
         found = layout(settings)
-        model = Pyramid(model, classes, settings.drop_rate, found.taps, found.unread)
+        model = BlockHead(model, classes, settings.drop_rate, found.taps, found.unread)
     else:
         model.reset_classifier(classes)
     return model.to(memory_format=torch.channels_last)
@@ -78,7 +78,7 @@ def load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     with as_recorded(path):
         model = timm.create_model(record["model"]["backbone"], **record.get("arguments", {}))
         if record["model"]["reads"] == "blocks":
-            model = Pyramid(model, len(record["classes"]), taps=record.get("taps"))
+            model = BlockHead(model, len(record["classes"]), taps=record.get("taps"))
             cut_to(model, state)
         else:
             model.reset_classifier(len(record["classes"]))
@@ -98,21 +98,21 @@ def cut_to(model: nn.Module, state: dict[str, torch.Tensor]) -> None:
 
 def head_inputs(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
     """What the head is given [batch, width], of a model in eval mode: its backbone's alone."""
-    if isinstance(model, Pyramid):
+    if isinstance(model, BlockHead):
         return model.statistics(images)
     return model.forward_head(model.forward_features(images), pre_logits=True)
 
 
 def head_logits(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
     """What the head makes of `head_inputs`."""
-    if isinstance(model, Pyramid):
+    if isinstance(model, BlockHead):
         return model.from_statistics(inputs)
     return classifier(model)(inputs)
 
 
 def body(model: nn.Module) -> nn.Module:
     """The timm model itself."""
-    return model.backbone if isinstance(model, Pyramid) else model
+    return model.backbone if isinstance(model, BlockHead) else model
 
 
 def classifier(model: nn.Module) -> nn.Module:

@@ -10,7 +10,7 @@ from pipeline.base.cli import UserError
 from pipeline.base.config import Model
 from pipeline.model.build import body, classifier
 from pipeline.model.fused import conv_norm_pairs
-from pipeline.model.head import Pyramid
+from pipeline.model.head import BlockHead
 
 
 def freeze(model: nn.Module, settings: Model) -> None:
@@ -24,7 +24,7 @@ def freeze_always(model: nn.Module, settings: Model) -> None:
     """Freeze what is never unfrozen."""
     if settings.depthwise == "frozen":
         freeze_depthwise(model)
-    if isinstance(model, Pyramid):
+    if isinstance(model, BlockHead):
         model.freeze_unread()
 
 

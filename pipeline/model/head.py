@@ -51,7 +51,7 @@ class MeanAndDeviation(torch.autograd.Function):
         return torch.addcmul((to_mean / places - slope * mean)[:, None], slope[:, None], x)
 
 
-class Pyramid(nn.Module):
+class BlockHead(nn.Module):
     """Backbone, the standardised means and deviations of its blocks' outputs, a linear head.
 
     `mean` and `scale` [width] are 0 and 1 until the head's start sets them. `taps` are the modules

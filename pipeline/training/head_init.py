@@ -17,7 +17,7 @@ from pipeline.base.cli import UserError
 from pipeline.base.config import Experiment, Model
 from pipeline.inference.features import MAX_IMAGES, FrozenFeatures
 from pipeline.inference.tta import VIEWS, View, dihedral
-from pipeline.model.head import Pyramid
+from pipeline.model.head import BlockHead
 
 AUGMENTED: dict[str, list[View]] = {
     "SquareSymmetry": VIEWS["diagonals"][1:],
@@ -146,7 +146,7 @@ class ClassMoments(NamedTuple):
 def fit_head(
     model: nn.Module, features: torch.Tensor, labels: np.ndarray, start: str
 ) -> LinearHead | None:
-    """Standardise a Pyramid's inputs and, for start "lda", write the closed form into the head.
+    """Standardise a BlockHead's inputs and, for start "lda", write the closed form into the head.
 
     `features` [n, views, width] are the head's inputs, `labels` [n] those of its images; they are
     standardised in place. Returns the closed form. Raises UserError for a head that is not one
@@ -155,7 +155,7 @@ def fit_head(
     head = linear_head(model)
     mean, scale = standardise(features)
     found = lda(features, labels, head.out_features) if start == "lda" else None
-    if isinstance(model, Pyramid):
+    if isinstance(model, BlockHead):
         # vectors of length 1 on average: a step of Adam, which moves all weights alike, does not
         # turn the logits over because there are thousands of them
         length = head.in_features**0.5

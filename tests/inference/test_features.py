@@ -17,7 +17,7 @@ from pipeline.inference import features
 from pipeline.inference.features import backbone_digest
 from pipeline.inference.predictions import Predictions
 from pipeline.inference.tta import View
-from pipeline.model.head import Pyramid
+from pipeline.model.head import BlockHead
 
 pytestmark = pytest.mark.precision
 HEAD = {"features": "blocks", "head_init": "lda"}
@@ -111,7 +111,7 @@ def test_trained_weights_are_not_predicted_from_first_ones(
 
 
 def test_only_the_backbone_names_its_features() -> None:
-    model = Pyramid(timm.create_model("test_resnet"), 5)
+    model = BlockHead(timm.create_model("test_resnet"), 5)
     before = backbone_digest(model)
     with torch.no_grad():
         model.head.weight.add_(1)

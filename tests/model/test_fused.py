@@ -9,7 +9,7 @@ from torch import nn
 
 from pipeline.model.freeze import train_mode
 from pipeline.model.fused import fuse
-from pipeline.model.head import MeanAndDeviation, Pyramid
+from pipeline.model.head import BlockHead, MeanAndDeviation
 
 PICTURES = torch.randn(4, 3, 48, 48, generator=torch.Generator().manual_seed(1))
 
@@ -49,7 +49,7 @@ def test_answers_stay_and_norms_compute_nothing(name: str, share: float) -> None
 
 @pytest.mark.parametrize("batchnorm", ["frozen", "train"])
 def test_training_is_the_same(batchnorm: str) -> None:
-    plain = Pyramid(worn("test_efficientnet"), 5)
+    plain = BlockHead(worn("test_efficientnet"), 5)
     fused = copy.deepcopy(plain)
     fuse(fused, 48)
     results = []

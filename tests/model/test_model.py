@@ -20,7 +20,7 @@ from pipeline.model.build import (
     save_weights,
 )
 from pipeline.model.freeze import freeze, freeze_until, train_mode, unfreeze
-from pipeline.model.head import Pyramid
+from pipeline.model.head import BlockHead
 from pipeline.training.optim import parameter_groups
 
 TINY = {"backbone": "test_efficientnet", "weights": "none", "size": 32, "batchnorm": "train"}
@@ -206,7 +206,7 @@ def test_first_weights_are_made_to_fit_the_size(
     weights = {"run": f"run:{tmp_path}", "file": str(tmp_path / "x.safetensors"), "hub": "hub"}
     settings = vit(new, weights[source])
     if source == "run":
-        model = Pyramid(first, 3, 0.0, *layout(vit(old))[1:])
+        model = BlockHead(first, 3, 0.0, *layout(vit(old))[1:])
         finish(model, vit(old), tmp_path / "fold0" / "model.safetensors")
     else:
         path = kept_weights(settings) if source == "hub" else Path(settings.weights)
@@ -331,7 +331,7 @@ def test_a_timm_that_cuts_and_groups_otherwise_loads_the_same_model(
 ) -> None:
     """As Kaggle's 1.0.26: it keeps conv_head, and counts it to the last block."""
     path, backbone = tmp_path / "model.safetensors", timm.create_model("test_efficientnet")
-    model = Pyramid(backbone, 2).eval()
+    model = BlockHead(backbone, 2).eval()
     save_weights(model, path)
     facts = {"model": {"backbone": "test_efficientnet", "reads": "blocks"}, "taps": model.taps}
     facts |= {"classes": ["a", "b"], "digest": records.file_digest(path)}

@@ -15,7 +15,7 @@ from pipeline.base import records
 from pipeline.base.cli import UserError
 from pipeline.base.config import load_experiment
 from pipeline.base.runs import model_path
-from pipeline.model.head import Pyramid
+from pipeline.model.head import BlockHead
 from pipeline.training import head_init
 from pipeline.training.head_init import (
     CHUNK_IMAGES,
@@ -119,7 +119,7 @@ def test_a_class_of_one_image_and_an_absent_one() -> None:
 @pytest.mark.parametrize("reads", ["blocks", "last"])
 def test_head_gives_the_logits_of_standardised_features(reads: str) -> None:
     model = timm.create_model("test_resnet", num_classes=3).eval()
-    model = Pyramid(model, 3).eval() if reads == "blocks" else model
+    model = BlockHead(model, 3).eval() if reads == "blocks" else model
     width = model.get_classifier().in_features
     labels = np.arange(30) % 3
     features = torch.randn(30, 2, width) * torch.linspace(0.5, 4, width) + 7

@@ -11,7 +11,7 @@ from pipeline.base.config import Model
 from pipeline.model.backbone import layout
 from pipeline.model.build import build_model
 from pipeline.model.freeze import freeze
-from pipeline.model.head import MAX_WIDTH, Pyramid, blocks
+from pipeline.model.head import MAX_WIDTH, BlockHead, blocks
 
 OWN = {"test_coatnet": 64, "swin_s3_tiny_224": 56}  # px of those that take no 32
 
@@ -28,14 +28,14 @@ def test_means_and_deviations_of_every_block() -> None:
     expected = [
         part for m in maps.values() for part in (m.mean((2, 3)), m.std((2, 3), correction=0))
     ]
-    model = Pyramid(backbone, 5).eval()
+    model = BlockHead(backbone, 5).eval()
     assert list(model.taps) == list(maps)
     torch.testing.assert_close(model.statistics(images), torch.cat(expected, 1), atol=2e-3, rtol=0)
     assert model(images).shape == (3, 5)
 
 
 def test_features_are_standardised() -> None:
-    model = Pyramid(timm.create_model("test_resnet"), 2).eval()
+    model = BlockHead(timm.create_model("test_resnet"), 2).eval()
     images = torch.randn(2, 3, 32, 32)
     raw = model.statistics(images)
     model.mean.fill_(0.5)
@@ -114,7 +114,7 @@ def test_a_size_that_a_backbone_cannot_take_is_one_line() -> None:
 
 
 def test_wide_backbones_are_read_once_a_stage() -> None:
-    model = Pyramid(timm.create_model("resnet50"), 3)
+    model = BlockHead(timm.create_model("resnet50"), 3)
     assert list(model.taps) == ["layer1", "layer2", "layer3", "layer4"]
     assert sum(model.taps.values()) == 2 * (256 + 512 + 1024 + 2048)
     assert sum(model.taps.values()) <= MAX_WIDTH
@@ -123,7 +123,7 @@ def test_wide_backbones_are_read_once_a_stage() -> None:
 
 def test_a_copy_reads_its_own_blocks() -> None:
     """The weight average is a deep copy: its hooks must not feed the original."""
-    model = Pyramid(timm.create_model("test_resnet"), 2).eval()
+    model = BlockHead(timm.create_model("test_resnet"), 2).eval()
     twin = copy.deepcopy(model)
     images = torch.randn(2, 3, 32, 32)
     torch.testing.assert_close(twin(images), model(images))
