@@ -1,1 +1,1 @@
-"""What Kaggle needs: its client, archives and ledger, and the notebook that runs there."""
+"""What Kaggle needs: its client, what is made here for it, and the notebook that runs there."""

@@ -1,1 +1,1 @@
-"""How do we talk to Kaggle? Its client, archives, uploads and the ledger."""
+"""How do we talk to Kaggle? Its client, archives, and uploads with their ledger."""
