@@ -7,9 +7,9 @@ run     python -m pipeline.bundle demo --rehearse
 
 The notebook checks the digests of the weights, predicts as `predict` does and blends as `ensemble`
 does. It leaves out models where the competition's limit_hours (9) demand it, and always leaves a
-valid submission.csv. --rehearse runs it here, in a copy of Kaggle's folders with
-another hidden test, and compares each row with submissions/NAME.csv. --push sends what changed to
-Kaggle, runs the notebook there, submits that version and notes its score in the ledger.
+valid submission.csv. --rehearse runs it here, in a copy of Kaggle's folders with another hidden
+test, and compares each row with submissions/NAME.csv. --push sends what changed to Kaggle, runs the
+notebook there, submits that version and notes its score in the ledger.
 
 --train makes, in runs/EXPERIMENT/train-bundle/, a notebook that trains an experiment's folds. It
 ends in time, after an epoch, and goes on from its own last output. --push runs it on Kaggle as
