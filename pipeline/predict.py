@@ -88,7 +88,7 @@ def update(
         rows = prepared.rows
         in_test = rows.split == "test"
         chosen = rows[in_test] if split == "test" else rows[rows.id.isin(held_out) & ~in_test]
-        prob = predict_rows(settings, fold, prepared, split, chosen.index.to_numpy())
+        prob = predict_rows(settings, fold, prepared, split, chosen.index.to_numpy(), record)
         Predictions(list(chosen.id), record["classes"], prob).save(out)
         return {"images": len(chosen), "folds": record["key"]["folds"]}
 
@@ -96,20 +96,28 @@ def update(
 
 
 def predict_rows(
-    settings: Experiment, fold: int, prepared: Prepared, split: Split, rows: np.ndarray
+    settings: Experiment,
+    fold: int,
+    prepared: Prepared,
+    split: Split,
+    rows: np.ndarray,
+    record: dict[str, Any],
 ) -> np.ndarray:
-    """Probabilities float32 [len(rows), classes] of rows of the packed pixels, in that order."""
+    """Probabilities float32 [len(rows), classes] of rows of the packed pixels, in that order.
+
+    `record` is that of the fold's model.
+    """
     from pipeline.base.device import tuned  # late: torch
     from pipeline.inference.features import MAX_IMAGES, FrozenFeatures
     from pipeline.inference.predictor import Predictor
     from pipeline.inference.tta import VIEWS
 
-    predictor = Predictor.load(model := model_path(settings.name, fold), tuned(settings).runtime)
+    predictor = Predictor.load(model_path(settings.name, fold), tuned(settings).runtime)
     if (resize := predictor.preprocessing["fit"]) != settings.model.resize:
         raise UserError(f"fold {fold} was trained on pictures made square by {resize}")
     part, views = "test" if split == "test" else "train", VIEWS[settings.predict.tta]
     few = (prepared.rows.split == part).sum() <= MAX_IMAGES
-    trained = records.load(model)["key"]["train"]["epochs"]
+    trained = record["key"]["train"]["epochs"]
     if few and not (trained or settings.predict.sizes):
         return FrozenFeatures(predictor, settings).probabilities(part, rows, views)
     label, sizes = f"fold {fold}  {split} {settings.predict.tta}", settings.predict.sizes or []

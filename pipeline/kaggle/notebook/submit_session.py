@@ -4,7 +4,6 @@ The notebook's first cell has left the sample; now each class's share of the tra
 the blend of the models that have answered. A step that fails says so and leaves what stands.
 """
 
-import contextlib
 import os
 import traceback
 from collections.abc import Callable
@@ -151,24 +150,23 @@ def run_models(
 ) -> None:
     """Each model once; after each, `write` gets the blend of those that have answered.
 
+    Before that it gets one view's answer of the first model, however long all the views may take.
+
     A fold is left out when it would take too long by the time of the last one of its run; the
     first of a run is begun in any case, and given up by the GPU workers at the deadline.
     """
     seconds, share = dict[str, float](), {model.run: model.weight for model in models}
     found: dict[str, list[np.ndarray]] = {}
     first, *_ = ordered = in_order(models)
-    if first.predict != Predict():  # an answer soon, however long all the views may take
-        with contextlib.suppress(Exception):  # it is tried again with all of them, and told then
-            write(predict(first.model_copy(update={"predict": Predict()})))
+    if first.predict != Predict():
+        soon = attempt(predict, first.model_copy(update={"predict": Predict()}))
+        if soon is not None:
+            write(soon)
     for model in ordered:
         if not deadline.fits(seconds.get(model.run, 0.0)):
             continue
         started = deadline.clock()
-        try:
-            prob = predict(model)
-        except Exception as error:  # whatever ails one model, the others may be well
-            traceback.print_exc()
-            warn("notebook", f"{model.name} is given up: {error}")
+        if (prob := attempt(predict, model)) is None:
             continue
         seconds[model.run] = deadline.clock() - started
         found.setdefault(model.run, []).append(prob)
@@ -180,6 +178,18 @@ def run_models(
         alert("no model answered with all its views: submission.csv is one view's, or the prior")
     elif answered < len(models):
         warn("notebook", f"{len(models) - answered} of {len(models)} models left out")
+
+
+def attempt(
+    predict: Callable[[BundledModel], np.ndarray], model: BundledModel
+) -> np.ndarray | None:
+    """Its answer, or None: whatever ails one model, the others may be well."""
+    try:
+        return predict(model)
+    except Exception as error:
+        traceback.print_exc()
+        warn("notebook", f"{model.name} is given up: {error}")
+        return None
 
 
 def in_order(models: list[BundledModel]) -> list[BundledModel]:
