@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from pipeline.base.settings import Name, Settings
-from pipeline.base.yaml_files import CONFLICT, find_yaml, load_yaml
+from pipeline.base.settings import CONFLICT, Name, Settings
+from pipeline.base.yaml_files import find_yaml, load_yaml
 
 
 def _inside(value: str) -> str:

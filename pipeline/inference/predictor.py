@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from pipeline.base.cli import UserError
+from pipeline.base.cli import UserError, short
 from pipeline.base.config import Runtime
 from pipeline.base.device import make_accelerator, workers
 from pipeline.base.progress import Progress
@@ -137,7 +137,7 @@ class Predictor:
             except torch.OutOfMemoryError:
                 raise
             except FOREIGN as error:
-                reason = " ".join(str(error).split())
+                reason = short(error)
                 text = f"predict.sizes: this backbone takes no pictures of {size} px: {reason}"
                 raise UserError(text) from None
 

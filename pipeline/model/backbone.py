@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from pipeline.base import records
-from pipeline.base.cli import UserError
+from pipeline.base.cli import UserError, short
 from pipeline.base.config import Model, own_size, root
 from pipeline.base.runs import model_path
 from pipeline.model.head import FOREIGN, choose_taps, cut_head
@@ -49,7 +49,7 @@ def layout(settings: Model) -> Layout:
                 model = timm.create_model(name, **arguments).eval()
                 model(torch.zeros(1, 3, size, size))
         except FOREIGN as error:
-            reasons.append(" ".join(str(error).split())[:99])
+            reasons.append(short(error, 99))
         else:
             taps, unread = choose_taps(model, size) if settings.features == "blocks" else (None, [])
             return Layout(arguments, taps, unread)
@@ -107,7 +107,7 @@ def _pretrained(name: str, failure: str, remedy: str, **kwargs: Any) -> nn.Modul
         raise
     except Exception as error:  # hub, network, cache and file formats raise dozens of kinds
         # a damaged pickle says no more than a number
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        reason = f"{type(error).__name__}: {short(error)}"
         raise UserError(f"model.weights: {failure}: {reason}; {remedy}") from None
 
 
@@ -169,6 +169,6 @@ def as_recorded(path: Path) -> Iterator[None]:
     try:
         yield
     except FOREIGN as error:
-        reason = " ".join(str(error).split())[:150]
+        reason = short(error, 150)
         text = f"{path}: not the model that its record describes ({reason}): a damaged copy?"
         raise UserError(text) from None

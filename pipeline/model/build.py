@@ -1,4 +1,4 @@
-"""A backbone with a new head: building, learning-rate groups, saving and loading."""
+"""A backbone with a new head: building, saving and loading."""
 
 from pathlib import Path
 from typing import Any

@@ -14,7 +14,7 @@ import torch
 from timm.models import group_parameters
 from torch import nn
 
-from pipeline.base.cli import UserError
+from pipeline.base.cli import UserError, short
 
 MAX_WIDTH = 8192  # numbers that a head reads; a backbone of more is read once a stage
 # what a model raises that is asked for what it cannot do
@@ -141,7 +141,7 @@ def choose_taps(backbone: nn.Module, size: int) -> tuple[dict[str, int], list[st
         total = sum(part.sum() for name in taps for part in read[name])
         slopes = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
     except FOREIGN as error:
-        kind, reason = type(backbone).__name__, " ".join(str(error).split())[:99]
+        kind, reason = type(backbone).__name__, short(error, 99)
         text = (
             f"model.features: the blocks of a {kind} cannot be read ({reason}); set features: last"
         )

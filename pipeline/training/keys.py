@@ -1,4 +1,4 @@
-"""Where a run keeps its things, and what its weights depend on."""
+"""What the weights of a fold depend on, and whether they are those of today's settings."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
