@@ -67,10 +67,10 @@ def guarded(main: Callable[..., None]) -> Callable[..., None]:
         except BrokenPipeError:  # the reader of our output has gone: `| head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(141)
-        except KeyboardInterrupt as error:
-            print("\nstopped; the same command goes on where it was", file=sys.stderr)
-            sys.exit(Exit.TERMINATED if isinstance(error, Terminated) else Exit.INTERRUPTED)
-        except Exception as error:
+        except (KeyboardInterrupt, Exception) as error:
+            if stopped := interrupt_behind(error):
+                print("\nstopped; the same command goes on where it was", file=sys.stderr)
+                sys.exit(Exit.TERMINATED if isinstance(stopped, Terminated) else Exit.INTERRUPTED)
             if (text := explain(error)) is None:
                 raise
             for line in text.splitlines():
@@ -92,6 +92,13 @@ def stop(number: int, frame: FrameType | None) -> None:
             exit_at_once(number, frame)
         outer = outer.f_back
     raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+
+
+def interrupt_behind(error: BaseException | None) -> KeyboardInterrupt | None:
+    """The signal that led to `error`: a file that torch.save writes is closed by one of its own."""
+    while error and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error
 
 
 def explain(error: Exception) -> str | None:

@@ -456,6 +456,23 @@ def test_sigterm_is_as_polite_as_ctrl_c(write: Write, split: Split, space: Path)
     assert not list(space.glob("runs/**/*.tmp"))
 
 
+def test_a_signal_while_a_checkpoint_is_written_is_no_error_of_torch() -> None:
+    """PyTorch's writer ends with an error of its own: "unexpected pos 1460224 vs 1460120"."""
+    stage = (
+        '"""A stage."""\nimport os, signal, torch\nfrom pipeline.base.cli import run_stage\n'
+        "class File:\n"
+        "    def write(self, data):\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "        return len(data)\n"
+        "def main() -> None:\n"
+        '    torch.save({"x": torch.zeros(10**6)}, File())\n'
+        "run_stage(main)\n"
+    )
+    stopped = start("-c", stage)
+    said = stopped.communicate()[0]
+    assert (stopped.returncode, said) == (143, "\nstopped; the same command goes on where it was\n")
+
+
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stage_that_still_imports_is_stopped_with_one_line(
     write: Write, sent: int, code: int
