@@ -25,8 +25,8 @@ from pipeline.base.config import Experiment, load_experiment, root
 from pipeline.base.runs import Split, prediction_path
 from pipeline.base.settings import checked_name
 from pipeline.data.prepared import prepared_folder
-from pipeline.data.splits import classes_of, folds_digest, load_folds
-from pipeline.inference.predictions import Predictions, mean_of_runs
+from pipeline.data.splits import classes_of, folds_digest, load_folds, slices
+from pipeline.inference.predictions import Predictions, mean_of_runs, out_of_fold
 
 VERSION = 1
 
@@ -87,7 +87,7 @@ def blend(members: list[Member], table: pd.DataFrame, metric: str, out: Path) ->
     classes = classes_of(table)
     scored = table[table.fold >= 0]
     weights = [member.weight for member in members]
-    oof = [out_of_fold(member, scored, classes) for member in members]
+    oof = [out_of_fold(m.settings.name, m.views, scored, classes) for m in members]
     test_ids = Predictions.load(members[0].path(0, "test")).image
     blended = np.average(oof, axis=0, weights=weights).astype(np.float32)
     tests = (
@@ -106,39 +106,23 @@ def blend(members: list[Member], table: pd.DataFrame, metric: str, out: Path) ->
     return {"metric": metric, "scores": scores}
 
 
-def out_of_fold(member: Member, scored: pd.DataFrame, classes: list[str]) -> np.ndarray:
-    """Probabilities [len(scored), classes], each row from the fold that held it out."""
-    prob = np.empty((len(scored), len(classes)), dtype=np.float32)
-    for fold in range(member.settings.folds.n):
-        here = (scored.fold == fold).to_numpy()
-        prob[here] = member.of_fold(fold, "oof", list(scored.image[here]), classes)
-    return prob
-
-
 def score(
     scored: pd.DataFrame, prob: np.ndarray, classes: list[str], metric: str
 ) -> dict[str, Any]:
-    """The metric per fold and on three slices of the held-out rows.
-
-    Twins are rows with a pixel-identical (or grouped) partner; conflicts are twins whose labels
-    contradict each other, so that no model can be right on all of them.
-    """
+    """The metric per fold and on three slices of the held-out rows."""
     from pipeline.inference.metrics import METRICS  # late: scikit-learn
 
     target = scored.label.map({name: i for i, name in enumerate(classes)}).to_numpy()
-    twins = scored.duplicated("group", keep=False).to_numpy()
-    conflicts = (scored.groupby("group").label.transform("nunique") > 1).to_numpy()
     folds = sorted(scored.fold.unique())
 
     def on(rows: np.ndarray) -> float:
         return round(METRICS[metric](target[rows], prob[rows]), 5)
 
-    everything = np.ones(len(scored), dtype=bool)
-    slices = {"all": everything, "no_twins": ~twins, "no_conflicts": ~conflicts}
+    parts = slices(scored)
     return {
         "folds": [on((scored.fold == fold).to_numpy()) for fold in folds],
-        **{name: on(rows) for name, rows in slices.items() if rows.any()},
-        "rows": {name: int(rows.sum()) for name, rows in slices.items()},
+        **{name: on(rows) for name, rows in parts.items() if rows.any()},
+        "rows": {name: int(rows.sum()) for name, rows in parts.items()},
     }
 
 

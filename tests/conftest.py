@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator
 from functools import cache
 from importlib import import_module
@@ -16,9 +17,10 @@ from kaggle_stub import KaggleStub
 
 from pipeline.base import records
 from pipeline.base.cli import run_stage
-from pipeline.base.config import load_experiment, root
+from pipeline.base.config import Experiment, load_experiment, root
+from pipeline.base.runs import model_path, prediction_path
 from pipeline.data.prepared import load_prepared
-from pipeline.data.splits import classes_of, load_folds
+from pipeline.data.splits import classes_of, folds_digest, load_folds
 from pipeline.demo import draw_competition
 from pipeline.inference.predictions import Predictions
 
@@ -160,6 +162,57 @@ def trained(run: Callable[..., str], write: Callable[..., str], split: Callable[
     for fold in ("0", "1"):
         run("train", experiment, "--fold", fold)
     return experiment
+
+
+@pytest.fixture
+def finished(
+    run: Callable[..., str], write: Callable[..., str], split: Callable[[str], str]
+) -> Callable[..., str]:
+    """Stands in for training: a run's records and answers, out of fold right on three of four
+    pictures; `ensemble` blends them in earnest. Returns the name of the run."""
+
+    def make(name: str = "tiny", seed: int = 0, **changes: object) -> str:
+        settings = load_experiment(split(write(name, **changes)))
+        prepared, table = load_prepared(settings), load_folds(settings)
+        rows, draw = prepared.rows, np.random.default_rng(seed)
+        for fold in range(settings.folds.n):
+            pretend_model(settings, fold)
+            oof, test = table[table.fold == fold], rows[rows.split == "test"]
+            for part, ids, labels in (("oof", oof.image, oof.label), ("test", test.id, None)):
+                answers = pretend_answers(list(ids), labels, classes_of(table), draw)
+                out = prediction_path(name, fold, part, settings.predict.views_name)
+                answers.save(out)
+                pixels = prepared.record["digests"]["train" if part == "oof" else "test"]
+                folds = folds_digest(table)
+                records.commit(out, {"pixels": pixels}, time.monotonic(), folds=folds)
+        return name
+
+    return make
+
+
+def pretend_model(settings: Experiment, fold: int) -> None:
+    """A log of two rows, and a record of weights that are none."""
+    model = model_path(settings.name, fold)
+    with records.writing(model) as tmp:
+        tmp.write_bytes(b"weights")
+    log = "epoch,lr,train_loss,valid_loss,valid_score,images_per_s,seconds\n"
+    log += f"0,0,,{1.5 + fold},0.4,,1\n1,0.001,0.9,0.8,0.75,50,2\n"
+    (model.parent / "log.csv").write_text(log)
+    key = {**settings.key(), "fold": fold}
+    records.commit(model, key, time.monotonic(), images={"train": 30, "valid": 30})
+
+
+def pretend_answers(
+    ids: list[str], labels: pd.Series | None, classes: list[str], draw: np.random.Generator
+) -> Predictions:
+    """Sure of one class each, by chance; with labels three of four are right."""
+    prob = draw.dirichlet(np.ones(len(classes)), len(ids)) / 4
+    sure = draw.integers(0, len(classes), len(ids))
+    if labels is not None:
+        right = [classes.index(label) for label in labels]
+        sure = np.where(draw.random(len(ids)) < 0.75, right, sure)
+    prob[np.arange(len(ids)), sure] += 0.75
+    return Predictions(ids, classes, prob.astype(np.float32))
 
 
 @pytest.fixture

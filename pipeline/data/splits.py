@@ -82,6 +82,17 @@ def classes_of(table: pd.DataFrame) -> list[str]:
     return class_order(set(table.label))
 
 
+def slices(scored: pd.DataFrame) -> dict[str, np.ndarray]:
+    """The three sets of held-out rows that are scored, each bool [n].
+
+    Twins are rows with a pixel-identical (or grouped) partner; conflicts are twins whose labels
+    contradict each other, so that no model can be right on all of them.
+    """
+    twins = scored.duplicated("group", keep=False).to_numpy()
+    conflicts = (scored.groupby("group").label.transform("nunique") > 1).to_numpy()
+    return {"all": np.ones(len(scored), bool), "no_twins": ~twins, "no_conflicts": ~conflicts}
+
+
 def folds_digest(table: pd.DataFrame) -> str:
     """Digest of the split itself: order of rows and line endings do not matter."""
     rows = table.sort_values("image")[["image", "label", "group", "fold"]]

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
+import pandas as pd
 
 from pipeline.base import records
 from pipeline.base.cli import UserError, explain, short
+from pipeline.base.runs import prediction_path
 
 MOST_OFF = 1e-3  # that a row's sum may be from 1: roundings
 
@@ -81,3 +83,13 @@ def mean_of_runs(runs: Iterable[Sequence[np.ndarray]], weights: Sequence[float])
     """Probabilities float32 [n, classes]: the mean over a run's folds, weighted over runs."""
     means = [np.mean(folds, axis=0) for folds in runs]
     return np.average(means, axis=0, weights=weights).astype(np.float32)
+
+
+def out_of_fold(run: str, views: str, scored: pd.DataFrame, classes: list[str]) -> np.ndarray:
+    """A run's probabilities float32 [len(scored), classes], each row by the one model of its fold,
+    which has not seen it. Raises UserError for predictions that are gone or of other pictures."""
+    prob = np.empty((len(scored), len(classes)), dtype=np.float32)
+    for fold, rows in scored.groupby("fold").indices.items():
+        found = Predictions.load(prediction_path(run, fold, "oof", views))
+        prob[rows] = found.aligned(list(scored.image.iloc[rows]), classes)
+    return prob

@@ -1,0 +1,1 @@
+"""How does a person see it? HTML pages: templates, pictures, charts."""

@@ -1,0 +1,56 @@
+"""What a finished blend knows of its pictures: each row's own picture, fold and answers."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.analysis.evidence import load_evidence
+from pipeline.base.cli import UserError
+
+
+def test_rows_answers_and_members_belong_together(
+    run: Callable[..., str], finished: Callable[..., str], space: Path
+) -> None:
+    one, two = finished("one"), finished("two", seed=1)
+    run("ensemble", f"{space}/{one}.yaml", f"{space}/{two}.yaml:3", "--name", "blend")
+    found = load_evidence("blend")
+    assert found.prob.shape == (60, 4) and found.test_prob.shape == (12, 4)
+    mean = 0.25 * found.members["one"] + 0.75 * found.members["two"]
+    np.testing.assert_allclose(found.prob, mean, atol=1e-6)
+    rows = found.prepared.rows.loc[found.table.row]
+    assert list(rows.id) == list(found.table.image) and set(rows.split) == {"train"}
+    assert [found.classes[i] for i in found.target] == list(rows.label)
+    assert set(found.prepared.rows.split[found.test.row]) == {"test"}
+    assert found.settings.train.epochs == 2 and found.settings.name == "one"
+    assert found.right.mean() > 0.7
+    assert 0 < found.conflicts.sum() < found.twins.sum() < 60
+
+
+def test_settings_are_those_of_then_and_folds_are_found_by_what_they_hold(
+    run: Callable[..., str], finished: Callable[..., str], write: Callable[..., str], space: Path
+) -> None:
+    name = finished()
+    run("ensemble", f"{space}/{name}.yaml")
+    write(name, train={"epochs": 9})
+    (space / "folds/demo-2-seed42.csv").rename(space / "folds/mine.csv")
+    other = pd.read_csv(space / "folds/mine.csv", dtype=str)
+    other.assign(fold=(1 - other.fold.astype(int))).to_csv(space / "folds/demo-2.csv", index=False)
+    found = load_evidence(f"{space}/{name}.yaml")
+    assert found.settings.train.epochs == 2
+    assert found.settings.folds.name == "mine"
+
+
+def test_what_is_missing_is_one_line(
+    run: Callable[..., str], finished: Callable[..., str], space: Path
+) -> None:
+
+    with pytest.raises(UserError, match=r"python -m pipeline\.ensemble tiny"):
+        load_evidence("tiny")
+    name = finished()
+    run("ensemble", f"{space}/{name}.yaml")
+    (space / "folds/demo-2-seed42.csv").unlink()
+    with pytest.raises(UserError, match="no file holds the folds that tiny was trained on"):
+        load_evidence(name)
