@@ -1,0 +1,41 @@
+"""Features for neighbours and maps, of pictures that lie near where they look alike."""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.analysis import neighbours as module
+from pipeline.analysis.neighbours import load_features, neighbours
+from pipeline.base.config import load_experiment
+from pipeline.data.prepared import load_prepared
+
+
+def test_neighbours_by_angle_and_never_oneself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CHUNK", 2)  # so that chunks must be told where they begin
+    train = np.array([[1, 0], [10, 1], [0, 1], [1, 1], [2, 0]], dtype=np.float32)
+    rows, similarity = neighbours(train, train, 2)
+    assert rows.tolist() == [[4, 1], [0, 4], [3, 1], [1, 0], [0, 1]]
+    assert similarity[3] == pytest.approx([11 / np.sqrt(202), np.sqrt(0.5)], abs=1e-6)
+    rows, similarity = neighbours(train, np.array([[0, 3.0]]), 9)
+    assert rows.tolist() == [[2, 3, 1, 0, 4]] and similarity[0, 0] == pytest.approx(1)
+
+
+def test_twins_are_each_others_nearest(
+    write: Callable[..., str], split: Callable[[str], str]
+) -> None:
+    settings = load_experiment(split(write()))
+    rows = load_prepared(settings).rows
+    train, test = rows[rows.split == "train"], rows[rows.split == "test"]
+    table, other = (pd.DataFrame({"row": part.index}) for part in (train, test))
+    evidence = SimpleNamespace(settings=settings, table=table, test=other)
+    ours, theirs = load_features(evidence)
+    assert ours.shape == (60, 59) and theirs.shape == (12, 59)
+    assert abs(ours.mean(0)).max() < 1e-3, "centred on the training pictures"
+    twins = np.flatnonzero(train.duplicated("hash", keep=False))
+    near, similarity = neighbours(ours, ours, 1)
+    assert len(twins)
+    assert train.hash.to_numpy()[near[twins, 0]].tolist() == train.hash.iloc[twins].tolist()
+    assert similarity[twins, 0] == pytest.approx(np.ones(len(twins)), abs=1e-4)
