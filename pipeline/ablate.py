@@ -24,6 +24,7 @@ from pipeline.base.config import Experiment, load_experiment, root
 from pipeline.base.deadline import Deadline
 from pipeline.base.runs import model_path, prediction_path
 from pipeline.base.yaml_files import find_yaml, read_yaml
+from pipeline.data.decisions import load_changes
 from pipeline.data.prepared import load_prepared
 from pipeline.data.splits import classes_of, load_folds
 from pipeline.inference.predictions import Predictions
@@ -108,12 +109,14 @@ def measure(settings: Experiment, path: Path) -> dict[str, float]:
     file = prediction_path(settings.name, FOLD, "oof", settings.predict.views_name)
     classes = classes_of(table)
     prob = Predictions.load(file).aligned(list(held_out.image), classes)
-    target = held_out.label.map({label: i for i, label in enumerate(classes)}).to_numpy()
+    mended = load_changes(settings, prepared).applied(table).loc[held_out.index]
+    scored = (mended.fold == FOLD).to_numpy()
+    target = mended.label[scored].map({label: i for i, label in enumerate(classes)}).to_numpy()
     metric = load_competition(settings.competition).metric
     seconds = pd.read_csv(model.with_name("log.csv")).seconds.sum()
     return {
         "plain": record["scores"]["valid_score"],
-        "tta": METRICS[metric](target, prob),
+        "tta": METRICS[metric](target, prob[scored]),
         "minutes": seconds / 60,
     }
 

@@ -1,6 +1,6 @@
 """Stage 5: blend the folds of one or more runs, and score members and blend.
 
-reads   runs/RUN/foldK/{oof,test}.TTA.npz of each run, the folds file
+reads   runs/RUN/foldK/{oof,test}.TTA.npz of each run, the folds file, labels/COMPETITION.csv
 writes  runs/NAME/{oof,test}.npz and their record with the scores
 run     python -m pipeline.ensemble resnet50d convnext_tiny:2 --name blend
 
@@ -22,8 +22,9 @@ from pipeline.base import records
 from pipeline.base.cli import UserError, mean_std, run_stage, say, took
 from pipeline.base.competition import load_competition
 from pipeline.base.config import Experiment, load_experiment, root
-from pipeline.base.runs import Split, prediction_path
+from pipeline.base.runs import Split, cv_of, prediction_path
 from pipeline.base.settings import checked_name
+from pipeline.data.decisions import Changes, load_changes
 from pipeline.data.prepared import prepared_folder
 from pipeline.data.splits import classes_of, folds_digest, load_folds, slices
 from pipeline.inference.predictions import Predictions, mean_of_runs, out_of_fold
@@ -71,21 +72,27 @@ def main(
         "weights": {m.settings.name: m.weight / total for m in members},
         "members": {m.settings.name: {"tta": m.views, **m.digests} for m in members},
     }
+    changes = load_changes(first)
     metric = load_competition(first.competition).metric
-    made = records.make(out, key, partial(blend, members, table, metric, out))
+    work = partial(blend, members, table, changes, metric, out)
+    made = records.make(out, key | changes.key(), work)
     print_scores(records.load(out))
     say("ensemble", f"{out.parent}/{{oof,test}}.npz, {took(started) if made else 'up to date'}")
 
 
-def blend(members: list[Member], table: pd.DataFrame, metric: str, out: Path) -> dict[str, Any]:
+def blend(
+    members: list[Member], table: pd.DataFrame, changes: Changes, metric: str, out: Path
+) -> dict[str, Any]:
     """Write `out` (test) and its oof twin; return the scores of each member and of the blend,
     and what they are scores of.
 
     Test probabilities are the weighted mean over all fold models; an out-of-fold row comes from
-    the one model of each member that has not seen it.
+    the one model of each member that has not seen it. Scores are by the labels as decided,
+    without what is left out, which has probabilities for all that.
     """
     classes = classes_of(table)
     scored = table[table.fold >= 0]
+    mended = changes.applied(table).loc[scored.index]
     weights = [member.weight for member in members]
     oof = [out_of_fold(m.settings.name, m.views, scored, classes) for m in members]
     test_ids = Predictions.load(members[0].path(0, "test")).image
@@ -98,20 +105,22 @@ def blend(members: list[Member], table: pd.DataFrame, metric: str, out: Path) ->
     Predictions(list(scored.image), classes, blended).save(out.with_name("oof.npz"))
     Predictions(test_ids, classes, test).save(out)
     scores = {
-        f"{member.settings.name} {member.views}": score(scored, prob, classes, metric)
+        f"{member.settings.name} {member.views}": score(mended, prob, classes, metric)
         for member, prob in zip(members, oof, strict=True)
     }
     if len(members) > 1:
-        scores["blend"] = score(scored, blended, classes, metric)
+        scores["blend"] = score(mended, blended, classes, metric)
     return {"metric": metric, "scores": scores}
 
 
 def score(
     scored: pd.DataFrame, prob: np.ndarray, classes: list[str], metric: str
 ) -> dict[str, Any]:
-    """The metric per fold and on three slices of the held-out rows."""
+    """The metric per fold and on slices of the held-out rows."""
     from pipeline.inference.metrics import METRICS  # late: scikit-learn
 
+    used = (scored.fold >= 0).to_numpy()  # not what decisions leave out
+    scored, prob = scored[used], prob[used]
     target = scored.label.map({name: i for i, name in enumerate(classes)}).to_numpy()
     folds = sorted(scored.fold.unique())
 
@@ -128,13 +137,18 @@ def score(
 
 def print_scores(record: dict[str, Any]) -> None:
     wide = max(len(name) for name in record["scores"]) + 2
-    print(f"{record['metric']:<{wide}}  CV mean ± std    OOF all   no twins  no conflicts")
+    parts, rows = ["all", "no_twins", "no_conflicts"], cv_of(record)["rows"]
+    head = "OOF all   no twins  no conflicts"
+    if "untouched" in rows:
+        parts, head = [*parts, "untouched"], f"{head}  untouched"
+    print(f"{record['metric']:<{wide}}  CV mean ± std    {head}")
     for name, scores in record["scores"].items():
-        slices = [scores.get(part) for part in ("all", "no_twins", "no_conflicts")]
-        cells = [f"{value:.4f}" if value is not None else "-" for value in slices]
-        print(
-            f"{name:<{wide}}  {mean_std(scores['folds'])}  {cells[0]:<8}  {cells[1]:<8}  {cells[2]}"
-        )
+        cells = [f"{scores[part]:.4f}" if part in scores else "-" for part in parts]
+        line = "  ".join(f"{cell:<{n}}" for cell, n in zip(cells, (8, 8, 12, 0), strict=False))
+        print(f"{name:<{wide}}  {mean_std(scores['folds'])}  {line}".rstrip())
+    if "untouched" in rows:
+        labels = record["key"]["labels"].partition(" (")[0]
+        say("ensemble", f"labels: {labels}; untouched: the other {rows['untouched']:,} pictures")
 
 
 def load_member(text: str) -> Member:

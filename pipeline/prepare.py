@@ -1,12 +1,13 @@
 """Stage 1: read every image once, check it, pack its pixels.
 
-reads   data/COMPETITION: train and test CSV, the pictures they name
+reads   data/COMPETITION: train and test CSV, the pictures they name; labels/COMPETITION.csv
 writes  runs/_data/COMPETITION/SIZE-FIT/{images.csv, pixels.npy}: facts and uint8 pixels
 run     python -m pipeline.prepare demo
         python -m pipeline.prepare --inspect data/NEW    proposes the YAML of a new competition
 
 All broken, missing or empty files are named in one list and nothing is written. Twins (pixel-
-identical pictures) and twins whose labels contradict each other are counted.
+identical pictures) and twins whose labels contradict each other are counted. What `review` decided
+about labels is counted too; it holds from `train` on, and the split stays as it is.
 """
 
 import time
@@ -23,6 +24,7 @@ from pipeline.base.cli import UserError, run_stage, say, short, took, warn
 from pipeline.base.competition import load_competition
 from pipeline.base.config import Experiment, load_experiment
 from pipeline.base.csv_files import write_csv
+from pipeline.data.decisions import Changes, load_changes
 from pipeline.data.images import DARK
 from pipeline.data.inspection import propose
 from pipeline.data.prepared import Prepared, list_digest, prepared_folder
@@ -58,6 +60,7 @@ def main(
         say("prepare", f"{out.parent}: {describe(records.load(out)['audit'])}, {took(started)}")
     else:
         say("prepare", f"{out.parent}: {len(rows):,} images, up to date")
+    tell_changes(load_changes(settings))
 
 
 def forget_damaged(out: Path) -> None:
@@ -152,6 +155,15 @@ def tell_mended(notes: pd.Series) -> None:
     if dark := int(notes.str.contains(DARK).sum()):
         text = "no pixel over 15 of 255; 12 bits in files of 16? then multiply them by 16 first"
         warn("prepare", f"{dark:,} pictures are {DARK}, {text}")
+
+
+def tell_changes(changes: Changes) -> None:
+    """What people decided about labels, and what of it does not concern these pictures."""
+    if changes or changes.confirmed:
+        say("prepare", f"{changes.path}: {changes}; training and scores go by it")
+    if changes.foreign:
+        text = "for ids or pixels that are not there, and not followed"
+        warn("prepare", f"{changes.path}: {changes.foreign:,} decisions are {text}")
 
 
 if __name__ == "__main__":

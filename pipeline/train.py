@@ -29,6 +29,7 @@ from pipeline.base.config import Experiment, load_experiment
 from pipeline.base.deadline import Deadline
 from pipeline.base.locks import locked
 from pipeline.base.runs import model_path
+from pipeline.data.decisions import load_changes
 from pipeline.data.prepared import Prepared, load_prepared
 from pipeline.data.splits import chosen_folds, classes_of, load_folds, split_rows
 from pipeline.launchers import local, ray_cluster
@@ -157,7 +158,8 @@ def make_trainer(
 
     classes = classes_of(table)
     metric = load_competition(settings.competition).metric
-    train, valid = split_rows(prepared.rows, table, classes, fold)
+    changes = load_changes(settings, prepared)
+    train, valid = split_rows(prepared.rows, table, classes, fold, changes)
     targets = training_targets(settings.train, train, len(classes))
     return Trainer(settings, fold, classes, prepared.pixels, train, valid, metric, targets)
 

@@ -315,5 +315,5 @@ def stage(name: str) -> Callable[..., None]:
 
 def enter(patch: pytest.MonkeyPatch, home: Path) -> None:
     """Make a folder the project that all stages work in."""
-    for name in ("data", "runs", "folds", "submissions", "weights"):
+    for name in ("data", "runs", "folds", "labels", "submissions", "weights"):
         patch.setenv(f"{name.upper()}_DIR", str(home / name))

@@ -18,7 +18,7 @@ from pipeline.base.yaml_files import find_yaml, known_yaml, load_yaml
 
 Alpha = Annotated[float, Field(ge=0, le=1000)]
 TTAName = Literal["none", "hflip", "flips", "diagonals", "d4"]
-Root = Literal["data", "runs", "folds", "submissions", "weights"]
+Root = Literal["data", "runs", "folds", "labels", "submissions", "weights"]
 
 
 def one_transform(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,9 @@ from pipeline.base.cli import UserError
 from pipeline.base.config import Experiment, root
 from pipeline.base.csv_files import read_csv
 from pipeline.data.tables import class_order
+
+if TYPE_CHECKING:
+    from pipeline.data.decisions import Changes
 
 
 def twin_groups(digests: list[str], groups: list[str], ids: list[str]) -> list[str]:
@@ -83,14 +87,16 @@ def classes_of(table: pd.DataFrame) -> list[str]:
 
 
 def slices(scored: pd.DataFrame) -> dict[str, np.ndarray]:
-    """The three sets of held-out rows that are scored, each bool [n].
+    """The sets of held-out rows that are scored, each bool [n].
 
     Twins are rows with a pixel-identical (or grouped) partner; conflicts are twins whose labels
-    contradict each other, so that no model can be right on all of them.
+    contradict each other, so that no model can be right on all of them. Where decisions changed
+    labels, `untouched` are the rows they left alone: they compare the runs before and after.
     """
     twins = scored.duplicated("group", keep=False).to_numpy()
     conflicts = (scored.groupby("group").label.transform("nunique") > 1).to_numpy()
-    return {"all": np.ones(len(scored), bool), "no_twins": ~twins, "no_conflicts": ~conflicts}
+    parts = {"all": np.ones(len(scored), bool), "no_twins": ~twins, "no_conflicts": ~conflicts}
+    return parts | ({"untouched": ~scored.touched.to_numpy()} if "touched" in scored else {})
 
 
 def folds_digest(table: pd.DataFrame) -> str:
@@ -116,11 +122,21 @@ def refuse_other_images(table: pd.DataFrame, train: pd.DataFrame, where: Path | 
 
 
 def split_rows(
-    rows: pd.DataFrame, table: pd.DataFrame, classes: list[str], fold: int
+    rows: pd.DataFrame,
+    table: pd.DataFrame,
+    classes: list[str],
+    fold: int,
+    changes: "Changes | None" = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Training and held-out images of a fold: image, row (in the pixels), target, hash, fold."""
+    """Training and held-out images of a fold: image, row (in the pixels), target, hash, fold.
+
+    Labels are those of the decisions, and what they leave out is in neither part.
+    """
     train = rows[rows.split == "train"]
     refuse_other_images(table, train, "the folds file")
+    if changes:
+        table = changes.applied(table)
+        table = table[table.fold >= -1].reset_index(drop=True)
     position = dict(zip(train.id, train.index, strict=True))
     frame = pd.DataFrame(
         {

@@ -10,6 +10,7 @@ from pipeline.base.cli import UserError
 from pipeline.base.config import Experiment, Mix, Model, Train
 from pipeline.base.locks import locked
 from pipeline.base.runs import model_path
+from pipeline.data.decisions import load_changes
 from pipeline.data.splits import folds_digest
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def train_key(
         "folds": folds,
         "pixels": prepared.record["digests"]["train"],
         "first_weights": first_weights_digest(settings, fold, folds),
+        **load_changes(settings, prepared).key(),
     }
 
 

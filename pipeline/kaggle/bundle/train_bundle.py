@@ -13,6 +13,7 @@ from pipeline.base import records
 from pipeline.base.cli import UserError
 from pipeline.base.competition import Competition, load_competition
 from pipeline.base.config import Experiment, load_experiment, root
+from pipeline.data.decisions import decisions_path
 from pipeline.data.prepared import load_prepared
 from pipeline.data.splits import chosen_folds, folds_path, load_folds
 from pipeline.kaggle.bundle.notebook_file import (
@@ -93,8 +94,9 @@ def write_yaml(path: Path, values: dict[str, Any]) -> None:
 
 
 def files_of_home(settings: Experiment, folds: list[int]) -> list[Path]:
-    """The split and what folds start from, with their records."""
-    files = {folds_path(settings)}
+    """The split, decisions about labels and what folds start from, with their records."""
+    labels = decisions_path(settings.competition_name)
+    files = {folds_path(settings)} | ({labels} if labels.exists() else set())
     for fold in folds:
         files |= {path for path in [first_weights(settings, fold)] if path}
     return sorted(files | {path for path in map(records.record_path, files) if path.is_file()})
@@ -102,7 +104,7 @@ def files_of_home(settings: Experiment, folds: list[int]) -> list[Path]:
 
 def place_of(path: Path) -> Path:
     """Where it lies below the project. Raises UserError for a file outside of that."""
-    for name in ("runs", "folds"):
+    for name in ("runs", "folds", "labels"):
         if path.is_relative_to(root(name)):
             return Path(name) / path.relative_to(root(name))
     if path.is_absolute() or ".." in path.parts:
