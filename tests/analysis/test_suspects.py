@@ -1,0 +1,111 @@
+"""Which labels are suspected, of what, and which test pictures are worth a label."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.analysis import suspects as module
+from pipeline.analysis.evidence import Evidence
+from pipeline.analysis.suspects import class_confidence, contradictory, doubt, suspects
+
+# of the class b: a planted error, a hard picture, one of no class, a twin; the rest is as it should
+LABELS = ["a", "a", "a", "b", "b", "b", "b", "c", "c", "c"]
+OOF = [
+    [0.98, 0.01, 0.01],
+    [0.90, 0.06, 0.04],
+    [0.80, 0.15, 0.05],
+    [0.95, 0.01, 0.04],  # 3: lost, and its look-alikes are all a
+    [0.70, 0.25, 0.05],  # 4: the look-alikes are b
+    [0.45, 0.20, 0.35],  # 5: neither
+    [0.10, 0.80, 0.10],  # 6: right, and has the pixels of 7
+    [0.05, 0.65, 0.30],
+    [0.02, 0.03, 0.95],
+    [0.30, 0.10, 0.60],
+]
+NEAR = [[1, 2], [0, 2], [0, 1], [0, 1], [5, 6], [8, 0], [7, 5], [6, 8], [7, 9], [8, 7]]
+
+
+def evidence(members: list[np.ndarray] | None = None, **changes: object) -> Evidence:
+    prob = np.array(OOF, dtype=np.float32)
+    table = pd.DataFrame({"image": [f"{i}.jpg" for i in range(10)], "label": LABELS})
+    table["target"] = table.label.map({"a": 0, "b": 1, "c": 2})
+    table["row"] = np.arange(10)[::-1]  # of the packed pixels
+    hashes = [f"pixels {i}" for i in range(10)]
+    hashes[9 - 7] = hashes[9 - 6]
+    members = members or [prob]
+    facts = {
+        "name": "blend",
+        "settings": None,
+        "record": {},
+        "table": table,
+        "classes": ["a", "b", "c"],
+        "prob": prob,
+        "members": {str(i): member for i, member in enumerate(members)},
+        "test": pd.DataFrame({"image": ["x", "y"]}),
+        "test_prob": np.zeros((2, 3)),
+        "prepared": SimpleNamespace(rows=pd.DataFrame({"hash": hashes})),
+    }
+    return Evidence(**{**facts, **changes})
+
+
+def near() -> tuple[np.ndarray, np.ndarray]:
+    return np.array(NEAR), np.full((10, 2), [0.9, 0.6])
+
+
+def test_each_suspect_is_told_apart() -> None:
+    found = suspects(evidence(), near())
+    kinds = {
+        3: "label wrong",
+        7: "pair contradictory",
+        5: "really ambiguous",
+        6: "pair contradictory",
+        4: "model wrong",
+    }
+    assert found.kind.to_dict() == kinds
+    # the blend gives 3 to a by .95 to .01, and so do all its neighbours
+    assert found.score[3] == pytest.approx(1.95 / 1.96, abs=1e-3)
+    assert found.score[4] == pytest.approx(0.70 / 1.95, abs=1e-3), "the look-alikes weigh as much"
+    assert found.score.is_monotonic_decreasing and found.index[0] == 3
+    assert found.suggested[3] == "a" and found.suggested[6] == "c"
+    assert found.reason[3] == "held out: a 0.95, label 0.01; look-alikes: 100%, label 0%"
+
+
+def test_a_member_that_holds_with_the_label_makes_it_ambiguous() -> None:
+    other = np.array(OOF, dtype=np.float32)
+    other[3] = [0.3, 0.6, 0.1]
+    found = suspects(evidence([np.array(OOF), other]), near())
+    assert found.kind[3] == "really ambiguous"
+
+
+def test_a_class_that_the_model_hardly_knows_has_a_lower_threshold() -> None:
+    prob, target = np.array(OOF), evidence().target
+    assert class_confidence(prob, target) == pytest.approx([0.89333, 0.315, 0.61667], abs=1e-4)
+    prob[3] = [0.90, 0.06, 0.04]
+    assert suspects(evidence([prob], prob=prob), near()).kind[3] == "really ambiguous"
+    prob[6, 1] = prob[4, 1] = 0.95  # now .06 is less than a tenth of what b is given
+    assert suspects(evidence([prob], prob=prob), near()).kind[3] == "really ambiguous"
+    prob[3] = [0.91, 0.05, 0.04]
+    assert suspects(evidence([prob], prob=prob), near()).kind[3] == "label wrong"
+
+
+def test_only_equal_pixels_contradict_each_other() -> None:
+    one = evidence()
+    assert np.flatnonzero(contradictory(one)).tolist() == [6, 7]
+    agreed = one.table.assign(label=["a"] * 10)
+    assert not contradictory(evidence(table=agreed)).any()
+
+
+def test_doubt_by_entropy_with_a_committee_and_rare_classes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one = np.array([[0.9, 0.1, 0.0], [1.0, 0.0, 0.0]])
+    two = np.array([[0.9, 0.1, 0.0], [0.0, 0.0, 1.0]])
+    monkeypatch.setattr(module, "committee_of", lambda _: [one, two])
+    found = doubt(evidence(test_prob=(one + two) / 2))
+    assert found.index.tolist() == [1, 0]
+    assert found.entropy[1] == pytest.approx(np.log(2)) and found.margin[1] == 0
+    assert found.disagreement.to_dict() == pytest.approx({1: np.log(2), 0: 0})
+    assert found.margin[0] == pytest.approx(0.8)
+    assert found.rare.to_dict() == pytest.approx({1: 1 / 3, 0: 0.9 / 3 + 0.1 / 4})
