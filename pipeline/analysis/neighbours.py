@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline.analysis.evidence import Evidence
+
 if TYPE_CHECKING:
     import torch
 
@@ -16,11 +18,11 @@ WIDTH = 512  # numbers a picture that are kept for distances
 CHUNK = 1024
 
 
-def load_features(evidence: Any) -> tuple[np.ndarray, np.ndarray]:
+def load_features(evidence: Evidence, width: int = WIDTH) -> tuple[np.ndarray, np.ndarray]:
     """Features float32 [n, d] of the scored training pictures and [m, d] of the test pictures.
 
     They are standardised by the training pictures and projected to their first principal
-    components, at most WIDTH of them. The pass over the pictures is kept on the disk.
+    components, at most `width` of them. The pass over the pictures is kept on the disk.
     """
     from sklearn.decomposition import PCA  # late: scikit-learn
 
@@ -30,7 +32,7 @@ def load_features(evidence: Any) -> tuple[np.ndarray, np.ndarray]:
     mean, deviation = train.mean(0), train.std(0)
     deviation = np.maximum(deviation, 0.1 * deviation.mean() + 1e-9)  # a dead channel stays dead
     train, test = (train - mean) / deviation, (test - mean) / deviation
-    size = min(WIDTH, train.shape[1], len(train) - 1)
+    size = min(width, train.shape[1], len(train) - 1)
     pca = PCA(size, svd_solver="randomized", random_state=0).fit(train)
     return pca.transform(train), pca.transform(test)
 
