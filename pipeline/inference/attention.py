@@ -1,0 +1,91 @@
+"""Which places of a picture speak for a class: class activation maps of any backbone."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.functional import avg_pool2d, interpolate
+
+from pipeline.base.cli import UserError
+from pipeline.inference.predictor import Predictor
+from pipeline.model.build import body
+from pipeline.model.head import BlockHead, is_channels_last, pool
+
+
+def attention(
+    predictor: Predictor, images: torch.Tensor, targets: Sequence[int] | torch.Tensor
+) -> np.ndarray:
+    """How much each place speaks for a class, float32 [batch, height, width] in 0..1.
+
+    `images` [batch, 3, height, width] are normalised, as `predictor.batches` gives them; `targets`
+    are indices of classes, one a picture. What a head reads at a place speaks for the class as
+    gradient times activation (HiResCAM, Draelos & Carin 2020; of a mean that is Grad-CAM, Selvaraju
+    et al. 2017): of the class's score over the mean score, of the activation over the picture's
+    mean. The mean place of a picture and what is less has 0, the largest 1.
+    The model stays as it is. Raises UserError for a backbone without a map of places.
+    """
+    model, net = predictor.model, body(predictor.model)
+    read = read_blocks if isinstance(model, BlockHead) else read_last
+    with torch.inference_mode(False), torch.enable_grad():
+        logits, maps = read(model, images.clone())
+        target = torch.as_tensor(targets, device=logits.device)[:, None]
+        score = (logits.gather(1, target)[:, 0] - logits.mean(1)).sum()
+        slopes = torch.autograd.grad(score, maps)
+    cam = torch.zeros_like(images[:, :1])
+    for x, slope in zip(maps, slopes, strict=True):
+        x, slope = (on_grid(one.detach().float(), net) for one in (x, slope))
+        share = (slope * (x - x.mean((1, 2), keepdim=True))).sum(3)[:, None]
+        per_area = share * share[0].numel()  # a place of a fine map is small
+        cam += interpolate(per_area, images.shape[2:], mode="bilinear", align_corners=False)
+    blur = images.shape[2] // 32  # px each way: the first blocks' edges as regions
+    cam = avg_pool2d(cam, 2 * blur + 1, 1, blur, count_include_pad=False)[:, 0]
+    cam = (cam - cam.mean((1, 2), keepdim=True)).clamp(min=0)
+    return (cam / cam.amax((1, 2), keepdim=True).clamp(min=1e-20)).cpu().numpy()
+
+
+def read_blocks(model: BlockHead, images: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Logits, and what the head reads: slopes are those of its reading, not of later blocks'."""
+    modules = [model.backbone.get_submodule(name) for name in model.taps]
+    with torch.no_grad(), watched(modules) as seen:
+        model.statistics(images)
+    maps = [out.requires_grad_() for out in seen]
+    pooled = [part for x in maps for part in pool(x, model.channels_last)]
+    return model.from_statistics(torch.cat(pooled, 1)), maps
+
+
+def read_last(model: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Logits, and what the last layer gives; where the class token alone is read of that, the
+    normed tokens that it looked at in the last block.
+    """
+    by_class_token = getattr(model, "global_pool", "") == "token"
+    with watched([model.blocks[-1].norm1] if by_class_token else []) as seen:
+        features = model.forward_features(images.requires_grad_())  # a frozen net has slopes, too
+    return model.forward_head(features), seen or [features]
+
+
+@contextmanager
+def watched(modules: Iterable[nn.Module]) -> Iterator[list[torch.Tensor]]:
+    """What each module gives, in the order they run."""
+    seen: list[torch.Tensor] = []
+    hooks = [module.register_forward_hook(lambda *a: seen.append(a[2])) for module in modules]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def on_grid(x: torch.Tensor, net: nn.Module) -> torch.Tensor:
+    """[batch, h, w, channels] of maps of either layout, or of tokens without class and registers.
+
+    Raises UserError for tokens that stand on no square grid.
+    """
+    if x.ndim == 4:
+        return x if is_channels_last(net) else x.permute(0, 2, 3, 1)
+    tokens = x[:, getattr(net, "num_prefix_tokens", 0) :]
+    side = round(tokens.shape[1] ** 0.5)
+    if x.ndim != 3 or side * side != tokens.shape[1]:
+        raise UserError(f"a {type(net).__name__} has no map of places: {tuple(x.shape)}")
+    return tokens.unflatten(1, (side, side))
