@@ -153,13 +153,14 @@ def make_trainer(
 
     Raises UserError when the backbone's first weights cannot be had.
     """
-    from pipeline.training.loss import training_targets  # late: torch
+    from pipeline.training.loss import settled, training_targets  # late: torch
     from pipeline.training.trainer import Trainer
 
     classes = classes_of(table)
     metric = load_competition(settings.competition).metric
     changes = load_changes(settings, prepared)
     train, valid = split_rows(prepared.rows, table, classes, fold, changes)
+    train = settled(settings.train, train, classes)
     targets = training_targets(settings.train, train, len(classes))
     return Trainer(settings, fold, classes, prepared.pixels, train, valid, metric, targets)
 

@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from pipeline.base.cli import UserError, did_you_mean, shown
@@ -93,6 +100,14 @@ class Mix(Settings):
     off_epochs: int = Field(0, ge=0)  # the last epochs, which see real pictures only
 
 
+# records keep the former name of a value, as they do that of a field
+Conflicts = Annotated[
+    Literal["keep", "drop", "majority", "soft"],
+    BeforeValidator(lambda value: "keep" if value == "hard" else value),
+    PlainSerializer(lambda value: "hard" if value == "keep" else value),
+]
+
+
 class Train(Settings):
     RETIRED: ClassVar = {"focal_gamma": 2.0, "distill": None, "distill_weight": 0.3}
 
@@ -111,7 +126,8 @@ class Train(Settings):
     # weight of a class in the loss; inverse: 1 / its number of images
     class_weights: Literal["none", "inverse"] = "none"
     sampler: Literal["none", "balanced", "sqrt"] = "none"  # how often each class is shown
-    twins: Literal["hard", "soft"] = "hard"  # soft: equal pixels share their labels
+    # labels of equal pixels that contradict each other; soft: all get their mean
+    conflicts: Conflicts = Field("keep", alias="twins")
     clip_grad: float | None = Field(None, gt=0)  # largest gradient norm
     ema: Probability = 0.0  # averaging window as a share of all steps; 0: off
     seed: int = 0  # of everything random in training; the split has its own

@@ -1,6 +1,6 @@
 """What training minimises: a loss per row of logits, times the weight of the row's classes.
 
-A row's target is its label, or with `twins: soft` the mean label of all images of its pixels.
+A row's target is its label, or with `conflicts: soft` the mean label of all images of its pixels.
 All of it works on labels and on soft rows (mixed batches, contradictory twins). Label smoothing
 comes last, here and nowhere else: it is linear, so that smoothing a mixture equals mixing smoothed
 rows. The validation loss is plain log loss whatever is set here.
@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from pipeline.base.cli import UserError, shown
 from pipeline.base.config import Train
 from pipeline.data.mix import as_rows
 
@@ -68,13 +69,39 @@ def class_weights(settings: Train, targets: np.ndarray, classes: int) -> torch.T
     return torch.from_numpy(counts.sum() / (len(counts) * counts)).float()
 
 
+def settled(settings: Train, train: pd.DataFrame, classes: list[str]) -> pd.DataFrame:
+    """The training part of a fold (target, hash) after `conflicts: drop` or `majority`.
+
+    A tie has no majority: its pictures stay as they are. Raises UserError where dropping would
+    leave a class without a picture.
+    """
+    how, labels = settings.conflicts, train.groupby("hash").target
+    if how == "majority":
+        return train.assign(target=labels.transform(majority))
+    if how != "drop":
+        return train
+    kept = train[labels.transform("nunique") == 1]
+    if gone := sorted(set(train.target) - set(kept.target)):
+        raise UserError(
+            f"train.conflicts: drop leaves no training picture of {shown(classes[gone[0]])}; "
+            "take soft or majority"
+        )
+    return kept
+
+
+def majority(labels: pd.Series) -> pd.Series:
+    """The label of most of a few pictures; theirs, where no label is that of most."""
+    first = labels.mode()
+    return labels if len(first) > 1 else pd.Series(first[0], labels.index)
+
+
 def training_targets(settings: Train, train: pd.DataFrame, classes: int) -> np.ndarray:
-    """int64 [n] labels, or with `twins: soft` float32 [n, classes] rows that sum to 1.
+    """int64 [n] labels, or with `conflicts: soft` float32 [n, classes] rows that sum to 1.
 
     `train` is the training part of a fold (target, hash).
     """
     labels = train.target.to_numpy()
-    if settings.twins == "hard":
+    if settings.conflicts != "soft":
         return labels
     return twin_rows(np.eye(classes, dtype=np.float32)[labels], train.hash.to_numpy())
 

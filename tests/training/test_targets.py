@@ -1,4 +1,4 @@
-"""Soft targets: twins share their labels.
+"""Contradictory twins: kept, dropped, settled by majority, or given the mean of their labels.
 
 The tiny competition is drawn with contradictory twins; `split` puts them into one fold.
 """
@@ -7,11 +7,13 @@ from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
+import pytest
 
-from pipeline.base.config import load_experiment
+from pipeline.base.cli import UserError
+from pipeline.base.config import Train, load_experiment
 from pipeline.data.prepared import load_prepared
 from pipeline.data.splits import classes_of, load_folds, split_rows
-from pipeline.training.loss import training_targets, twin_rows
+from pipeline.training.loss import settled, training_targets, twin_rows
 
 
 def targets(experiment: str, fold: int = 0) -> tuple[np.ndarray, pd.DataFrame, list[str]]:
@@ -39,7 +41,7 @@ def test_only_contradictory_twins_are_softened(
     assert labels.dtype == np.int64
     softened = 0
     for fold in (0, 1):
-        soft, train, classes = targets(write(train={"twins": "soft"}), fold)
+        soft, train, classes = targets(write(train={"conflicts": "soft"}), fold)
         assert soft.shape == (len(train), len(classes))
         conflict = (train.groupby("hash").target.transform("nunique") > 1).to_numpy()
         hard = np.eye(len(classes))[train.target]
@@ -47,3 +49,23 @@ def test_only_contradictory_twins_are_softened(
         assert set(soft[conflict].max(1)) <= {0.5}
         softened += conflict.sum()
     assert softened == 2
+
+
+def test_contradictory_twins_are_dropped_or_settled_by_majority() -> None:
+    train = pd.DataFrame(
+        {"target": [0, 1, 1, 2, 0, 1, 0], "hash": [*"aaabbcd"]}, index=[*"tuvwxyz"]
+    )
+    assert settled(Train(), train, ["k", "l", "m"]) is train
+    by_most = settled(Train(conflicts="majority"), train, ["k", "l", "m"])
+    assert by_most.target.tolist() == [1, 1, 1, 2, 0, 1, 0], "two to one, and a tie"
+    assert by_most.index.tolist() == [*"tuvwxyz"] and by_most.target.dtype == np.int64
+    with pytest.raises(UserError, match="no training picture of 'm'; take soft or majority"):
+        settled(Train(conflicts="drop"), train, ["k", "l", "m"])
+    more = pd.concat([train, pd.DataFrame({"target": [2], "hash": ["e"]}, index=["A"])])
+    assert settled(Train(conflicts="drop"), more, ["k", "l", "m"]).index.tolist() == [*"yzA"]
+
+
+def test_what_was_called_twins_hard_is_conflicts_keep() -> None:
+    assert Train(twins="hard") == Train() and Train(twins="soft").conflicts == "soft"
+    key = Train().model_dump(mode="json", by_alias=True)
+    assert key["twins"] == "hard" and "conflicts" not in key, "runs of before are not trained anew"
