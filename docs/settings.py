@@ -10,7 +10,7 @@ import json
 import re
 import textwrap
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel
 
@@ -46,7 +46,9 @@ def settings_tables() -> str:
 
 def sections() -> dict[str, type[BaseModel]]:
     """The parts of an experiment that are models of their own."""
-    kinds = {name: field.annotation for name, field in Experiment.model_fields.items()}
+    fields = Experiment.model_fields.items()
+    # of one that may be null, what it is else
+    kinds = {name: next(iter(get_args(f.annotation)), f.annotation) for name, f in fields}
     return {k: v for k, v in kinds.items() if isinstance(v, type) and issubclass(v, BaseModel)}
 
 

@@ -34,6 +34,7 @@ from pipeline.data.prepared import Prepared, load_prepared
 from pipeline.data.splits import chosen_folds, classes_of, load_folds, split_rows
 from pipeline.launchers import local, ray_cluster
 from pipeline.training.keys import is_trained, train_key
+from pipeline.training.pseudo import with_pseudo
 
 if TYPE_CHECKING:
     from pipeline.training.trainer import Trainer
@@ -162,6 +163,7 @@ def make_trainer(
     train, valid = split_rows(prepared.rows, table, classes, fold, changes)
     train = settled(settings.train, train, classes)
     targets = training_targets(settings.train, train, len(classes))
+    train, targets = with_pseudo(settings, fold, prepared, classes, train, targets)
     return Trainer(settings, fold, classes, prepared.pixels, train, valid, metric, targets)
 
 

@@ -9,17 +9,11 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    Field,
-    PlainSerializer,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from pipeline.base.cli import UserError, did_you_mean, shown
+from pipeline.base.label_settings import Conflicts, Pseudo
 from pipeline.base.settings import CONFLICT, Name, Probability, Settings, Side, valid_name
 from pipeline.base.yaml_files import find_yaml, known_yaml, load_yaml
 
@@ -100,14 +94,6 @@ class Mix(Settings):
     off_epochs: int = Field(0, ge=0)  # the last epochs, which see real pictures only
 
 
-# records keep the former name of a value, as they do that of a field
-Conflicts = Annotated[
-    Literal["keep", "drop", "majority", "soft"],
-    BeforeValidator(lambda value: "keep" if value == "hard" else value),
-    PlainSerializer(lambda value: "hard" if value == "keep" else value),
-]
-
-
 class Train(Settings):
     RETIRED: ClassVar = {"focal_gamma": 2.0, "distill": None, "distill_weight": 0.3}
 
@@ -186,6 +172,7 @@ class Experiment(Settings):
     augment: Augmentation = "light"  # a preset of configs/augmentations/, or a list like theirs
     mix: Mix = Mix()
     train: Train = Train()
+    pseudo: Pseudo | None = None
     predict: Predict = Predict()
     runtime: Runtime = Runtime()
 
@@ -199,6 +186,10 @@ class Experiment(Settings):
     def _trained(self) -> "Experiment":
         if self.train.epochs == 0 and self.model.head_init == "random":
             raise PydanticCustomError(CONFLICT, "train.epochs: 0 needs model.head_init: lda")
+        plain = self.train.loss == "cross_entropy" and not self.train.label_smoothing
+        if self.pseudo and not (plain and self.train.epochs):  # a weight scales a plain row alone
+            text = "pseudo: needs train.epochs, loss: cross_entropy and label_smoothing: 0"
+            raise PydanticCustomError(CONFLICT, text)
         return self
 
     def key(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pipeline.base.locks import locked
 from pipeline.base.runs import model_path
 from pipeline.data.decisions import load_changes
 from pipeline.data.splits import folds_digest
+from pipeline.training.pseudo import pseudo_key
 
 if TYPE_CHECKING:
     from pipeline.data.prepared import Prepared
@@ -33,6 +34,7 @@ def train_key(
         "pixels": prepared.record["digests"]["train"],
         "first_weights": first_weights_digest(settings, fold, folds),
         **load_changes(settings, prepared).key(),
+        **pseudo_key(settings, fold, prepared, folds),
     }
 
 

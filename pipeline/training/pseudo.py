@@ -1,0 +1,75 @@
+"""Pseudo-labels: sure test pictures of a finished blend join what a fold is trained on.
+
+Nested, or the out-of-fold score lies: fold k is taught by the blend's models of fold k alone, as
+all others have seen the labels that fold k holds out. The method is that of Lee 2013.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline.base import records
+from pipeline.base.cli import UserError
+from pipeline.base.config import Experiment
+from pipeline.base.runs import load_blend, prediction_path
+from pipeline.inference.predictions import Predictions
+
+if TYPE_CHECKING:
+    from pipeline.data.prepared import Prepared
+
+
+def pseudo_key(settings: Experiment, fold: int, prepared: "Prepared", folds: str) -> dict[str, Any]:
+    """For a fold's key: nothing without `pseudo`. Raises UserError for a run that cannot teach."""
+    if settings.pseudo is None:
+        return {}
+    path, record = load_blend(settings.pseudo.run)
+    if record["key"]["folds"] != folds:
+        raise UserError(f"pseudo.run: {path} is of other folds than {settings.name}: it would leak")
+    answers = {}
+    for run, about in record["key"]["members"].items():
+        file = prediction_path(run, fold, "test", about["tta"])
+        if (made := records.load(file)) is None or made["digest"] != about[f"test{fold}"]:
+            text = f"not what {path} was blended from; run python -m pipeline.ensemble again"
+            raise UserError(f"pseudo.run: {file}: {text}")
+        if made["key"]["pixels"] != prepared.record["digests"]["test"]:
+            raise UserError(f"pseudo.run: {file}: the test pictures have changed since")
+        answers[run] = made["digest"]
+    return {"pseudo": {**settings.pseudo.model_dump(), "answers": answers}}
+
+
+def fold_answers(run: str, fold: int, image: list[str], classes: list[str]) -> np.ndarray:
+    """Test probabilities [len(image), classes] by the models of one fold of a blend."""
+    key = load_blend(run)[1]["key"]
+    paths = {
+        m: prediction_path(m, fold, "test", about["tta"]) for m, about in key["members"].items()
+    }
+    found = [Predictions.load(path).aligned(image, classes) for path in paths.values()]
+    return np.average(found, axis=0, weights=[key["weights"][member] for member in paths])
+
+
+def with_pseudo(
+    settings: Experiment,
+    fold: int,
+    prepared: "Prepared",
+    classes: list[str],
+    train: pd.DataFrame,
+    targets: np.ndarray,
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """The training part of a fold and its targets, with the sure test pictures at their end.
+
+    The targets are float32 [n, classes] then, and the added rows sum to `weight`.
+    """
+    how, rows = settings.pseudo, prepared.rows
+    if how is None:
+        return train, targets
+    test = rows[rows.split == "test"]
+    prob = fold_answers(how.run, fold, list(test.id), classes)
+    sure = prob.max(1) >= how.threshold
+    soft = prob[sure].astype(float) ** how.power
+    soft *= how.weight / soft.sum(1, keepdims=True)
+    names = {"image": test.id[sure], "row": test.index[sure], "hash": test.hash[sure]}
+    more = pd.DataFrame({**names, "target": soft.argmax(1), "fold": -1})  # -1: never scored
+    own = np.eye(len(classes))[targets] if targets.ndim == 1 else targets
+    both = pd.concat([train, more], ignore_index=True)
+    return both, np.concatenate([own, soft]).astype(np.float32)
