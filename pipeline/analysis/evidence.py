@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from pipeline.base import records
 from pipeline.base.cli import UserError, short
-from pipeline.base.config import Experiment, Predict, root
+from pipeline.base.config import Experiment, Mix, Model, Predict, Train, root
 from pipeline.base.runs import load_blend, model_path
 from pipeline.data.prepared import Prepared, load_prepared
 from pipeline.data.splits import classes_of, folds_digest, load_folds, slices
@@ -100,6 +100,8 @@ def trained_settings(record: dict[str, Any]) -> tuple[Experiment, pd.DataFrame]:
     if trained is None:
         raise UserError(f"{model}: no trained model; run python -m pipeline.train {run}")
     parts = {part: trained["key"][part] for part in ("model", "augment", "mix", "train")}
+    for part, cls in {"model": Model, "mix": Mix, "train": Train}.items():  # on or off, it is past
+        parts[part] = {name: v for name, v in parts[part].items() if name not in cls.RETIRED}
     split = {"n": sum(name.startswith("oof") for name in about)}
     try:
         settings = Experiment(

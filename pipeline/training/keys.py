@@ -76,11 +76,16 @@ def made_otherwise(model: Path, key: dict[str, Any]) -> list[str]:
 
 
 def key_changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """How a fold's key differs from an `old` one, which may be of an earlier version.
+    """How a fold's key differs from an `old` one, which may be of an earlier version."""
+    return records.differences(in_todays_terms(old), records.plain(new))
+
+
+def in_todays_terms(old: dict[str, Any]) -> dict[str, Any]:
+    """A fold's key of any version, as it would be written today.
 
     A setting that the old key lacks had not been thought of: it is taken to have had its default,
     whose meaning for a setting that comes later must be "as before". One that is retired must have
-    been off.
+    been off, else it stays.
     """
     before = {name: value for name, value in old.items() if value or name not in RETIRED}
     for section, cls in {"model": Model, "mix": Mix, "train": Train}.items():
@@ -88,7 +93,7 @@ def key_changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
             known = {**cls().model_dump(mode="json", by_alias=True), **old[section]}
             off = cls.RETIRED.items()
             before[section] = {name: v for name, v in known.items() if (name, v) not in off}
-    return records.differences(before, records.plain(new))
+    return before
 
 
 def first_weights(settings: Experiment, fold: int) -> Path | None:

@@ -1,0 +1,126 @@
+"""Is one run better than another, or luckier? Both are asked about the same held-out pictures."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from pipeline.analysis.evidence import Evidence
+from pipeline.base.cli import UserError
+
+MEANS = ("accuracy", "log_loss")  # over rows
+DRAWS = 1000
+FEW_DRAWS = 200  # of a metric that is no mean over rows, which takes its time
+
+
+class Paired(NamedTuple):
+    """The second run against the first. `low` to `high` is the 95 % interval of `delta`."""
+
+    won: int  # pictures that the second alone has right
+    lost: int
+    p: float  # that as unequal a split of these comes about by chance: McNemar's test, exact
+    needed: int | None  # the lead that it takes for p < .05; None: too few differ for any
+    delta: float  # of the metric
+    low: float
+    high: float
+
+
+def paired(a: Evidence, b: Evidence) -> Paired:
+    """Both on the rows that they have in common, resampled together (paired bootstrap)."""
+    from scipy.stats import binomtest  # late: a second
+
+    won, lost = int((b.right & ~a.right).sum()), int((a.right & ~b.right).sum())
+    p = binomtest(won, won + lost).pvalue if won + lost else 1.0
+    metric = a.record["metric"]
+    draws = drawn_scores(a.target, [a.prob, b.prob], metric, resamples(a.table.group))
+    whole = drawn_scores(a.target, [a.prob, b.prob], metric, [np.ones(len(a.target), dtype=int)])
+    low, high = np.percentile(draws[:, 1] - draws[:, 0], [2.5, 97.5])
+    delta = whole[0, 1] - whole[0, 0]
+    return Paired(won, lost, float(p), needed_lead(won + lost), *map(float, (delta, low, high)))
+
+
+def needed_lead(n: int) -> int | None:
+    """The least won - lost among `n` pictures that chance gives in less than one of 20 cases."""
+    from scipy.stats import binom  # late: a second
+
+    lost = np.arange(n // 2 + 1)
+    rare = lost[2 * binom.cdf(lost, n, 0.5) < 0.05]
+    return n - 2 * int(rare.max()) if len(rare) else None
+
+
+def resamples(
+    groups: Iterable[str], draws: int = DRAWS, size: int | None = None, seed: int = 0
+) -> Iterator[np.ndarray]:
+    """How often each row is drawn, int [n], `draws` times: rows with replacement, about `size`.
+
+    Whole groups are drawn: a twin tells nothing new.
+    """
+    group = pd.factorize(np.asarray(groups))[0]
+    n = group.max() + 1
+    each = max(1, round((size or len(group)) * n / len(group)))
+    random = np.random.default_rng(seed)
+    for _ in range(draws):
+        yield np.bincount(random.integers(n, size=each), minlength=n)[group]
+
+
+def drawn_scores(
+    target: np.ndarray, probs: list[np.ndarray], metric: str, counts: Iterable[np.ndarray]
+) -> np.ndarray:
+    """The metric of each run on each draw, float [draws, runs]; a draw says how often a row is in.
+
+    Of a metric that is a mean over rows a draw is a product.
+    """
+    from pipeline.inference.metrics import METRICS  # late: scikit-learn
+
+    if metric in MEANS:
+        values = np.stack([per_row(target, prob, metric) for prob in probs], 1)
+        return np.stack([count @ values / count.sum() for count in counts])
+    found = []
+    for _, count in zip(range(FEW_DRAWS), counts, strict=False):
+        rows = np.repeat(np.arange(len(target)), count)
+        found.append([METRICS[metric](target[rows], prob[rows]) for prob in probs])
+    return np.array(found)
+
+
+def per_row(target: np.ndarray, prob: np.ndarray, metric: str) -> np.ndarray:
+    """float [n], whose mean is the accuracy or the log loss."""
+    if metric == "accuracy":
+        return (prob.argmax(1) == target).astype(float)
+    own = prob[np.arange(len(target)), target].astype(float) / prob.sum(1, dtype=float)
+    return -np.log(np.maximum(own, np.finfo(float).eps))
+
+
+def changed_sides(a: Evidence, b: Evidence) -> pd.DataFrame:
+    """The pictures that one run alone has right, the clearest first; the index is that of `table`.
+
+    Columns: image, label, side (won or lost by `b`), the answers a and b, and the probabilities of
+    the label prob_a and prob_b.
+    """
+    at = np.arange(len(a.target))
+    names = np.array(a.classes, dtype=object)
+    found = pd.DataFrame(
+        {
+            "image": a.table.image,
+            "label": a.table.label,
+            "side": np.where(b.right, "won", "lost"),
+            "a": names[a.answer],
+            "b": names[b.answer],
+            "prob_a": a.prob[at, a.target],
+            "prob_b": b.prob[at, a.target],
+        }
+    )[a.right != b.right]
+    order = (found.prob_a - found.prob_b).abs().sort_values(ascending=False, kind="stable").index
+    return found.loc[order]
+
+
+def refuse_foreign(blends: dict[str, dict[str, Any]]) -> None:
+    """Raises UserError unless all blends (name: record) held out the same pictures."""
+    (first, like), *others = blends.items()
+    for name, record in others:
+        if (theirs := record["key"]["competition"]) != (ours := like["key"]["competition"]):
+            text = f"{name} belongs to {theirs}, {first} to {ours}"
+            raise UserError(f"{text}: they have no pictures in common")
+        if record["key"]["folds"] != like["key"]["folds"]:
+            text = f"{name} was trained on other folds than {first}"
+            raise UserError(f"{text}: their held-out pictures are not the same")

@@ -1,0 +1,113 @@
+"""What `compare --lb` tells of submissions: their luck, their prospects, the two to select."""
+
+import numpy as np
+import pandas as pd
+
+from pipeline.analysis.evidence import Evidence, load_evidence
+from pipeline.analysis.leaderboard import (
+    LEAST,
+    LUCK,
+    Belief,
+    believe,
+    chance_to_lead,
+    fit_offset,
+    judge_picks,
+    pick_two,
+    row_gains,
+    sign_of,
+)
+from pipeline.analysis.paired import MEANS, refuse_foreign
+from pipeline.base.cli import UserError, print_table, say
+from pipeline.base.config import root
+from pipeline.kaggle.api.upload import ledger_path, read_ledger
+
+
+def print_leaderboard(names: list[str], share: float) -> None:
+    """CV against the leaderboard, what may change on its private part, and what to select.
+
+    Raises UserError where there are no scores of Kaggle.
+    """
+    scored = [row for row in read_ledger() if row["status"] == "complete" and row["public"]]
+    if not scored:
+        text = "no submission has a score; python -m pipeline.submit NAME --upload gets one"
+        raise UserError(f"{ledger_path()}: {text}")
+    table = pd.DataFrame(scored).astype({"cv": float, "public": float})
+    for slug, rows in table.groupby("slug", sort=False):
+        print_offset(slug, rows)
+        kept = [n for n in dict.fromkeys(rows.name) if (root("runs") / n / "test.npz").exists()]
+        chosen = names if set(names) & set(kept) else [] if names else kept
+        if len(chosen) > 1:
+            print_pick([load_evidence(name) for name in chosen], rows, share)
+
+
+def print_offset(slug: str, rows: pd.DataFrame) -> None:
+    """Each submission's public score beside its CV, and what lies between the two."""
+    away = rows.public - rows.cv
+    found = fit_offset(rows.cv.to_numpy(), rows.public.to_numpy()) if len(rows) >= LEAST else None
+    lucky = np.abs(found.luck) > LUCK if found else np.zeros(len(rows), dtype=bool)
+    print_table(
+        f"{slug}, {rows.metric.iloc[0]}: {len(rows)} submissions with a score",
+        ["submission", "sent", "CV", "public", "public - CV", ""],
+        [
+            [row.name, row.time[:16], f"{row.cv:.4f}", f"{row.public:.4f}", f"{gap:+.4f}", text]
+            for row, gap, text in zip(
+                rows.itertuples(index=False), away, np.where(lucky, "luck", ""), strict=True
+            )
+        ],
+    )
+    if found is None:
+        text = f"an offset between CV and leaderboard takes {LEAST} submissions with a score"
+        return say("compare", f"{text}, here are {len(rows)}")
+    say("compare", f"public = CV {found.offset:+.4f} ± {found.error:.4f}")
+    for name, luck in zip(rows.name[lucky], found.luck[lucky], strict=True):
+        text = f"{name} is {luck:+.1f} deviations from that: luck, which private will hardly repeat"
+        say("compare", text)
+    return None
+
+
+def print_pick(runs: list[Evidence], rows: pd.DataFrame, share: float) -> None:
+    """What held-out and public pictures say together, and which two submissions to select."""
+    refuse_foreign({one.name: one.record for one in runs})
+    names, last = [one.name for one in runs], rows.drop_duplicates("name", keep="last")
+    public = last.set_index("name").public.reindex(names).to_numpy()
+    offset, sign = float(np.median(rows.public - rows.cv)), sign_of(runs[0].record["metric"])
+    n_public = round(share * len(runs[0].test))
+    n_private = len(runs[0].test) - n_public
+    here = believe(runs)
+    both = here.updated(sign * (public - offset), n_public)
+    expected = sign * both.score + offset
+    shown = [[number(x) for x in column] for column in (sign * here.score, public, expected)]
+    lines = list(zip(names, *shown, strict=True))
+    print_table(
+        f"{here.rows:,} held-out and {n_public:,} public pictures together",
+        ["run", "OOF", "public", "private, expected"],
+        [lines[i] for i in np.argsort(-both.score)],
+    )
+    first, second = np.argsort(-sign * public)[:2]
+    if not np.isnan(public[second]):
+        swap = chance_to_lead(both, second, first, n_private)
+        text = f"{names[first]} leads {names[second]} by {abs(public[first] - public[second]):.4f}"
+        say("compare", f"{text} in public; that it is behind in private: {swap:.0%}")
+    print_advice(runs, both, n_private)
+
+
+def print_advice(runs: list[Evidence], both: Belief, n_private: int) -> None:
+    """Which two to select, and what that choice has been worth on the held-out pictures."""
+    best, metric = np.argsort(-both.score, kind="stable")[:2], runs[0].record["metric"]
+    pair = pick_two(both, n_private)
+    if len(runs) > 2 and metric in MEANS:
+        gain = judge_picks(np.stack([row_gains(run) for run in runs], 1))
+        better, worse = (gain > 0).mean(), (gain < 0).mean()
+        text = (
+            f"{gain.mean():+.5f} over the two best (better in {better:.0%}, worse in {worse:.0%})"
+        )
+        say("compare", f"chosen by halves of the held-out pictures, two that differ gain {text}")
+        pair = pair if gain.mean() > 0 else best
+    first, second = (runs[i] for i in pair)
+    text = "which are the two best" if set(pair) == set(best) else "not the two best"
+    differ = int((first.right != second.right).sum())
+    say("compare", f"select {first.name} and {second.name}: {text}, {differ} pictures differ")
+
+
+def number(score: float) -> str:
+    return "-" if np.isnan(score) else f"{score:.4f}"

@@ -1,0 +1,126 @@
+"""`compare` on the command line: the table, a pair, the leaderboard, and what it refuses."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from pipeline.base import records
+from pipeline.kaggle.api.upload import COLUMNS
+
+Run = Callable[..., str]
+
+
+@pytest.fixture
+def blends(finished: Callable[..., str], run: Run, space: Path) -> Callable[..., None]:
+    """Make runs of these seeds, named r0, r1, ..., and the ensemble of each."""
+
+    def make(*seeds: int) -> None:
+        for seed in seeds:
+            name = finished(f"r{seed}", seed=seed, train={"seed": seed})
+            run("ensemble", f"{space}/{name}.yaml")
+
+    return make
+
+
+def ledger(space: Path, scores: dict[str, tuple[float, float]], slug: str = "leaves") -> None:
+    """name: (CV, public); one that is still waited for stands between them."""
+    rows = [
+        dict.fromkeys(COLUMNS, "")
+        | {"time": "2026-11-27 10:00:00", "name": name, "slug": slug, "metric": "accuracy"}
+        | {"cv": f"{cv}", "public": f"{public}", "status": "complete", "ref": f"{i}"}
+        for i, (name, (cv, public)) in enumerate(scores.items())
+    ]
+    rows.append(rows[0] | {"public": "", "status": "pending"})
+    (space / "submissions").mkdir()
+    pd.DataFrame(rows).to_csv(space / "submissions/ledger.csv", index=False)
+
+
+def test_runs_are_listed_the_best_first(blends: Callable[..., None], run: Run) -> None:
+    blends(0, 1, 2)
+    text = run("compare")
+    rows = [line.split() for line in text.splitlines() if line[:2] in ("r0", "r1", "r2")]
+    scores = [float(row[1]) for row in rows]
+    assert len(rows) == 3 and len(set(scores)) > 1
+    assert scores == sorted(scores, reverse=True)
+    assert "demo, accuracy, 2 folds" in text
+    assert all(row[-2:] == ["32", "test_resnet"] for row in rows)
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_a_pair_is_held_side_by_side(blends: Callable[..., None], run: Run) -> None:
+    blends(0, 1)
+    text = run("compare", "r0", "r1")
+    won, lost = (int(re.search(rf"(\d+) {word}", text)[1]) for word in ("won", "lost"))
+    assert "r1 against r0, on 60 held-out pictures" in text
+    assert f"accuracy {(won - lost) / 60:+.4f}, 95 % interval" in text
+    assert "setting  train.seed: 0 → 1" in text
+    assert f"won by r1: {won}" in text and f"lost by r1: {lost}" in text
+    assert text.count("images/") == min(won, 10) + min(lost, 10)
+    back = run("compare", "r1", "r0")
+    assert f"{lost} won, {won} lost" in back
+
+
+def test_a_blend_is_told_by_its_members(blends: Callable[..., None], run: Run, space: Path) -> None:
+    blends(0, 1)
+    run("ensemble", f"{space}/r0.yaml", f"{space}/r1.yaml:3", "--name", "[red]both")
+    text = run("compare", "r0", "[red]both")
+    assert re.search(r"^\[red\]both ", text, re.MULTILINE), "no markup"
+    assert "setting  r0: 1.0 → 0.25" in text and "setting  r1: null → 0.75" in text
+
+
+def test_what_has_nothing_in_common_is_refused_in_one_line(
+    blends: Callable[..., None], finished: Callable[..., str], run: Run, space: Path
+) -> None:
+    assert "no finished run" in run("compare", expect=2)
+    blends(0)
+    other = finished("other", folds={"n": 3})
+    run("ensemble", f"{space}/{other}.yaml")
+    for wrong, why in (("other", "other folds than r0"), ("none", "python -m pipeline.ensemble")):
+        text = run("compare", "r0", wrong, expect=2)
+        assert why in text and text.count("\n") == 1
+    assert "other" in run("compare") and "demo, accuracy, 3 folds" in run("compare")
+    (space / "runs/r0/test.npz.json").write_text("{")
+    assert "warning: left out: " in run("compare")
+
+
+def test_settings_that_are_retired_are_still_told(
+    blends: Callable[..., None], run: Run, space: Path
+) -> None:
+    blends(0, 1)
+    for fold in (0, 1):
+        model = space / f"runs/r1/fold{fold}/model.safetensors"
+        key = records.load(model)["key"]
+        key["mix"]["mosaic"] = True
+        records.commit(model, key, 0)
+    assert "setting  mix.mosaic: null → true" in run("compare", "r0", "r1")
+
+
+def test_luck_on_the_leaderboard_and_what_to_select(
+    blends: Callable[..., None], run: Run, space: Path
+) -> None:
+    assert "no submission has a score" in run("compare", "--lb", expect=2)
+    blends(0, 1, 2)
+    away = {"r0": -0.01, "r1": -0.012, "x": -0.009, "y": 0.05, "z": -0.011}
+    ledger(space, {name: (0.75, 0.75 + gap) for name, gap in away.items()})
+    text = run("compare", "--lb")
+    assert "leaves, accuracy: 5 submissions with a score" in text
+    assert "public = CV -0.0100 ± 0.0008" in text
+    assert re.search(r"^y .* luck$", text.replace(" \n", "\n"), re.MULTILINE)
+    assert "y is +40" in text and text.count("luck") == 2
+    assert "r0 leads r1 by 0.0020 in public" in text
+    assert re.search("select r[01] and r[01]: which are the two best", text)
+    assert "60 held-out and 6 public pictures" in run("compare", "--lb", "--public", "0.5")
+    text = run("compare", "--lb", "r0", "r1", "r2")
+    assert "over the two best" in text and re.search("^r2 .* - ", text, re.MULTILINE)
+
+
+def test_without_five_scores_there_is_no_offset(
+    blends: Callable[..., None], run: Run, space: Path
+) -> None:
+    ledger(space, {"x": (0.7, 0.6), "y": (0.8, 0.7)})
+    text = run("compare", "--lb")
+    assert "takes 5 submissions with a score, here are 2" in text
+    assert "public = CV" not in text and "select" not in text

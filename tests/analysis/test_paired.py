@@ -1,0 +1,126 @@
+"""Two runs on the same pictures: what is luck, what is not, and which pictures changed sides."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import binomtest
+
+from pipeline.analysis.evidence import Evidence
+from pipeline.analysis.paired import (
+    changed_sides,
+    drawn_scores,
+    needed_lead,
+    paired,
+    refuse_foreign,
+    resamples,
+)
+from pipeline.base.cli import UserError
+from pipeline.inference.metrics import METRICS
+
+
+def evidence(
+    right: np.ndarray, metric: str = "accuracy", twins: int = 1, name: str = "a"
+) -> Evidence:
+    """Of two classes; every `twins` rows in turn are one group."""
+    n = len(right)
+    target = np.arange(n) % 2
+    own = np.where(right, 0.9, 0.2)
+    prob = np.empty((n, 2), dtype=np.float32)
+    prob[np.arange(n), target], prob[np.arange(n), 1 - target] = own, 1 - own
+    table = pd.DataFrame(
+        {
+            "image": [f"{i}.jpg" for i in range(n)],
+            "label": np.array(["cat", "dog"])[target],
+            "group": np.arange(n) // twins,
+            "target": target,
+        }
+    )
+    return Evidence(
+        name, None, {"metric": metric}, table, ["cat", "dog"], prob, {}, None, None, None
+    )
+
+
+def pair(n: int, won: int, lost: int, **how: object) -> tuple[Evidence, Evidence]:
+    """The last ten rows neither has right; `won` and `lost` rows lie among the first."""
+    a, b = np.ones((2, n), dtype=bool)
+    a[-10:] = b[-10:] = False
+    a[:won] = False
+    b[won : won + lost] = False
+    return evidence(a, **how), evidence(b, **how, name="b")
+
+
+@pytest.mark.parametrize("n", [0, 5, 6, 7, 40, 41, 1000])
+def test_the_lead_that_is_needed_is_the_least_that_is_rare(n: int) -> None:
+    def rare(lead: int) -> bool:
+        return binomtest((n - lead) // 2, n).pvalue < 0.05
+
+    leads = [lead for lead in range(n % 2, n + 1, 2) if lead and rare(lead)]
+    assert needed_lead(n) == (leads[0] if leads else None)
+
+
+def test_needed_leads_by_hand() -> None:
+    assert [needed_lead(n) for n in (5, 6, 40)] == [None, 6, 14]
+
+
+def test_won_lost_and_the_interval_of_the_difference() -> None:
+    found = paired(*pair(400, won=30, lost=10))
+    assert (found.won, found.lost) == (30, 10)
+    assert found.p == pytest.approx(binomtest(10, 40).pvalue)
+    assert found.delta == pytest.approx(20 / 400)
+    deviation = np.sqrt(40 - 20**2 / 400) / 400  # of a paired difference
+    assert found.low == pytest.approx(found.delta - 1.96 * deviation, abs=0.2 * deviation)
+    assert found.high == pytest.approx(found.delta + 1.96 * deviation, abs=0.2 * deviation)
+    back = paired(*reversed(pair(400, won=30, lost=10)))
+    assert (back.won, back.delta) == (10, -found.delta)
+
+
+def test_twins_count_once() -> None:
+    alone, twins = (paired(*pair(400, won=30, lost=10, twins=n)) for n in (1, 2))
+    wider = (twins.high - twins.low) / (alone.high - alone.low)
+    assert wider == pytest.approx(2**0.5, rel=0.15)
+
+
+def test_equal_runs_differ_by_nothing() -> None:
+    found = paired(*pair(50, won=0, lost=0))
+    assert found == (0, 0, 1.0, None, 0, 0, 0)
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "log_loss", "macro_f1"])
+def test_a_draw_is_scored_like_its_rows(metric: str) -> None:
+    a, b = pair(60, won=8, lost=3)
+    counts = list(resamples(a.table.group, draws=3, seed=5))
+    found = drawn_scores(a.target, [a.prob, b.prob], metric, counts)
+    for draw, count in zip(found, counts, strict=True):
+        rows = np.repeat(np.arange(60), count)
+        again = [METRICS[metric](a.target[rows], one.prob[rows]) for one in (a, b)]
+        assert draw.tolist() == pytest.approx(again, abs=1e-6)
+    assert len(set(found[:, 0])) == 3
+
+
+def test_draws_are_of_whole_groups_and_of_the_size_asked_for() -> None:
+    groups = ["a", "b", "a", "c", "b", "d"]
+    for count in resamples(groups, draws=20, size=12):
+        assert count[0] == count[2] and count[1] == count[4]
+        assert count[[0, 1, 3, 5]].sum() == 8  # groups, of one and a half rows each
+
+
+def test_pictures_that_changed_sides_the_clearest_first() -> None:
+    a, b = pair(40, won=2, lost=1)
+    b.prob[1] = [0.001, 0.999]  # row 1 is a dog
+    sides = changed_sides(a, b)
+    assert list(sides.index[:1]) == [1] and set(sides.index) == {0, 1, 2}
+    assert dict(sides.side) == {0: "won", 1: "won", 2: "lost"}
+    row = sides.loc[1]
+    assert (row.image, row.label, row.a, row.b) == ("1.jpg", "dog", "cat", "dog")
+    assert (row.prob_a, row.prob_b) == pytest.approx((0.2, 0.999))
+
+
+def test_other_competitions_and_other_folds_have_no_pictures_in_common() -> None:
+    def blend(competition: str, folds: str) -> dict[str, dict[str, str]]:
+        return {"key": {"competition": competition, "folds": folds}}
+
+    refuse_foreign({"a": blend("x", "1"), "b": blend("x", "1")})
+    with pytest.raises(UserError, match="b belongs to y, a to x"):
+        refuse_foreign({"a": blend("x", "1"), "b": blend("y", "1")})
+    with pytest.raises(UserError, match="b was trained on other folds than a"):
+        refuse_foreign({"a": blend("x", "1"), "b": blend("x", "2")})
