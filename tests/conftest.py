@@ -79,6 +79,7 @@ SLOW = {
     "test_two_processes_train_the_weights_of_one",
     "test_validation_and_test_pictures_see_none_of_it",
     "test_what_kaggle_refuses_is_one_line_and_the_rest_goes_on",
+    "test_what_the_stages_left_is_examined",
     "test_without_its_package_the_notebook_says_so_and_the_sample_stays",
     "test_without_ray_one_line_says_what_to_install",
 }

@@ -45,7 +45,7 @@ class WhatIf:
         given = (torch.from_numpy(one).double() for one in (features, others))
         self.features, self.others = (one[:, None] for one in given)  # of one view each
         self.target, self.fold, self.classes = np.array(target), fold, classes
-        self.shrinkage = lda(self.features, target, classes).shrinkage
+        self.shrinkage = lda(self.features, self.target, classes).shrinkage
         parts = [self.sums(np.flatnonzero(fold == k)) for k in range(fold.max() + 1)]
         self.total = reduce(plus, parts)
         self.learnt = [self.total - part for part in parts]  # by each fold's head
