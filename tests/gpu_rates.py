@@ -28,7 +28,6 @@ from pipeline.base import records
 from pipeline.base.cli import run_stage, say, short
 from pipeline.base.config import Experiment
 from pipeline.base.device import make_accelerator, peak_memory_gb, workers
-from pipeline.base.libc import cores
 from pipeline.inference.predictor import Predictor
 from pipeline.inference.tta import VIEWS
 from pipeline.training.trainer import Trainer
@@ -126,8 +125,8 @@ def ours(trainer: Trainer, batch: int, seconds: float) -> dict[str, float]:
     found = {"step": step_rate(trainer, one, batch, seconds)}
     trainer.train_epoch()
     found["epoch"] = trainer.train_epoch()[1]
-    for count in sorted({workers(trainer.settings.runtime, on_gpu), cores()}):
-        found[f"loader of {count}"] = load_rate(trainer, batch, count, lambda group, n: None)
+    count = workers(trainer.settings.runtime, on_gpu)
+    found["loader"] = load_rate(trainer, batch, count, lambda group, n: None)
     predictor = trainer.predictor(trainer.final_model())
     for tta in ("none", "d4"):
         found[f"predict {tta}"] = predict_rate(predictor, trainer, 10 * batch, tta)

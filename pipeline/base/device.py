@@ -27,7 +27,6 @@ def make_accelerator(runtime: Runtime, options: Sequence[KwargsHandler] = ()) ->
         # Accelerate keeps the first precision for a whole process, which may do several things
         AcceleratorState._reset_state(reset_partial_state=True)
     torch.set_float32_matmul_precision("high")
-    torch.backends.cudnn.benchmark = True
     cpu = runtime.device == "cpu" or not torch.cuda.is_available()
     if cpu:
         tune_malloc()

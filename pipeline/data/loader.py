@@ -18,8 +18,11 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from pipeline.base.cli import warn
+from pipeline.base.config import Runtime
+from pipeline.base.device import workers as loader_processes
 from pipeline.data.augment import Augment
 from pipeline.data.images import Pixels
+from pipeline.data.on_device import DeviceLoader, is_batched, resident
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 PATIENCE = 300  # seconds for a batch, after which its worker is taken for dead
@@ -111,6 +114,18 @@ def grouped(batches: Iterable[Any], size: int) -> Iterator[list[Any]]:
     rest = iter(batches)
     while group := list(itertools.islice(rest, size)):
         yield group
+
+
+def load_batches(
+    pictures: Pictures, batches: Iterable[BatchSpec], runtime: Runtime, device: torch.device
+) -> DataLoader | DeviceLoader:
+    """Batches in order: made on a GPU that has room for all pictures, else by loader processes."""
+    if is_batched(pictures.transform):
+        there = resident(pictures.pixels, device)
+        if there is not None:
+            return DeviceLoader(pictures, batches, there)
+    on_gpu = device.type == "cuda"
+    return make_loader(pictures, batches, loader_processes(runtime, on_gpu), on_gpu)
 
 
 def make_loader(

@@ -12,11 +12,11 @@ from torch import nn
 
 from pipeline.base.cli import UserError, short
 from pipeline.base.config import Runtime
-from pipeline.base.device import make_accelerator, workers
+from pipeline.base.device import make_accelerator
 from pipeline.base.progress import Progress
 from pipeline.data.augment import Resize
 from pipeline.data.images import Pixels
-from pipeline.data.loader import Pictures, in_order, make_loader
+from pipeline.data.loader import Pictures, in_order, load_batches
 from pipeline.inference.tta import View
 from pipeline.model.build import load_model, to_device
 from pipeline.model.head import FOREIGN
@@ -91,11 +91,10 @@ class Predictor:
         self, pixels: Pixels, rows: np.ndarray, size: int, label: str
     ) -> Iterator[torch.Tensor]:
         """Normalised pictures [batch, 3, size, size] on the device, with a progress bar."""
-        on_gpu = self.device.type == "cuda"
         resize = Resize(size, self.preprocessing["interpolation"])
         pictures = Pictures(pixels, rows, np.zeros(len(rows)), resize)
         specs = in_order(len(rows), self.runtime.predict_batch)
-        loader = make_loader(pictures, specs, workers(self.runtime, on_gpu), on_gpu)
+        loader = load_batches(pictures, specs, self.runtime, self.device)
         with Progress(label, len(rows), "images") as progress:
             for images, _ in loader:
                 yield self.normalise(images)

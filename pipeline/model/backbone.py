@@ -93,7 +93,8 @@ def others(failed: str) -> str:
 
 
 def _from_file(name: str, path: Path, remedy: str, **kwargs: Any) -> nn.Module:
-    overlay = {"file": str(path)}
+    # ViTs came as .npz, and timm before 1.0.30 takes every file of theirs for one
+    overlay = {"file": str(path), "custom_load": path.suffix == ".npz"}
     return _pretrained(
         name, f"{path} does not fit {name}", remedy, pretrained_cfg_overlay=overlay, **kwargs
     )

@@ -17,6 +17,7 @@ from torch import nn
 from pipeline.base.cli import UserError, short
 
 MAX_WIDTH = 8192  # numbers that a head reads; a backbone of more is read once a stage
+HALF = (torch.float16, torch.bfloat16)
 # what a model raises that is asked for what it cannot do
 FOREIGN = (
     ArithmeticError,
@@ -30,16 +31,22 @@ FOREIGN = (
 
 
 class MeanAndDeviation(torch.autograd.Function):
-    """Over the places of [batch, places, channels]: two of [batch, channels].
+    """Over the places of [batch, places, channels]: two of [batch, channels], at least float32.
 
-    torch.var_mean and its gradient take 7 to 20 times as long on a CPU (medians, 64 pictures).
+    torch.var_mean and its gradient take 7 to 20 times as long on a CPU (medians, 64 pictures). On a
+    GPU half-precision maps are summed in float32 as they lie: a float32 copy of every block's, for
+    forward and backward, took 30 % of a resnet50's step.
     """
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        mean = x.mean(1)
-        variance = ((x * x).mean(1) - mean * mean).clamp(min=0)
-        deviation = (variance + 1e-6).sqrt()  # a root's slope at 0 has no end
+        if x.dtype in HALF:
+            mean = x.mean(1, dtype=torch.float32)
+            norm = torch.linalg.vector_norm(x, dim=1, dtype=torch.float32)
+            square = norm * norm / x.shape[1]
+        else:
+            mean, square = x.mean(1), (x * x).mean(1)
+        deviation = ((square - mean * mean).clamp(min=0) + 1e-6).sqrt()  # 0's slope has no end
         ctx.save_for_backward(x, mean, deviation)
         return mean, deviation
 
@@ -48,7 +55,10 @@ class MeanAndDeviation(torch.autograd.Function):
         x, mean, deviation = ctx.saved_tensors
         places = x.shape[1]
         slope = to_deviation / (deviation * places)
-        return torch.addcmul((to_mean / places - slope * mean)[:, None], slope[:, None], x)
+        shift = to_mean / places - slope * mean
+        if x.dtype == torch.float16:  # a loss scaled by 65536 leaves no room for the slope
+            return torch.addcmul(shift[:, None], slope[:, None], x.float()).half()
+        return torch.addcmul(shift.to(x.dtype)[:, None], slope.to(x.dtype)[:, None], x)
 
 
 class BlockHead(nn.Module):
@@ -113,7 +123,8 @@ def pool(out: torch.Tensor, channels_last: bool) -> tuple[torch.Tensor, torch.Te
     """Mean and deviation [batch, c] each of tokens [batch, n, c] or of maps of either layout."""
     if out.ndim == 4 and not channels_last:
         out = out.permute(0, 2, 3, 1)
-    return MeanAndDeviation.apply(out.flatten(1, -2).float())
+    out = out.flatten(1, -2)
+    return MeanAndDeviation.apply(out.float() if out.device.type == "cpu" else out)
 
 
 def is_channels_last(backbone: nn.Module) -> bool:

@@ -12,11 +12,11 @@ from torch import nn
 from pipeline.base.cli import UserError, say
 from pipeline.base.config import Experiment
 from pipeline.base.deadline import Deadline
-from pipeline.base.device import make_accelerator, workers
+from pipeline.base.device import make_accelerator
 from pipeline.base.progress import Progress
 from pipeline.data.augment import Augment
 from pipeline.data.images import Pixels
-from pipeline.data.loader import Batch, EpochBatches, Pictures, derive_seed, grouped, make_loader
+from pipeline.data.loader import Batch, EpochBatches, Pictures, derive_seed, grouped, load_batches
 from pipeline.data.mix import Mixer
 from pipeline.data.sampler import make_sampler
 from pipeline.inference.features import FrozenFeatures, moves_batchnorm
@@ -71,7 +71,7 @@ class Trainer:
             model = distributed.sync_batchnorm(model)
         model = to_device(model, runtime, how.size, self.accelerator.device)
         if runtime.compile:
-            model.compile()
+            model.compile(dynamic=False)  # batches have one size, or two
         return model
 
     def _make_data(self, targets: np.ndarray) -> None:
@@ -87,8 +87,8 @@ class Trainer:
         pictures = Pictures(self.pixels, self.rows, targets, augment)
         least = 2 if self.settings.model.batchnorm == "train" else 1
         own = distributed.RankSampler(self.batches, self.accelerator, least)
-        on_gpu = self.accelerator.device.type == "cuda"
-        self.loader = make_loader(pictures, own, workers(self.settings.runtime, on_gpu), on_gpu)
+        device = self.accelerator.device
+        self.loader = load_batches(pictures, own, self.settings.runtime, device)
 
     def _make_optimizer(self, model: nn.Module) -> None:
         settings = self.settings.train

@@ -15,6 +15,7 @@ from pipeline.base.config import Experiment, Runtime
 from pipeline.base.device import workers
 from pipeline.base.libc import cores
 from pipeline.data.loader import Batch, EpochBatches, grouped, make_loader
+from pipeline.data.on_device import DeviceLoader
 from pipeline.inference.predictor import Predictor
 from pipeline.inference.tta import VIEWS
 from pipeline.tuning.machine import synchronize
@@ -131,6 +132,8 @@ def is_on_gpu(trainer: "Trainer") -> bool:
 def choose_workers(choices: Choices, trainer: "Trainer", size: int) -> float:
     default = workers(trainer.settings.runtime, is_on_gpu(trainer))
     others = [n for n in (0, 1, 2, 4, 8) if n <= cores() and n != default]
+    if isinstance(trainer.loader, DeviceLoader):  # which needs none
+        others = []
     return choices.choose(
         "workers", default, others, lambda n: load_rate(trainer, size, n, trainer.step)
     )
@@ -193,7 +196,10 @@ def load_rate(
     """Images/s of batches of `size` from `count` loader processes, given to `use`."""
     device = trainer.accelerator.device
     batches = EpochBatches(len(trainer.rows), size, trainer.seed)
-    loader = make_loader(trainer.loader.dataset, batches, count, device.type == "cuda")
+    if isinstance(loader := trainer.loader, DeviceLoader):
+        loader = DeviceLoader(loader.dataset, batches, loader.there)
+    else:
+        loader = make_loader(loader.dataset, batches, count, device.type == "cuda")
     endless = itertools.chain.from_iterable(itertools.repeat(loader))
     return images_per_s(grouped(endless, 1), use, SECONDS, device, warm=1 + count)
 

@@ -92,3 +92,23 @@ def test_mean_and_deviation_and_their_gradient() -> None:
     torch.testing.assert_close(mean, x.mean(1))
     torch.testing.assert_close(deviation, (x.var(1, correction=0) + 1e-6).sqrt())
     assert torch.autograd.gradcheck(MeanAndDeviation.apply, (x,))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_mean_and_deviation_of_half_precision_are_summed_in_float32(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    exact = (torch.randn(2, 3000, 5, dtype=torch.double) + 4).to(dtype).double()
+    x, exact = exact.to(dtype).requires_grad_(), exact.requires_grad_()
+    weights = torch.randn(2, 5, dtype=torch.double)
+    gradients = []
+    for given in (x, exact):
+        mean, deviation = MeanAndDeviation.apply(given)
+        assert mean.dtype == deviation.dtype == (torch.double if given is exact else torch.float32)
+        torch.testing.assert_close(mean.double(), exact.mean(1), rtol=1e-5, atol=0)
+        torch.testing.assert_close(
+            deviation.double(), exact.std(1, correction=0), rtol=1e-4, atol=0
+        )
+        (weights * (mean + 2 * deviation)).sum().backward()
+        gradients.append(given.grad.double())
+    step = torch.finfo(dtype).eps * exact.abs().max() * (weights.abs().max() / 3000)
+    assert (gradients[0] - gradients[1]).abs().max() < 4 * step

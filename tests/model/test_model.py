@@ -342,3 +342,15 @@ def test_a_timm_that_cuts_and_groups_otherwise_loads_the_same_model(
     monkeypatch.setattr(head, "blocks", lambda *_: ["blocks.0"])
     assert "conv_head.weight" in timm.create_model("test_efficientnet").state_dict()
     torch.testing.assert_close(load_model(path)[0](images), expected)
+
+
+@pytest.mark.parametrize(("name", "custom"), [("x.safetensors", False), ("x.npz", True)])
+def test_a_vit_of_a_file_is_no_npz_but_by_its_name(
+    name: str, custom: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """timm before 1.0.30 read every file of an old ViT as JAX's: none of our weights fitted."""
+    asked, settings = {}, Model(backbone="test_vit", weights=name, features="last")
+    layout(settings)
+    monkeypatch.setattr("timm.create_model", lambda name, **kwargs: asked.update(kwargs))
+    build_backbone(settings, 0)
+    assert asked["pretrained_cfg_overlay"] == {"file": name, "custom_load": custom}

@@ -416,3 +416,26 @@ def test_statistics_are_taken_for_a_fitted_head_alone(
     fitted = {"features": "blocks", "head_init": "lda"}
     run("train", write("fitted", model=fitted, train={"epochs": 1}), "--fold", "0")
     assert taken
+
+
+def test_training_from_pictures_on_a_device_is_that_from_loader_processes(
+    run: Callable[..., str],
+    write: Callable[..., str],
+    split: Callable[[str], str],
+    space: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The same pictures in the same order: after two epochs the losses are those of the others."""
+
+    def losses(name: str) -> np.ndarray:
+        run("train", split(write(name, augment="d4")), "--fold", "0")
+        return pd.read_csv(space / f"runs/{name}/fold0/log.csv")[
+            ["train_loss", "valid_loss"]
+        ].to_numpy()
+
+    usual = losses("usual")
+    monkeypatch.setattr(
+        "pipeline.data.loader.resident", lambda pixels, _: torch.from_numpy(np.array(pixels))
+    )
+    assert losses("there") == pytest.approx(usual, abs=0.01)
+    assert abs(usual[0, 0] - usual[1, 0]) > 0.02
