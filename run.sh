@@ -55,3 +55,8 @@ for stage in "${stages[@]}"; do
   [[ $stage == submit ]] && experiment=$name
   python -m "pipeline.$stage" "$experiment"
 done
+
+page=${RUNS_DIR:-runs}/$name/report.html
+if [[ -e $page ]]; then
+  echo "look      $page"
+fi

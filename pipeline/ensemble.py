@@ -1,7 +1,7 @@
 """Stage 5: blend the folds of one or more runs, and score members and blend.
 
 reads   runs/RUN/foldK/{oof,test}.TTA.npz of each run, the folds file, labels/COMPETITION.csv
-writes  runs/NAME/{oof,test}.npz and their record with the scores
+writes  runs/NAME/{oof,test}.npz and their record with the scores, runs/NAME/report.html
 run     python -m pipeline.ensemble resnet50d convnext_tiny:2 --name blend
 
 Folds count equally; runs too, unless RUN:WEIGHT says otherwise. Rows and columns are matched by
@@ -19,7 +19,7 @@ import pandas as pd
 import typer
 
 from pipeline.base import records
-from pipeline.base.cli import UserError, mean_std, run_stage, say, took
+from pipeline.base.cli import UserError, mean_std, run_stage, say, short, took, warn
 from pipeline.base.competition import load_competition
 from pipeline.base.config import Experiment, load_experiment, root
 from pipeline.base.runs import Split, cv_of, prediction_path
@@ -52,6 +52,7 @@ class Member:
 def main(
     runs: Annotated[list[str], typer.Argument(help="RUN or RUN:WEIGHT")],
     name: Annotated[str | None, typer.Option(help="default: the run, when it is one")] = None,
+    no_report: Annotated[bool, typer.Option("--no-report", help="without the page")] = False,
 ) -> None:
     if name is not None:
         checked_name(name, "--name")
@@ -78,6 +79,8 @@ def main(
     made = records.make(out, key | changes.key(), work)
     print_scores(records.load(out))
     say("ensemble", f"{out.parent}/{{oof,test}}.npz, {took(started) if made else 'up to date'}")
+    if not no_report:
+        tell(out.parent.name)
 
 
 def blend(
@@ -149,6 +152,20 @@ def print_scores(record: dict[str, Any]) -> None:
     if "untouched" in rows:
         labels = record["key"]["labels"].partition(" (")[0]
         say("ensemble", f"labels: {labels}; untouched: the other {rows['untouched']:,} pictures")
+
+
+def tell(name: str) -> None:
+    """Write the page about a blend, unless there is one. Without it the blend is done as well."""
+    from pipeline.pages.compose import is_reported, report_path, write_report  # late: they draw
+
+    started = time.monotonic()
+    try:
+        if made := not is_reported(name):
+            write_report(name, full=False)
+    except Exception as error:  # whatever it is: the scores stand
+        warn("report", f"none was written: {short(error)}")
+        return
+    say("report", f"{report_path(name)}, {took(started) if made else 'up to date'}")
 
 
 def load_member(text: str) -> Member:

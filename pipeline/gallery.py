@@ -10,23 +10,14 @@ Transform, loader and mixing are those of training, at its size. An equal seed d
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
-import pandas as pd
 import typer
 
 from pipeline.base import records
-from pipeline.base.cli import UserError, did_you_mean, run_stage, say
-from pipeline.base.config import Experiment, load_experiment, root
-from pipeline.data.images import Pixels
-from pipeline.data.prepared import Prepared, load_prepared
-from pipeline.data.tables import class_order
-from pipeline.figures.pictures import Label, Strip, draw_page
-
-NAMED = 4  # labels under a picture
-METHODS = {
-    "mixup": ("mix-up", "one picture shines through another, labels by strength"),
-    "cutmix": ("CutMix", "a rectangle of another picture, labels by area"),
-}
+from pipeline.base.cli import run_stage, say
+from pipeline.base.config import load_experiment, root
+from pipeline.data.prepared import load_prepared
+from pipeline.figures.pictures import draw_page
+from pipeline.figures.views import mixing, training_views
 
 
 def main(
@@ -44,118 +35,6 @@ def main(
     with records.writing(out) as tmp:
         draw_page(settings.name, caption, strips, columns).savefig(tmp, format="png")
     say("gallery", f"{out}: {rows * columns - 1} views of one picture, {mixing(settings)}")
-
-
-def training_views(
-    settings: Experiment, prepared: Prepared, rows: int, columns: int, image: str | None, seed: int
-) -> list[Strip]:
-    """`rows` × `columns` views of a picture, then a batch of `columns` for each mixing method.
-
-    Raises UserError for an `image` that the competition does not have.
-    """
-    table = prepared.rows
-    order = np.random.default_rng(seed).permutation(np.flatnonzero(table.split == "train"))
-    row = order[0] if image is None else find_row(table, image)
-    classes = class_order(set(table.label[order]))
-    views = Views(settings, prepared.pixels, classes, seed)
-    original = f"framed: the original, {readable(table.label[row])} ({table.id[row]})"
-    steps = " · ".join(name for step in settings.augment for name in step)
-    pictures = [views.original(row), *views.augmented([row] * (rows * columns - 1), "views")]
-    strips = [Strip("Augmentation", f"{steps or 'none'}; {original}", pictures, marked=True)]
-    others = np.resize(order[1:], (len(METHODS), columns))
-    for method, batch in zip(methods(settings) or [None], others, strict=False):
-        strips.append(views.batch(batch, table.label[batch], method))
-    return strips
-
-
-class Views:
-    """Rows of the packed pixels as training's own code hands them to the model; seeded."""
-
-    def __init__(self, settings: Experiment, pixels: Pixels, classes: list[str], seed: int):
-        import timm  # late: torch
-
-        from pipeline.data.augment import Augment, Resize
-        from pipeline.data.mix import Mixer
-
-        size = settings.model.size
-        mode = timm.get_pretrained_cfg(settings.model.backbone).interpolation
-        self.original_of, self.augment = Resize(size, mode), Augment(settings.augment, size, mode)
-        self.mixer = Mixer(settings.mix, len(classes), settings.train.epochs)
-        self.pixels, self.classes, self.seed = pixels, classes, seed
-
-    def original(self, row: int) -> np.ndarray:
-        """The picture [size, size, 3] as validation sees it."""
-        return self.original_of(self.pixels[row])
-
-    def augmented(self, rows: list[int] | np.ndarray, stream: str) -> np.ndarray:
-        """One batch of the training's loader; each `stream` has random numbers of its own."""
-        from pipeline.data.loader import BatchSpec, Pictures, derive_seed, make_loader
-
-        pictures = Pictures(self.pixels, np.asarray(rows), np.zeros(len(rows)), self.augment)
-        batch = BatchSpec(derive_seed(self.seed, stream), list(range(len(rows))))
-        ((images, _),) = make_loader(pictures, [batch], workers=0, pin=False)
-        return images.numpy()
-
-    def batch(self, rows: np.ndarray, labels: pd.Series, method: str | None) -> Strip:
-        """A training batch and the labels it is trained on; plain where `method` is None."""
-        shares = np.eye(len(self.classes))[[self.classes.index(label) for label in labels]]
-        title, caption = METHODS.get(method, ("A batch", "nothing is mixed: each has its label"))
-        pictures = self.augmented(rows, method or "batch")
-        if method:
-            pictures, shares = self.mixed(pictures, shares, method)
-        labels = [label_shares(row, self.classes) for row in shares]
-        return Strip(title[0].upper() + title[1:], caption, list(pictures), labels)
-
-    def mixed(
-        self, pictures: np.ndarray, shares: np.ndarray, method: str
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Mixing is linear: bytes serve as well as the normalised numbers of training."""
-        import torch
-
-        from pipeline.data.loader import derive_seed
-
-        np.random.seed(derive_seed(self.seed, "mix", method))
-        images = torch.from_numpy(pictures).float().permute(0, 3, 1, 2)
-        images, rows = self.mixer.methods[method](images, torch.from_numpy(shares).float())
-        return images.round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy(), rows.numpy()
-
-
-def label_shares(shares: np.ndarray, classes: list[str]) -> Label:
-    """The largest `shares` [classes] as ("quercus alba", "38 %"); what rounds to 0 is left out."""
-    largest = np.argsort(-shares, kind="stable")[:NAMED]
-    percents = [(readable(classes[i]), round(100 * float(shares[i]))) for i in largest]
-    return [(label, f"{percent} %") for label, percent in percents if percent]
-
-
-def readable(label: str) -> str:
-    return " ".join(label.replace("_", " ").split())
-
-
-def methods(settings: Experiment) -> list[str]:
-    """Names of what mixes in at least one epoch."""
-    if settings.mix.off_epochs >= settings.train.epochs:
-        return []
-    return [name for name in METHODS if getattr(settings.mix, name)]
-
-
-def mixing(settings: Experiment) -> str:
-    """What is mixed how often, in words."""
-    names = [METHODS[name][0] for name in methods(settings)]
-    if not names:
-        return "nothing is mixed"
-    either = " or ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
-    mix, epochs = settings.mix, settings.train.epochs
-    when = f", epochs 1-{epochs - mix.off_epochs} of {epochs}" if mix.off_epochs else ""
-    return f"{either} in {100 * mix.prob:.0f} % of the batches{when}"
-
-
-def find_row(table: pd.DataFrame, image: str) -> int:
-    """Row of an image id, of the training part if it is in both."""
-    found = table.index[table.id == image]
-    if not len(found):
-        near = did_you_mean(image, table.id)
-        raise UserError(f"--image: the competition has no {image!r}{near}")
-    return found[0]
 
 
 if __name__ == "__main__":

@@ -24,6 +24,8 @@ from pipeline.data.splits import classes_of, folds_digest, load_folds
 from pipeline.demo import draw_competition
 from pipeline.inference.predictions import Predictions
 
+pytest_plugins = ["browser"]  # tests/pages
+
 TINY = {
     "competition": "demo",
     "folds": {"n": 2},
@@ -173,22 +175,25 @@ def finished(
     pictures; `ensemble` blends them in earnest. Returns the name of the run."""
 
     def make(name: str = "tiny", seed: int = 0, **changes: object) -> str:
-        settings = load_experiment(split(write(name, **changes)))
-        prepared, table = load_prepared(settings), load_folds(settings)
-        rows, draw = prepared.rows, np.random.default_rng(seed)
-        for fold in range(settings.folds.n):
-            pretend_model(settings, fold)
-            oof, test = table[table.fold == fold], rows[rows.split == "test"]
-            for part, ids, labels in (("oof", oof.image, oof.label), ("test", test.id, None)):
-                answers = pretend_answers(list(ids), labels, classes_of(table), draw)
-                out = prediction_path(name, fold, part, settings.predict.views_name)
-                answers.save(out)
-                pixels = prepared.record["digests"]["train" if part == "oof" else "test"]
-                folds = folds_digest(table)
-                records.commit(out, {"pixels": pixels}, time.monotonic(), folds=folds)
+        pretend_run(load_experiment(split(write(name, **changes))), seed)
         return name
 
     return make
+
+
+def pretend_run(settings: Experiment, seed: int = 0) -> None:
+    """Records and answers of all folds."""
+    prepared, table = load_prepared(settings), load_folds(settings)
+    rows, draw, folds = prepared.rows, np.random.default_rng(seed), folds_digest(table)
+    for fold in range(settings.folds.n):
+        pretend_model(settings, fold)
+        oof, test = table[table.fold == fold], rows[rows.split == "test"]
+        for part, ids, labels in (("oof", oof.image, oof.label), ("test", test.id, None)):
+            answers = pretend_answers(list(ids), labels, classes_of(table), draw)
+            out = prediction_path(settings.name, fold, part, settings.predict.views_name)
+            answers.save(out)
+            pixels = prepared.record["digests"]["train" if part == "oof" else "test"]
+            records.commit(out, {"pixels": pixels}, time.monotonic(), folds=folds)
 
 
 def pretend_model(settings: Experiment, fold: int) -> None:

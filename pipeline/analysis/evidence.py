@@ -1,7 +1,7 @@
 """What a finished blend knows of its pictures: all that report, review and suspects begin with."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from pipeline.base import records
 from pipeline.base.cli import UserError, short
 from pipeline.base.config import Experiment, Mix, Model, Predict, Train, root
 from pipeline.base.runs import load_blend, model_path
+from pipeline.data.decisions import load_changes
 from pipeline.data.prepared import Prepared, load_prepared
 from pipeline.data.splits import classes_of, folds_digest, load_folds, slices
 from pipeline.inference.predictions import Predictions, out_of_fold
@@ -67,7 +68,7 @@ def load_evidence(name: str) -> Evidence:
     """
     name = Path(name).stem if name.endswith((".yaml", ".yml")) else name
     path, record = load_blend(name)
-    settings, table = trained_settings(record)
+    settings, table = find_folds(trained_settings(record), record["key"]["folds"])
     classes, scored = classes_of(table), table[table.fold >= 0].reset_index(drop=True)
     prepared = load_prepared(settings)
     oof, test = Predictions.load(path.with_name("oof.npz")), Predictions.load(path)
@@ -92,8 +93,28 @@ def load_evidence(name: str) -> Evidence:
     )
 
 
-def trained_settings(record: dict[str, Any]) -> tuple[Experiment, pd.DataFrame]:
-    """Settings and folds file of a blend's first run, whatever its YAML says by now."""
+def as_decided(evidence: Evidence) -> Evidence:
+    """The same by the labels as people decided (`review`), without what they left out.
+
+    Raises UserError if the blend was scored by other decisions.
+    """
+    changes = load_changes(evidence.settings, evidence.prepared)
+    if changes.key().get("labels") != evidence.record["key"].get("labels"):
+        text = f"its labels were changed since; run python -m pipeline.ensemble {evidence.name}"
+        raise UserError(f"{changes.path}: {text}")
+    if not changes:
+        return evidence
+    _, whole = find_folds(evidence.settings, evidence.record["key"]["folds"])
+    mended = changes.applied(whole).set_index("image").loc[evidence.table.image].reset_index()
+    kept = (mended.fold >= 0).to_numpy()
+    table = mended.assign(row=evidence.table.row)[kept].reset_index(drop=True)
+    table["target"] = table.label.map({label: i for i, label in enumerate(evidence.classes)})
+    members = {run: prob[kept] for run, prob in evidence.members.items()}
+    return replace(evidence, table=table, prob=evidence.prob[kept], members=members)
+
+
+def trained_settings(record: dict[str, Any]) -> Experiment:
+    """Settings of a blend's first run, whatever its YAML says by now."""
     run, about = next(iter(record["key"]["members"].items()))
     model = model_path(run, 0)
     trained = records.load(model)
@@ -104,7 +125,7 @@ def trained_settings(record: dict[str, Any]) -> tuple[Experiment, pd.DataFrame]:
         parts[part] = {name: v for name, v in parts[part].items() if name not in cls.RETIRED}
     split = {"n": sum(name.startswith("oof") for name in about)}
     try:
-        settings = Experiment(
+        return Experiment(
             name=run,
             competition=record["key"]["competition"],
             predict=Predict.named(about["tta"]),
@@ -114,7 +135,6 @@ def trained_settings(record: dict[str, Any]) -> tuple[Experiment, pd.DataFrame]:
     except ValidationError as error:
         text = f"settings of another version ({short(error, 120)})"
         raise UserError(f"{model}.json: {text}; train it under a new name") from None
-    return find_folds(settings, record["key"]["folds"])
 
 
 def find_folds(settings: Experiment, digest: str) -> tuple[Experiment, pd.DataFrame]:

@@ -39,14 +39,21 @@ def environment() -> "Environment":
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters["percent"] = percent
+    made.filters |= {"percent": percent, "label": breakable}
     made.globals["file"] = lambda name: Markup((HERE / name).read_text())  # of our own files only
     return made
 
 
 def percent(share: float, digits: int = 1) -> str:
-    """0.9768 → `97.7 %`; what is not known is a dash."""
-    return f"{100 * share:.{digits}f} %" if np.isfinite(share) else "-"
+    """0.9768 → `97.7 %`, which no line breaks; what is not known is a dash."""
+    return f"{100 * share:.{digits}f}\u00a0%" if np.isfinite(share) else "-"
+
+
+def breakable(label: str) -> "Markup":
+    """A class's name, which a narrow place may break behind an underscore."""
+    from markupsafe import Markup, escape
+
+    return Markup(str(escape(label)).replace("_", "_<wbr>"))
 
 
 def thumbnail(pixels: np.ndarray, size: int = THUMBNAIL) -> str:
@@ -58,13 +65,15 @@ def thumbnail(pixels: np.ndarray, size: int = THUMBNAIL) -> str:
 
     image = Image.fromarray(pixels)
     image.thumbnail((size, size), Image.Resampling.LANCZOS, reducing_gap=2)
-    return data_uri(image)
+    return data_uri(np.asarray(image))
 
 
-def data_uri(image: object, quality: int = QUALITY) -> str:
-    """A PIL image as the text of an `src`."""
+def data_uri(pixels: np.ndarray, quality: int = QUALITY) -> str:
+    """A picture, uint8 [h, w, 3] or with alpha [h, w, 4], as the text of an `src`."""
+    from PIL import Image  # late
+
     kept = io.BytesIO()
-    image.save(kept, "WEBP", quality=quality, method=2)
+    Image.fromarray(pixels).save(kept, "WEBP", quality=quality, method=2)
     return f"data:image/webp;base64,{base64.b64encode(kept.getvalue()).decode()}"
 
 

@@ -13,7 +13,7 @@ from pipeline.base.config import Experiment, load_experiment
 from pipeline.data.augment import Resize
 from pipeline.data.prepared import load_prepared
 from pipeline.figures.pictures import SHOWN, Strip, draw_page
-from pipeline.gallery import label_shares, mixing, training_views
+from pipeline.figures.views import label_shares, mixing, training_views
 
 MIX = {"mixup": 1.0, "cutmix": 1.0}
 GALLERY = ["--rows", "2", "--columns", "3"]

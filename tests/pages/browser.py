@@ -1,6 +1,6 @@
 """A real browser for the tests of pages: Debian's Chromium, without any network.
 
-`from browser import browser, page` (pages that fail to be quiet fail the test).
+A plugin of tests/conftest.py: its fixtures are there for every test.
 """
 
 import os

@@ -39,5 +39,5 @@ def test_two_charts_on_a_page_share_no_id_and_follow_its_colours() -> None:
 def test_what_a_template_is_given_is_text() -> None:
     template = environment().from_string("<p>{{ label }} {{ share | percent }}</p>")
     shown = template.render(label="<b>\"x\" & 'y'</b>", share=0.97681)
-    assert shown == "<p>&lt;b&gt;&#34;x&#34; &amp; &#39;y&#39;&lt;/b&gt; 97.7 %</p>"
+    assert shown == "<p>&lt;b&gt;&#34;x&#34; &amp; &#39;y&#39;&lt;/b&gt; 97.7\u00a0%</p>"
     assert percent(float("nan")) == "-"

@@ -1,0 +1,140 @@
+"""One page about a finished blend, put together from its parts."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.analysis.evidence import Evidence, as_decided, load_evidence
+from pipeline.base import records
+from pipeline.base.config import root
+from pipeline.pages import origins, sections
+from pipeline.pages.album import Album
+from pipeline.pages.page import environment
+
+VERSION = 1
+VIEWS = 12  # of one picture, augmented
+PARTS = {
+    "score": "Score",
+    "folds": "Folds",
+    "confidence": "Confidence",
+    "classes": "Classes",
+    "confusions": "Confusions",
+    "losses": "Errors",
+    "extremes": "Surest, least sure",
+    "twins": "Twins",
+    "test": "Test",
+    "map": "Map",
+    "strips": "Augmentation",
+    "disagreement": "Members",
+    "settings": "Settings",
+}
+ANCHORS = {"losses": "errors", "extremes": "sure", "strips": "views", "disagreement": "members"}
+
+
+def report_path(name: str) -> Path:
+    return root("runs") / name / "report.html"
+
+
+def is_reported(name: str) -> bool:
+    """Whether there is a page about the blend as it is now, short or in full."""
+    blend = records.load(root("runs") / name / "test.npz")
+    kept = records.load(report_path(name))
+    return bool(kept and blend) and kept["key"] == key_of(blend)
+
+
+def key_of(blend: dict[str, Any]) -> dict[str, Any]:
+    return records.plain({"version": VERSION, "blend": blend["key"]})
+
+
+def write_report(name: str, full: bool) -> Path:
+    """Write runs/NAME/report.html; in full with all that needs a pass of the backbone.
+
+    Raises UserError for a blend that is not there or lacks what it was made from.
+    """
+    started, evidence = time.monotonic(), as_decided(load_evidence(name))
+    out, values = report_path(evidence.name), contents(evidence, full)
+    text = environment().get_template("report.html").render(values)
+    with records.writing(out) as tmp:
+        tmp.write_text(text, encoding="utf-8")
+    records.commit(out, key_of(evidence.record), started, full=full)
+    return out
+
+
+def contents(evidence: Evidence, full: bool) -> dict[str, Any]:
+    """What the template lays out; the pictures last, when all parts have named theirs."""
+    album = Album(evidence.prepared)
+    values = parts_of(evidence, album) | (slow_parts(evidence, album) if full else {})
+    known = {"map": None, "drift": None, "strips": None, **values}
+    shown = {"score", "folds", "confidence", "test", "settings"} | {k for k in known if known[k]}
+    more = "" if full else f"python -m pipeline.report {evidence.name} adds map, drift, attention"
+    return {
+        **known,
+        "name": evidence.name,
+        "competition": evidence.settings.competition_name,
+        "made": evidence.record["date"],
+        "n": len(evidence.table),
+        "parts": [(ANCHORS.get(key, key), title) for key, title in PARTS.items() if key in shown],
+        "note": more or "No network was asked for anything on this page.",
+        "sources": album.store(),
+    }
+
+
+def parts_of(evidence: Evidence, album: Album) -> dict[str, Any]:
+    """All that takes seconds."""
+    return {
+        "overview": sections.overview(evidence) | {"classes": len(evidence.classes)},
+        "training": sections.training(evidence),
+        "calibration": sections.calibration(evidence),
+        "classes": sections.classes(evidence),
+        "confusions": sections.confusions(evidence, album),
+        "losses": sections.losses(evidence, album, None),
+        "extremes": sections.extremes(evidence, album),
+        "twins": sections.twins(evidence, album),
+        "doubted": sections.test_pictures(evidence, album),
+        "disagreement": sections.disagreement(evidence, album),
+        "settings": origins.settings_table(evidence.settings),
+        "settings_of": evidence.settings.name,
+        "nearest": origins.nearest_run(evidence),
+        "provenance": origins.provenance_of(evidence),
+    }
+
+
+def slow_parts(evidence: Evidence, album: Album) -> dict[str, Any]:
+    """What needs PyTorch, the features of all pictures, and a map of them."""
+    from pipeline.analysis.drift import drift  # late
+    from pipeline.analysis.neighbours import load_features
+
+    train, test = load_features(evidence)
+    return {
+        "losses": sections.losses(evidence, album, train),
+        "drift": sections.drifted(evidence, album, drift(train, test)),
+        "map": sections.picture_map(evidence, album, train, test),
+        "strips": augmented(evidence, album),
+    }
+
+
+def augmented(evidence: Evidence, album: Album) -> list[dict[str, Any]]:
+    """The sheet of the gallery: one picture again and again, and a batch of each mixing method."""
+    from pipeline.figures.views import training_views
+
+    found = training_views(evidence.settings, evidence.prepared, 1, VIEWS, None, 0)
+    return [
+        {
+            "title": strip.title,
+            "caption": strip.caption,
+            "pictures": [
+                album.drawn(np.asarray(pixels), *described(strip.labels, i))
+                for i, pixels in enumerate(strip.pictures)
+            ],
+        }
+        for strip in found
+    ]
+
+
+def described(labels: list[list[tuple[str, str]]], i: int) -> tuple[str, str]:
+    """Title and text under a picture of the sheet; the first view is the original."""
+    if not labels:
+        return (f"view {i}" if i else "original"), ""
+    return labels[i][0][0], ", ".join(f"{name} {share}" for name, share in labels[i])
