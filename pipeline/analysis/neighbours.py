@@ -33,7 +33,8 @@ def load_features(evidence: Evidence, width: int = WIDTH) -> tuple[np.ndarray, n
     deviation = np.maximum(deviation, 0.1 * deviation.mean() + 1e-9)  # a dead channel stays dead
     train, test = (train - mean) / deviation, (test - mean) / deviation
     size = min(width, train.shape[1], len(train) - 1)
-    pca = PCA(size, svd_solver="randomized", random_state=0).fit(train)
+    # one iteration: half the time, and the same neighbours (leaves-small)
+    pca = PCA(size, svd_solver="randomized", iterated_power=1, random_state=0).fit(train)
     return pca.transform(train), pca.transform(test)
 
 

@@ -18,7 +18,7 @@ from pipeline.analysis.evidence import Evidence
 from pipeline.analysis.neighbours import load_features
 from pipeline.training.head_init import ClassMoments, lda
 
-# leaves-small, out of fold: 512 give .770, 1024 .786, 2048 .790 in seven times the time, all 3616
+# leaves-small, out of fold: 512 give .769, 1024 .789, 2048 .790 in seven times the time, all 3616
 # in two views .798
 WIDTH = 1024
 RESAMPLES = 4000
