@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 FLOW = ["prepare", "folds", "train", "predict", "ensemble", "submit"]
-AROUND = ["report", "compare", "fetch", "bundle", "bench", "demo", "gallery", "ablate"]
+AROUND = ["report", "review", "compare", "fetch", "bundle", "bench", "demo", "gallery", "ablate"]
 
 
 def summary(stage: str) -> str:

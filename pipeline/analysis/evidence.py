@@ -61,22 +61,26 @@ class Evidence:
         return ~slices(self.table)["no_conflicts"]
 
 
-def load_evidence(name: str) -> Evidence:
+def load_evidence(name: str, decided: bool = True) -> Evidence:
     """What `python -m pipeline.ensemble` made, by its name (or the YAML of its one run).
 
-    Raises UserError where something is missing, or no longer what was blended.
+    Labels are as people decided, without what they left out; or as they were given. Raises
+    UserError where something is missing, or no longer what was blended.
     """
     name = Path(name).stem if name.endswith((".yaml", ".yml")) else name
     path, record = load_blend(name)
     settings, table = find_folds(trained_settings(record), record["key"]["folds"])
-    classes, scored = classes_of(table), table[table.fold >= 0].reset_index(drop=True)
+    classes, given = classes_of(table), table[table.fold >= 0]
     prepared = load_prepared(settings)
+    mended = load_changes(settings, prepared).applied(table) if decided else table
+    used = (mended.loc[given.index].fold >= 0).to_numpy()
+    scored = mended.loc[given.index[used]].reset_index(drop=True)
     oof, test = Predictions.load(path.with_name("oof.npz")), Predictions.load(path)
     scored["target"] = scored.label.map({label: i for i, label in enumerate(classes)})
     scored["row"] = pixel_rows(prepared, "train", list(scored.image))
     tested = {"image": test.image, "row": pixel_rows(prepared, "test", test.image)}
     members = {
-        run: out_of_fold(run, about["tta"], scored, classes)
+        run: out_of_fold(run, about["tta"], given, classes)[used]
         for run, about in record["key"]["members"].items()
     }
     return Evidence(
@@ -85,7 +89,7 @@ def load_evidence(name: str) -> Evidence:
         record=record,
         table=scored,
         classes=classes,
-        prob=oof.aligned(list(scored.image), classes),
+        prob=oof.aligned(list(given.image), classes)[used],
         members=members,
         test=pd.DataFrame(tested),
         test_prob=test.aligned(test.image, classes),

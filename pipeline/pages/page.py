@@ -61,20 +61,28 @@ def thumbnail(pixels: np.ndarray, size: int = THUMBNAIL) -> str:
 
     A picture is never enlarged.
     """
+    return data_uri(shrunk(pixels, size))
+
+
+def shrunk(pixels: np.ndarray, size: int) -> np.ndarray:
     from PIL import Image  # late
 
     image = Image.fromarray(pixels)
     image.thumbnail((size, size), Image.Resampling.LANCZOS, reducing_gap=2)
-    return data_uri(np.asarray(image))
+    return np.asarray(image)
 
 
 def data_uri(pixels: np.ndarray, quality: int = QUALITY) -> str:
     """A picture, uint8 [h, w, 3] or with alpha [h, w, 4], as the text of an `src`."""
+    return f"data:image/webp;base64,{base64.b64encode(webp(pixels, quality)).decode()}"
+
+
+def webp(pixels: np.ndarray, quality: int = QUALITY) -> bytes:
     from PIL import Image  # late
 
     kept = io.BytesIO()
     Image.fromarray(pixels).save(kept, "WEBP", quality=quality, method=2)
-    return f"data:image/webp;base64,{base64.b64encode(kept.getvalue()).decode()}"
+    return kept.getvalue()
 
 
 def chart(width: float = 4.4, height: float = 2.7) -> "Figure":

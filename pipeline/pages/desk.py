@@ -1,0 +1,220 @@
+"""What the review page asks for, without any HTTP: lists, one picture, a decision, its effect."""
+
+import threading
+from functools import cache, cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline.analysis.evidence import load_evidence
+from pipeline.analysis.neighbours import load_features, neighbours
+from pipeline.analysis.suspects import doubt, suspects
+from pipeline.analysis.whatif import WhatIf
+from pipeline.base.cli import UserError, shown
+from pipeline.base.runs import model_path
+from pipeline.data.decisions import (
+    ACTIONS,
+    append,
+    changes_of,
+    decisions_path,
+    new_line,
+    read_log,
+    standing,
+)
+
+PAGE = 120  # pictures that a list gives at a time
+TOP = 9  # classes of a picture: as many as there are keys
+NEAR = 6  # pictures of a class that look alike
+PAIRS = 40  # of classes, those that are confused most
+Item = dict[str, Any]
+
+
+class Desk:
+    """A finished run under review. A picture is named by its row in the packed pixels.
+
+    Labels are those that the competition gave; decisions lie over them. So the queue stays as it
+    is while it is worked off, and a decision can be taken back later.
+    """
+
+    def __init__(self, name: str):
+        self.evidence = load_evidence(name, decided=False)
+        self.features, self.test_features = load_features(self.evidence)
+        self.near = neighbours(self.features, self.features, 2 * NEAR)
+        self.queue = suspects(self.evidence, self.near)
+        self.path = decisions_path(self.evidence.settings.competition_name)
+        self.rows = self.evidence.prepared.rows
+        self.train = self.rows[self.rows.split == "train"]
+        self.at = {int(row): i for i, row in enumerate(self.evidence.table.row)}
+        self.tested = {int(row): i for i, row in enumerate(self.evidence.test.row)}
+        self.busy = threading.Lock()  # one model at a time answers
+
+    @cached_property
+    def doubts(self) -> pd.DataFrame:
+        return doubt(self.evidence)
+
+    def decisions(self) -> dict[tuple[str, str], Any]:
+        """Those that hold, by id and pixels; the file is read only when it is another."""
+        stat = self.path.stat() if self.path.exists() else None
+        return self._decisions(stat and (stat.st_size, stat.st_mtime_ns))
+
+    @cache  # noqa: B019 - there is one desk
+    def _decisions(self, stat: tuple[int, int] | None) -> dict[tuple[str, str], Any]:
+        log = standing(read_log(self.path))
+        return {(one.id, one.pixel_hash): one for one in log.itertuples(index=False)}
+
+    def now(self, row: int) -> Item | None:
+        """The decision about a picture that holds, or None."""
+        found = self.decisions().get((self.rows.id[row], self.rows.hash[row]))
+        return found and {name: getattr(found, name) for name in ("click", "action", "new", "who")}
+
+    def progress(self) -> Item:
+        """How much of the queue is decided, and what was decided anywhere."""
+        keys = self.rows.loc[self.evidence.table.row[self.queue.index], ["id", "hash"]]
+        held = self.decisions()
+        done = sum(key in held for key in keys.itertuples(index=False, name=None))
+        actions = pd.Series([one.action for one in held.values()], dtype=object).value_counts()
+        return {"done": done, "queue": len(self.queue), "actions": actions.to_dict()}
+
+    def item(self, row: int) -> Item:
+        """A picture in a list."""
+        if row in self.tested:
+            seen = self.doubts.loc[self.tested[row]].round(3).to_dict()
+            text = ", ".join(f"{name} {value:g}" for name, value in seen.items())
+            kind, about = "test", {"reason": text, "suggested": "", "label": ""}
+        else:
+            i = self.at[row]
+            kind = self.queue.kind[i] if i in self.queue.index else ""
+            about = {"label": self.evidence.table.label[i], "now": self.now(row)}
+            if kind:
+                about |= self.queue.loc[i, ["reason", "suggested"]].to_dict()
+        return {"row": row, "id": self.rows.id[row], "kind": kind, **about}
+
+    def listed(self, view: str, kind: str = "", a: str = "", b: str = "", start: int = 0) -> Item:
+        """PAGE items of a view from number `start` on, and how many there are in all."""
+        rows = self.order(view, kind, a, b)
+        chosen = rows[start : start + PAGE]
+        return {"items": [self.item(int(row)) for row in chosen], "total": len(rows)}
+
+    def order(self, view: str, kind: str, a: str, b: str) -> np.ndarray:
+        """Rows of a view: the queue; all, the least sure first; two classes; the test by doubt."""
+        evidence, queue = self.evidence, self.queue
+        if view == "test":
+            return evidence.test.row.to_numpy()[self.doubts.index]
+        if view == "suspects":
+            return evidence.table.row[queue.index[queue.kind.eq(kind) | (kind == "")]].to_numpy()
+        own = evidence.prob[np.arange(len(evidence.prob)), evidence.target]
+        names = {name for name in (a, b) if name}
+        chosen = np.flatnonzero(evidence.table.label.isin(names) | (not names))
+        if view == "pair" and names <= set(evidence.classes) and len(names) == 2:
+            columns = [evidence.classes.index(name) for name in (a, b)]
+            own = 2 * own - evidence.prob[:, columns].sum(1)
+        return evidence.table.row.to_numpy()[chosen[np.argsort(own[chosen], kind="stable")]]
+
+    def pairs(self) -> list[tuple[str, str, int]]:
+        """Classes that are taken for each other, and how often."""
+        wrong = np.stack([self.evidence.target, self.evidence.answer])[:, ~self.evidence.right]
+        pairs = pd.Series(map(tuple, np.sort(wrong, axis=0).T.tolist()), dtype=object)
+        names = self.evidence.classes
+        counts = pairs.value_counts()[:PAIRS].items()
+        return [(names[a], names[b], int(count)) for (a, b), count in counts]
+
+    def picture(self, row: int) -> Item:
+        """All about one picture: its classes with every member's probability, and look-alikes."""
+        evidence, item = self.evidence, self.item(row)
+        test = row in self.tested
+        i = self.tested[row] if test else self.at[row]
+        prob = (evidence.test_prob if test else evidence.prob)[i]
+        likely = max(4, min(TOP, int((prob > 0.001).sum())))
+        order = [int(c) for c in np.argsort(-prob, kind="stable")[:likely]]
+        for name in {item["label"], item.get("suggested", "")} - {""}:
+            if (c := evidence.classes.index(name)) not in order:
+                order[-1 if name == item["label"] or len(order) < 2 else -2] = c
+        members = {} if test or len(evidence.members) < 2 else evidence.members
+        item["top"] = [
+            {
+                "class": evidence.classes[c],
+                "target": c,
+                "prob": round(float(prob[c]), 4),
+                "members": {name: round(float(p[i][c]), 3) for name, p in members.items()},
+            }
+            for c in order
+        ]
+        own = evidence.classes.index(item["label"]) if item["label"] else order[0]
+        other = next((c for c in order if c != own), own)
+        if item.get("suggested"):
+            other = evidence.classes.index(item["suggested"])
+        item["near"] = [self.look_alikes(i, test, c) for c in dict.fromkeys([own, other])]
+        every = [one for side in item["near"] for one in side["pictures"]]
+        best = max(every, key=lambda one: one["similarity"], default=None)
+        item["twin"] = best and self.rows.id[best["row"]]
+        return item
+
+    def look_alikes(self, i: int, test: bool, target: int) -> Item:
+        """The nearest pictures of a class, by features that saw no labels."""
+        query = (self.test_features if test else self.features)[i][None]
+        of_class = np.flatnonzero(self.evidence.target == target)
+        of_class = of_class if test else of_class[of_class != i]
+        found: list[Item] = []
+        if len(of_class):
+            rows, similarity = neighbours(self.features[of_class], query, NEAR)
+            packed = self.evidence.table.row.to_numpy()[of_class[rows[0]]]
+            pairs = zip(packed.tolist(), similarity[0].tolist(), strict=True)
+            found = [{"row": row, "similarity": round(value, 3)} for row, value in pairs]
+        return {"class": self.evidence.classes[target], "pictures": found}
+
+    def decide(self, row: int, click: str, action: str, new: str = "", note: str = "") -> Item:
+        """Write a decision about a training picture down. Raises UserError for what is none."""
+        if row not in self.at or action not in ACTIONS or not click.isalnum():
+            raise UserError(f"no decision: {shown([row, click, action])}")
+        if (action == "label") != (new in self.evidence.classes):
+            raise UserError(f"no class of the competition: {shown(new)}")
+        now, given = self.now(row), self.evidence.table.label[self.at[row]]
+        old = now["new"] if now and now["action"] == "label" else given
+        append(self.path, [new_line(click, action, self.rows.loc[row], old, new=new, note=note)])
+        return {"now": self.now(row), "progress": self.progress()}
+
+    def what_if(self) -> Item:
+        """What the decisions would do to the closed-form head, out of fold."""
+        table, classes = self.evidence.table, self.evidence.classes
+        index = {image: i for i, image in enumerate(table.image)}
+        held = changes_of(standing(read_log(self.path)), self.train, self.path)
+        drop = [index[image] for image in held.dropped if image in index]
+        label = {index[id_]: classes.index(new) for id_, new in held.label.items() if id_ in index}
+        with self.busy:
+            effect = self.heads.effect(drop, label) if drop or label else {}
+        return {"changed": len(label), "dropped": len(drop), **effect}
+
+    @cached_property
+    def heads(self) -> WhatIf:
+        return WhatIf.of(self.evidence)
+
+    def attention(self, row: int, target: int) -> np.ndarray:
+        """The picture, dark where nothing speaks for a class to a model that has not seen it."""
+        import cv2  # late, as torch
+        import torch
+
+        from pipeline.data.augment import Resize
+        from pipeline.inference.attention import attention
+        from pipeline.inference.predictor import as_saved
+
+        pixels = self.evidence.prepared.pixels[row]
+        fold = int(self.evidence.table.fold[self.at[row]]) if row in self.at else 0
+        with self.busy:
+            predictor = self.predictor(fold)
+            how = predictor.preprocessing
+            seen = Resize(how["size"], how["interpolation"])(pixels)
+            images = predictor.normalise(torch.from_numpy(np.ascontiguousarray(seen))[None])
+            with as_saved(predictor.model):
+                found = attention(predictor, images, [target])[0]
+        light = cv2.resize(found, pixels.shape[1::-1])[..., None]
+        return (pixels * (0.2 + 0.8 * light)).astype(np.uint8)
+
+    @cache  # noqa: B019 - there is one desk
+    def predictor(self, fold: int) -> Any:
+        """A fold's model of the first run of the blend."""
+        from pipeline.base.device import tuned
+        from pipeline.inference.predictor import Predictor
+
+        settings = tuned(self.evidence.settings)
+        return Predictor.load(model_path(settings.name, fold), settings.runtime)

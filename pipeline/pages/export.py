@@ -1,0 +1,54 @@
+"""The review page as one file: no server, its decisions lie in the browser until downloaded."""
+
+import base64
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+from pipeline.data.decisions import COLUMNS
+from pipeline.pages.page import HERE, environment, thumbnail
+
+if TYPE_CHECKING:
+    from pipeline.pages.desk import Desk
+
+MOST = 300  # suspects of a page, the first of the queue: about 10 MB
+SIDE, SMALL = 320, 96  # px of a suspect and of one that looks like it
+
+
+def static_page(desk: "Desk") -> str:
+    """HTML of the suspects, with their look-alikes; script and style by their digests alone."""
+    rows = desk.order("suspects", "", "", "")[:MOST].tolist()
+    items = [{**desk.picture(row), "hash": desk.rows.hash[row], "now": None} for row in rows]
+    near = {one["row"] for item in items for side in item["near"] for one in side["pictures"]}
+    sides = dict.fromkeys(near, SMALL) | dict.fromkeys(rows, SIDE)
+    pixels = desk.evidence.prepared.pixels
+    style = "".join((HERE / name).read_text() for name in ("style.css", "review.css"))
+    script = (HERE / "review.js").read_text()
+    data: dict[str, Any] = {
+        "live": False,
+        "name": desk.evidence.name,
+        "classes": desk.evidence.classes,
+        "kinds": desk.queue.kind[:MOST].value_counts().to_dict(),
+        "pairs": [],
+        "columns": COLUMNS,
+        "items": items,
+        "pictures": {row: thumbnail(pixels[row], side) for row, side in sides.items()},
+    }
+    own = {"style": markup(style), "script": markup(script), "policy": policy(style, script)}
+    page = environment().get_template("review.html")
+    return page.render(name=desk.evidence.name, data=data, own=own)
+
+
+def policy(style: str, script: str) -> str:
+    """Content-Security-Policy that runs nothing but these two, and asks nobody."""
+    digests = [hashlib.sha256(text.encode()).digest() for text in (style, script)]
+    ours = [f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests]
+    return (
+        f"default-src 'none'; img-src data:; style-src {ours[0]}; script-src {ours[1]}; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def markup(text: str) -> Any:
+    from markupsafe import Markup  # late
+
+    return Markup(text)  # of our own files only
