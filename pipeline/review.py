@@ -34,7 +34,7 @@ def main(
     from pipeline.pages.desk import Desk  # late: torch, scikit-learn
 
     started = time.monotonic()
-    desk = Desk(experiment)
+    desk = Desk.of(experiment)
     if take:
         take_over(desk, take)
     if export:

@@ -90,8 +90,10 @@ def nearest(
     if first is not None:
         at = np.arange(len(query))
         similarity[at, first + at] = -np.inf
-    rows = np.argsort(-similarity, axis=1, kind="stable")[:, :k]
-    return rows, np.take_along_axis(similarity, rows, 1)
+    rows = np.sort(np.argpartition(-similarity, k - 1, axis=1)[:, :k], axis=1)
+    found = np.take_along_axis(similarity, rows, 1)
+    order = np.argsort(-found, axis=1, kind="stable")
+    return np.take_along_axis(rows, order, 1), np.take_along_axis(found, order, 1)
 
 
 def normed(rows: np.ndarray) -> np.ndarray:

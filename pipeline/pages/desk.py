@@ -2,15 +2,14 @@
 
 import threading
 from functools import cache, cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pandas as pd
 
-from pipeline.analysis.evidence import load_evidence
+from pipeline.analysis.evidence import Evidence, load_evidence
 from pipeline.analysis.neighbours import load_features, neighbours
 from pipeline.analysis.suspects import doubt, suspects
-from pipeline.analysis.whatif import WhatIf
 from pipeline.base.cli import UserError, shown
 from pipeline.base.runs import model_path
 from pipeline.data.decisions import (
@@ -22,12 +21,20 @@ from pipeline.data.decisions import (
     read_log,
     standing,
 )
+from pipeline.data.images import BadImageError, decode
+
+if TYPE_CHECKING:
+    from pipeline.analysis.whatif import WhatIf
 
 PAGE = 120  # pictures that a list gives at a time
 TOP = 9  # classes of a picture: as many as there are keys
 NEAR = 6  # pictures of a class that look alike
 PAIRS = 40  # of classes, those that are confused most
 Item = dict[str, Any]
+
+
+class NoDecisionError(UserError):
+    """What was asked for will never be one: it is not sent again."""
 
 
 class Desk:
@@ -37,9 +44,9 @@ class Desk:
     is while it is worked off, and a decision can be taken back later.
     """
 
-    def __init__(self, name: str):
-        self.evidence = load_evidence(name, decided=False)
-        self.features, self.test_features = load_features(self.evidence)
+    def __init__(self, evidence: Evidence, features: np.ndarray, test_features: np.ndarray):
+        self.evidence = evidence
+        self.features, self.test_features = features, test_features
         self.near = neighbours(self.features, self.features, 2 * NEAR)
         self.queue = suspects(self.evidence, self.near)
         self.path = decisions_path(self.evidence.settings.competition_name)
@@ -48,6 +55,12 @@ class Desk:
         self.at = {int(row): i for i, row in enumerate(self.evidence.table.row)}
         self.tested = {int(row): i for i, row in enumerate(self.evidence.test.row)}
         self.busy = threading.Lock()  # one model at a time answers
+
+    @classmethod
+    def of(cls, name: str) -> Self:
+        """Of a blend by its name. Raises UserError before `ensemble`."""
+        evidence = load_evidence(name, decided=False)
+        return cls(evidence, *load_features(evidence))
 
     @cached_property
     def doubts(self) -> pd.DataFrame:
@@ -90,19 +103,19 @@ class Desk:
                 about |= self.queue.loc[i, ["reason", "suggested"]].to_dict()
         return {"row": row, "id": self.rows.id[row], "kind": kind, **about}
 
-    def listed(self, view: str, kind: str = "", a: str = "", b: str = "", start: int = 0) -> Item:
+    def listed(self, view: str, a: str = "", b: str = "", start: int = 0) -> Item:
         """PAGE items of a view from number `start` on, and how many there are in all."""
-        rows = self.order(view, kind, a, b)
+        rows = self.order(view, a, b)
         chosen = rows[start : start + PAGE]
         return {"items": [self.item(int(row)) for row in chosen], "total": len(rows)}
 
-    def order(self, view: str, kind: str, a: str, b: str) -> np.ndarray:
-        """Rows of a view: the queue; all, the least sure first; two classes; the test by doubt."""
+    def order(self, view: str, a: str = "", b: str = "") -> np.ndarray:
+        """Rows of a view: suspects (of kind `a`), all (of class `a`), pair (`a` and `b`), test."""
         evidence, queue = self.evidence, self.queue
         if view == "test":
             return evidence.test.row.to_numpy()[self.doubts.index]
         if view == "suspects":
-            return evidence.table.row[queue.index[queue.kind.eq(kind) | (kind == "")]].to_numpy()
+            return evidence.table.row[queue.index[queue.kind.eq(a) | (a == "")]].to_numpy()
         own = evidence.prob[np.arange(len(evidence.prob)), evidence.target]
         names = {name for name in (a, b) if name}
         chosen = np.flatnonzero(evidence.table.label.isin(names) | (not names))
@@ -125,7 +138,7 @@ class Desk:
         test = row in self.tested
         i = self.tested[row] if test else self.at[row]
         prob = (evidence.test_prob if test else evidence.prob)[i]
-        likely = max(4, min(TOP, int((prob > 0.001).sum())))
+        likely = max(3, min(TOP, int((prob > 0.001).sum())))
         order = [int(c) for c in np.argsort(-prob, kind="stable")[:likely]]
         for name in {item["label"], item.get("suggested", "")} - {""}:
             if (c := evidence.classes.index(name)) not in order:
@@ -164,15 +177,15 @@ class Desk:
         return {"class": self.evidence.classes[target], "pictures": found}
 
     def decide(self, row: int, click: str, action: str, new: str = "", note: str = "") -> Item:
-        """Write a decision about a training picture down. Raises UserError for what is none."""
+        """Write a decision about a training picture down. Raises NoDecisionError."""
         if row not in self.at or action not in ACTIONS or not click.isalnum():
-            raise UserError(f"no decision: {shown([row, click, action])}")
+            raise NoDecisionError(f"no decision: {shown([row, click, action])}")
         if (action == "label") != (new in self.evidence.classes):
-            raise UserError(f"no class of the competition: {shown(new)}")
+            raise NoDecisionError(f"no class of the competition: {shown(new)}")
         now, given = self.now(row), self.evidence.table.label[self.at[row]]
         old = now["new"] if now and now["action"] == "label" else given
         append(self.path, [new_line(click, action, self.rows.loc[row], old, new=new, note=note)])
-        return {"now": self.now(row), "progress": self.progress()}
+        return {"row": row, "now": self.now(row), "progress": self.progress()}
 
     def what_if(self) -> Item:
         """What the decisions would do to the closed-form head, out of fold."""
@@ -186,8 +199,17 @@ class Desk:
         return {"changed": len(label), "dropped": len(drop), **effect}
 
     @cached_property
-    def heads(self) -> WhatIf:
+    def heads(self) -> "WhatIf":
+        from pipeline.analysis.whatif import WhatIf  # late: torch
+
         return WhatIf.of(self.evidence)
+
+    def large(self, row: int) -> np.ndarray:
+        """The picture as it lies in the competition's folder, or else as it was packed."""
+        try:
+            return decode(self.evidence.prepared.data / self.rows.path[row]).rgb
+        except BadImageError:
+            return self.evidence.prepared.pixels[row]
 
     def attention(self, row: int, target: int) -> np.ndarray:
         """The picture, dark where nothing speaks for a class to a model that has not seen it."""

@@ -16,13 +16,13 @@ SIDE, SMALL = 320, 96  # px of a suspect and of one that looks like it
 
 def static_page(desk: "Desk") -> str:
     """HTML of the suspects, with their look-alikes; script and style by their digests alone."""
-    rows = desk.order("suspects", "", "", "")[:MOST].tolist()
+    rows = desk.order("suspects")[:MOST].tolist()
     items = [{**desk.picture(row), "hash": desk.rows.hash[row], "now": None} for row in rows]
     near = {one["row"] for item in items for side in item["near"] for one in side["pictures"]}
     sides = dict.fromkeys(near, SMALL) | dict.fromkeys(rows, SIDE)
     pixels = desk.evidence.prepared.pixels
     style = "".join((HERE / name).read_text() for name in ("style.css", "review.css"))
-    script = (HERE / "review.js").read_text()
+    script = "".join((HERE / name).read_text() for name in ("review.js", "static.js"))
     data: dict[str, Any] = {
         "live": False,
         "name": desk.evidence.name,

@@ -2,14 +2,13 @@
 
 import secrets
 import socket
-from functools import cache
 from json import JSONDecodeError
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pipeline.base.cli import UserError, explain, say
-from pipeline.pages.desk import Desk
+from pipeline.pages.desk import Desk, NoDecisionError
 from pipeline.pages.page import HERE, environment, shrunk, webp
 
 if TYPE_CHECKING:
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-PORT = 8765
+SMALL, LARGE = 160, 1024  # px
 HEADERS = {
     # no script, style or picture but ours; the page stands in no other page
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; base-uri 'none'; "
@@ -30,7 +29,7 @@ KEPT = {"Cache-Control": "private, max-age=3600"}  # pictures do not change whil
 OWN_FILES = {"review.js": "text/javascript", "review.css": "text/css", "style.css": "text/css"}
 
 
-def serve(desk: Desk, port: int = PORT) -> None:
+def serve(desk: Desk, port: int) -> None:
     """Answer until Ctrl-C. A port that is taken gives way to any that is free."""
     import uvicorn  # late: few stages need it
 
@@ -49,6 +48,7 @@ def listening(port: int) -> socket.socket:
         place.bind(("127.0.0.1", port))
     except OSError:
         place.bind(("127.0.0.1", 0))
+    place.listen()  # the address is told next
     return place
 
 
@@ -71,7 +71,7 @@ def make_app(desk: Desk, token: str) -> "Starlette":
         return response
 
     async def told(_: "Request", error: Exception) -> "Response":
-        status = 400 if isinstance(error, UserError) else 500
+        status = 422 if isinstance(error, NoDecisionError) else 500
         return JSONResponse({"error": explain(error) or "the server failed"}, status)
 
     hosts = ["127.0.0.1", "localhost"]  # another name that leads here is an attack by DNS
@@ -105,7 +105,7 @@ def routes(desk: Desk) -> list[Any]:
     def listed(request: "Request") -> "Response":
         asked = dict(request.query_params)
         start = asked.pop("start", "0")
-        given = {name: asked.get(name, "") for name in ("view", "kind", "a", "b")}
+        given = {name: asked.get(name, "") for name in ("view", "a", "b")}
         return JSONResponse(desk.listed(**given, start=int(start) if start.isdecimal() else 0))
 
     def picture(request: "Request") -> "Response":
@@ -117,13 +117,13 @@ def routes(desk: Desk) -> list[Any]:
             raise HTTPException(404)
         return row
 
-    @cache
-    def encoded(row: int, size: int) -> bytes:
-        return webp(shrunk(desk.evidence.prepared.pixels[row], size), 60 if size < 200 else 85)
+    def encoded(row: int, small: bool) -> bytes:
+        if small:
+            return webp(shrunk(desk.evidence.prepared.pixels[row], SMALL))
+        return webp(shrunk(desk.large(row), LARGE), 85)
 
     def image(request: "Request") -> "Response":
-        size = 160 if request.query_params.get("small") else 1024
-        body = encoded(known_row(request), size)
+        body = encoded(known_row(request), small="small" in request.query_params)
         return Response(body, media_type="image/webp", headers=KEPT)
 
     def attention(request: "Request") -> "Response":
@@ -131,7 +131,7 @@ def routes(desk: Desk) -> list[Any]:
         if target >= len(desk.evidence.classes):
             raise HTTPException(404)
         pixels: np.ndarray = desk.attention(known_row(request), target)
-        return Response(webp(shrunk(pixels, 1024)), media_type="image/webp", headers=KEPT)
+        return Response(webp(shrunk(pixels, LARGE)), media_type="image/webp", headers=KEPT)
 
     def what_if(_: "Request") -> "Response":
         return JSONResponse(desk.what_if())
@@ -144,7 +144,9 @@ def routes(desk: Desk) -> list[Any]:
             given = {name: value for name, value in asked.items() if name in FIELDS}
             return JSONResponse(await run_in_threadpool(desk.decide, **given))
         except (JSONDecodeError, AttributeError, TypeError):
-            raise UserError("no decision: row, click, action, new and note are expected") from None
+            raise NoDecisionError(
+                "no decision: row, click, action, new and note are expected"
+            ) from None
 
     return [
         Route("/", index),

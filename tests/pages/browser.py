@@ -68,7 +68,7 @@ def open_page(browser: "object") -> Iterator[Callable[..., "object"]]:
     yield go
     for context in contexts:
         context.close()
-    assert not problems
+    assert not problems, problems
 
 
 def overflow(page: "object") -> int:
