@@ -7,10 +7,10 @@ predict   models + pixels           -> out-of-fold and test probabilities, with 
 ensemble  probabilities             -> one blend, scored honestly
 submit    blend + sample submission -> submissions/NAME.csv
 
-Around the flow: fetch and bundle lead from Kaggle and back to it, report shows what came of a run,
-compare holds runs side by side, bench measures the machine, demo draws a competition, gallery and
-ablate show and measure what training is given. The stages are verbs; the folders are rooms of
-nouns, each of which says in its __init__ what it answers.
+Around the flow: review mends labels, fetch and bundle lead from Kaggle and back to it, report shows
+what came of a run, compare holds runs side by side, bench measures the machine, demo draws a
+competition, gallery and ablate show and measure what training is given. The stages are verbs; the
+folders are rooms of nouns, each of which says in its __init__ what it answers.
 """
 
 import os

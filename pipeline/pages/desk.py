@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 PAGE = 120  # pictures that a list gives at a time
 TOP = 9  # classes of a picture: as many as there are keys
 NEAR = 6  # pictures of a class that look alike
+VOTES = 10  # look-alikes that speak for or against a label
 PAIRS = 40  # of classes, those that are confused most
 Item = dict[str, Any]
 
@@ -47,14 +48,14 @@ class Desk:
     def __init__(self, evidence: Evidence, features: np.ndarray, test_features: np.ndarray):
         self.evidence = evidence
         self.features, self.test_features = features, test_features
-        self.near = neighbours(self.features, self.features, 2 * NEAR)
+        self.near = neighbours(self.features, self.features, VOTES)
         self.queue = suspects(self.evidence, self.near)
         self.path = decisions_path(self.evidence.settings.competition_name)
         self.rows = self.evidence.prepared.rows
         self.train = self.rows[self.rows.split == "train"]
         self.at = {int(row): i for i, row in enumerate(self.evidence.table.row)}
         self.tested = {int(row): i for i, row in enumerate(self.evidence.test.row)}
-        self.busy = threading.Lock()  # one model at a time answers
+        self.looking, self.solving = threading.Lock(), threading.Lock()  # one at a time
 
     @classmethod
     def of(cls, name: str) -> Self:
@@ -194,9 +195,14 @@ class Desk:
         held = changes_of(standing(read_log(self.path)), self.train, self.path)
         drop = [index[image] for image in held.dropped if image in index]
         label = {index[id_]: classes.index(new) for id_, new in held.label.items() if id_ in index}
-        with self.busy:
+        with self.solving:
             effect = self.heads.effect(drop, label) if drop or label else {}
         return {"changed": len(label), "dropped": len(drop), **effect}
+
+    def warm_up(self) -> None:
+        """Make what the first question after an effect would wait for."""
+        with self.solving:
+            self.heads  # noqa: B018 - it is kept
 
     @cached_property
     def heads(self) -> "WhatIf":
@@ -222,7 +228,7 @@ class Desk:
 
         pixels = self.evidence.prepared.pixels[row]
         fold = int(self.evidence.table.fold[self.at[row]]) if row in self.at else 0
-        with self.busy:
+        with self.looking:
             predictor = self.predictor(fold)
             how = predictor.preprocessing
             seen = Resize(how["size"], how["interpolation"])(pixels)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from pipeline.pages.desk import Desk
 
 MOST = 300  # suspects of a page, the first of the queue: about 10 MB
-SIDE, SMALL = 320, 96  # px of a suspect and of one that looks like it
+SIDE, SMALL = 400, 96  # px of a suspect and of one that looks like it
 
 
 def static_page(desk: "Desk") -> str:
@@ -19,8 +19,9 @@ def static_page(desk: "Desk") -> str:
     rows = desk.order("suspects")[:MOST].tolist()
     items = [{**desk.picture(row), "hash": desk.rows.hash[row], "now": None} for row in rows]
     near = {one["row"] for item in items for side in item["near"] for one in side["pictures"]}
-    sides = dict.fromkeys(near, SMALL) | dict.fromkeys(rows, SIDE)
     pixels = desk.evidence.prepared.pixels
+    pictures = {row: thumbnail(pixels[row], SMALL) for row in near}
+    pictures |= {row: thumbnail(desk.large(row), SIDE) for row in rows}
     style = "".join((HERE / name).read_text() for name in ("style.css", "review.css"))
     script = "".join((HERE / name).read_text() for name in ("review.js", "static.js"))
     data: dict[str, Any] = {
@@ -31,7 +32,7 @@ def static_page(desk: "Desk") -> str:
         "pairs": [],
         "columns": COLUMNS,
         "items": items,
-        "pictures": {row: thumbnail(pixels[row], side) for row, side in sides.items()},
+        "pictures": pictures,
     }
     own = {"style": markup(style), "script": markup(script), "policy": policy(style, script)}
     page = environment().get_template("review.html")

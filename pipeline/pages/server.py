@@ -2,6 +2,7 @@
 
 import secrets
 import socket
+import threading
 from json import JSONDecodeError
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,7 @@ def serve(desk: Desk, port: int) -> None:
     """Answer until Ctrl-C. A port that is taken gives way to any that is free."""
     import uvicorn  # late: few stages need it
 
+    threading.Thread(target=desk.warm_up, daemon=True).start()
     token = secrets.token_urlsafe(16)
     place = listening(port)
     address = f"http://127.0.0.1:{place.getsockname()[1]}/{token}/"
