@@ -55,7 +55,9 @@ def make_desk(n: int = 40) -> Desk:
         ),
     )
     module.doubt = lambda _: pd.DataFrame({"entropy": np.arange(5.0)[::-1]}, index=[3, 1, 0, 2, 4])
-    return Desk(evidence, features.astype(np.float32), features[:TEST].astype(np.float32))
+    made = Desk(evidence, features.astype(np.float32), features[:TEST].astype(np.float32))
+    made.heads = SimpleNamespace(effect=lambda *_: {})  # else a backbone is asked for
+    return made
 
 
 def main() -> None:
