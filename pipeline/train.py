@@ -1,7 +1,8 @@
 """Stage 3: fine-tune the backbone on each fold.
 
 reads   folds/COMPETITION-5-seed42.csv, the packed pixels
-writes  runs/EXPERIMENT/foldK/{model.safetensors, model.safetensors.json, log.csv}
+writes  runs/EXPERIMENT/foldK/{model.safetensors, model.safetensors.json, log.csv}, and while it
+        trains runs/EXPERIMENT/curves.png
 run     python -m pipeline.train demo --fold 0
 
 Each fold is one process: one at a time, or one a GPU; or one on each of its --gpus-per-fold, or a
@@ -14,7 +15,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,7 +24,7 @@ import pandas as pd
 import typer
 
 from pipeline.base import records
-from pipeline.base.cli import Exit, UserError, mean_std, run_stage, say, took
+from pipeline.base.cli import Exit, UserError, mean_std, run_stage, say, short, took, warn
 from pipeline.base.competition import load_competition
 from pipeline.base.config import Experiment, load_experiment
 from pipeline.base.deadline import Deadline
@@ -134,6 +135,7 @@ def train_fold(trainer: "Trainer", out: Path, key: dict[str, Any], deadline: Dea
         say("train", f"{what}  goes on after epoch {trainer.epoch}")
     if trainer.accelerator.is_main_process:
         records.write_json(out.with_name("started.json"), key)
+        trainer.watch = watch(trainer, out.parent)
     trainer.run(last, deadline)
     trainer.accelerator.end_training()
     if not trainer.accelerator.is_main_process:
@@ -145,6 +147,25 @@ def train_fold(trainer: "Trainer", out: Path, key: dict[str, Any], deadline: Dea
     memory = f"at most {record['peak']['ram_gb']:.1f} GB of memory"
     say("train", f"{what}  {out}, {took(trainer.started)}, {memory}")
     tell_if_lost(what, [record])
+
+
+def watch(trainer: "Trainer", folder: Path) -> Callable[[bool], None]:
+    """Shows a fold's log while it grows; what goes wrong there is told, and training goes on."""
+    from pipeline.figures.curves import LiveCurves
+    from pipeline.training.tracker import Tracker
+
+    watchers: list[Callable[[bool], None]] = [LiveCurves(folder.parent, trainer.metric)]
+    if trainer.settings.runtime.tracker != "none":
+        watchers.append(Tracker(trainer.settings, trainer.fold, folder, trainer.log))
+
+    def call(done: bool) -> None:
+        for watcher in watchers:
+            try:
+                watcher(done)
+            except Exception as error:  # of a plotting library, a disk, a network: many kinds
+                warn("train", f"{type(watcher).__name__}: {short(error, 120)}")
+
+    return call
 
 
 def make_trainer(

@@ -162,6 +162,8 @@ class Runtime(Settings):
     workers: int | None = Field(None, ge=0, le=256)  # None: 0 on a CPU, else up to 4
     predict_batch: int = Field(64, ge=1)  # pictures a step, in prediction
     pack_gb: float = Field(16.0, ge=0)  # larger competitions are read from their files
+    # where the log goes, too
+    tracker: Literal["none", "tensorboard", "wandb"] = "none"
 
 
 class Experiment(Settings):

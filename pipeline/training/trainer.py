@@ -50,7 +50,7 @@ class Trainer:
     ):
         self.started, self.epoch, self.log = time.monotonic(), 0, []
         self.settings, self.fold, self.metric, self.classes = settings, fold, metric, classes
-        self.pixels, self.valid = pixels, valid
+        self.pixels, self.valid, self.watch = pixels, valid, bool  # `watch` is told of each epoch
         self.rows, self.labels = train.row.to_numpy(), train.target.to_numpy()
         self.seed = derive_seed(settings.train.seed, "fold", fold)
         self.unfreezes = settings.model.freeze_epochs
@@ -123,6 +123,7 @@ class Trainer:
             self.note(prob, started, loss=loss, rate=rate)
             checkpoint.save(self, last)
             self.tell()
+            self.watch(self.epoch == self.settings.train.epochs)  # the last?
             # one rank's answer for all: clocks differ, and ranks that disagree wait for ever
             if not distributed.broadcast_from_main(deadline.fits(time.monotonic() - started)):
                 return
