@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from flipped_labels import flipped
 
 from pipeline.analysis import suspects as module
 from pipeline.analysis.evidence import Evidence
@@ -109,3 +110,11 @@ def test_doubt_by_entropy_with_a_committee_and_rare_classes(
     assert found.disagreement.to_dict() == pytest.approx({1: np.log(2), 0: 0})
     assert found.margin[0] == pytest.approx(0.8)
     assert found.rare.to_dict() == pytest.approx({1: 1 / 3, 0: 0.9 / 3 + 0.1 / 4})
+
+
+def test_planted_errors_are_errors_and_as_common_as_their_class() -> None:
+    labels = np.repeat(np.array(["a", "b", "c"], dtype=object), [600, 300, 100])
+    planted = flipped(labels, 0.3, np.random.default_rng(0))
+    assert (planted != labels).sum() == 300
+    towards = pd.Series(planted[(planted != labels) & (labels == "c")]).value_counts(normalize=True)
+    assert towards["a"] == pytest.approx(2 / 3, abs=0.2)
