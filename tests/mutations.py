@@ -142,6 +142,55 @@ DEFECTS = [
         'derive_seed(settings.train.seed, "fold", 0)',
         "test_train.py",
     ),
+    Defect(
+        "a class's name is markup in a page",
+        "pages/page.py",
+        "autoescape=True",
+        "autoescape=False",
+        "test_page.py",
+    ),
+    Defect(
+        "the report is written again and again",
+        "pages/compose.py",
+        'return bool(kept and blend) and kept["key"] == key_of(blend)',
+        "return False",
+        "test_report.py",
+    ),
+    Defect(
+        "a table of the report sorts numbers as text",
+        "pages/report.js",
+        "return a - b;",
+        "return a.localeCompare(b);",
+        "test_report_browser.py",
+    ),
+    Defect(
+        "a picture asks the network",
+        "pages/report.js",
+        "src = sources[frame.dataset.key]",
+        'src = "https://example.org/" + frame.dataset.key',
+        "test_report_browser.py",
+    ),
+    Defect(
+        "calibration without the bins' sizes",
+        "analysis/calibration.py",
+        "np.sum(self.n * np.abs(self.confidence - self.accuracy)) / self.n.sum()",
+        "np.mean(np.abs(self.confidence - self.accuracy))",
+        "test_calibration.py",
+    ),
+    Defect(
+        "the ceiling counts the rarest label",
+        "analysis/classes.py",
+        "counts.groupby(level=0).max()",
+        "counts.groupby(level=0).min()",
+        "test_classes.py",
+    ),
+    Defect(
+        "evidence shows another picture",
+        "analysis/evidence.py",
+        "return np.array([where[image] for image in images], dtype=int)",
+        "return np.array([where[image] for image in images][::-1], dtype=int)",
+        "test_evidence.py",
+    ),
 ]
 
 

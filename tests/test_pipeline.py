@@ -54,6 +54,8 @@ def test_second_run_does_nothing_and_changes_reach_as_far_as_they_must(
         "runs/tiny/oof.npz",
         "runs/tiny/test.npz",
         "runs/tiny/test.npz.json",
+        "runs/tiny/report.html",
+        "runs/tiny/report.html.json",
         "submissions/tiny.csv",
         "submissions/tiny.csv.json",
     }

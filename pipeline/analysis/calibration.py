@@ -1,12 +1,13 @@
 """Do probabilities mean what they say, and how sure is a score?"""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.analysis.paired import DRAWS, FEW_DRAWS, drawn_scores, resamples
+
 BINS = 15
-ROUNDS, SLOW_ROUNDS = 1000, 100  # of the bootstrap; slow ones are of what is no mean over rows
+MOST_ROWS = 10_000_000  # of all draws: a page is written in seconds
 
 
 @dataclass(frozen=True)
@@ -47,29 +48,7 @@ def interval(
 
     Twins come or stay away together, so that they do not count as independent.
     """
-    if metric == "accuracy":
-        values = (prob.argmax(1) == target).astype(float)
-    elif metric == "log_loss":
-        values = -np.log(np.maximum(prob[np.arange(len(target)), target], 1e-15))
-    else:
-        from pipeline.inference.metrics import METRICS  # late: scikit-learn
-
-        def score(rows: np.ndarray) -> float:
-            return METRICS[metric](target[rows], prob[rows])
-
-        return bootstrap(score, group, SLOW_ROUNDS)
-    return bootstrap(lambda rows: float(values[rows].mean()), group, ROUNDS)
-
-
-def bootstrap(
-    score: Callable[[np.ndarray], float], group: np.ndarray, rounds: int
-) -> tuple[float, float]:
-    """The middle 95 % of `score(rows)` over draws of whole groups with replacement."""
-    _, code = np.unique(group, return_inverse=True)
-    n, every, draw = code.max() + 1, np.arange(len(code)), np.random.default_rng(0)
-    found = []
-    for _ in range(rounds):
-        times = np.bincount(draw.integers(0, n, n), minlength=n)
-        found.append(score(np.repeat(every, times[code])))
+    draws = int(np.clip(MOST_ROWS / len(group), FEW_DRAWS, DRAWS))
+    found = drawn_scores(target, [prob], metric, resamples(group, draws))
     low, high = np.nanpercentile(found, [2.5, 97.5])
     return float(low), float(high)

@@ -73,10 +73,14 @@ class Album:
 def tiled(pixels: Pixels, rows: np.ndarray, columns: int, side: int) -> np.ndarray:
     """uint8 [h, w, 3]: squares of `side` px, `columns` of them in a row."""
     canvas = np.zeros((-(-len(rows) // columns) * side, columns * side, 3), dtype=np.uint8)
-    for i, row in enumerate(rows):
+
+    def put(i: int) -> None:
         y, x = (side * n for n in divmod(i, columns))
-        tile = cv2.resize(pixels[row], (side, side), interpolation=cv2.INTER_AREA)
+        tile = cv2.resize(pixels[rows[i]], (side, side), interpolation=cv2.INTER_AREA)
         canvas[y : y + side, x : x + side] = tile
+
+    with ThreadPoolExecutor(4) as pool:  # pictures that are not packed are decoded
+        list(pool.map(put, range(len(rows))))
     return canvas
 
 
