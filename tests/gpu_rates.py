@@ -30,6 +30,7 @@ from pipeline.base.config import Experiment
 from pipeline.base.device import make_accelerator, peak_memory_gb, workers
 from pipeline.inference.predictor import Predictor
 from pipeline.inference.tta import VIEWS
+from pipeline.model.fused import fuse
 from pipeline.training.trainer import Trainer
 from pipeline.tuning.machine import synchronize
 from pipeline.tuning.search import load_rate, step_rate
@@ -43,9 +44,13 @@ def main(
     batch: Annotated[int, typer.Option(help="pictures a step")] = 256,
     seconds: Annotated[float, typer.Option(help="of one measurement")] = 4.0,
     compiled: Annotated[bool, typer.Option("--compile", help="both sides compiled")] = False,
+    profile: Annotated[bool, typer.Option(help="what takes an epoch's time, instead")] = False,
     out: Annotated[Path | None, typer.Option(help="all figures, as JSON")] = None,
 ) -> None:
     pixels = noise(round(1.25 * size))
+    if profile:
+        tell_kernels(models[0], size, batch, pixels)
+        return
     found = {}
     for name in models:
         try:
@@ -78,6 +83,9 @@ def rates(
                 torch.cuda.empty_cache()
                 torch.cuda.reset_peak_memory_stats()
             trainer = make(name, size, batch, model, compiled, pixels)
+            if how == "folded" and on_gpu(trainer):
+                fuse(trainer.bare_model.cpu(), size)
+                trainer.bare_model.cuda()
             found |= {f"{how}: {k}": v for k, v in ours(trainer, batch, seconds).items()}
             del trainer
     timms.append(timm_train(name, size, batch, seconds, compiled))
@@ -90,9 +98,12 @@ def rates(
 
 
 def recipes(weights: Path) -> dict[str, dict[str, Any]]:
-    """Settings of the model: as it comes, and as timm's benchmark has it."""
-    plain = {"features": "last", "head_init": "random", "batchnorm": "train"}
-    return {"default": {"weights": str(weights)}, "plain": {"weights": str(weights), **plain}}
+    """Settings of the model: as it comes, with its norms in its convolutions (as on a CPU), the
+    head's input alone as timm has it, and all as timm's benchmark has it."""
+    last = {"weights": str(weights), "features": "last", "head_init": "random"}
+    default = {"weights": str(weights)}
+    plain = {**last, "batchnorm": "train"}
+    return {"default": default, "folded": default, "last": last, "plain": plain}
 
 
 def sized(name: str, size: int) -> dict[str, int]:
@@ -120,17 +131,34 @@ def ours(trainer: Trainer, batch: int, seconds: float) -> dict[str, float]:
     """Images/s of the step alone, whole epochs, the loader alone by its workers, and inference."""
     trainer.epoch = 1
     trainer.set_mode()
-    one, on_gpu = next(iter(trainer.loader)), trainer.accelerator.device.type == "cuda"
+    one = next(iter(trainer.loader))
     step_rate(trainer, one, batch, seconds / 2)  # cuDNN searches, and compiling takes its time
     found = {"step": step_rate(trainer, one, batch, seconds)}
     trainer.train_epoch()
     found["epoch"] = trainer.train_epoch()[1]
-    count = workers(trainer.settings.runtime, on_gpu)
+    count = workers(trainer.settings.runtime, on_gpu(trainer))
     found["loader"] = load_rate(trainer, batch, count, lambda group, n: None)
     predictor = trainer.predictor(trainer.final_model())
     for tta in ("none", "d4"):
         found[f"predict {tta}"] = predict_rate(predictor, trainer, 10 * batch, tta)
     return found | peak_memory_gb()
+
+
+def on_gpu(trainer: Trainer) -> bool:
+    return trainer.accelerator.device.type == "cuda"
+
+
+def tell_kernels(name: str, size: int, batch: int, pixels: np.ndarray) -> None:
+    """The table of PyTorch's profiler of an epoch by the default recipe."""
+    with tempfile.TemporaryDirectory() as folder:
+        weights = Path(folder) / "first.safetensors"
+        save_file(timm.create_model(name, **sized(name, size)).state_dict(), weights)
+        trainer = make(name, size, batch, recipes(weights)["default"], False, pixels)
+    trainer.train_epoch()
+    with torch.profiler.profile() as found:
+        trainer.train_epoch()
+    by = "self_cuda_time_total" if on_gpu(trainer) else "self_cpu_time_total"
+    print(found.key_averages().table(sort_by=by, row_limit=40, max_name_column_width=60))
 
 
 def predict_rate(predictor: Predictor, trainer: Trainer, n: int, tta: str) -> float:
