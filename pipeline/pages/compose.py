@@ -28,6 +28,7 @@ PARTS = {
     "map": "Map",
     "strips": "Augmentation",
     "disagreement": "Members",
+    "against": "Last change",
     "settings": "Settings",
 }
 ANCHORS = {"losses": "errors", "extremes": "sure", "strips": "views", "disagreement": "members"}
@@ -83,6 +84,8 @@ def contents(evidence: Evidence, full: bool) -> dict[str, Any]:
 
 def parts_of(evidence: Evidence, album: Album) -> dict[str, Any]:
     """All that takes seconds."""
+    nearest = origins.nearest_run(evidence)
+    comparable = nearest and nearest["same"]
     return {
         "overview": sections.overview(evidence) | {"classes": len(evidence.classes)},
         "training": sections.training(evidence),
@@ -96,7 +99,8 @@ def parts_of(evidence: Evidence, album: Album) -> dict[str, Any]:
         "disagreement": sections.disagreement(evidence, album),
         "settings": origins.settings_table(evidence.settings),
         "settings_of": evidence.settings.name,
-        "nearest": origins.nearest_run(evidence),
+        "nearest": nearest,
+        "against": sections.against(evidence, album, nearest["name"]) if comparable else None,
         "provenance": origins.provenance_of(evidence),
     }
 
@@ -107,9 +111,10 @@ def slow_parts(evidence: Evidence, album: Album) -> dict[str, Any]:
     from pipeline.analysis.neighbours import load_features
 
     train, test = load_features(evidence)
+    drifted = drift(train, test) if len(test) > 1 else None
     return {
         "losses": sections.losses(evidence, album, train),
-        "drift": sections.drifted(evidence, album, drift(train, test)),
+        "drift": drifted and sections.drifted(evidence, album, drifted),
         "map": sections.picture_map(evidence, album, train, test),
         "strips": augmented(evidence, album),
     }

@@ -106,22 +106,24 @@ def in_yaml(value: Any) -> str:
 
 
 def nearest_run(evidence: Evidence) -> dict[str, Any] | None:
-    """The finished run of the same competition whose settings differ least, the newest of equals.
+    """The finished run of the same competition, on the same folds if there is one, whose settings
+    differ least; the newest of equals.
 
-    Its name, CV and the settings that differ, as `train.lr: 0.001 → 0.0005` from it to this one.
+    Its name, CV, whether its folds are the `same`, and the settings that differ, as
+    `train.lr: 0.001 → 0.0005` from it to this one.
     """
-    ours, found = evidence.settings, []
+    ours, folds, found = evidence.settings, evidence.record["key"]["folds"], []
     for path in sorted(root("runs").glob("*/test.npz")):
         other = other_run(path, evidence)
         if other is not None:
             settings, record = other
             changes = records.differences(science(settings), science(ours))
-            found.append((len(changes), record["date"], path.parent.name, changes, record))
+            near = (record["key"]["folds"] == folds, -len(changes), record["date"])
+            found.append((near, path.parent.name, mean_std(cv_of(record)["folds"]), changes))
     if not found:
         return None
-    least = min(found, key=lambda item: item[0])[0]
-    _, _, name, changes, record = max(item for item in found if item[0] == least)
-    return {"name": name, "cv": mean_std(cv_of(record)["folds"]), "changes": changes}
+    near, name, cv, changes = max(found)
+    return {"name": name, "cv": cv, "changes": changes, "same": near[0]}
 
 
 def other_run(path: Path, evidence: Evidence) -> tuple[Experiment, dict[str, Any]] | None:

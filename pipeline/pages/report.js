@@ -137,7 +137,9 @@ if (map) {
   canvas.onclick = (event) => {
     const i = nearest(event);
     opened = null;
-    if (i >= 0) show([tile(i)], name(map.label[i]), words(i), map.id[i]);
+    if (i < 0) return;
+    const src = sources[map.key[i]];  // larger than a tile, where another part shows it
+    show([src ? element("img", { src, alt: "" }) : tile(i)], name(map.label[i]), words(i), map.id[i]);
   };
   find.oninput = draw;
   addEventListener("resize", draw);

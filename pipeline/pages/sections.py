@@ -7,10 +7,11 @@ import numpy as np
 from pipeline.analysis.calibration import interval, reliability
 from pipeline.analysis.classes import ceiling, class_table, worst_pairs
 from pipeline.analysis.drift import Drift, layout
-from pipeline.analysis.evidence import Evidence
+from pipeline.analysis.evidence import Evidence, as_decided, load_evidence
 from pipeline.analysis.neighbours import neighbours
+from pipeline.analysis.paired import changed_sides, paired
 from pipeline.analysis.suspects import doubt, suspects
-from pipeline.base.cli import mean_std
+from pipeline.base.cli import UserError, mean_std
 from pipeline.base.runs import cv_of
 from pipeline.data.splits import slices
 from pipeline.pages.album import Album
@@ -202,6 +203,25 @@ def tested(evidence: Evidence, album: Album, row: int) -> Picture:
     return album.picture(evidence.test.row[row], evidence.classes[best], text)
 
 
+def against(evidence: Evidence, album: Album, name: str) -> dict[str, Any] | None:
+    """What was won and lost against another run on the same folds; nothing where it is damaged."""
+    try:
+        other = as_decided(load_evidence(name))
+    except UserError:
+        return None
+    if list(other.table.image) != list(evidence.table.image):
+        return None
+    found, sides = paired(other, evidence), changed_sides(other, evidence)
+    shown = {}
+    for side in ("won", "lost"):
+        rows = sides.index[sides.side == side][:STRIP]
+        shown[side] = [training_picture(evidence, album, row) for row in rows]
+        for picture, row in zip(shown[side], rows, strict=True):
+            picture["text"] = f"{sides.a[row]} → {sides.b[row]}"
+    luck = found.needed is None or abs(found.won - found.lost) < found.needed
+    return {"name": name, **found._asdict(), "luck": luck, "shown": shown}
+
+
 def disagreement(evidence: Evidence, album: Album) -> dict[str, Any] | None:
     """How often two members differ, and the pictures on which most of them do; for blends only."""
     if len(evidence.members) < 2:
@@ -239,6 +259,7 @@ def picture_map(
         "answer": answer.tolist(),
         "classes": evidence.classes,
         "id": [str(album.ids[row]) for row in rows],
+        "key": rows.tolist(),
         "tiles": album.sheet(rows),
         "all": n + len(test),
     }

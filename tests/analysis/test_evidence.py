@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.analysis.evidence import load_evidence
+from pipeline.analysis.evidence import as_decided, load_evidence
 from pipeline.base.cli import UserError
+from pipeline.data.decisions import append, decisions_path, new_line
 
 
 def test_rows_answers_and_members_belong_together(
@@ -54,3 +55,27 @@ def test_what_is_missing_is_one_line(
     (space / "folds/demo-2-seed42.csv").unlink()
     with pytest.raises(UserError, match="no file holds the folds that tiny was trained on"):
         load_evidence(name)
+
+
+def test_labels_are_those_decided_and_what_is_left_out_is_gone(
+    run: Callable[..., str], finished: Callable[..., str], space: Path
+) -> None:
+    experiment = f"{space}/{finished()}.yaml"
+    run("ensemble", experiment)
+    plain = load_evidence("tiny")
+    assert as_decided(plain) is plain
+    rows = plain.prepared.rows.loc[plain.table.row].reset_index(drop=True)
+    other = next(name for name in plain.classes if name != rows.label[3])
+    lines = [
+        new_line("1", "label", rows.loc[3], rows.label[3], new=other),
+        new_line("2", "drop", rows.loc[5], rows.label[5]),
+    ]
+    append(decisions_path("demo"), lines)
+    with pytest.raises(UserError, match=r"run python -m pipeline\.ensemble tiny"):
+        as_decided(load_evidence("tiny"))
+    run("ensemble", experiment)
+    mended = as_decided(load_evidence("tiny"))
+    assert len(mended.table) == len(mended.prob) == len(mended.members["tiny"]) == 59
+    assert mended.table.label[3] == other == mended.classes[mended.target[3]]
+    np.testing.assert_array_equal(mended.prob, np.delete(plain.prob, 5, axis=0))
+    assert list(mended.table.row) == list(plain.table.row.drop(5))

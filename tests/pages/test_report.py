@@ -62,6 +62,7 @@ def test_a_blend_shows_what_its_members_say(
     run("ensemble", f"{space}/three.yaml")
     page = (space / "runs/three/report.html").read_text()
     assert "Nearest other run: one" in page and "train.lr: 0.001 → 0.002" in page
+    assert "0 won, 0 lost" in page and "No more than luck" in page, "its answers are the same"
 
 
 def test_an_overlay_has_the_shape_of_its_picture() -> None:
