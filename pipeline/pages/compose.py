@@ -9,7 +9,7 @@ import numpy as np
 from pipeline.analysis.evidence import Evidence, as_decided, load_evidence
 from pipeline.base import records
 from pipeline.base.config import root
-from pipeline.pages import origins, sections
+from pipeline.pages import beyond, origins, sections
 from pipeline.pages.album import Album
 from pipeline.pages.page import environment
 
@@ -28,7 +28,7 @@ PARTS = {
     "map": "Map",
     "strips": "Augmentation",
     "disagreement": "Members",
-    "against": "Last change",
+    "against": "Against another run",
     "settings": "Settings",
 }
 ANCHORS = {"losses": "errors", "extremes": "sure", "strips": "views", "disagreement": "members"}
@@ -95,12 +95,12 @@ def parts_of(evidence: Evidence, album: Album) -> dict[str, Any]:
         "losses": sections.losses(evidence, album, None),
         "extremes": sections.extremes(evidence, album),
         "twins": sections.twins(evidence, album),
-        "doubted": sections.test_pictures(evidence, album),
-        "disagreement": sections.disagreement(evidence, album),
+        "doubted": beyond.tested_pictures(evidence, album),
+        "disagreement": beyond.disagreement(evidence, album),
         "settings": origins.settings_table(evidence.settings),
         "settings_of": evidence.settings.name,
         "nearest": nearest,
-        "against": sections.against(evidence, album, nearest["name"]) if comparable else None,
+        "against": beyond.against(evidence, album, nearest["name"]) if comparable else None,
         "provenance": origins.provenance_of(evidence),
     }
 
@@ -114,8 +114,8 @@ def slow_parts(evidence: Evidence, album: Album) -> dict[str, Any]:
     drifted = drift(train, test) if len(test) > 1 else None
     return {
         "losses": sections.losses(evidence, album, train),
-        "drift": drifted and sections.drifted(evidence, album, drifted),
-        "map": sections.picture_map(evidence, album, train, test),
+        "drift": drifted and beyond.drifted(evidence, album, drifted),
+        "map": beyond.picture_map(evidence, album, train, test),
         "strips": augmented(evidence, album),
     }
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.analysis.evidence import Evidence, trained_settings
+from pipeline.analysis.leaderboard import sign_of
 from pipeline.base import records
 from pipeline.base.cli import UserError, duration, mean_std
 from pipeline.base.config import Experiment, root
@@ -106,24 +107,29 @@ def in_yaml(value: Any) -> str:
 
 
 def nearest_run(evidence: Evidence) -> dict[str, Any] | None:
-    """The finished run of the same competition, on the same folds if there is one, whose settings
-    differ least; the newest of equals.
+    """What a blend is held against. Of several runs: the best of them. Of one: the finished run of
+    the same competition, on the same folds if there is one, whose settings differ least, the newest
+    of equals.
 
-    Its name, CV, whether its folds are the `same`, and the settings that differ, as
-    `train.lr: 0.001 → 0.0005` from it to this one.
+    Its name, CV, whether its folds are the `same`, and what differs, as `train.lr: 0.001 → 0.0005`
+    from it to this one.
     """
-    ours, folds, found = evidence.settings, evidence.record["key"]["folds"], []
+    ours, key, found = science(evidence.settings), evidence.record["key"], []
     for path in sorted(root("runs").glob("*/test.npz")):
-        other = other_run(path, evidence)
-        if other is not None:
-            settings, record = other
-            changes = records.differences(science(settings), science(ours))
-            near = (record["key"]["folds"] == folds, -len(changes), record["date"])
-            found.append((near, path.parent.name, mean_std(cv_of(record)["folds"]), changes))
+        name, other = path.parent.name, other_run(path, evidence)
+        if other is None or (len(key["weights"]) > 1 and name not in key["weights"]):
+            continue
+        settings, record = other
+        changes, cv = records.differences(science(settings), ours), cv_of(record)["folds"]
+        near = (-len(changes), record["date"])
+        if len(key["weights"]) > 1:
+            near = (float(sign_of(record["metric"]) * np.mean(cv)), record["date"])
+            changes = records.differences(record["key"]["weights"], key["weights"])
+        found.append((record["key"]["folds"] == key["folds"], near, name, mean_std(cv), changes))
     if not found:
         return None
-    near, name, cv, changes = max(found)
-    return {"name": name, "cv": cv, "changes": changes, "same": near[0]}
+    same, _, name, cv, changes = max(found)
+    return {"name": name, "cv": cv, "changes": changes, "same": same}
 
 
 def other_run(path: Path, evidence: Evidence) -> tuple[Experiment, dict[str, Any]] | None:

@@ -55,10 +55,11 @@ def test_a_blend_shows_what_its_members_say(
     assert 'id="members"' in page and "Where they differ most" in page
     run("ensemble", runs[0])
     page = (space / "runs/one/report.html").read_text()
-    assert 'id="members"' not in page
+    assert 'id="members"' not in page and "Nearest other run" not in page
     finished("three", train={"lr": 0.002})
-    write_report("one", full=False)
-    assert "Nearest other run" not in page, "the others have no blend of their own"
+    write_report("both", full=False)
+    page = (space / "runs/both/report.html").read_text()
+    assert "Best member: one" in page and "one: 1.0 → 0.5" in page
     run("ensemble", f"{space}/three.yaml")
     page = (space / "runs/three/report.html").read_text()
     assert "Nearest other run: one" in page and "train.lr: 0.001 → 0.002" in page
