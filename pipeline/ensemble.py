@@ -5,7 +5,8 @@ writes  runs/NAME/{oof,test}.npz and their record with the scores, runs/NAME/rep
 run     python -m pipeline.ensemble resnet50d convnext_tiny:2 --name blend
 
 Folds count equally; runs too, unless RUN:WEIGHT says otherwise. Rows and columns are matched by
-id and class name. Runs on different folds are refused: their blended score would leak.
+id and class name. Runs on different folds are refused: their blended score would leak. --fold 0
+makes runs/RUN-fold0, a first submission before the other folds are trained.
 """
 
 import time
@@ -26,7 +27,7 @@ from pipeline.base.runs import Split, cv_of, prediction_path
 from pipeline.base.settings import checked_name
 from pipeline.data.decisions import Changes, load_changes
 from pipeline.data.prepared import prepared_folder
-from pipeline.data.splits import classes_of, folds_digest, load_folds, slices
+from pipeline.data.splits import chosen_folds, classes_of, folds_digest, load_folds, slices
 from pipeline.inference.predictions import Predictions, mean_of_runs, out_of_fold
 
 VERSION = 1
@@ -39,6 +40,7 @@ class Member:
     settings: Experiment
     views: str  # name of its predict settings
     weight: float
+    folds: list[int]
     digests: dict[str, str]
 
     def path(self, fold: int, split: Split) -> Path:
@@ -52,19 +54,23 @@ class Member:
 def main(
     runs: Annotated[list[str], typer.Argument(help="RUN or RUN:WEIGHT")],
     name: Annotated[str | None, typer.Option(help="default: the run, when it is one")] = None,
+    fold: Annotated[list[int] | None, typer.Option(help="only these folds")] = None,
     no_report: Annotated[bool, typer.Option("--no-report", help="without the page")] = False,
 ) -> None:
     if name is not None:
         checked_name(name, "--name")
-    members = [load_member(text) for text in runs]
-    first = members[0].settings
-    if name is None and len(members) > 1:
-        raise UserError("several runs need a --name")
+    members = [load_member(text, fold) for text in runs]
+    first, folds_used = members[0].settings, members[0].folds
+    few = len(folds_used) < first.folds.n
+    if name is None:
+        if len(members) > 1:
+            raise UserError("several runs need a --name")
+        name = f"{first.name}-fold{'-'.join(map(str, folds_used))}" if few else first.name
     table = load_folds(first)
     folds = folds_digest(table)
     refuse_mixed(members, folds)
     started = time.monotonic()
-    out = root("runs") / (name or first.name) / "test.npz"
+    out = root("runs") / name / "test.npz"
     total = sum(member.weight for member in members)
     key = {
         "version": VERSION,
@@ -74,6 +80,8 @@ def main(
         "members": {m.settings.name: {"tta": m.views, **m.digests} for m in members},
     }
     changes = load_changes(first)
+    if few:
+        key |= {"only": folds_used, "of": first.folds.n}
     metric = load_competition(first.competition).metric
     work = partial(blend, members, table, changes, metric, out)
     made = records.make(out, key | changes.key(), work)
@@ -94,16 +102,13 @@ def blend(
     without what is left out, which has probabilities for all that.
     """
     classes = classes_of(table)
-    scored = table[table.fold >= 0]
+    scored = table[table.fold.isin(members[0].folds)]
     mended = changes.applied(table).loc[scored.index]
     weights = [member.weight for member in members]
     oof = [out_of_fold(m.settings.name, m.views, scored, classes) for m in members]
-    test_ids = Predictions.load(members[0].path(0, "test")).image
+    test_ids = Predictions.load(members[0].path(members[0].folds[0], "test")).image
     blended = np.average(oof, axis=0, weights=weights).astype(np.float32)
-    tests = (
-        [m.of_fold(fold, "test", test_ids, classes) for fold in range(m.settings.folds.n)]
-        for m in members
-    )
+    tests = ([m.of_fold(fold, "test", test_ids, classes) for fold in m.folds] for m in members)
     test = mean_of_runs(tests, weights)
     Predictions(list(scored.image), classes, blended).save(out.with_name("oof.npz"))
     Predictions(test_ids, classes, test).save(out)
@@ -168,8 +173,8 @@ def tell(name: str) -> None:
     say("report", f"{report_path(name)}, {took(started) if made else 'up to date'}")
 
 
-def load_member(text: str) -> Member:
-    """Parse RUN or RUN:WEIGHT; digest its prediction files.
+def load_member(text: str, asked: list[int] | None) -> Member:
+    """Parse RUN or RUN:WEIGHT; digest its prediction files of the folds asked for, or of all.
 
     Raises UserError for a bad weight and for each missing fold.
     """
@@ -182,16 +187,16 @@ def load_member(text: str) -> Member:
         raise UserError(f"{text!r}: the weight after ':' must be a number over 0")
     settings = load_experiment(run)
     views = settings.predict.views_name
-    digests = {}
+    digests, folds = {}, chosen_folds(settings, asked)
     folder = prepared_folder(settings.competition_name, settings.cache_size, settings.model.resize)
     prepared = records.load(folder / "images.csv")
-    for fold in range(settings.folds.n):
+    for fold in folds:
         for split, pictures in (("oof", "train"), ("test", "test")):
             path = prediction_path(settings.name, fold, split, views)
             if (record := records.load(path)) is None:
                 raise UserError(
                     f"{run}: fold {fold} has no {split} predictions with tta {views} ({path}); run "
-                    f"python -m pipeline.predict {run}"
+                    f"python -m pipeline.predict {run}, or take those that there are by --fold"
                 )
             if prepared and record["key"]["pixels"] != prepared["digests"][pictures]:
                 raise UserError(
@@ -199,7 +204,7 @@ def load_member(text: str) -> Member:
                     f"pipeline.predict {run}"
                 )
             digests[f"{split}{fold}"] = records.file_digest(path)
-    return Member(settings, views, weight, digests)
+    return Member(settings, views, weight, folds, digests)
 
 
 def refuse_mixed(members: list[Member], folds: str) -> None:
@@ -209,7 +214,7 @@ def refuse_mixed(members: list[Member], folds: str) -> None:
     if len({member.settings.competition for member in members}) > 1:
         raise UserError(f"{names} belong to different competitions")
     for member in members:
-        for fold in range(member.settings.folds.n):
+        for fold in member.folds:
             if records.load(member.path(fold, "oof"))["folds"] != folds:
                 raise UserError(
                     f"{member.settings.name} fold {fold} was trained on other folds than "

@@ -21,7 +21,7 @@ from pipeline.base.cli import UserError, run_stage, say, took
 from pipeline.base.config import Experiment, TTAName, load_experiment, root
 from pipeline.base.runs import Split, model_path, prediction_path
 from pipeline.data.prepared import Prepared, load_prepared
-from pipeline.data.splits import folds_digest, load_folds
+from pipeline.data.splits import chosen_folds, folds_digest, load_folds
 from pipeline.inference.predictions import Predictions
 
 VERSION = 1
@@ -40,6 +40,7 @@ def main(
     tta: Annotated[
         TTA | None, typer.Option(help="default: the experiment's; its sizes stay")
     ] = None,
+    fold: Annotated[list[int] | None, typer.Option(help="only these folds")] = None,
 ) -> None:
     settings = load_experiment(experiment)
     if tta:
@@ -48,16 +49,16 @@ def main(
     prepared, table = load_prepared(settings), load_folds(settings)
     folds = folds_digest(table)
     started, made = time.monotonic(), 0
-    for fold in range(settings.folds.n):
-        model = model_path(settings.name, fold)
+    for k in chosen_folds(settings, fold):
+        model = model_path(settings.name, k)
         record = records.load(model)
         if record is None:
             raise UserError(f"{model}: not trained; run python -m pipeline.train {experiment}")
         if record["key"]["folds"] != folds:
             raise UserError(f"{model}: trained on another split than the folds file holds now")
-        held_out = list(table.image[table.fold == fold])
+        held_out = list(table.image[table.fold == k])
         for part in ["oof", "test"] if split == Splits.BOTH else [split.value]:
-            made += update(settings, fold, part, prepared, held_out, record)
+            made += update(settings, k, part, prepared, held_out, record)
     parts = "{oof,test}" if split == Splits.BOTH else split
     where = root("runs") / settings.name / "fold*" / f"{parts}.{settings.predict.views_name}.npz"
     say("predict", f"{where}, {took(started) if made else 'up to date'}")

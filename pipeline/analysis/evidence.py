@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from pipeline.base import records
 from pipeline.base.cli import UserError, short
 from pipeline.base.config import Experiment, Mix, Model, Predict, Train, root
-from pipeline.base.runs import load_blend, model_path
+from pipeline.base.runs import folds_of, load_blend, model_path
 from pipeline.data.decisions import load_changes
 from pipeline.data.prepared import Prepared, load_prepared
 from pipeline.data.splits import classes_of, folds_digest, load_folds, slices
@@ -34,6 +34,11 @@ class Evidence:
     test: pd.DataFrame  # [m] image, row
     test_prob: np.ndarray  # float32 [m, C]
     prepared: Prepared
+
+    @property
+    def folds(self) -> list[int]:
+        """Those that were blended, of each member."""
+        return folds_of(next(iter(self.record["key"]["members"].values())))
 
     @cached_property
     def target(self) -> np.ndarray:
@@ -70,7 +75,8 @@ def load_evidence(name: str, decided: bool = True) -> Evidence:
     name = Path(name).stem if name.endswith((".yaml", ".yml")) else name
     path, record = load_blend(name)
     settings, table = find_folds(trained_settings(record), record["key"]["folds"])
-    classes, given = classes_of(table), table[table.fold >= 0]
+    folds = folds_of(next(iter(record["key"]["members"].values())))
+    classes, given = classes_of(table), table[table.fold.isin(folds)]
     prepared = load_prepared(settings)
     mended = load_changes(settings, prepared).applied(table) if decided else table
     used = (mended.loc[given.index].fold >= 0).to_numpy()
@@ -120,14 +126,14 @@ def as_decided(evidence: Evidence) -> Evidence:
 def trained_settings(record: dict[str, Any]) -> Experiment:
     """Settings of a blend's first run, whatever its YAML says by now."""
     run, about = next(iter(record["key"]["members"].items()))
-    model = model_path(run, 0)
+    model = model_path(run, folds_of(about)[0])
     trained = records.load(model)
     if trained is None:
         raise UserError(f"{model}: no trained model; run python -m pipeline.train {run}")
     parts = {part: trained["key"][part] for part in ("model", "augment", "mix", "train")}
     for part, cls in {"model": Model, "mix": Mix, "train": Train}.items():  # on or off, it is past
         parts[part] = {name: v for name, v in parts[part].items() if name not in cls.RETIRED}
-    split = {"n": sum(name.startswith("oof") for name in about)}
+    split = {"n": record["key"].get("of", len(folds_of(about)))}
     try:
         return Experiment(
             name=run,

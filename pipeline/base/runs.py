@@ -1,5 +1,6 @@
 """Where a run keeps its models and predictions, and how far it is."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -43,6 +44,11 @@ def load_blend(name: str) -> tuple[Path, dict[str, Any]]:
     if record is None:
         raise UserError(f"{path}: no predictions; run python -m pipeline.ensemble {name}")
     return path, record
+
+
+def folds_of(member: dict[str, Any]) -> list[int]:
+    """Folds of a run that a blend holds, by what its record says of the member."""
+    return sorted(int(name[4:]) for name in member if re.fullmatch(r"test\d+", name))
 
 
 def cv_of(record: dict[str, Any]) -> dict[str, Any]:

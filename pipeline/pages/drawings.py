@@ -36,16 +36,16 @@ def in_words(column: str) -> str:
     return {"train": "training", "valid": "held-out"}.get(kind, kind) + " " + what
 
 
-def draw_folds(scores: Sequence[float]) -> "Markup":
+def draw_folds(scores: Sequence[float], folds: Sequence[int]) -> "Markup":
     """A dot for each fold around their mean, ± one deviation shaded."""
     figure = chart(height=1.5)
     axes = figure.axes[0]
-    mean, spread = np.mean(scores), np.std(scores, ddof=1)
+    mean, spread = np.mean(scores), np.std(scores, ddof=1) if len(scores) > 1 else 0.0
     axes.axvspan(mean - spread, mean + spread, color=ACCENT, alpha=0.13, linewidth=0)
     axes.axvline(mean, color=ACCENT, linewidth=2)
     axes.plot(scores, range(len(scores)), "o", color=INK, markersize=6)
     if len(scores) <= 10:
-        axes.set_yticks(range(len(scores)), [f"fold {fold}" for fold in range(len(scores))])
+        axes.set_yticks(range(len(scores)), [f"fold {fold}" for fold in folds])
     axes.set_ylim(len(scores) - 0.4, -0.6)
     return svg(figure)
 

@@ -1,6 +1,6 @@
 """What a blend was made from, what it cost, and in which settings it differs."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from pipeline.analysis.leaderboard import sign_of
 from pipeline.base import records
 from pipeline.base.cli import UserError, duration, mean_std
 from pipeline.base.config import Experiment, root
-from pipeline.base.runs import cv_of, model_path, prediction_path
+from pipeline.base.runs import cv_of, folds_of, model_path, prediction_path
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Cost:
 def cost_of(evidence: Evidence) -> Cost:
     models, predictions, sizes = [], [], 0
     for run, about in evidence.record["key"]["members"].items():
-        for fold in range(sum(name.startswith("oof") for name in about)):
+        for fold in folds_of(about):
             model = model_path(run, fold)
             models.append(records.load(model) or {})
             sizes += model.stat().st_size if model.exists() else 0
@@ -58,7 +58,7 @@ def members_of(evidence: Evidence) -> list[dict[str, str]]:
     """A line for each run of the blend: name, what it is, its weight, its score."""
     key, found = evidence.record["key"], []
     for run, about in key["members"].items():
-        trained = (records.load(model_path(run, 0)) or {"key": {}})["key"]
+        trained = (records.load(model_path(run, folds_of(about)[0])) or {"key": {}})["key"]
         model, epochs = trained.get("model", {}), trained.get("train", {}).get("epochs")
         how = f"{epochs} epochs" if epochs else "head in closed form"
         what = f"{model.get('backbone')} at {model.get('size')} px, {how}, views: {about['tta']}"
@@ -68,9 +68,9 @@ def members_of(evidence: Evidence) -> list[dict[str, str]]:
     return found
 
 
-def logs_of(run: str, folds: int) -> list[pd.DataFrame]:
+def logs_of(run: str, folds: Sequence[int]) -> list[pd.DataFrame]:
     """The logs of a run's folds that have one."""
-    paths = [model_path(run, fold).with_name("log.csv") for fold in range(folds)]
+    paths = [model_path(run, fold).with_name("log.csv") for fold in folds]
     return [pd.read_csv(path) for path in paths if path.is_file()]
 
 

@@ -56,12 +56,12 @@ def overview(evidence: Evidence) -> dict[str, Any]:
 
 def training(evidence: Evidence) -> dict[str, Any]:
     """Curves of the first member's folds where it was trained, and the blend's score by fold."""
-    logs = logs_of(evidence.settings.name, evidence.settings.folds.n)
+    logs = logs_of(evidence.settings.name, evidence.folds)
     trained = bool(logs) and all(len(log) > 1 for log in logs)
     return {
         "score": draw_curves(logs, "valid_score") if trained else "",
         "loss": draw_curves(logs, "train_loss", "valid_loss") if trained else "",
-        "folds": draw_folds(cv_of(evidence.record)["folds"]),
+        "folds": draw_folds(cv_of(evidence.record)["folds"], evidence.folds),
     }
 
 

@@ -11,7 +11,7 @@ from pipeline.base import records
 from pipeline.base.cli import UserError, mean_std
 from pipeline.base.competition import Competition, load_competition
 from pipeline.base.config import Predict
-from pipeline.base.runs import cv_of, load_blend, model_path, prediction_path
+from pipeline.base.runs import cv_of, folds_of, load_blend, model_path, prediction_path
 from pipeline.data.prepared import load_pictures
 from pipeline.kaggle.bundle.notebook_file import (
     make_bundle,
@@ -81,7 +81,7 @@ def find_models(ensemble: dict[str, Any]) -> list[BundledModel]:
     return [
         find_model(ensemble, run, fold)
         for run, about in ensemble["key"]["members"].items()
-        for fold in range(sum(name.startswith("test") for name in about))
+        for fold in folds_of(about)
     ]
 
 

@@ -1,0 +1,45 @@
+"""The first submission of a competition is one fold's: no stage asks for the others."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from pipeline.base import records
+from pipeline.base.config import load_experiment
+from pipeline.data.splits import load_folds
+from pipeline.inference.predictions import Predictions
+
+
+def test_one_fold_to_its_submission_and_then_all(
+    run: Callable[..., str], write: Callable[..., str], split: Callable[[str], str], space: Path
+) -> None:
+    experiment = split(write(train={"epochs": 1}))
+    one = ("--fold", "1")
+    run("train", experiment, *one)
+    said = run("predict", experiment, expect=2)
+    assert "fold0/model.safetensors: not trained" in said
+    run("predict", experiment, *one)
+    assert "or take those that there are by --fold" in run("ensemble", experiment, expect=2)
+    said = run("ensemble", experiment, *one, "--no-report")
+    assert "runs/tiny-fold1/{oof,test}.npz" in said
+    table = load_folds(load_experiment(experiment))
+    record = records.load(space / "runs/tiny-fold1/test.npz")
+    assert record["scores"]["tiny none"]["rows"]["all"] == (table.fold == 1).sum() < len(table)
+    oof = Predictions.load(space / "runs/tiny-fold1/oof.npz")
+    assert oof.image == list(table.image[table.fold == 1])
+    alone = Predictions.load(space / "runs/tiny/fold1/test.none.npz").prob
+    blended = Predictions.load(space / "runs/tiny-fold1/test.npz").prob
+    np.testing.assert_allclose(blended, alone, atol=1e-6)
+    assert "submissions/tiny-fold1.csv" in run("submit", "tiny-fold1")
+    assert "tiny-fold1" in run("report", "tiny-fold1")
+    assert len(pd.read_csv(space / "submissions/tiny-fold1.csv")) == 12
+
+    run("train", experiment)
+    run("predict", experiment)
+    run("ensemble", experiment, "--no-report")
+    whole = records.load(space / "runs/tiny/test.npz")
+    assert "only" not in whole["key"]
+    assert whole["scores"]["tiny none"]["rows"]["all"] == len(table)
+    assert "up to date" in run("ensemble", experiment, *one, "--no-report")
