@@ -79,6 +79,19 @@ class WhatIf:
         before, after = self.right[kept], (self.answers(changed) == self.target)[kept]
         return paired(before, after)
 
+    def likely(self, label: int, count: int) -> dict[int, int]:
+        """At most `count` other pictures that the head takes for a class, the surest first.
+
+        As `add` they ask what more pictures of the class would do: guesses, until somebody looks.
+        """
+        weight, bias = self.total.solve(self.shrinkage)
+        logits = self.others[:, 0] @ weight.T + bias
+        rivals = logits.clone()
+        rivals[:, label] = -torch.inf
+        lead = (logits[:, label] - rivals.amax(1)).numpy()
+        rows = np.argsort(-lead, kind="stable")[: min(count, int((lead > 0).sum()))]
+        return dict.fromkeys(rows.tolist(), label)
+
     def changed(
         self, k: int, gone: np.ndarray, moved: Mapping[int, int], add: Mapping[int, int]
     ) -> ClassMoments:

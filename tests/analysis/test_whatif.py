@@ -81,6 +81,17 @@ def test_no_change_is_no_effect_and_a_class_may_vanish(drawn: tuple[np.ndarray, 
     assert without["lost"] == 0 and without["won"] > 0, "nobody is taken for class 1 any more"
 
 
+def test_more_of_a_class_are_the_others_that_look_most_like_it(
+    drawn: tuple[np.ndarray, ...],
+) -> None:
+    features, target, fold = drawn
+    centres = np.stack([features[target == c].mean(0) for c in range(CLASSES)])
+    others = np.stack([centres[2] * 0.8 + centres[3] * 0.2, centres[3], centres[2], centres[0]])
+    what = WhatIf(features, target, fold, CLASSES, others)
+    assert list(what.likely(2, 9)) == [2, 0] and set(what.likely(2, 9).values()) == {2}
+    assert what.likely(2, 1) == {2: 2} and what.likely(4, 9) == {}
+
+
 def test_mended_labels_gain_what_planted_errors_lost(drawn: tuple[np.ndarray, ...]) -> None:
     features, target, fold = drawn
     planted = target.copy()
