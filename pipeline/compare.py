@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import pandas as pd
 import typer
 
-from pipeline.analysis.evidence import Evidence, load_evidence
+from pipeline.analysis.evidence import Evidence, load_evidence, untouched
 from pipeline.analysis.paired import changed_sides, paired, refuse_foreign
 from pipeline.analysis.standings import print_leaderboard
 from pipeline.base import records
@@ -51,7 +51,7 @@ def main(
         refuse_foreign(blends)
         print_runs(blends)
         if len(names) == 2:
-            print_pair(*map(load_evidence, names))
+            print_pair(*(untouched(load_evidence(name)) for name in names))
     else:
         for group in every_group():
             print_runs(group)

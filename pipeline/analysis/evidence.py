@@ -119,6 +119,22 @@ def as_decided(evidence: Evidence) -> Evidence:
     kept = (mended.fold >= 0).to_numpy()
     table = mended.assign(row=evidence.table.row)[kept].reset_index(drop=True)
     table["target"] = table.label.map({label: i for i, label in enumerate(evidence.classes)})
+    return with_rows(evidence, table, kept)
+
+
+def untouched(evidence: Evidence) -> Evidence:
+    """Without the rows whose labels people decided anew: what runs before and after can share."""
+    changes = load_changes(evidence.settings, evidence.prepared)
+    if not changes:
+        return evidence
+    _, whole = find_folds(evidence.settings, evidence.record["key"]["folds"])
+    touched = changes.applied(whole).set_index("image").touched
+    kept = ~touched.loc[evidence.table.image].to_numpy()
+    return with_rows(evidence, evidence.table[kept].reset_index(drop=True), kept)
+
+
+def with_rows(evidence: Evidence, table: pd.DataFrame, kept: np.ndarray) -> Evidence:
+    """Another table, of the `kept` rows (bool [n]) of the old one."""
     members = {run: prob[kept] for run, prob in evidence.members.items()}
     return replace(evidence, table=table, prob=evidence.prob[kept], members=members)
 

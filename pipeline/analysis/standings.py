@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from pipeline.analysis.evidence import Evidence, load_evidence
+from pipeline.analysis.evidence import Evidence, load_evidence, untouched
 from pipeline.analysis.leaderboard import (
     LEAST,
     LUCK,
@@ -37,7 +37,7 @@ def print_leaderboard(names: list[str], share: float) -> None:
         kept = [n for n in dict.fromkeys(rows.name) if (root("runs") / n / "test.npz").exists()]
         chosen = names if set(names) & set(kept) else [] if names else kept
         if len(chosen) > 1:
-            print_pick([load_evidence(name) for name in chosen], rows, share)
+            print_pick([untouched(load_evidence(name)) for name in chosen], rows, share)
 
 
 def print_offset(slug: str, rows: pd.DataFrame) -> None:

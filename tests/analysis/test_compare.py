@@ -7,7 +7,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from pipeline.analysis.evidence import load_evidence
 from pipeline.base import records
+from pipeline.data.decisions import append, decisions_path, new_line
 from pipeline.kaggle.api.upload import COLUMNS
 
 Run = Callable[..., str]
@@ -20,7 +22,7 @@ def blends(finished: Callable[..., str], run: Run, space: Path) -> Callable[...,
     def make(*seeds: int) -> None:
         for seed in seeds:
             name = finished(f"r{seed}", seed=seed, train={"seed": seed})
-            run("ensemble", f"{space}/{name}.yaml")
+            run("ensemble", f"{space}/{name}.yaml", "--no-report")
 
     return make
 
@@ -63,9 +65,27 @@ def test_a_pair_is_held_side_by_side(blends: Callable[..., None], run: Run) -> N
     assert f"{lost} won, {won} lost" in back
 
 
+def test_runs_before_and_after_a_review_share_the_rows_it_left_alone(
+    blends: Callable[..., None], run: Run
+) -> None:
+    blends(0)
+    rows = load_evidence("r0").prepared.rows
+    first, second = rows[rows.split == "train"].iloc[:2].itertuples()
+    other = next(label for label in set(rows.label[rows.split == "train"]) if label != first.label)
+    lines = [
+        new_line("1", "label", first, first.label, new=other),
+        new_line("2", "drop", second, second.label),
+    ]
+    append(decisions_path("demo"), lines)
+    blends(1)
+    text = run("compare", "r0", "r1")
+    assert "r1 against r0, on 58 held-out pictures" in text
+    assert f"{first.id} " not in text and f"{second.id} " not in text
+
+
 def test_a_blend_is_told_by_its_members(blends: Callable[..., None], run: Run, space: Path) -> None:
     blends(0, 1)
-    run("ensemble", f"{space}/r0.yaml", f"{space}/r1.yaml:3", "--name", "[red]both")
+    run("ensemble", f"{space}/r0.yaml", f"{space}/r1.yaml:3", "--name", "[red]both", "--no-report")
     text = run("compare", "r0", "[red]both")
     assert re.search(r"^\[red\]both ", text, re.MULTILINE), "no markup"
     assert "setting  r0: 1.0 → 0.25" in text and "setting  r1: null → 0.75" in text
@@ -77,7 +97,7 @@ def test_what_has_nothing_in_common_is_refused_in_one_line(
     assert "no finished run" in run("compare", expect=2)
     blends(0)
     other = finished("other", folds={"n": 3})
-    run("ensemble", f"{space}/{other}.yaml")
+    run("ensemble", f"{space}/{other}.yaml", "--no-report")
     for wrong, why in (("other", "other folds than r0"), ("none", "python -m pipeline.ensemble")):
         text = run("compare", "r0", wrong, expect=2)
         assert why in text and text.count("\n") == 1
