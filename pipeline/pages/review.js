@@ -17,8 +17,7 @@ const kept = () => JSON.parse(localStorage.getItem(KEPT) || "[]");
 const keep = (lines) => localStorage.setItem(KEPT, JSON.stringify(lines));
 const WORDS = { label: "relabelled", keep: "kept", drop: "dropped", twin: "twin" };
 const said = (now) => (now.action === "label" ? readable(now.new) : WORDS[now.action]);
-
-/* pictures and lists: from the server, or from the page itself */
+/* from the server, or from the page itself */
 const source = (row, small) =>
   data.live ? `image/${row}.webp${small ? "?small" : ""}` : data.pictures[row] || "";
 async function ask(path, body) {
@@ -80,7 +79,7 @@ async function go(number) {
   const item = items[at];
   if (!item) return;
   item.button.setAttribute("aria-current", "true");
-  item.button.scrollIntoView({ block: "nearest" });
+  if ($("list").scrollHeight > $("list").clientHeight + 1) item.button.scrollIntoView({ block: "nearest" });
   const found = data.live ? await ask(`picture/${item.row}`) : item;
   if (items[at] !== item) return; // a faster key
   if (!kept().some((line) => line.row === item.row)) item.now = found.now;
@@ -158,7 +157,6 @@ function save(line, item) {
   keep([...kept(), line]);
   send();
 }
-
 /* live: what the server has not confirmed is sent again */
 let sending = false, asked = 0;
 async function send() {
@@ -192,10 +190,11 @@ async function whatIf() {
   if (!found || number !== asked) return; // another decision came
   const points = (share) => `${share < 0 ? "−" : "+"}${Math.abs(100 * share).toFixed(2)}`;
   $("what-if").hidden = !(found.changed + found.dropped);
-  $("effect").textContent = found.delta === undefined ? "" :
-    `${found.changed} relabelled, ${found.dropped} left out: on the other pictures a closed-form head goes from ` +
-    `${percent(found.before, 2)} to ${percent(found.after, 2)} out of fold, ${points(found.delta)} points ` +
-    `(95 %: ${points(found.low)} to ${points(found.high)}).`;
+  const what = `${found.changed} relabelled, ${found.dropped} left out: on the other pictures a closed-form head `;
+  $("effect").textContent = what + (found.won + found.lost
+    ? `goes from ${percent(found.before, 2)} to ${percent(found.after, 2)} out of fold, ${points(found.delta)} ` +
+      `points (95 %: ${points(found.low)} to ${points(found.high)}; ${found.won} won, ${found.lost} lost).`
+    : "answers as before.");
 }
 
 function drawProgress(found) {

@@ -317,6 +317,7 @@ def test_the_page_without_a_server(
         page.keyboard.press(key)
         until(page, "shown")
     assert overflow(page) == 0
+    assert page.evaluate("scrollY") == 0, "a decision does not scroll a phone to the list"
     page.reload()
     page.wait_for_selector("#classes button")
     assert (
