@@ -166,7 +166,22 @@ def as_saved(model: nn.Module) -> Iterator[None]:
 def forward(
     function: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor, precision: Precision
 ) -> torch.Tensor:
-    """`function(images)` in float32; a batch with more than fp16 can hold is computed anew."""
+    """`function(images)` in float32; a batch with more than fp16 can hold is computed anew.
+
+    One that a GPU has no memory for is computed in halves.
+    """
+    try:
+        return forward_at_once(function, images, precision)
+    except torch.OutOfMemoryError:
+        if len(images) < 2:
+            raise
+    torch.cuda.empty_cache()
+    return torch.cat([forward(function, half, precision) for half in images.chunk(2)])
+
+
+def forward_at_once(
+    function: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor, precision: Precision
+) -> torch.Tensor:
     if precision == "fp16":
         with torch.autocast(images.device.type, torch.float16):
             out = function(images).float()

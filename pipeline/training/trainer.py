@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from pipeline.base.cli import UserError, say
+from pipeline.base.cli import UserError, say, warn
 from pipeline.base.config import Experiment
 from pipeline.base.deadline import Deadline
 from pipeline.base.device import make_accelerator
@@ -53,7 +53,7 @@ class Trainer:
         self.pixels, self.valid, self.watch = pixels, valid, bool  # `watch` is told of each epoch
         self.rows, self.labels = train.row.to_numpy(), train.target.to_numpy()
         self.seed = derive_seed(settings.train.seed, "fold", fold)
-        self.unfreezes = settings.model.freeze_epochs
+        self.unfreezes, self.parts = settings.model.freeze_epochs, 1  # of a batch at a time
         self.accelerator = make_accelerator(settings.runtime, distributed.options(self.unfreezes))
         model = self._make_model()
         self.preprocessing = preprocessing(model, settings.model)
@@ -155,19 +155,41 @@ class Trainer:
         return loss, images / (time.monotonic() - started)
 
     def step(self, group: list[Batch], size: int) -> torch.Tensor:
-        """One step down the mean loss of all ranks' `size` images; returns this rank's share."""
+        """One step down the mean loss of all ranks' `size` images; returns this rank's share.
+
+        What a GPU has no memory for is done in parts, to the same gradients: twice as many from
+        then on. Ranks would wait for each other, and end.
+        """
+        drawn = np.random.get_state()
+        while True:
+            try:
+                return self.descend(group, size)
+            except torch.OutOfMemoryError:
+                largest = -(-max(len(pixels) for pixels, _ in group) // self.parts)
+                if largest < 2 or self.accelerator.num_processes > 1:
+                    raise
+            self.parts *= 2
+            text = f"no memory for {largest} pictures at once: a step takes them in smaller parts"
+            warn("train", f"{self.label()}: {text}, to the same gradients")
+            torch.cuda.empty_cache()
+            np.random.set_state(drawn)  # the same mixing
+
+    def descend(self, group: list[Batch], size: int) -> torch.Tensor:
         self.optimizer.zero_grad()
         total = torch.zeros((), device=self.accelerator.device)
         for pixels, target in group:
             images = self.normalise(pixels)  # uint8 until here: a quarter of the bytes
             target = target.to(images.device, non_blocking=True)
             images, target = self.mixer(images, target)
-            logits = self.model(images)  # Accelerate wraps it in autocast
-            # by its share, not the mean of means: the last batch of a group may be smaller
-            loss = self.loss(logits, target) * (len(pixels) / size)
-            # DDP averages gradients over ranks; ours are parts of one mean. Scales for fp16, too
-            self.accelerator.backward(loss * self.accelerator.num_processes)
-            total += loss.detach()
+            for part, wanted in zip(
+                images.chunk(self.parts), target.chunk(self.parts), strict=True
+            ):
+                logits = self.model(part)  # Accelerate wraps it in autocast
+                # by its share, not the mean of means: the last batch of a group may be smaller
+                loss = self.loss(logits, wanted) * (len(part) / size)
+                # DDP averages gradients over ranks; ours are parts of one mean. Scales for fp16
+                self.accelerator.backward(loss * self.accelerator.num_processes)
+                total += loss.detach()
         if self.settings.train.clip_grad:  # Accelerate undoes the scaling first
             self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.train.clip_grad)
         self.optimizer.step()  # skipped where fp16 overflowed

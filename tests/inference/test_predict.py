@@ -273,3 +273,19 @@ def test_a_model_in_training_is_judged_as_it_is_saved() -> None:
     judged = probabilities("none", pixels, [0, 1], model=wrapped)
     np.testing.assert_array_equal(judged, probabilities("none", pixels, [0, 1], model=Near(40.0)))
     assert wrapped(torch.ones(1, 3, 2, 2)).diff() == 0, "and it trains on as before"
+
+
+def test_a_batch_without_memory_for_it_is_predicted_in_halves() -> None:
+    seen = []
+
+    def model(images: torch.Tensor) -> torch.Tensor:
+        seen.append(len(images))
+        if len(images) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return images.flatten(1).sum(1, keepdim=True)
+
+    images = torch.arange(7.0)[:, None, None, None].expand(7, 3, 2, 2)
+    assert forward(model, images, "no")[:, 0].tolist() == [12.0 * i for i in range(7)]
+    assert seen == [7, 4, 2, 2, 3, 2, 1]
+    with pytest.raises(torch.OutOfMemoryError):
+        forward(lambda one: model(one.expand(3, 3, 2, 2)), images[:1], "no")

@@ -387,6 +387,35 @@ def test_accumulated_batches_are_one_big_batch(write: Callable[..., str]) -> Non
             torch.testing.assert_close(one, other)
 
 
+def test_what_there_is_no_memory_for_is_done_in_parts_to_the_same_weights(
+    write: Callable[..., str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {"model": {"freeze": "backbone"}, "augment": [], "runtime": {"precision": "no"}}
+    settings["mix"], settings["train"] = (
+        {"mixup": 0.5},
+        {"class_weights": "inverse", "clip_grad": 1},
+    )
+    roomy, tight = trainer(write("roomy", **settings)), trainer(write("tight", **settings))
+    real, seen = tight.model.forward, []
+
+    def forward(images: torch.Tensor) -> torch.Tensor:
+        seen.append(len(images))
+        if len(images) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return real(images)
+
+    monkeypatch.setattr(tight.model, "forward", forward)
+    losses = [one.train_epoch()[0] for one in (roomy, tight)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    assert seen == [8, 4, *[2] * 4, 2, 2, 2, 1, 2, 2, 2, 1], "halved twice, and from then on"
+    assert capsys.readouterr().err.count("in smaller parts") == 2
+    for one, other in zip(roomy.model.parameters(), tight.model.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+    monkeypatch.setattr(tight.model, "forward", lambda images: forward(images.repeat(4, 1, 1, 1)))
+    with pytest.raises(torch.OutOfMemoryError):
+        tight.train_epoch()
+
+
 def test_schedule_and_average_count_optimizer_steps(
     write: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
