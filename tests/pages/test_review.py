@@ -197,7 +197,18 @@ def test_each_key_writes_one_line(address: str, labels: Path, open_page: Ask) ->
     log = read_log(labels)
     assert log.note[2] and log.new[4] == "plain_name"
     assert press("u")[5:] == ["undo"] and read_log(labels).note[5] == log.click[4]
-    assert press("j", "ArrowLeft", "?", "Escape", "a", "a", "x", "Control+k")[6:] == []
+    assert press("j", "ArrowLeft", "?", "Escape", "x", "Control+k")[6:] == []
+    looks = [page.locator("#large").get_attribute("src") for _ in range(3) if not press("a")[6:]]
+    answer, own = (
+        page.evaluate(f"shown.top.find((one) => one.class === {c}).target")
+        for c in ("shown.top[0].class", "shown.label")
+    )
+    row = page.evaluate("shown.row")
+    assert looks == [
+        f"attention/{row}/{answer}.webp",
+        f"attention/{row}/{own}.webp",
+        f"image/{row}.webp",
+    ]
     page.locator("#actions button", has_text="Keep").click()
     assert press()[6:] == ["keep"]
     assert "6 of 8 suspects" not in page.locator("#progress").text_content()
