@@ -103,23 +103,14 @@ def load_evidence(name: str, decided: bool = True) -> Evidence:
     )
 
 
-def as_decided(evidence: Evidence) -> Evidence:
-    """The same by the labels as people decided (`review`), without what they left out.
-
-    Raises UserError if the blend was scored by other decisions.
-    """
+def load_current(name: str) -> Evidence:
+    """As `load_evidence`; raises UserError if decisions have changed since the blend was scored."""
+    evidence = load_evidence(name)
     changes = load_changes(evidence.settings, evidence.prepared)
     if changes.key().get("labels") != evidence.record["key"].get("labels"):
-        text = f"its labels were changed since; run python -m pipeline.ensemble {evidence.name}"
+        text = f"decided since it was scored; run python -m pipeline.ensemble {evidence.name}"
         raise UserError(f"{changes.path}: {text}")
-    if not changes:
-        return evidence
-    _, whole = find_folds(evidence.settings, evidence.record["key"]["folds"])
-    mended = changes.applied(whole).set_index("image").loc[evidence.table.image].reset_index()
-    kept = (mended.fold >= 0).to_numpy()
-    table = mended.assign(row=evidence.table.row)[kept].reset_index(drop=True)
-    table["target"] = table.label.map({label: i for i, label in enumerate(evidence.classes)})
-    return with_rows(evidence, table, kept)
+    return evidence
 
 
 def untouched(evidence: Evidence) -> Evidence:

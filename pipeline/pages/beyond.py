@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.analysis.drift import Drift, layout
-from pipeline.analysis.evidence import Evidence, as_decided, load_evidence
+from pipeline.analysis.evidence import Evidence, load_current
 from pipeline.analysis.paired import changed_sides, paired
 from pipeline.analysis.suspects import doubt
 from pipeline.base.cli import UserError
@@ -47,7 +47,7 @@ def tested(evidence: Evidence, album: Album, row: int) -> Picture:
 def against(evidence: Evidence, album: Album, name: str) -> dict[str, Any] | None:
     """What was won and lost against another run on the same folds; nothing where it is damaged."""
     try:
-        other = as_decided(load_evidence(name))
+        other = load_current(name)
     except UserError:
         return None
     if list(other.table.image) != list(evidence.table.image):

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.analysis.evidence import Evidence, as_decided, load_evidence
+from pipeline.analysis.evidence import Evidence, load_current
 from pipeline.base import records
 from pipeline.base.config import root
 from pipeline.pages import beyond, origins, sections
@@ -54,7 +54,7 @@ def write_report(name: str, full: bool) -> Path:
 
     Raises UserError for a blend that is not there or lacks what it was made from.
     """
-    started, evidence = time.monotonic(), as_decided(load_evidence(name))
+    started, evidence = time.monotonic(), load_current(name)
     out, values = report_path(evidence.name), contents(evidence, full)
     text = environment().get_template("report.html").render(values)
     with records.writing(out) as tmp:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.analysis.evidence import as_decided, load_evidence
+from pipeline.analysis.evidence import load_current, load_evidence
 from pipeline.base.cli import UserError
 from pipeline.data.decisions import append, decisions_path, new_line
 
@@ -62,8 +62,7 @@ def test_labels_are_those_decided_and_what_is_left_out_is_gone(
 ) -> None:
     experiment = f"{space}/{finished()}.yaml"
     run("ensemble", experiment)
-    plain = load_evidence("tiny")
-    assert as_decided(plain) is plain
+    plain = load_current("tiny")
     rows = plain.prepared.rows.loc[plain.table.row].reset_index(drop=True)
     other = next(name for name in plain.classes if name != rows.label[3])
     lines = [
@@ -72,9 +71,9 @@ def test_labels_are_those_decided_and_what_is_left_out_is_gone(
     ]
     append(decisions_path("demo"), lines)
     with pytest.raises(UserError, match=r"run python -m pipeline\.ensemble tiny"):
-        as_decided(load_evidence("tiny"))
+        load_current("tiny")
     run("ensemble", experiment)
-    mended = as_decided(load_evidence("tiny"))
+    mended = load_current("tiny")
     assert len(mended.table) == len(mended.prob) == len(mended.members["tiny"]) == 59
     assert mended.table.label[3] == other == mended.classes[mended.target[3]]
     np.testing.assert_array_equal(mended.prob, np.delete(plain.prob, 5, axis=0))
