@@ -98,10 +98,8 @@ def print_advice(runs: list[Evidence], both: Belief, n_private: int) -> None:
     if len(runs) > 2 and metric in MEANS:
         gain = judge_picks(np.stack([row_gains(run) for run in runs], 1))
         better, worse = (gain > 0).mean(), (gain < 0).mean()
-        text = (
-            f"{gain.mean():+.5f} over the two best (better in {better:.0%}, worse in {worse:.0%})"
-        )
-        say("compare", f"chosen by halves of the held-out pictures, two that differ gain {text}")
+        text = f"{gain.mean():+.5f} ({better:.0%} up, {worse:.0%} down)"
+        say("compare", f"two that differ against the two best, on held-out halves: {text}")
         pair = pair if gain.mean() > 0 else best
     first, second = (runs[i] for i in pair)
     text = "which are the two best" if set(pair) == set(best) else "not the two best"

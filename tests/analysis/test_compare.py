@@ -134,7 +134,9 @@ def test_luck_on_the_leaderboard_and_what_to_select(
     assert re.search("select r[01] and r[01]: which are the two best", text)
     assert "60 held-out and 6 public pictures" in run("compare", "--lb", "--public", "0.5")
     text = run("compare", "--lb", "r0", "r1", "r2")
-    assert "over the two best" in text and re.search("^r2 .* - ", text, re.MULTILINE)
+    assert "against the two best, on held-out halves" in text and re.search(
+        "^r2 .* - ", text, re.MULTILINE
+    )
 
 
 def test_without_five_scores_there_is_no_offset(
