@@ -22,7 +22,7 @@ import typer
 from pipeline.base import records
 from pipeline.base.cli import UserError, mean_std, run_stage, say, short, took, warn
 from pipeline.base.competition import load_competition
-from pipeline.base.config import Experiment, load_experiment, root
+from pipeline.base.config import TTA, Experiment, load_experiment, root, with_tta
 from pipeline.base.runs import Split, cv_of, prediction_path
 from pipeline.base.settings import checked_name
 from pipeline.data.decisions import Changes, load_changes
@@ -55,11 +55,12 @@ def main(
     runs: Annotated[list[str], typer.Argument(help="RUN or RUN:WEIGHT")],
     name: Annotated[str | None, typer.Option(help="default: the run, when it is one")] = None,
     fold: Annotated[list[int] | None, typer.Option(help="only these folds")] = None,
+    tta: Annotated[TTA | None, typer.Option(help="default: each run's own; its sizes stay")] = None,
     no_report: Annotated[bool, typer.Option("--no-report", help="without the page")] = False,
 ) -> None:
     if name is not None:
         checked_name(name, "--name")
-    members = [load_member(text, fold) for text in runs]
+    members = [load_member(text, fold, tta) for text in runs]
     first, folds_used = members[0].settings, members[0].folds
     few = len(folds_used) < first.folds.n
     if name is None:
@@ -173,7 +174,7 @@ def tell(name: str) -> None:
     say("report", f"{report_path(name)}, {took(started) if made else 'up to date'}")
 
 
-def load_member(text: str, asked: list[int] | None) -> Member:
+def load_member(text: str, asked: list[int] | None, tta: TTA | None) -> Member:
     """Parse RUN or RUN:WEIGHT; digest its prediction files of the folds asked for, or of all.
 
     Raises UserError for a bad weight and for each missing fold.
@@ -185,7 +186,7 @@ def load_member(text: str, asked: list[int] | None) -> Member:
         weight = -1.0
     if not 0 < weight < float("inf"):
         raise UserError(f"{text!r}: the weight after ':' must be a number over 0")
-    settings = load_experiment(run)
+    settings = with_tta(load_experiment(run), tta)
     views = settings.predict.views_name
     digests, folds = {}, chosen_folds(settings, asked)
     folder = prepared_folder(settings.competition_name, settings.cache_size, settings.model.resize)

@@ -11,21 +11,20 @@ says how its pictures are prepared; the experiment only says where they are.
 
 import time
 from enum import StrEnum
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 import numpy as np
 import typer
 
 from pipeline.base import records
 from pipeline.base.cli import UserError, run_stage, say, took
-from pipeline.base.config import Experiment, TTAName, load_experiment, root
+from pipeline.base.config import TTA, Experiment, load_experiment, root, with_tta
 from pipeline.base.runs import Split, model_path, prediction_path
 from pipeline.data.prepared import Prepared, load_prepared
 from pipeline.data.splits import chosen_folds, folds_digest, load_folds
 from pipeline.inference.predictions import Predictions
 
 VERSION = 1
-TTA = StrEnum("TTA", [(name, name) for name in get_args(TTAName)])
 
 
 class Splits(StrEnum):
@@ -42,10 +41,7 @@ def main(
     ] = None,
     fold: Annotated[list[int] | None, typer.Option(help="only these folds")] = None,
 ) -> None:
-    settings = load_experiment(experiment)
-    if tta:
-        predict = settings.predict.model_copy(update={"tta": tta.value})
-        settings = settings.model_copy(update={"predict": predict})
+    settings = with_tta(load_experiment(experiment), tta)
     prepared, table = load_prepared(settings), load_folds(settings)
     folds = folds_digest(table)
     started, made = time.monotonic(), 0

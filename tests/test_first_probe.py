@@ -43,3 +43,19 @@ def test_one_fold_to_its_submission_and_then_all(
     assert "only" not in whole["key"]
     assert whole["scores"]["tiny none"]["rows"]["all"] == len(table)
     assert "up to date" in run("ensemble", experiment, *one, "--no-report")
+    run("predict", experiment, *one, "--tta", "hflip")
+    said = run("ensemble", experiment, *one, "--tta", "hflip", "--name", "flipped", "--no-report")
+    assert "tiny hflip" in said
+    flipped = Predictions.load(space / "runs/flipped/test.npz").prob
+    assert 1e-6 < np.abs(flipped - blended).max() < 0.5
+
+
+def test_the_answer_may_have_another_name_than_in_train_csv(
+    trained: str, run: Callable[..., str], space: Path
+) -> None:
+    sample = space / "data" / "demo" / "sample_submission.csv"
+    sample.write_text(sample.read_text().replace(",label", ",species", 1))
+    run("predict", trained)
+    run("ensemble", trained, "--no-report")
+    run("submit", "tiny")
+    assert list(pd.read_csv(space / "submissions/tiny.csv")) == ["image", "species"]

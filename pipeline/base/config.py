@@ -5,8 +5,9 @@
 
 import os
 import re
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
@@ -19,6 +20,7 @@ from pipeline.base.yaml_files import find_yaml, known_yaml, load_yaml
 
 Alpha = Annotated[float, Field(ge=0, le=1000)]
 TTAName = Literal["none", "hflip", "flips", "diagonals", "d4"]
+TTA = StrEnum("TTA", [(name, name) for name in get_args(TTAName)])  # an option of commands
 Root = Literal["data", "runs", "folds", "labels", "submissions", "weights"]
 
 
@@ -207,6 +209,14 @@ class Experiment(Settings):
     def cache_size(self) -> int:
         """Side of the packed pictures, px: room for random crops."""
         return round(self.model.size * 1.25)
+
+
+def with_tta(settings: Experiment, tta: TTA | None) -> Experiment:
+    """The same with other views, its sizes being kept."""
+    if tta is None:
+        return settings
+    predict = settings.predict.model_copy(update={"tta": str(tta)})
+    return settings.model_copy(update={"predict": predict})
 
 
 def load_experiment(name: str) -> Experiment:

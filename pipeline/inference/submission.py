@@ -33,10 +33,10 @@ def fill_sample(
             shares = pd.DataFrame(predictions.aligned(ids, columns), columns=columns)
             table = pd.concat([table, shares], axis=1)
         else:
-            if columns != [competition.label]:
-                raise UserError(f"columns {columns}, expected [{competition.label!r}]")
+            if len(columns) != 1:  # whatever its name: train.csv may call it otherwise
+                raise UserError(f"columns {columns}, expected one for the answer")
             chosen = predictions.aligned(ids, classes).argmax(1)
-            table[competition.label] = [classes[i] for i in chosen]
+            table[columns[0]] = [classes[i] for i in chosen]
     except UserError as error:
         raise UserError(f"{where} does not fit the predictions: {error}") from None
     table = table[list(sample)]

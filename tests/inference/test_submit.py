@@ -46,7 +46,7 @@ def test_a_probability_per_class_in_the_order_of_the_sample() -> None:
         (["a", "b"], {"label": "?"}, "1 foreign image names: 'c'"),
         (["a", "b", "c", "d"], {"label": "?"}, "no prediction for 1 image names, first 'd'"),
         (["a", "b", "a"], {"label": "?"}, "id 'a' stands twice"),
-        (["a", "b", "c"], {"species": "?"}, r"columns \['species'\], expected \['label'\]"),
+        (["a", "b", "c"], {"label": "?", "x": "?"}, r"columns \['label', 'x'\], expected one"),
     ],
 )
 def test_a_sample_that_does_not_fit(ids: list[str], columns: dict, said: str) -> None:
