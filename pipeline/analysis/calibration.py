@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.analysis.paired import DRAWS, FEW_DRAWS, drawn_scores, resamples
+from pipeline.analysis.paired import DRAWS, MEANS, drawn_scores, resamples
 
 BINS = 15
-MOST_ROWS = 10_000_000  # of all draws: a page is written in seconds
+MOST_NUMBERS = 10_000_000  # that all draws read: a page is written in seconds
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,14 @@ def interval(
 ) -> tuple[float, float]:
     """95 % of a metric's values when the pictures are drawn again: a bootstrap over `group` [n].
 
-    Twins come or stay away together, so that they do not count as independent.
+    Twins come or stay away together, so that they do not count as independent. Of a metric that is
+    no mean over rows a few draws give the deviation.
     """
-    draws = int(np.clip(MOST_ROWS / len(group), FEW_DRAWS, DRAWS))
+    if metric in MEANS:
+        draws = int(np.clip(MOST_NUMBERS / len(prob), 200, DRAWS))
+        found = drawn_scores(target, [prob], metric, resamples(group, draws))
+        return tuple(map(float, np.percentile(found, [2.5, 97.5])))
+    draws = int(np.clip(MOST_NUMBERS / prob.size, 20, 50))
     found = drawn_scores(target, [prob], metric, resamples(group, draws))
-    low, high = np.nanpercentile(found, [2.5, 97.5])
-    return float(low), float(high)
+    centre, spread = np.nanmean(found), 1.96 * np.nanstd(found, ddof=1)
+    return float(centre - spread), float(centre + spread)

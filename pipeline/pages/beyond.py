@@ -6,7 +6,7 @@ import numpy as np
 
 from pipeline.analysis.drift import Drift, layout
 from pipeline.analysis.evidence import Evidence, load_current
-from pipeline.analysis.paired import changed_sides, paired
+from pipeline.analysis.paired import MEANS, changed_sides, paired
 from pipeline.analysis.suspects import doubt
 from pipeline.base.cli import UserError
 from pipeline.pages.album import Album
@@ -14,6 +14,7 @@ from pipeline.pages.page import percent
 from pipeline.pages.sections import STRIP, Picture, training_picture
 
 ON_MAP = 2000  # pictures; more take minutes and hide each other
+MOST_DRAWN = 100_000  # probabilities of a metric that is no mean over rows
 
 
 def tested_pictures(evidence: Evidence, album: Album) -> list[Picture]:
@@ -45,7 +46,10 @@ def tested(evidence: Evidence, album: Album, row: int) -> Picture:
 
 
 def against(evidence: Evidence, album: Album, name: str) -> dict[str, Any] | None:
-    """What was won and lost against another run on the same folds; nothing where it is damaged."""
+    """What was won and lost against another run on the same folds; nothing where it is damaged, or
+    where the metric would take minutes to draw again."""
+    if evidence.record["metric"] not in MEANS and evidence.prob.size > MOST_DRAWN:
+        return None
     try:
         other = load_current(name)
     except UserError:
