@@ -12,12 +12,16 @@ notebook or for somebody who knows the subject; --take adds the decisions that w
 import time
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline.base import records
-from pipeline.base.cli import UserError, run_stage, say, took
+from pipeline.base.cli import UserError, run_stage, say, took, warn
+from pipeline.data.decisions import append, changes_of, decisions_path, read_log, standing
+
+if TYPE_CHECKING:
+    from pipeline.analysis.evidence import Evidence
 
 NEEDED = ("starlette", "uvicorn", "jinja2")
 
@@ -31,12 +35,17 @@ def main(
     if missing := [name for name in NEEDED if not find_spec(name)]:
         text = f"review needs {', '.join(missing)}: pip install -r requirements.txt"
         raise UserError(text)
-    from pipeline.pages.desk import Desk  # late: torch, scikit-learn
+    from pipeline.analysis.evidence import load_evidence  # late, as what follows: scikit-learn
 
     started = time.monotonic()
-    desk = Desk.of(experiment)
+    evidence = load_evidence(experiment, decided=False)
     if take:
-        take_over(desk, take)
+        take_over(evidence, take)
+    if take and not export:
+        return
+    from pipeline.pages.desk import Desk
+
+    desk = Desk.of(evidence)
     if export:
         from pipeline.pages.export import static_page
 
@@ -44,23 +53,24 @@ def main(
             tmp.write_text(static_page(desk))
         megabytes = export.stat().st_size / 1e6
         say("review", f"{export}: {len(desk.queue)} suspects, {megabytes:.1f} MB, {took(started)}")
-    if not (take or export):
+    else:
         from pipeline.pages.server import serve
 
         say("review", f"{experiment}: {len(desk.queue)} suspects, {took(started)}; {desk.path}")
         serve(desk, port)
 
 
-def take_over(desk: object, source: Path) -> None:
+def take_over(evidence: "Evidence", source: Path) -> None:
     """Add the lines of another log that are not there yet, if it fits this competition."""
-    from pipeline.data.decisions import append, changes_of, read_log, standing
-
     if not source.exists():
         raise UserError(f"{source}: no such file")
-    log = read_log(source)
-    changes = changes_of(standing(log), desk.train, source)
-    added = append(desk.path, log.to_dict("records"))
-    say("review", f"{desk.path}: {added} lines of {source} added: {changes}")
+    log, rows = read_log(source), evidence.prepared.rows
+    changes = changes_of(standing(log), rows[rows.split == "train"], source)
+    path = decisions_path(evidence.settings.competition_name)
+    added = append(path, log.to_dict("records"))
+    say("review", f"{path}: {added} lines of {source} added: {changes}")
+    if changes.foreign:
+        warn("review", f"{source}: {changes.foreign:,} decisions are for ids or pixels not here")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import pandas as pd
 
-from pipeline.analysis.evidence import Evidence, load_evidence
+from pipeline.analysis.evidence import Evidence
 from pipeline.analysis.neighbours import load_features, neighbours
 from pipeline.analysis.suspects import doubt, suspects
 from pipeline.base.cli import UserError, shown
@@ -58,9 +58,8 @@ class Desk:
         self.looking, self.solving = threading.Lock(), threading.Lock()  # one at a time
 
     @classmethod
-    def of(cls, name: str) -> Self:
-        """Of a blend by its name. Raises UserError before `ensemble`."""
-        evidence = load_evidence(name, decided=False)
+    def of(cls, evidence: Evidence) -> Self:
+        """Of a blend whose labels are those that were given."""
         return cls(evidence, *load_features(evidence))
 
     @cached_property

@@ -17,8 +17,9 @@ from browser import overflow
 from desks import CLASSES, TEST, make_desk
 from starlette.testclient import TestClient
 
+from pipeline.analysis.evidence import load_evidence
 from pipeline.analysis.whatif import WhatIf
-from pipeline.data.decisions import read_log
+from pipeline.data.decisions import append, decisions_path, new_line, read_log
 from pipeline.pages import desk as module
 from pipeline.pages.desk import PAGE, Desk
 from pipeline.pages.export import static_page
@@ -337,10 +338,31 @@ def test_the_page_without_a_server(
     with page.expect_download() as download:
         page.locator("#download").click()
     download.value.save_as(tmp_path / "decisions.csv")
-    take_over(desk, tmp_path / "decisions.csv")
-    take_over(desk, tmp_path / "decisions.csv")
+    take_over(desk.evidence, tmp_path / "decisions.csv")
+    take_over(desk.evidence, tmp_path / "decisions.csv")
     log = read_log(labels)
     assert list(log.action) == ["keep", "drop", "drop", "undo"]
     assert set(log.who) == {'Ada, "the expert"'}
     assert "4 lines of" in (told := capsys.readouterr().out) and "0 lines of" in told
     assert desk.progress()["done"] == 2
+
+
+def test_the_command_exports_takes_over_and_says_what_it_cannot(
+    run: Callable[..., str], finished: Callable[..., str], space: Path
+) -> None:
+    assert "nosuch/test.npz: no predictions" in run("review", "nosuch", expect=2)
+    name = finished()
+    experiment, page, other = str(space / f"{name}.yaml"), space / "out.html", space / "other.csv"
+    run("ensemble", experiment, "--no-report")
+    assert "no.csv: no such file" in run("review", name, "--take", "no.csv", expect=2)
+    other.write_text("id,label\n1,oak\n")
+    assert "no column 'click'" in run("review", name, "--take", str(other), expect=2)
+    assert not list(space.glob("labels/*.csv"))
+    assert " suspects, " in run("review", name, "--export", str(page))
+    row = load_evidence(name).prepared.rows.iloc[0]
+    append(decisions_path("other"), [new_line("c1", "keep", row, row.label)])
+    told = run("review", name, "--take", str(decisions_path("other")))
+    assert "1 lines of" in told and "1 confirmed" in told
+    assert "demo.csv: 0 labels changed, 0 pictures left out, 1 confirmed" in run(
+        "prepare", experiment
+    )
