@@ -77,5 +77,5 @@ def draw_confidence(confidence: np.ndarray, right: np.ndarray) -> "Markup":
     axes.grid(visible=False, axis="x")
     axes.set_xlabel("confidence of the answer", color=SOFT, fontsize=9)
     axes.set_ylabel("pictures", color=SOFT, fontsize=9)
-    axes.legend(frameon=False, fontsize=9, labelcolor=INK, loc="upper left")
+    axes.legend(frameon=False, fontsize=9, labelcolor=INK, loc="upper center")
     return svg(figure)

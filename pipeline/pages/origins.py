@@ -60,7 +60,7 @@ def members_of(evidence: Evidence) -> list[dict[str, str]]:
     for run, about in key["members"].items():
         trained = (records.load(model_path(run, folds_of(about)[0])) or {"key": {}})["key"]
         model, epochs = trained.get("model", {}), trained.get("train", {}).get("epochs")
-        how = f"{epochs} epochs" if epochs else "head in closed form"
+        how = f"epochs: {epochs}" if epochs else "head in closed form"
         what = f"{model.get('backbone')} at {model.get('size')} px, {how}, views: {about['tta']}"
         scores = evidence.record["scores"].get(f"{run} {about['tta']}", {"folds": [np.nan]})
         weight, cv = f"{key['weights'][run]:.2f}", mean_std(scores["folds"])
