@@ -38,7 +38,7 @@ HARD = {  # everything that draws random numbers or carries state from step to s
         "accumulate": 3,  # of 4 batches: the second step of an epoch has one
         "sampler": "balanced",
         "class_weights": "inverse",
-        "twins": "soft",
+        "conflicts": "soft",
     },
 }
 
