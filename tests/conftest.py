@@ -43,6 +43,7 @@ TINY = {
 # More than about 1.5 s each on an idle core; all others are marked `quick`.
 SLOW = {
     "test_20_000_pictures_scroll",
+    "test_a_blend_shows_what_its_members_say",
     "test_a_change_whose_answer_was_lost_is_not_made_twice",
     "test_a_changed_variant_is_refused_not_reported_from_its_old_run",
     "test_a_full_disk_is_one_line",
@@ -76,6 +77,7 @@ SLOW = {
     "test_sigterm_is_as_polite_as_ctrl_c",
     "test_the_command_exports_takes_over_and_says_what_it_cannot",
     "test_the_local_answers_at_every_size",
+    "test_the_map_shows_the_picture_under_the_pointer",
     "test_the_notebook_runs_as_on_kaggle",
     "test_the_real_pieces_are_measured_and_training_goes_by_what_was_chosen",
     "test_the_same_probabilities_as_from_pictures",
