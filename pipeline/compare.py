@@ -15,6 +15,7 @@ import pandas as pd
 import typer
 
 from pipeline.analysis.evidence import Evidence, load_evidence, untouched
+from pipeline.analysis.leaderboard import sign_of
 from pipeline.analysis.paired import changed_sides, paired, refuse_foreign
 from pipeline.analysis.standings import print_leaderboard
 from pipeline.base import records
@@ -74,14 +75,10 @@ def every_group() -> list[Blends]:
 
 def print_runs(blends: Blends) -> None:
     """A table, the best CV first."""
-    from pipeline.inference.metrics import LOWER_IS_BETTER  # late: scikit-learn
-
     one = next(iter(blends.values()))
     metric, competition = one["metric"], Path(one["key"]["competition"]).stem
     rows = [(cv_of(record), name, record) for name, record in blends.items()]
-    rows.sort(key=lambda row: sum(row[0]["folds"]) / len(row[0]["folds"]))
-    if metric not in LOWER_IS_BETTER:
-        rows.reverse()
+    rows.sort(key=lambda row: -sign_of(metric) * sum(row[0]["folds"]) / len(row[0]["folds"]))
     folds = len(rows[0][0]["folds"])
     print_table(
         f"{competition}, {metric}, {folds} folds",
@@ -118,7 +115,8 @@ def print_pair(a: Evidence, b: Evidence) -> None:
     differ, lead = found.won + found.lost, found.won - found.lost
     say("compare", f"{b.name} against {a.name}, on {len(a.target):,} held-out pictures:")
     interval = f"95 % interval {found.low:+.4f} to {found.high:+.4f}"
-    say("compare", f"{metric} {found.delta:+.4f}, {interval}")
+    less = " (less is better)" if sign_of(metric) < 0 else ""
+    say("compare", f"{metric}{less} {found.delta:+.4f}, {interval}")
     say("compare", f"{differ} differ: {found.won} won, {found.lost} lost (p {found.p:.2g})")
     if found.needed is None:
         text = "too few differ for any lead to matter: it takes 6"

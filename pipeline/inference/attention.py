@@ -30,7 +30,7 @@ def attention(
     read = read_blocks if isinstance(model, BlockHead) else read_last
     with torch.inference_mode(False), torch.enable_grad():
         logits, maps = read(model, images.clone())
-        target = torch.as_tensor(targets, device=logits.device)[:, None]
+        target = torch.as_tensor(targets, device=logits.device).long()[:, None]
         score = (logits.gather(1, target)[:, 0] - logits.mean(1)).sum()
         slopes = torch.autograd.grad(score, maps)
     cam = torch.zeros_like(images[:, :1])
