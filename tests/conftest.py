@@ -67,6 +67,7 @@ SLOW = {
     "test_hostile_names_are_text_at_any_width",
     "test_hours_end_it_after_an_epoch_and_it_goes_on_to_the_same_weights",
     "test_kaggle_falls_ill_in_the_middle_of_the_night",
+    "test_it_lies_where_the_head_looks",
     "test_killed_at_any_moment_it_ends_in_the_same_weights",
     "test_labels_of_several_lines_are_trained_on",
     "test_no_network",
