@@ -11,7 +11,7 @@ from torch.nn.functional import avg_pool2d, interpolate
 from pipeline.base.cli import UserError
 from pipeline.inference.predictor import Predictor
 from pipeline.model.build import body
-from pipeline.model.head import BlockHead, is_channels_last, pool
+from pipeline.model.head import BlockHead, is_channels_last, pool, with_channels_last
 
 
 def attention(
@@ -83,7 +83,7 @@ def on_grid(x: torch.Tensor, net: nn.Module) -> torch.Tensor:
     Raises UserError for tokens that stand on no square grid.
     """
     if x.ndim == 4:
-        return x if is_channels_last(net) else x.permute(0, 2, 3, 1)
+        return with_channels_last(x, is_channels_last(net))
     tokens = x[:, getattr(net, "num_prefix_tokens", 0) :]
     side = round(tokens.shape[1] ** 0.5)
     if x.ndim != 3 or side * side != tokens.shape[1]:

@@ -119,12 +119,28 @@ class BlockHead(nn.Module):
         self.pooled += pool(out, self.channels_last)
 
 
-def pool(out: torch.Tensor, channels_last: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and deviation [batch, c] each of tokens [batch, n, c] or of maps of either layout."""
-    if out.ndim == 4 and not channels_last:
-        out = out.permute(0, 2, 3, 1)
-    out = out.flatten(1, -2)
+def pool(
+    out: torch.Tensor | tuple[torch.Tensor, ...], channels_last: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and deviation [batch, c] each of tokens [batch, n, c] or of maps of either layout.
+
+    Of what a block gives beside them (the grid's size, in some ViTs) nothing is read.
+    """
+    out = with_channels_last(out[0] if isinstance(out, tuple) else out, channels_last).flatten(
+        1, -2
+    )
     return MeanAndDeviation.apply(out.float() if out.device.type == "cpu" else out)
+
+
+def with_channels_last(out: torch.Tensor, channels_last: bool) -> torch.Tensor:
+    """Tokens or a block's map with the channels in the last place.
+
+    `channels_last` is how timm says that the net ends, while blocks may have the other layout
+    (TinyViT, SwinV2-CR, VOLO). Pictures are square, so the two equal sides tell.
+    """
+    first, second, third = out.shape[1:] if out.ndim == 4 else (0, 1, 2)
+    maps = second == third and not (first == second and channels_last)
+    return out.permute(0, 2, 3, 1) if maps else out
 
 
 def is_channels_last(backbone: nn.Module) -> bool:
@@ -147,7 +163,8 @@ def choose_taps(backbone: nn.Module, size: int) -> tuple[dict[str, int], list[st
         fine, coarse = (blocks(backbone, by_stage) for by_stage in (False, True))
         read = read_blocks(backbone.eval(), {*fine, *coarse}, size)
         widths = {name: 2 * mean.shape[1] for name, (mean, _) in read.items()}
-        taps = within_most(*({n: w for n, w in widths.items() if n in of} for of in (fine, coarse)))
+        found = ({n: w for n, w in widths.items() if n in of} for of in (fine, coarse))
+        taps = within_most(*map(without_copies, found))
         parameters = dict(backbone.named_parameters())
         total = sum(part.sum() for name in taps for part in read[name])
         slopes = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
@@ -158,6 +175,16 @@ def choose_taps(backbone: nn.Module, size: int) -> tuple[dict[str, int], list[st
         )
         raise UserError(text) from None
     return taps, [name for name, slope in zip(parameters, slopes, strict=True) if slope is None]
+
+
+def without_copies(widths: dict[str, int]) -> dict[str, int]:
+    """Without modules whose output is that of the last one in them: stages that end in a block."""
+    kept = {}
+    for name, width in widths.items():
+        inside = [w for other, w in widths.items() if other.startswith(f"{name}.")]
+        if not (inside and inside[-1] == width):
+            kept[name] = width
+    return kept
 
 
 def within_most(fine: dict[str, int], coarse: dict[str, int]) -> dict[str, int]:
@@ -200,13 +227,32 @@ def read_blocks(
 
 def blocks(backbone: nn.Module, by_stage: bool) -> list[str]:
     """Modules that are one block, or one stage, of a timm model, as it groups its layers."""
-    groups = group_parameters(backbone, backbone.group_matcher(coarse=by_stage))
+    groups = group_parameters(backbone, matcher(backbone, by_stage))
     owners = [[name.rpartition(".")[0] for name in names] for names in groups.values()]
     if not shared_name(owners[-1]):  # the last block and the final norm, which timm counts to it
         numbers = [match[0] for name in owners[-1] if (match := re.match(r".*?\.\d+(\.|$)", name))]
         most = max(numbers, key=numbers.count, default="")
         owners[-1] = [name for name in owners[-1] if f"{name}.".startswith(most)]
-    return [name for name in dict.fromkeys(map(shared_name, owners)) if name]
+    names = (runs(backbone, shared_name(each)) for each in owners)
+    return [name for name in dict.fromkeys(names) if name]
+
+
+def matcher(backbone: nn.Module, by_stage: bool) -> dict[str, Any]:
+    """How to group the layers: timm's way, or ours for nets for which it has none."""
+    try:
+        return backbone.group_matcher(coarse=by_stage)
+    except AttributeError:  # MetaFormers
+        fine = [(r"^stages\.(\d+)\.downsample", (0,)), (r"^stages\.(\d+)\.blocks\.(\d+)", None)]
+        return {"stem": r"^stem", "blocks": r"^stages\.(\d+)" if by_stage else fine}
+    except AssertionError:  # RDNet
+        return backbone.group_matcher(coarse=False)
+
+
+def runs(backbone: nn.Module, name: str) -> str:
+    """The module itself, or the one around a list, which is never called and gives nothing."""
+    while name and isinstance(backbone.get_submodule(name), nn.ModuleList):
+        name = name.rpartition(".")[0]
+    return name
 
 
 def shared_name(modules: list[str]) -> str:

@@ -46,8 +46,8 @@ def test_features_are_standardised() -> None:
 
 LAST = {  # the last block of each family, and what follows it unread
     "test_vit": ("blocks.5", ["norm.weight", "norm.bias"]),
-    "swin_s3_tiny_224": ("norm", []),
-    "test_convnext": ("stages.3", []),
+    "swin_s3_tiny_224": ("layers.3.blocks.1", ["norm.weight", "norm.bias"]),
+    "test_convnext": ("stages.3.blocks.1", []),
     "test_coatnet": ("stages.3.blocks.0", ["norm.weight", "norm.bias"]),
     "test_nfnet": ("stages.3.0", ["final_conv.weight", "final_conv.bias", "final_conv.gain"]),
     "test_efficientnet": ("blocks.4.0", []),
@@ -84,12 +84,12 @@ def test_a_wide_vit_is_read_every_so_manieth_block_up_to_the_last() -> None:
     assert found.taps == dict.fromkeys(["blocks.2", "blocks.5", "blocks.8", "blocks.11"], 1536)
 
 
-@pytest.mark.parametrize("name", ["caformer_s18", "mvitv2_tiny", "vgg11"])
+@pytest.mark.parametrize("name", ["crossvit_tiny_240", "vgg11"])
 def test_blocks_that_cannot_be_read_are_one_line_with_the_way_out(name: str) -> None:
-    """No groups of layers; blocks of two outputs; outputs that the next layer overwrites."""
+    """Outputs of several branches; outputs that the next layer overwrites."""
     with pytest.raises(UserError, match=r"^model.features: .*; set features: last$"):
-        layout(Model(backbone=name, size=224))
-    assert layout(Model(backbone=name, size=224, features="last")).taps is None
+        layout(Model(backbone=name, size=240))
+    assert layout(Model(backbone=name, size=240, features="last")).taps is None
 
 
 @pytest.mark.parametrize(
@@ -131,3 +131,28 @@ def test_a_copy_reads_its_own_blocks() -> None:
         twin.backbone.conv1[0].weight.zero_()
     assert not torch.allclose(twin(images), model(images))
     assert model.pooled == twin.pooled == []
+
+
+@pytest.mark.parametrize(
+    ("backbone", "width", "last"),
+    [
+        (
+            "tiny_vit_5m_224",
+            2880,
+            "stages.3.blocks.1",
+        ),  # maps [h, w, c] before [c, h, w]
+        ("pvt_v2_b0", 1088, "stages.3"),
+        ("poolformer_s12", 4864, "stages.3.blocks.1"),  # timm has no groups of its layers
+        ("mvitv2_tiny", 3072, "stages.3"),  # blocks in a list, which is not called; pairs as output
+        ("densenet121", 5568, "features.norm5"),  # wider than the last layer
+        ("rdnet_tiny", 5232, "dense_stages.6"),  # timm has no groups by stage
+    ],
+)
+def test_odd_nets_are_read_to_their_end_in_the_right_axis(
+    backbone: str, width: int, last: str
+) -> None:
+    """Read in the wrong one, a head's width was the sum of channels and sides of maps."""
+    for size in (96, 160):
+        taps = layout(Model(backbone=backbone, weights="x", size=size)).taps
+        assert sum(taps.values()) == width
+        assert list(taps)[-1] == last
