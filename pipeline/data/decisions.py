@@ -60,7 +60,7 @@ def append(path: Path, lines: Iterable[dict[str, str]]) -> int:
         fresh = [line for line in lines if line["click"] not in there]
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, COLUMNS, lineterminator="\n", quoting=csv.QUOTE_ALL)
-        if not path.exists():
+        if not (path.exists() and path.stat().st_size):
             text.write(",".join(COLUMNS) + "\n")
         writer.writerows(fresh)
         if fresh:
@@ -90,7 +90,7 @@ def _write_through(path: Path, data: bytes) -> None:
 
 def read_log(path: Path) -> pd.DataFrame:
     """Every line as text, a click once; none where there is no file. Raises UserError."""
-    if not path.exists():
+    if not (path.exists() and path.stat().st_size):  # the first click may just come
         return pd.DataFrame(columns=COLUMNS, dtype=str)
     log, lines = read_lines(path, COLUMNS)
     known = f"expected {', '.join(ACTIONS)}"

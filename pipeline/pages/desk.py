@@ -11,6 +11,7 @@ from pipeline.analysis.evidence import Evidence
 from pipeline.analysis.neighbours import load_features, neighbours
 from pipeline.analysis.suspects import doubt, suspects
 from pipeline.base.cli import UserError, shown
+from pipeline.base.locks import locked
 from pipeline.base.runs import model_path
 from pipeline.data.decisions import (
     ACTIONS,
@@ -55,7 +56,9 @@ class Desk:
         self.train = self.rows[self.rows.split == "train"]
         self.at = {int(row): i for i, row in enumerate(self.evidence.table.row)}
         self.tested = {int(row): i for i, row in enumerate(self.evidence.test.row)}
-        self.looking, self.solving = threading.Lock(), threading.Lock()  # one at a time
+        # one at a time uses the log, asks a model, solves for an effect
+        self.log, self.looking, self.solving = (threading.Lock() for _ in range(3))
+        self.decisions()  # raises UserError for a log that nobody can follow, before it is opened
 
     @classmethod
     def of(cls, evidence: Evidence) -> Self:
@@ -68,11 +71,14 @@ class Desk:
 
     def decisions(self) -> dict[tuple[str, str], Any]:
         """Those that hold, by id and pixels; the file is read only when it is another."""
-        stat = self.path.stat() if self.path.exists() else None
-        return self._decisions(stat and (stat.st_size, stat.st_mtime_ns))
+        if not self.path.exists():
+            return {}
+        with self.log, locked(self.path.parent):  # of a line that is being written one sees half
+            stat = self.path.stat()
+            return self._decisions(stat.st_size, stat.st_mtime_ns)
 
     @cache  # noqa: B019 - there is one desk
-    def _decisions(self, stat: tuple[int, int] | None) -> dict[tuple[str, str], Any]:
+    def _decisions(self, size: int, changed: int) -> dict[tuple[str, str], Any]:
         log = standing(read_log(self.path))
         return {(one.id, one.pixel_hash): one for one in log.itertuples(index=False)}
 
@@ -184,7 +190,9 @@ class Desk:
             raise NoDecisionError(f"no class of the competition: {shown(new)}")
         now, given = self.now(row), self.evidence.table.label[self.at[row]]
         old = now["new"] if now and now["action"] == "label" else given
-        append(self.path, [new_line(click, action, self.rows.loc[row], old, new=new, note=note)])
+        line = new_line(click, action, self.rows.loc[row], old, new=new, note=note)
+        with self.log:
+            append(self.path, [line])
         return {"row": row, "now": self.now(row), "progress": self.progress()}
 
     def what_if(self) -> Item:

@@ -3,7 +3,7 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const $ = (id) => document.getElementById(id);
 const KEPT = `review:${data.name}`; // in this browser: what is not saved yet, or a static page's log
 const RETRY = 1500; // ms
-let view = {}, items = [], total = 0, at = -1, shown = null, looking = 0, mine = [];
+let view = {}, items = [], loaded = 0, total = 0, at = -1, shown = null, looking = 0, mine = [];
 
 function el(tag, props = {}, ...inside) {
   const made = Object.assign(document.createElement(tag), props);
@@ -38,18 +38,20 @@ async function open(name) {
   const value = document.querySelector(`#filters [data-view=${name}]`).value || "";
   const [a, b] = name === "pair" ? data.pairs[value] || [""] : [value];
   view = { view: name, a, b: b || "" };
-  items = [];
+  [items, shown, loaded] = [[], null, 0];
   $("grid").replaceChildren();
   await more();
   go(Math.max(0, items.findIndex((item) => !item.now)));
 }
 async function more() {
-  const wanted = view, start = items.length, found = await list(start);
-  if (wanted !== view || start !== items.length) return;
-  total = found.total;
+  const wanted = view, start = loaded, found = await list(start);
+  if (wanted !== view || start !== loaded) return;
+  [loaded, total] = [start + found.items.length, found.total];
   items.push(...found.items);
   $("grid").append(...found.items.map(thumb));
-  $("more").textContent = total ? `${items.length} of ${total}` : "Nothing here.";
+  $("more").textContent = total ? `${loaded} of ${total}` : "Nothing here.";
+  watch.disconnect(); // so that it looks again: the end may still be in sight
+  watch.observe($("more"));
 }
 function picture(row, text, title, onclick) {
   const image = el("img", { src: source(row, true), alt: "", loading: "lazy", width: 96, height: 96 });
@@ -71,7 +73,7 @@ function mark(item) {
 
 /* one picture */
 async function go(number) {
-  if (number >= items.length && items.length < total) await more();
+  if (number >= items.length && loaded < total) await more();
   $("one").hidden = !items.length;
   items[at]?.button.removeAttribute("aria-current");
   at = Math.min(Math.max(number, 0), items.length - 1);
@@ -119,7 +121,6 @@ async function visit(row) {
     number = at + 1;
     items.splice(number, 0, await ask(`picture/${row}`));
     $("grid").children[at].after(thumb(items[number]));
-    total += 1;
   }
   if (number >= 0) go(number);
 }
@@ -129,8 +130,8 @@ function look(step) { // 0: the picture; then what speaks for the model's answer
   looking = step % sides.length;
   const side = sides[looking];
   $("looking").textContent = side ? `for ${readable(side.class)}` : "";
-  $("large").src = side ? `attention/${shown.row}/${side.target}.webp` : source(shown.row);
-  $("large").alt = `picture ${shown.id}`;
+  const src = side ? `attention/${shown.row}/${side.target}.webp` : source(shown.row);
+  Object.assign($("large"), { src, alt: `picture ${shown.id}` });
 }
 
 /* decisions: each has a click of its own, so that one that is sent again counts once */
@@ -241,8 +242,7 @@ function search() {
 for (const one of document.querySelectorAll("[data-key]")) one.onclick = () => keys[one.dataset.key]();
 for (const one of document.querySelectorAll("#views button")) one.onclick = () => open(one.dataset.view);
 for (const one of document.querySelectorAll("#filters select")) one.onchange = () => open(one.dataset.view);
-new IntersectionObserver((seen) => seen[0].isIntersecting && items.length < total && more(),
-  { rootMargin: "800px" }).observe($("more"));
+const watch = new IntersectionObserver((seen) => seen[0].isIntersecting && loaded < total && more());
 if (data.live) {
   drawProgress(data.progress);
   send();

@@ -187,10 +187,15 @@ def test_each_key_writes_one_line(address: str, labels: Path, open_page: Ask) ->
         return list(read_log(labels).action)
 
     seen: list[str] = []
-    assert press("k") == ["keep"]
+    page.keyboard.down("k")
+    until(page, "shown")
+    page.keyboard.down("k")  # as a key that is held repeats
+    page.keyboard.up("k")
+    assert press() == ["keep"]
+    seen.clear()
     assert press("d") == ["keep", "drop"]
     assert press("t") == ["keep", "drop", "twin"]
-    assert len(set(seen)) == 3, "each decision leads to the next picture"
+    assert len(set(seen)) == 2, "each decision leads to the next picture"
     label = page.evaluate("shown.label")
     number = next(i for i in range(4) if page.evaluate(f"shown.top[{i}].class") != label)
     assert press(str(number + 1))[3:] == ["label"]
