@@ -12,7 +12,6 @@ from pipeline.analysis.neighbours import load_features, neighbours
 from pipeline.analysis.suspects import doubt, suspects
 from pipeline.base.cli import UserError, shown
 from pipeline.base.locks import locked
-from pipeline.base.runs import model_path
 from pipeline.data.decisions import (
     ACTIONS,
     append,
@@ -26,6 +25,7 @@ from pipeline.data.images import BadImageError, decode
 
 if TYPE_CHECKING:
     from pipeline.analysis.whatif import WhatIf
+    from pipeline.pages.spotlight import Spotlight
 
 PAGE = 120  # pictures that a list gives at a time
 TOP = 9  # classes of a picture: as many as there are keys
@@ -56,8 +56,7 @@ class Desk:
         self.train = self.rows[self.rows.split == "train"]
         self.at = {int(row): i for i, row in enumerate(self.evidence.table.row)}
         self.tested = {int(row): i for i, row in enumerate(self.evidence.test.row)}
-        # one at a time uses the log, asks a model, solves for an effect
-        self.log, self.looking, self.solving = (threading.Lock() for _ in range(3))
+        self.log, self.solving = threading.Lock(), threading.Lock()  # one at a time
         self.decisions()  # raises UserError for a log that nobody can follow, before it is opened
 
     @classmethod
@@ -225,31 +224,12 @@ class Desk:
             return self.evidence.prepared.pixels[row]
 
     def attention(self, row: int, target: int) -> np.ndarray:
-        """The picture, dark where nothing speaks for a class to a model that has not seen it."""
-        import cv2  # late, as torch
-        import torch
-
-        from pipeline.data.augment import Resize
-        from pipeline.inference.attention import attention
-        from pipeline.inference.predictor import as_saved
-
-        pixels = self.evidence.prepared.pixels[row]
+        """What speaks for a class to a model that has not seen the picture. Raises UserError."""
         fold = int(self.evidence.table.fold[self.at[row]]) if row in self.at else 0
-        with self.looking:
-            predictor = self.predictor(fold)
-            how = predictor.preprocessing
-            seen = Resize(how["size"], how["interpolation"])(pixels)
-            images = predictor.normalise(torch.from_numpy(np.ascontiguousarray(seen))[None])
-            with as_saved(predictor.model):
-                found = attention(predictor, images, [target])[0]
-        light = cv2.resize(found, pixels.shape[1::-1])[..., None]
-        return (pixels * (0.2 + 0.8 * light)).astype(np.uint8)
+        return self.spotlight.on(row, fold, target)
 
-    @cache  # noqa: B019 - there is one desk
-    def predictor(self, fold: int) -> Any:
-        """A fold's model of the first run of the blend."""
-        from pipeline.base.device import tuned
-        from pipeline.inference.predictor import Predictor
+    @cached_property
+    def spotlight(self) -> "Spotlight":
+        from pipeline.pages.spotlight import Spotlight  # late: torch
 
-        settings = tuned(self.evidence.settings)
-        return Predictor.load(model_path(settings.name, fold), settings.runtime)
+        return Spotlight(self.evidence)

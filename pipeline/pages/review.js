@@ -181,8 +181,7 @@ function confirm(found) {
 }
 function told(problem) {
   if (problem.status === 403) return "The server was started anew: open the address that it shows. Nothing is lost.";
-  if (problem.status) return `Not saved: ${problem.message}`;
-  return "Not saved yet: the server does not answer. It is sent again.";
+  return problem.status ? `Not saved: ${problem.message}` : "Not saved yet: the server does not answer. It is sent again.";
 }
 async function whatIf() {
   const number = ++asked;
@@ -239,6 +238,7 @@ function search() {
   field.oninput();
   $("search").showModal();
 }
+$("large").onerror = () => { $("looking").textContent = "cannot be shown for this backbone"; };
 for (const one of document.querySelectorAll("[data-key]")) one.onclick = () => keys[one.dataset.key]();
 for (const one of document.querySelectorAll("#views button")) one.onclick = () => open(one.dataset.view);
 for (const one of document.querySelectorAll("#filters select")) one.onchange = () => open(one.dataset.view);
