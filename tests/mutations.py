@@ -253,6 +253,8 @@ DEFECTS = [
         "self.log, self.sent = log, len(log)",
         "self.log, self.sent = log, 0",
         "test_tracker.py",
+    ),
+    Defect(
         "a review click is answered before it is on the disk",
         "data/decisions.py",
         "            os.fsync(file.fileno())\n",
