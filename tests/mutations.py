@@ -310,6 +310,27 @@ DEFECTS = [
         "  if (true) keep(",
         "test_review.py",
     ),
+    Defect(
+        "crops on a GPU half a pixel off",
+        "data/canvas.py",
+        "(left - 0.5 + wide / 2)",
+        "(left + wide / 2)",
+        "test_on_device.py",
+    ),
+    Defect(
+        "other pictures mixed after a lack of memory",
+        "training/parts.py",
+        "np.random.set_state(drawn)",
+        "np.random.set_state(np.random.get_state())",
+        "test_train.py",
+    ),
+    Defect(
+        "sides of maps read as channels",
+        "model/pooling.py",
+        "maps = second == third and not (first == second and channels_last)",
+        "maps = out.ndim == 4 and not channels_last",
+        "test_block_head.py",
+    ),
 ]
 
 

@@ -11,7 +11,8 @@ from torch.nn.functional import avg_pool2d, interpolate
 from pipeline.base.cli import UserError
 from pipeline.inference.predictor import Predictor
 from pipeline.model.build import body
-from pipeline.model.head import BlockHead, is_channels_last, pool, with_channels_last
+from pipeline.model.head import BlockHead
+from pipeline.model.pooling import is_channels_last, pool, with_channels_last
 
 
 def attention(

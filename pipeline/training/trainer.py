@@ -2,6 +2,7 @@
 
 import math
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from pipeline.base.cli import UserError, say, warn
+from pipeline.base.cli import UserError, say
 from pipeline.base.config import Experiment
 from pipeline.base.deadline import Deadline
 from pipeline.base.device import make_accelerator
@@ -29,6 +30,7 @@ from pipeline.training.head_init import fits_features, init_head
 from pipeline.training.log import describe, make_row
 from pipeline.training.loss import Loss, class_weights
 from pipeline.training.optim import make_ema, make_schedule, parameter_groups, warm_up_unfrozen
+from pipeline.training.parts import Parts
 
 
 class Trainer:
@@ -53,7 +55,7 @@ class Trainer:
         self.pixels, self.valid, self.watch = pixels, valid, bool  # `watch` is told of each epoch
         self.rows, self.labels = train.row.to_numpy(), train.target.to_numpy()
         self.seed = derive_seed(settings.train.seed, "fold", fold)
-        self.unfreezes, self.parts = settings.model.freeze_epochs, 1  # of a batch at a time
+        self.unfreezes, self.parts = settings.model.freeze_epochs, Parts()
         self.accelerator = make_accelerator(settings.runtime, distributed.options(self.unfreezes))
         model = self._make_model()
         self.preprocessing = preprocessing(model, settings.model)
@@ -155,24 +157,9 @@ class Trainer:
         return loss, images / (time.monotonic() - started)
 
     def step(self, group: list[Batch], size: int) -> torch.Tensor:
-        """One step down the mean loss of all ranks' `size` images; returns this rank's share.
-
-        What a GPU has no memory for is done in parts, to the same gradients: twice as many from
-        then on. Ranks would wait for each other, and end.
-        """
-        drawn = np.random.get_state()
-        while True:
-            try:
-                return self.descend(group, size)
-            except torch.OutOfMemoryError:
-                largest = -(-max(len(pixels) for pixels, _ in group) // self.parts)
-                if largest < 2 or self.accelerator.num_processes > 1:
-                    raise
-            self.parts *= 2
-            text = f"no memory for {largest} pictures at once: a step takes them in smaller parts"
-            warn("train", f"{self.label()}: {text}, to the same gradients")
-            torch.cuda.empty_cache()
-            np.random.set_state(drawn)  # the same mixing
+        """One step down the mean loss of all ranks' `size` images; returns this rank's share."""
+        largest = max(len(pixels) for pixels, _ in group)
+        return self.parts.until_it_fits(partial(self.descend, group, size), largest, self.label())
 
     def descend(self, group: list[Batch], size: int) -> torch.Tensor:
         self.optimizer.zero_grad()
@@ -182,7 +169,7 @@ class Trainer:
             target = target.to(images.device, non_blocking=True)
             images, target = self.mixer(images, target)
             for part, wanted in zip(
-                images.chunk(self.parts), target.chunk(self.parts), strict=True
+                images.chunk(self.parts.n), target.chunk(self.parts.n), strict=True
             ):
                 logits = self.model(part)  # Accelerate wraps it in autocast
                 # by its share, not the mean of means: the last batch of a group may be smaller

@@ -9,7 +9,8 @@ from torch import nn
 
 from pipeline.model.freeze import train_mode
 from pipeline.model.fused import fuse
-from pipeline.model.head import BlockHead, MeanAndDeviation
+from pipeline.model.head import BlockHead
+from pipeline.model.pooling import MeanAndDeviation
 
 PICTURES = torch.randn(4, 3, 48, 48, generator=torch.Generator().manual_seed(1))
 
