@@ -2,8 +2,8 @@
 
 The closed-form head (training/head_init.py) follows from sums over pictures. What a change takes
 away is subtracted from the sums of each fold and what it brings is added, then the head is solved
-again: exactly the head of the changed pictures. How well this tells what fine-tuning would gain
-is measured in docs/labels.md.
+again: exactly the head of the changed pictures. How well this tells what fine-tuning would gain,
+and where it does not, is measured in docs/labels.md.
 """
 
 from collections.abc import Collection, Mapping
