@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from pipeline.base.cli import UserError
 
@@ -26,8 +27,7 @@ def locked(folder: Path, wait: bool = True) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            file.seek(0)
-            who = file.read().strip() or "another process"
+            who = holder(file) or "another process"
             if not wait:
                 raise UserError(f"{folder}: {who} works there; wait for it, or stop it") from None
             print(f"{folder}: {who} works there; waiting for it", file=sys.stderr, flush=True)
@@ -41,3 +41,13 @@ def locked(folder: Path, wait: bool = True) -> Iterator[None]:
         file.write(f"process {os.getpid()} of {platform.node()}, since {since},")
         file.flush()
         yield
+
+
+def holder(file: IO[str]) -> str:
+    """What the process that holds the lock wrote down, which it does just after it has it."""
+    for _ in range(20):
+        file.seek(0)
+        if text := file.read().strip():
+            return text
+        time.sleep(0.01)
+    return ""

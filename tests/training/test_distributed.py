@@ -95,7 +95,9 @@ def test_two_processes_train_the_weights_of_one(
     assert done.stderr == ""
     weights, expected = (load_file(run / "model.safetensors") for run in (two, one))
     for name, value in expected.items():
-        torch.testing.assert_close(weights[name], value, rtol=0, atol=1e-5, msg=name)
+        torch.testing.assert_close(
+            weights[name], value, rtol=0, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
+        )
     log, expected = (pd.read_csv(run / "log.csv") for run in (two, one))
     assert list(log.epoch) == [0, 1, 2, 3]
     same = ["epoch", "lr", "train_loss", "valid_loss", "valid_score"]
