@@ -106,6 +106,14 @@ def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
             item.add_marker(pytest.mark.quick)
 
 
+@pytest.fixture(autouse=True)
+def nothing_to_look_at(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No curves and no page in this process, a second each, but where a test is about them."""
+    if not {"pages", "figures", "test_pipeline.py"} & {*request.path.parts}:
+        monkeypatch.setattr("pipeline.figures.curves.LiveCurves.__call__", lambda self, done: None)
+        monkeypatch.setattr("pipeline.ensemble.tell", lambda name: None)
+
+
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """60 training and 12 test pictures of 4 species, with twins and contradictory labels."""
