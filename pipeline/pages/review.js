@@ -242,7 +242,7 @@ $("large").onerror = () => { $("looking").textContent = "cannot be shown for thi
 for (const one of document.querySelectorAll("[data-key]")) one.onclick = () => keys[one.dataset.key]();
 for (const one of document.querySelectorAll("#views button")) one.onclick = () => open(one.dataset.view);
 for (const one of document.querySelectorAll("#filters select")) one.onchange = () => open(one.dataset.view);
-const watch = new IntersectionObserver((seen) => seen[0].isIntersecting && loaded < total && more());
+const watch = new IntersectionObserver((seen) => seen.at(-1).isIntersecting && loaded < total && more()); // of several the latest
 if (data.live) {
   drawProgress(data.progress);
   send();

@@ -73,7 +73,7 @@ class serving:  # noqa: N801 - used like a function
 
 def until(page: object, condition: str) -> None:
     """Wait for a condition in the page; its own policy forbids what Playwright has for it."""
-    for _ in range(500):
+    for _ in range(1000):
         if page.evaluate(f"Boolean({condition})"):
             return
         page.wait_for_timeout(20)
