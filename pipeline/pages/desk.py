@@ -194,16 +194,18 @@ class Desk:
             append(self.path, [line])
         return {"row": row, "now": self.now(row), "progress": self.progress()}
 
-    def what_if(self) -> Item:
-        """What the decisions would do to the closed-form head, out of fold."""
+    def what_if(self, more: str = "", count: int = 0) -> Item:
+        """What the decisions would do to the closed-form head, out of fold; and `count` pictures
+        more of class `more`, for which the likeliest of the test pictures stand."""
         table, classes = self.evidence.table, self.evidence.classes
         index = {image: i for i, image in enumerate(table.image)}
         held = changes_of(standing(read_log(self.path)), self.train, self.path)
         drop = [index[image] for image in held.dropped if image in index]
         label = {index[id_]: classes.index(new) for id_, new in held.label.items() if id_ in index}
         with self.solving:
-            effect = self.heads.effect(drop, label) if drop or label else {}
-        return {"changed": len(label), "dropped": len(drop), **effect}
+            add = self.heads.likely(classes.index(more), count) if more in classes else {}
+            effect = self.heads.effect(drop, label, add) if drop or label or add else {}
+        return {"changed": len(label), "dropped": len(drop), "added": len(add), **effect}
 
     def warm_up(self) -> None:
         """Make what the first question after an effect would wait for."""

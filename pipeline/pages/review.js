@@ -186,12 +186,16 @@ function told(problem) {
 async function whatIf() {
   const number = ++asked;
   await new Promise((wake) => setTimeout(wake, 400));
-  const found = number === asked && await ask("whatif").catch(() => null);
+  const more = new URLSearchParams({ more: $("asked").value, count: $("count").value });
+  const found = number === asked && await ask(`whatif?${more}`).catch(() => null);
   if (!found || number !== asked) return; // another decision came
   const points = (share) => `${share < 0 ? "−" : "+"}${Math.abs(100 * share).toFixed(2)}`;
-  $("what-if").hidden = !(found.changed + found.dropped);
-  const what = `${found.changed} relabelled, ${found.dropped} left out: on the other pictures a closed-form head `;
-  $("effect").textContent = what + (found.won + found.lost
+  $("what-if").hidden = false;
+  const guessed = `, ${found.added} test pictures as ${readable($("asked").value)} (what the head takes for it, unseen)`;
+  const what = `${found.changed} relabelled, ${found.dropped} left out${found.added ? guessed : ""}: on the other ` +
+    "pictures a closed-form head ";
+  const none = !(found.changed + found.dropped + found.added);
+  $("effect").textContent = none ? "No label is changed yet." : what + (found.won + found.lost
     ? `goes from ${percent(found.before, 2)} to ${percent(found.after, 2)} out of fold, ${points(found.delta)} ` +
       `points (95 %: ${points(found.low)} to ${points(found.high)}; ${found.won} won, ${found.lost} lost).`
     : "answers as before.");
@@ -244,6 +248,9 @@ for (const one of document.querySelectorAll("#views button")) one.onclick = () =
 for (const one of document.querySelectorAll("#filters select")) one.onchange = () => open(one.dataset.view);
 const watch = new IntersectionObserver((seen) => seen.at(-1).isIntersecting && loaded < total && more()); // of several the latest
 if (data.live) {
+  $("asked").append(...data.classes.map((name) => el("option", { value: name }, readable(name))));
+  $("asked").onchange = $("count").onchange = whatIf;
+  whatIf();
   drawProgress(data.progress);
   send();
 }

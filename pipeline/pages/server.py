@@ -148,8 +148,9 @@ class Answers:
         pixels = self.desk.attention(self.row(request), target)
         return Response(webp(shrunk(pixels, LARGE)), media_type="image/webp", headers=KEPT)
 
-    def what_if(self, _: Request) -> Response:
-        return JSONResponse(self.desk.what_if())
+    def what_if(self, request: Request) -> Response:
+        more, count = (request.query_params.get(name, "") for name in ("more", "count"))
+        return JSONResponse(self.desk.what_if(more, int(count) if count.isdecimal() else 0))
 
     async def decide(self, request: Request) -> Response:
         try:

@@ -160,16 +160,24 @@ def test_one_picture(client: TestClient) -> None:
 
 
 def test_what_if_counts_what_is_decided(client: TestClient, desk: Desk) -> None:
-    assert client.get(f"/{TOKEN}/whatif").json() == {"changed": 0, "dropped": 0}
+    assert client.get(f"/{TOKEN}/whatif").json() == {"changed": 0, "dropped": 0, "added": 0}
     for i, row in enumerate((TEST, TEST + 5)):
         right = client.get(f"/{TOKEN}/picture/{row}").json()["suggested"]
         client.post(f"/{TOKEN}/decide", json=decision(row, f"c{i}", "label", right))
     client.post(f"/{TOKEN}/decide", json=decision(TEST + 10, "c9", "drop"))
     client.post(f"/{TOKEN}/decide", json=decision(TEST + 1, "c8", "keep"))
     target, fold = desk.evidence.target, desk.evidence.table.fold.to_numpy()
-    desk.heads = WhatIf(desk.features, target, fold, len(CLASSES))
+    others = desk.features[target == 1][:2] + 0.01
+    desk.heads = WhatIf(desk.features, target, fold, len(CLASSES), others)
     found = client.get(f"/{TOKEN}/whatif").json()
-    assert found == {"changed": 2, "dropped": 1, **desk.heads.effect([10], {0: 0, 5: 1})}
+    counts = {"changed": 2, "dropped": 1, "added": 0}
+    assert found == {**counts, **desk.heads.effect([10], {0: 0, 5: 1})}
+    more = desk.heads.likely(1, 9)
+    assert set(more) == {0, 1}
+    asked = {"more": CLASSES[1], "count": 9}
+    found = client.get(f"/{TOKEN}/whatif", params=asked).json()
+    assert found == {**counts, "added": 2, **desk.heads.effect([10], {0: 0, 5: 1}, more)}
+    assert client.get(f"/{TOKEN}/whatif?more=<b>&count=-1").json()["added"] == 0
 
 
 def test_each_key_writes_one_line(address: str, labels: Path, open_page: Ask) -> None:
