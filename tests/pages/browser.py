@@ -22,9 +22,12 @@ ARGS = [
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or "/usr/bin/chromium"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator["object"]:
-    """One Chromium for all tests of a process; without one they are skipped."""
+    """One Chromium for the tests of a file; without one they are skipped.
+
+    Longer, and the loop that Playwright runs in would keep others of the process from theirs.
+    """
     if not os.access(CHROMIUM, os.X_OK):
         pytest.skip("no Chromium: apt-get install chromium")
     from playwright.sync_api import sync_playwright
