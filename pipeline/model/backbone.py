@@ -46,10 +46,12 @@ def layout(settings: Model) -> Layout:
     for arguments in ({}, {"img_size": size}):
         try:
             with torch.random.fork_rng(devices=[]), torch.device("meta"):
-                model = timm.create_model(name, **arguments).eval()
+                model = timm.create_model(name, **arguments, **drops(settings)).eval()
                 model(torch.zeros(1, 3, size, size))
         except FOREIGN as error:
             reasons.append(short(error, 99))
+            if lacking := next((drop for drop in drops(settings) if drop in str(error)), None):
+                raise UserError(f"model.{lacking}: {name} has none; set it to 0") from None
         else:
             taps, unread = choose_taps(model, size) if settings.features == "blocks" else (None, [])
             return Layout(arguments, taps, unread)
@@ -57,6 +59,12 @@ def layout(settings: Model) -> Layout:
         f"model.size: {name} takes no pictures of {size} px ({reasons[0]}); "
         f"its own size is {own_size(name)}"
     )
+
+
+def drops(settings: Model) -> dict[str, float]:
+    """What is not zero: some nets (DenseNet, GhostNet, RepViT) do not know these arguments."""
+    rates = {"drop_rate": settings.drop_rate, "drop_path_rate": settings.drop_path_rate}
+    return {name: rate for name, rate in rates.items() if rate}
 
 
 def build_backbone(settings: Model, fold: int, **drops: float) -> nn.Module:

@@ -12,15 +12,14 @@ from torch import nn
 from pipeline.base import records
 from pipeline.base.cli import UserError
 from pipeline.base.config import Model, Runtime
-from pipeline.model.backbone import as_recorded, build_backbone, layout, read_weights
+from pipeline.model.backbone import as_recorded, build_backbone, drops, layout, read_weights
 from pipeline.model.fused import fuse
 from pipeline.model.head import BlockHead
 
 
 def build_model(settings: Model, classes: int, fold: int) -> nn.Module:
     """Backbone with first weights, and a new random head for so many `classes`."""
-    drops = {"drop_rate": settings.drop_rate, "drop_path_rate": settings.drop_path_rate}
-    model = build_backbone(settings, fold, **drops)
+    model = build_backbone(settings, fold, **drops(settings))
     if settings.features == "blocks":
         found = layout(settings)
         model = BlockHead(model, classes, settings.drop_rate, found.taps, found.unread)

@@ -354,3 +354,13 @@ def test_a_vit_of_a_file_is_no_npz_but_by_its_name(
     monkeypatch.setattr("timm.create_model", lambda name, **kwargs: asked.update(kwargs))
     build_backbone(settings, 0)
     assert asked["pretrained_cfg_overlay"] == {"file": name, "custom_load": custom}
+
+
+def test_a_net_without_stochastic_depth_is_built_and_asked_for_none() -> None:
+    settings = Model(backbone="ghostnet_050", weights="none", batchnorm="train", size=64)
+    assert build_model(settings, 3, 0)(torch.zeros(2, 3, 64, 64)).shape == (2, 3)
+    deep = settings.model_copy(update={"drop_path_rate": 0.1})
+    with pytest.raises(UserError, match=r"^model.drop_path_rate: ghostnet_050 has none; set it"):
+        layout(deep)
+    resnet = Model(backbone="test_resnet", weights="none", batchnorm="train", drop_path_rate=0.1)
+    assert any("DropPath" in type(m).__name__ for m in build_model(resnet, 3, 0).modules())
