@@ -16,7 +16,7 @@ import typer
 
 from pipeline.analysis.evidence import Evidence, load_evidence, untouched
 from pipeline.analysis.leaderboard import sign_of
-from pipeline.analysis.paired import changed_sides, paired, refuse_foreign
+from pipeline.analysis.paired import changed_sides, held_out, paired, refuse_foreign
 from pipeline.analysis.standings import print_leaderboard
 from pipeline.base import records
 from pipeline.base.cli import (
@@ -30,7 +30,7 @@ from pipeline.base.cli import (
     warn,
 )
 from pipeline.base.config import root
-from pipeline.base.runs import cv_of, load_blend, model_path
+from pipeline.base.runs import cv_of, folds_of, load_blend, model_path
 from pipeline.training.keys import in_todays_terms
 
 Blends = dict[str, dict[str, Any]]  # name: record
@@ -60,12 +60,11 @@ def main(
 
 def every_group() -> list[Blends]:
     """All finished runs and blends by competition and folds. Raises UserError for none at all."""
-    groups: dict[tuple[str, str], Blends] = {}
+    groups: dict[tuple[str, str, tuple[int, ...]], Blends] = {}
     for path in sorted(root("runs").glob("*/test.npz")):
         try:
             name, record = path.parent.name, load_blend(path.parent.name)[1]
-            key = record["key"]
-            groups.setdefault((key["competition"], key["folds"]), {})[name] = record
+            groups.setdefault(held_out(record), {})[name] = record
         except UserError as error:
             warn("compare", f"left out: {error}")
     if not groups:
@@ -84,15 +83,15 @@ def print_runs(blends: Blends) -> None:
         f"{competition}, {metric}, {folds} folds",
         ["run", "CV mean ± std", "OOF", "training", "px", "backbone"],
         [
-            [name, mean_std(cv["folds"]), f"{cv['all']:.4f}", *made_of(record["key"]["members"])]
+            [name, mean_std(cv["folds"]), f"{cv['all']:.4f}", *made_of(record)]
             for cv, name, record in rows
         ],
     )
 
 
-def made_of(members: dict[str, dict[str, str]]) -> list[str]:
+def made_of(blend: dict[str, Any]) -> list[str]:
     """Seconds of training, picture size and backbone of a blend's members, as text."""
-    models = [models_of(run) for run in members]
+    models = [models_of(run, folds_of(blend)) for run in blend["key"]["members"]]
     known = [found[0]["key"]["model"] for found in models if found]
     if len(known) < len(models):
         return ["?"] * 3
@@ -103,10 +102,10 @@ def made_of(members: dict[str, dict[str, str]]) -> list[str]:
     ]
 
 
-def models_of(run: str) -> list[dict[str, Any]]:
-    """Records of the models of all folds."""
-    paths = [model_path(run, fold) for fold in range(len(list((root("runs") / run).glob("fold*"))))]
-    return [record for record in map(records.load, paths) if record]
+def models_of(run: str, folds: list[int]) -> list[dict[str, Any]]:
+    """Records of the models of these folds."""
+    found = (records.load(model_path(run, fold)) for fold in folds)
+    return [record for record in found if record]
 
 
 def print_pair(a: Evidence, b: Evidence) -> None:
@@ -139,7 +138,7 @@ def setting_changes(a: Evidence, b: Evidence) -> list[str]:
 def settings_of(one: Evidence) -> dict[str, Any]:
     """Of the blend's one run, as its record tells them: some may be retired since."""
     [(run, member)] = one.record["key"]["members"].items()
-    key = in_todays_terms(records.load(model_path(run, 0))["key"])
+    key = in_todays_terms(records.load(model_path(run, one.folds[0]))["key"])
     science = {part: key[part] for part in ("model", "augment", "mix", "train")}
     return {**science, "tta": member["tta"]}
 

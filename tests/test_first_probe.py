@@ -34,6 +34,7 @@ def test_one_fold_to_its_submission_and_then_all(
     np.testing.assert_allclose(blended, alone, atol=1e-6)
     assert "submissions/tiny-fold1.csv" in run("submit", "tiny-fold1")
     assert "tiny-fold1" in run("report", "tiny-fold1")
+    assert "tiny-fold1" in run("compare", "tiny-fold1")
     assert len(pd.read_csv(space / "submissions/tiny-fold1.csv")) == 12
 
     run("train", experiment)
@@ -43,6 +44,10 @@ def test_one_fold_to_its_submission_and_then_all(
     assert "only" not in whole["key"]
     assert whole["scores"]["tiny none"]["rows"]["all"] == len(table)
     assert "up to date" in run("ensemble", experiment, *one, "--no-report")
+    said = run("compare", "tiny", "tiny-fold1", expect=2)
+    assert "tiny-fold1 was trained on other folds than tiny" in said
+    run("ensemble", experiment, *one, "--name", "again", "--no-report")
+    assert "0 differ: 0 won, 0 lost" in run("compare", "again", "tiny-fold1")
     run("predict", experiment, *one, "--tta", "hflip")
     said = run("ensemble", experiment, *one, "--tta", "hflip", "--name", "flipped", "--no-report")
     assert "tiny hflip" in said

@@ -38,7 +38,7 @@ class Evidence:
     @property
     def folds(self) -> list[int]:
         """Those that were blended, of each member."""
-        return folds_of(next(iter(self.record["key"]["members"].values())))
+        return folds_of(self.record)
 
     @cached_property
     def target(self) -> np.ndarray:
@@ -75,8 +75,7 @@ def load_evidence(name: str, decided: bool = True) -> Evidence:
     name = Path(name).stem if name.endswith((".yaml", ".yml")) else name
     path, record = load_blend(name)
     settings, table = find_folds(trained_settings(record), record["key"]["folds"])
-    folds = folds_of(next(iter(record["key"]["members"].values())))
-    classes, given = classes_of(table), table[table.fold.isin(folds)]
+    classes, given = classes_of(table), table[table.fold.isin(folds_of(record))]
     prepared = load_prepared(settings)
     mended = load_changes(settings, prepared).applied(table) if decided else table
     used = (mended.loc[given.index].fold >= 0).to_numpy()
@@ -133,14 +132,14 @@ def with_rows(evidence: Evidence, table: pd.DataFrame, kept: np.ndarray) -> Evid
 def trained_settings(record: dict[str, Any]) -> Experiment:
     """Settings of a blend's first run, whatever its YAML says by now."""
     run, about = next(iter(record["key"]["members"].items()))
-    model = model_path(run, folds_of(about)[0])
+    model = model_path(run, folds_of(record)[0])
     trained = records.load(model)
     if trained is None:
         raise UserError(f"{model}: no trained model; run python -m pipeline.train {run}")
     parts = {part: trained["key"][part] for part in ("model", "augment", "mix", "train")}
     for part, cls in {"model": Model, "mix": Mix, "train": Train}.items():  # on or off, it is past
         parts[part] = {name: v for name, v in parts[part].items() if name not in cls.RETIRED}
-    split = {"n": record["key"].get("of", len(folds_of(about)))}
+    split = {"n": record["key"].get("of", len(folds_of(record)))}
     try:
         return Experiment(
             name=run,

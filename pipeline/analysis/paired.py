@@ -114,6 +114,12 @@ def changed_sides(a: Evidence, b: Evidence) -> pd.DataFrame:
     return found.loc[order]
 
 
+def held_out(blend: dict[str, Any]) -> tuple[str, str, tuple[int, ...]]:
+    """Which pictures a blend (its record) was scored on: competition, split, folds if few."""
+    key = blend["key"]
+    return key["competition"], key["folds"], tuple(key.get("only", ()))
+
+
 def refuse_foreign(blends: dict[str, dict[str, Any]]) -> None:
     """Raises UserError unless all blends (name: record) held out the same pictures."""
     (first, like), *others = blends.items()
@@ -121,6 +127,6 @@ def refuse_foreign(blends: dict[str, dict[str, Any]]) -> None:
         if (theirs := record["key"]["competition"]) != (ours := like["key"]["competition"]):
             text = f"{name} belongs to {theirs}, {first} to {ours}"
             raise UserError(f"{text}: they have no pictures in common")
-        if record["key"]["folds"] != like["key"]["folds"]:
+        if held_out(record) != held_out(like):
             text = f"{name} was trained on other folds than {first}"
             raise UserError(f"{text}: their held-out pictures are not the same")

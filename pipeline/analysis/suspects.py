@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.analysis.evidence import Evidence
-from pipeline.base.runs import folds_of, prediction_path
+from pipeline.base.runs import prediction_path
 from pipeline.inference.predictions import Predictions
 
 LOST = 0.1  # of a class's mean confidence: below that the model sees nothing of the class
@@ -135,11 +135,10 @@ def doubt(evidence: Evidence) -> pd.DataFrame:
 
 def committee_of(evidence: Evidence) -> list[np.ndarray]:
     """Test probabilities [m, classes] of every fold's model of every member."""
-    members = evidence.record["key"]["members"]
     paths = [
         prediction_path(run, fold, "test", about["tta"])
-        for run, about in members.items()
-        for fold in folds_of(about)
+        for run, about in evidence.record["key"]["members"].items()
+        for fold in evidence.folds
     ]
     image, classes = list(evidence.test.image), evidence.classes
     return [Predictions.load(path).aligned(image, classes).astype(float) for path in paths]

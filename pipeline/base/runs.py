@@ -46,8 +46,9 @@ def load_blend(name: str) -> tuple[Path, dict[str, Any]]:
     return path, record
 
 
-def folds_of(member: dict[str, Any]) -> list[int]:
-    """Folds of a run that a blend holds, by what its record says of the member."""
+def folds_of(blend: dict[str, Any]) -> list[int]:
+    """The folds that a blend holds of each member, by its record."""
+    member = next(iter(blend["key"]["members"].values()))
     return sorted(int(name[4:]) for name in member if re.fullmatch(r"test\d+", name))
 
 

@@ -227,8 +227,9 @@ class Desk:
 
     def attention(self, row: int, target: int) -> np.ndarray:
         """What speaks for a class to a model that has not seen the picture. Raises UserError."""
-        fold = int(self.evidence.table.fold[self.at[row]]) if row in self.at else 0
-        return self.spotlight.on(row, fold, target)
+        evidence = self.evidence
+        fold = evidence.table.fold[self.at[row]] if row in self.at else evidence.folds[0]
+        return self.spotlight.on(row, int(fold), target)
 
     @cached_property
     def spotlight(self) -> "Spotlight":

@@ -13,7 +13,7 @@ from pipeline.analysis.leaderboard import sign_of
 from pipeline.base import records
 from pipeline.base.cli import UserError, duration, mean_std
 from pipeline.base.config import Experiment, root
-from pipeline.base.runs import cv_of, folds_of, model_path, prediction_path
+from pipeline.base.runs import cv_of, model_path, prediction_path
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Cost:
 def cost_of(evidence: Evidence) -> Cost:
     models, predictions, sizes = [], [], 0
     for run, about in evidence.record["key"]["members"].items():
-        for fold in folds_of(about):
+        for fold in evidence.folds:
             model = model_path(run, fold)
             models.append(records.load(model) or {})
             sizes += model.stat().st_size if model.exists() else 0
@@ -58,7 +58,7 @@ def members_of(evidence: Evidence) -> list[dict[str, str]]:
     """A line for each run of the blend: name, what it is, its weight, its score."""
     key, found = evidence.record["key"], []
     for run, about in key["members"].items():
-        trained = (records.load(model_path(run, folds_of(about)[0])) or {"key": {}})["key"]
+        trained = (records.load(model_path(run, evidence.folds[0])) or {"key": {}})["key"]
         model, epochs = trained.get("model", {}), trained.get("train", {}).get("epochs")
         how = f"epochs: {epochs}" if epochs else "head in closed form"
         what = f"{model.get('backbone')} at {model.get('size')} px, {how}, views: {about['tta']}"

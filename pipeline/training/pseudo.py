@@ -29,7 +29,7 @@ def pseudo_key(settings: Experiment, fold: int, prepared: "Prepared", folds: str
     answers = {}
     for run, about in record["key"]["members"].items():
         file = prediction_path(run, fold, "test", about["tta"])
-        if (made := records.load(file)) is None or made["digest"] != about[f"test{fold}"]:
+        if (made := records.load(file)) is None or made["digest"] != about.get(f"test{fold}"):
             text = f"not what {path} was blended from; run python -m pipeline.ensemble again"
             raise UserError(f"pseudo.run: {file}: {text}")
         if made["key"]["pixels"] != prepared.record["digests"]["test"]:

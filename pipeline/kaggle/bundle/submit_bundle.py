@@ -80,8 +80,8 @@ def find_models(ensemble: dict[str, Any]) -> list[BundledModel]:
     """
     return [
         find_model(ensemble, run, fold)
-        for run, about in ensemble["key"]["members"].items()
-        for fold in folds_of(about)
+        for run in ensemble["key"]["members"]
+        for fold in folds_of(ensemble)
     ]
 
 
