@@ -19,7 +19,7 @@ import pandas as pd
 import typer
 
 from pipeline.base import records
-from pipeline.base.cli import UserError, duration, run_stage, say, took, warn
+from pipeline.base.cli import UserError, duration, print_table, run_stage, say, took, warn
 from pipeline.base.config import Experiment, Runtime, load_experiment
 from pipeline.base.libc import cores
 from pipeline.data.prepared import Prepared, load_prepared
@@ -186,16 +186,6 @@ def print_plan(settings: Experiment, seconds: dict[str, float], budget: float) -
     say("bench", f"in all {duration(total)}: {fits} {duration(budget)} ({total / budget:.0%})")
     for text in cuts(settings, seconds, budget):
         say("bench", f"cut  {text}")
-
-
-def print_table(rows: Rows) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, show_header=False, pad_edge=False)
-    for row in rows:
-        table.add_row(*row)
-    Console(highlight=False).print(table)
 
 
 if __name__ == "__main__":

@@ -80,12 +80,12 @@ def print_runs(blends: Blends) -> None:
     rows.sort(key=lambda row: -sign_of(metric) * sum(row[0]["folds"]) / len(row[0]["folds"]))
     folds = len(rows[0][0]["folds"])
     print_table(
-        f"{competition}, {metric}, {folds} folds",
-        ["run", "CV mean ± std", "OOF", "training", "px", "backbone"],
         [
             [name, mean_std(cv["folds"]), f"{cv['all']:.4f}", *made_of(record)]
             for cv, name, record in rows
         ],
+        ["run", "CV mean ± std", "OOF", "training", "px", "backbone"],
+        f"{competition}, {metric}, {folds} folds",
     )
 
 
@@ -152,7 +152,7 @@ def print_sides(sides: pd.DataFrame, a: str, b: str) -> None:
         cells = list(zip(rows.image, rows.label, rows[wrong], changes, strict=True))[:SHOWN]
         head = ["picture", "label", f"{name} says", "p(label)"]
         if cells:
-            print_table(f"{side} by {b}: {len(rows)}{more}", head, cells)
+            print_table(cells, head, f"{side} by {b}: {len(rows)}{more}")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,9 @@ from safetensors.torch import save_file
 
 from pipeline import predict, prepare, train
 from pipeline.base.cli import Exit, UserError, run_stage, say, short
-from pipeline.base.config import Model, Train, load_experiment
+from pipeline.base.config import Model, Runtime, Train, load_experiment
+from pipeline.base.device import make_accelerator
+from pipeline.base.libc import cores
 from pipeline.base.runs import model_path, prediction_path
 from pipeline.demo import draw_competition
 from pipeline.folds import main as cut_folds
@@ -78,7 +80,7 @@ def main(
         found.append(row)
         say("backbones", " · ".join(row.values()))
     if write:
-        page.write_text(head_of(size, home) + "\n".join(map(line, found)) + "\n")
+        page.write_text(head_of(size) + "\n".join(map(line, found)) + "\n")
     if failed:
         raise UserError(f"{len(failed)} of {len(found)} failed: {', '.join(failed)}")
 
@@ -93,11 +95,7 @@ def line(row: dict[str, str]) -> str:
     return "| " + " | ".join(row.get(cell, "") for cell in cells) + " |"
 
 
-def head_of(size: int, home: Path) -> str:
-    from pipeline.base.config import Runtime
-    from pipeline.base.device import make_accelerator
-    from pipeline.base.libc import cores
-
+def head_of(size: int) -> str:
     precision = make_accelerator(Runtime()).mixed_precision
     versions = {"timm": timm.__version__, "torch": torch.__version__}
     return HEAD.format(size=size, cores=cores(), precision=precision, **versions)
@@ -121,7 +119,7 @@ def examine(name: str, size: int, home: Path) -> dict[str, str]:
     model = {"backbone": name, "weights": str(weights), "size": size, "features": features}
     path = home / f"{name.replace('.', '-')}.yaml"
     path.write_text(yaml.safe_dump(settings(model)))
-    built = check_model(load_experiment(str(path)).model, home)
+    built = check_model(load_experiment(str(path)).model)
     check_stages(str(path))
     taps = getattr(built, "taps", None)
     return {
@@ -141,7 +139,7 @@ def settings(model: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def check_model(how: Model, home: Path) -> torch.nn.Module:
+def check_model(how: Model) -> torch.nn.Module:
     model = build_model(how, 3, 0)
     freeze(model, how)
     with torch.no_grad():  # gains that begin at zero would keep all before them from a gradient

@@ -46,14 +46,14 @@ def print_offset(slug: str, rows: pd.DataFrame) -> None:
     found = fit_offset(rows.cv.to_numpy(), rows.public.to_numpy()) if len(rows) >= LEAST else None
     lucky = np.abs(found.luck) > LUCK if found else np.zeros(len(rows), dtype=bool)
     print_table(
-        f"{slug}, {rows.metric.iloc[0]}: {len(rows)} submissions with a score",
-        ["submission", "sent", "CV", "public", "public - CV", ""],
         [
             [row.name, row.time[:16], f"{row.cv:.4f}", f"{row.public:.4f}", f"{gap:+.4f}", text]
             for row, gap, text in zip(
                 rows.itertuples(index=False), away, np.where(lucky, "luck", ""), strict=True
             )
         ],
+        ["submission", "sent", "CV", "public", "public - CV", ""],
+        f"{slug}, {rows.metric.iloc[0]}: {len(rows)} submissions with a score",
     )
     if found is None:
         text = f"an offset between CV and leaderboard takes {LEAST} submissions with a score"
@@ -79,9 +79,9 @@ def print_pick(runs: list[Evidence], rows: pd.DataFrame, share: float) -> None:
     shown = [[number(x) for x in column] for column in (sign * here.score, public, expected)]
     lines = list(zip(names, *shown, strict=True))
     print_table(
-        f"{here.rows:,} held-out and {n_public:,} public pictures together",
-        ["run", "OOF", "public", "private, expected"],
         [lines[i] for i in np.argsort(-both.score)],
+        ["run", "OOF", "public", "private, expected"],
+        f"{here.rows:,} held-out and {n_public:,} public pictures together",
     )
     first, second = np.argsort(-sign * public)[:2]
     if not np.isnan(public[second]):

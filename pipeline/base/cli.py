@@ -149,18 +149,20 @@ def warn(stage: str, text: str) -> None:
     print(f"{stage:<9} warning: {text}", file=sys.stderr, flush=True)
 
 
-def print_table(title: str, head: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
+def print_table(
+    rows: Iterable[Iterable[str]], head: Iterable[str] = (), title: str | None = None
+) -> None:
     """At most as wide as the terminal; long names break, and none is markup."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False, show_header=bool(head))
     for name in head:
         table.add_column(Text(name), overflow="fold")
     for row in rows:
         table.add_row(*map(Text, row))
-    Console(highlight=False).print(Text(f"\n{title}"), table)
+    Console(highlight=False).print(*([Text(f"\n{title}")] if title else []), table)
 
 
 def did_you_mean(name: str, known: Iterable[str], n: int = 1) -> str:

@@ -38,10 +38,10 @@ class Canvas:
     def turn(self, corners: dict[int, np.ndarray]) -> None:
         """By flips and quarter turns, told by where the corners [2, 2, (x, y, 0)] come from."""
         for i, at in corners.items():
-            (x, y, _), (right, down) = at[0, 0], (at[0, 1], at[1, 0])
-            columns = [[int(right[k]) - int(at[0, 0, k]) for k in (0, 1)] + [0]]
-            columns += [[int(down[k]) - int(at[0, 0, k]) for k in (0, 1)] + [0], [x, y, 1]]
-            self.maps[i] = self.maps[i] @ np.array(columns).T
+            first, right, down = at[[0, 0, 1], [0, 1, 0], :2].astype(int)
+            step = np.eye(3)
+            step[:2] = np.stack([right - first, down - first, first], 1)
+            self.maps[i] = self.maps[i] @ step
             self.moved = True
 
     def crop(self, chosen: dict[int, dict[str, Any]], side: int) -> None:

@@ -19,11 +19,7 @@ from pipeline.pages.origins import cost_of, hidden_score, logs_of, members_of
 from pipeline.pages.page import percent
 
 PAIRS, LOSSES, STRIP = 10, 24, 16  # of classes; of pictures with the largest loss; of a strip
-NEAR, NEAREST, ALIKE = (
-    10,
-    4,
-    6,
-)  # that vote; training pictures beside an error; of each side of a pair
+NEAR, NEAREST, ALIKE = 10, 4, 6  # neighbours that vote; shown of them; of each side of a pair
 Picture = dict[str, Any]
 SLICES = {
     "all": "all pictures",
