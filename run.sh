@@ -4,6 +4,7 @@
 #   ./run.sh                      the demo competition, end to end
 #   ./run.sh EXPERIMENT           any experiment (pipeline/configs/experiments/*.yaml, or a path)
 #   ./run.sh EXPERIMENT STAGE     from that stage on
+#   ./run.sh EXPERIMENT [STAGE] --set train.lr=1e-4 --name NAME    with changes, as a run of its own
 #   ./run.sh test [-m quick]      the tests, or those that take a minute in all
 #
 # DATA_DIR (default data/) holds one folder per competition. Running again resumes.
@@ -36,6 +37,14 @@ if [[ $experiment == test ]]; then
   exec python -m pytest "${@:2}"
 fi
 
+# --set KEY=VALUE ... --name NAME are for the first stage, which makes an experiment of them
+[[ $from == --* ]] && from=prepare || set -- "$experiment" "${@:3}"
+changes=("${@:2}")
+if [[ $# -gt 1 && ${*: -2:1} != --name ]]; then
+  echo "error: after the stage: --set KEY=VALUE ... --name NAME" >&2
+  exit 2
+fi
+
 if [[ " ${stages[*]} " != *" $from "* ]]; then
   echo "error: no stage '$from'; the stages are: ${stages[*]}" >&2
   exit 2
@@ -48,12 +57,15 @@ elif [[ $from == prepare ]]; then
 fi
 
 name=$(basename "$experiment" .yaml)
+[[ $# == 1 ]] || name=${*: -1}
 for stage in "${stages[@]}"; do
   [[ $stage == "$from" ]] && from=all
   [[ $from == all ]] || continue
   # the first four are asked for an experiment, the last for the name of its blend
   [[ $stage == submit ]] && experiment=$name
-  python -m "pipeline.$stage" "$experiment"
+  python -m "pipeline.$stage" "$experiment" "${changes[@]}"
+  [[ $# == 1 ]] || experiment=$name
+  changes=()
 done
 
 page=${RUNS_DIR:-runs}/$name/report.html

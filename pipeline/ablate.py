@@ -20,10 +20,10 @@ import yaml
 from pipeline.base import records
 from pipeline.base.cli import UserError, run_stage, say, took
 from pipeline.base.competition import load_competition
-from pipeline.base.config import Experiment, load_experiment, root
+from pipeline.base.config import Experiment, find_experiment, load_experiment, root
 from pipeline.base.deadline import Deadline
 from pipeline.base.runs import model_path, prediction_path
-from pipeline.base.yaml_files import find_yaml, read_yaml
+from pipeline.base.yaml_files import find_yaml, laid_over, read_based, read_yaml
 from pipeline.data.decisions import load_changes
 from pipeline.data.prepared import load_prepared
 from pipeline.data.splits import classes_of, load_folds
@@ -80,11 +80,10 @@ def write_experiment(
     base: str, out: Path, variant: str, changes: dict[str, Any] | None, seed: int
 ) -> tuple[Experiment, Path]:
     """The base experiment's own YAML with a variant's settings and the seed laid over it."""
-    settings = read_yaml(find_yaml(base, "experiments"))
-    for section, values in [*(changes or {}).items(), ("train", {"seed": seed})]:
-        old = settings.get(section)
-        both = isinstance(old, dict) and isinstance(values, dict)
-        settings[section] = {**old, **values} if both else values
+    settings = read_based(find_experiment(base), find_experiment)
+    settings.pop("base", None)
+    for change in (changes or {}, {"train": {"seed": seed}}):
+        settings = laid_over(settings, change)
     slug = re.sub(r"[^a-z0-9.]+", "-", variant.lower()).strip("-")
     path = out / f"{Path(base).stem}-{slug}-{seed}.yaml"
     with records.writing(path) as tmp:

@@ -20,9 +20,9 @@ import typer
 from pipeline.base import records
 from pipeline.base.cli import UserError, did_you_mean, run_stage, say, took
 from pipeline.base.competition import Competition, load_competition
-from pipeline.base.config import Experiment, root
+from pipeline.base.config import read_experiment, root
 from pipeline.base.settings import checked_name
-from pipeline.base.yaml_files import find_yaml, known_yaml, load_yaml
+from pipeline.base.yaml_files import known_yaml
 from pipeline.data.tables import data_folder
 from pipeline.kaggle.api.archives import BrokenArchiveError, unpack
 from pipeline.kaggle.api.client import ask, on_kaggle, sign_in
@@ -37,7 +37,7 @@ def main(
     ] = False,
 ) -> None:
     if experiment:
-        return fetch_missing(load_yaml(Experiment, find_yaml(name, "experiments")).competition)
+        return fetch_missing(read_experiment(name).competition)
     known = known_yaml("competitions")
     if name in known or name.endswith((".yaml", ".yml")):
         competition = load_competition(name)

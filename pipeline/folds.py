@@ -23,6 +23,7 @@ from pipeline.base.cli import UserError, run_stage, say, took, warn
 from pipeline.base.competition import load_competition
 from pipeline.base.config import Experiment, Folds, load_experiment
 from pipeline.base.csv_files import read_csv, write_csv
+from pipeline.base.derived import NameOption, SetOption, derived
 from pipeline.base.locks import locked
 from pipeline.data.prepared import load_prepared
 from pipeline.data.splits import (
@@ -43,8 +44,10 @@ def main(
     source: Annotated[
         Path | None, typer.Option("--from", help="your own split: a CSV of image and fold")
     ] = None,
+    changes: SetOption = None,
+    name: NameOption = None,
 ) -> None:
-    settings = load_experiment(experiment)
+    settings = load_experiment(derived(experiment, changes, name))
     started, out = time.monotonic(), folds_path(settings)
     train = training_images(load_prepared(settings).rows)
     key = {

@@ -19,6 +19,7 @@ import typer
 from pipeline.base import records
 from pipeline.base.cli import UserError, run_stage, say, took
 from pipeline.base.config import TTA, Experiment, load_experiment, root, with_tta
+from pipeline.base.derived import NameOption, SetOption, derived
 from pipeline.base.runs import Split, model_path, prediction_path
 from pipeline.data.prepared import Prepared, load_prepared
 from pipeline.data.splits import chosen_folds, folds_digest, load_folds
@@ -40,7 +41,10 @@ def main(
         TTA | None, typer.Option(help="default: the experiment's; its sizes stay")
     ] = None,
     fold: Annotated[list[int] | None, typer.Option(help="only these folds")] = None,
+    changes: SetOption = None,
+    name: NameOption = None,
 ) -> None:
+    experiment = derived(experiment, changes, name)
     settings = with_tta(load_experiment(experiment), tta)
     prepared, table = load_prepared(settings), load_folds(settings)
     folds = folds_digest(table)

@@ -24,6 +24,7 @@ from pipeline.base.cli import UserError, run_stage, say, short, took, warn
 from pipeline.base.competition import load_competition
 from pipeline.base.config import Experiment, load_experiment
 from pipeline.base.csv_files import write_csv
+from pipeline.base.derived import NameOption, SetOption, derived
 from pipeline.data.decisions import Changes, load_changes
 from pipeline.data.images import DARK
 from pipeline.data.inspection import propose
@@ -38,13 +39,15 @@ def main(
     experiment: Annotated[str | None, typer.Argument(show_default=False)] = None,
     data: Annotated[Path | None, typer.Option(help="folder that holds train.csv")] = None,
     inspect: Annotated[Path | None, typer.Option(help="propose a YAML from this folder")] = None,
+    changes: SetOption = None,
+    name: NameOption = None,
 ) -> None:
     if inspect:
         print(propose(inspect), end="")
         return
     if experiment is None:
         raise UserError("which experiment? or a new competition's folder after --inspect")
-    settings = load_experiment(experiment)
+    settings = load_experiment(derived(experiment, changes, name))
     competition = load_competition(settings.competition)
     folder = data_folder(competition, data)
     rows = read_rows(competition, folder)

@@ -28,6 +28,7 @@ from pipeline.base.cli import Exit, UserError, mean_std, run_stage, say, short, 
 from pipeline.base.competition import load_competition
 from pipeline.base.config import Experiment, load_experiment
 from pipeline.base.deadline import Deadline
+from pipeline.base.derived import NameOption, SetOption, derived
 from pipeline.base.locks import locked
 from pipeline.base.runs import model_path
 from pipeline.data.decisions import load_changes
@@ -56,8 +57,11 @@ def main(
     launcher: Annotated[
         ray_cluster.Launcher, typer.Option(help="where the folds train")
     ] = ray_cluster.Launcher.LOCAL,
+    changes: SetOption = None,
+    name: NameOption = None,
 ) -> None:
     started, deadline = time.monotonic(), Deadline(3600 * hours)
+    experiment = derived(experiment, changes, name)
     settings = load_experiment(experiment)
     runtime, in_group = settings.runtime, int(os.environ.get("WORLD_SIZE", 1)) > 1
     if gpus_per_fold:

@@ -9,47 +9,19 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
-import yaml
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from pipeline.base.augment_settings import Augmentation
 from pipeline.base.cli import UserError, did_you_mean, shown
 from pipeline.base.label_settings import Conflicts, Pseudo
 from pipeline.base.settings import CONFLICT, Name, Probability, Settings, Side, valid_name
-from pipeline.base.yaml_files import find_yaml, known_yaml, load_yaml
+from pipeline.base.yaml_files import checked, find_yaml, known_yaml, read_based
 
 Alpha = Annotated[float, Field(ge=0, le=1000)]
 TTAName = Literal["none", "hflip", "flips", "diagonals", "d4"]
 TTA = StrEnum("TTA", [(name, name) for name in get_args(TTAName)])  # an option of commands
 Root = Literal["data", "runs", "folds", "labels", "submissions", "weights"]
-
-
-def one_transform(value: Any) -> Any:
-    """A bare name in an augmentation list means "with its own defaults"."""
-    return {value: {}} if isinstance(value, str) else value
-
-
-def one_augmentation(value: Any) -> Any:
-    """A preset's name means its list, so that a key holds what was done and not a name."""
-    if not isinstance(value, str):
-        return value
-    known = known_yaml("augmentations")
-    if value not in known:
-        near = did_you_mean(value, known).removeprefix("; did you mean ").removesuffix("?")
-        nearest = f" (nearest: {near})" if near else ""
-        text = f"it should be a list or one of {', '.join(known)}{nearest}"
-        raise PydanticCustomError("preset", "{text}", {"text": text})
-    return yaml.safe_load(find_yaml(value, "augmentations").read_text())
-
-
-Transform = Annotated[
-    dict[str, dict[str, Any]],
-    BeforeValidator(one_transform),
-    Field(min_length=1, max_length=1),
-]
-Augmentation = Annotated[
-    list[Transform], BeforeValidator(one_augmentation), Field(validate_default=True)
-]
 
 
 class Folds(Settings):
@@ -170,6 +142,8 @@ class Runtime(Settings):
 
 class Experiment(Settings):
     name: Name = ""  # of its folder in runs/: the file's name
+    # another experiment, or its file, of which this one holds what differs
+    base: str | None = Field(None, exclude=True)
     competition: str  # a name in pipeline/configs/competitions/, or a path that ends in .yaml
     folds: Folds = Folds()
     model: Model = Model()
@@ -224,12 +198,26 @@ def load_experiment(name: str) -> Experiment:
 
     Raises UserError for a missing file, unknown keys, wrong types and values out of range.
     """
-    experiment = load_yaml(Experiment, find_yaml(name, "experiments"))
+    experiment = read_experiment(name)
     if experiment.model.size is None:
         size = own_size(experiment.model.backbone)
         model = experiment.model.model_copy(update={"size": size})
         experiment = experiment.model_copy(update={"model": model})
     return experiment
+
+
+def read_experiment(name: str) -> Experiment:
+    """As it stands in its file and that of its base: without a size where both say none."""
+    path = find_experiment(name)
+    return checked(Experiment, read_based(path, find_experiment), path)
+
+
+def find_experiment(name: str) -> Path:
+    """Its file; one that `--set` made lies in its run's folder."""
+    made = root("runs") / name / f"{name}.yaml"
+    if made.is_file() and name not in known_yaml("experiments"):
+        return made
+    return find_yaml(name, "experiments")
 
 
 def root(name: Root) -> Path:

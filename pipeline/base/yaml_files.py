@@ -1,6 +1,7 @@
 """YAML files of settings: found by name, read, and checked, each mistake told in one line."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -66,13 +67,58 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return values or {}
 
 
+def read_based(path: Path, find: Callable[[str], Path]) -> dict[str, Any]:
+    """A file's values over those of its `base:`, section by section; that may have one as well.
+
+    A base is a path, the name of a file beside this one, or one that `find` knows. Raises
+    UserError where there is none, and where bases lead back to each other.
+    """
+    layers, paths = [read_yaml(path)], [path]
+    while (base := layers[-1].get("base")) is not None:
+        above = _base_path(paths[-1], base, find)
+        if above.resolve() in [known.resolve() for known in paths]:
+            way = " → ".join(known.stem for known in [*paths, above])
+            raise UserError(f"{path}: base: leads back to itself: {way}")
+        paths.append(above)
+        layers.append({k: v for k, v in read_yaml(above).items() if k != "name"})
+    values: dict[str, Any] = {}
+    for layer in reversed(layers):
+        values = laid_over(values, layer)
+    return values
+
+
+def _base_path(path: Path, base: Any, find: Callable[[str], Path]) -> Path:
+    if not isinstance(base, str):
+        raise UserError(f"{path}: base: a name or a path is expected, not {shown(base)}")
+    is_path = base.endswith((".yaml", ".yml"))
+    beside = path.parent / (base if is_path else f"{base}.yaml")
+    if beside.is_file() and (is_path or beside.resolve() != path.resolve()):
+        return beside
+    try:
+        return find(str(beside) if is_path else base)
+    except UserError as error:
+        raise UserError(f"{path}: base: {error}") from None
+
+
+def laid_over(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """The settings of both, those of `new` where both have one; a section is no setting."""
+    both = [k for k in new if isinstance(new[k], dict) and isinstance(old.get(k), dict)]
+    return {**old, **new, **{k: {**old[k], **new[k]} for k in both}}
+
+
 def load_yaml(cls: type[Loaded], path: Path) -> Loaded:
     """The settings in a file, `name` being its own. Raises UserError with a line per mistake."""
-    values = {"name": path.stem, **read_yaml(path)}
+    return checked(cls, read_yaml(path), path)
+
+
+def checked(cls: type[Loaded], values: dict[str, Any], path: Path | str) -> Loaded:
+    """Settings of `values`, which `path` holds. Raises UserError with a line per mistake."""
+    values = {"name": Path(path).stem, **values}
+    where = f"{path} (base: {values['base']})" if values.get("base") else str(path)
     try:
         found = cls(**values)
     except ValidationError as error:
-        raise UserError(listing([_explain(cls, path, item) for item in error.errors()])) from None
+        raise UserError(listing([_explain(cls, where, item) for item in error.errors()])) from None
     for section, part in found:
         fields = type(part).model_fields.items() if isinstance(part, Settings) else ()
         for name, field in fields:
@@ -82,7 +128,7 @@ def load_yaml(cls: type[Loaded], path: Path) -> Loaded:
     return found
 
 
-def _explain(cls: type[BaseModel], path: Path, item: dict[str, Any]) -> str:
+def _explain(cls: type[BaseModel], path: str, item: dict[str, Any]) -> str:
     name = short(".".join(str(part) for part in item["loc"]))
     if item["type"] == "extra_forbidden":
         known = list(_section(cls, item["loc"]).model_fields)
