@@ -8,9 +8,9 @@ ensemble  probabilities             -> one blend, scored honestly
 submit    blend + sample submission -> submissions/NAME.csv
 
 Around the flow: review mends labels, fetch and bundle lead from Kaggle and back to it, report shows
-what came of a run, compare holds runs side by side, bench measures the machine, demo draws a
-competition, gallery and ablate show and measure what training is given. The stages are verbs; the
-folders are rooms of nouns, each of which says in its __init__ what it answers.
+what came of a run, runs lists them all, compare holds two side by side, bench measures the machine,
+demo draws a competition, gallery and ablate show and measure what training is given. The stages are
+verbs; the folders are rooms of nouns, each of which says in its __init__ what it answers.
 """
 
 import os

@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 FLOW = ["prepare", "folds", "train", "predict", "ensemble", "submit"]
-AROUND = ["report", "review", "compare", "fetch", "bundle", "bench", "demo", "gallery", "ablate"]
+AROUND = ["report", "review", "runs", "compare", "fetch", "bundle", "bench", "demo"]
+AROUND += ["gallery", "ablate"]
 
 
 def summary(stage: str) -> str:

@@ -150,16 +150,19 @@ def warn(stage: str, text: str) -> None:
 
 
 def print_table(
-    rows: Iterable[Iterable[str]], head: Iterable[str] = (), title: str | None = None
+    rows: Iterable[Iterable[str]],
+    head: Iterable[str] = (),
+    title: str | None = None,
+    whole: Iterable[str] = (),
 ) -> None:
-    """At most as wide as the terminal; long names break, and none is markup."""
+    """At most as wide as the terminal. Long names break, but in `whole` columns; none is markup."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, show_header=bool(head))
     for name in head:
-        table.add_column(Text(name), overflow="fold")
+        table.add_column(Text(name), overflow="fold", no_wrap=name in whole)
     for row in rows:
         table.add_row(*map(Text, row))
     Console(highlight=False).print(*([Text(f"\n{title}")] if title else []), table)

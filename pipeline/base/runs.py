@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.base import records
-from pipeline.base.cli import UserError
+from pipeline.base.cli import UserError, did_you_mean
 from pipeline.base.config import root
 from pipeline.base.settings import checked_name
 
@@ -42,7 +42,8 @@ def load_blend(name: str) -> tuple[Path, dict[str, Any]]:
     path = root("runs") / checked_name(name, "NAME") / "test.npz"
     record = records.load(path)
     if record is None:
-        raise UserError(f"{path}: no predictions; run python -m pipeline.ensemble {name}")
+        near = did_you_mean(name, [found.parent.name for found in root("runs").glob("*/test.npz")])
+        raise UserError(f"{path}: no predictions{near}; run python -m pipeline.ensemble {name}")
     return path, record
 
 

@@ -1,0 +1,188 @@
+"""What all there is has scored and cost, and by what each run differs from its base."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.analysis.leaderboard import sign_of
+from pipeline.analysis.paired import held_out
+from pipeline.base import records
+from pipeline.base.cli import UserError, duration, mean_std, print_table, short, warn
+from pipeline.base.config import load_experiment, read_experiment, root
+from pipeline.base.runs import cv_of, folds_of, load_blend, model_path
+from pipeline.kaggle.api.upload import read_ledger
+from pipeline.training.keys import in_todays_terms
+
+Split = tuple[str, str, tuple[int, ...]]  # as `held_out` tells it
+SCIENCE = ("model", "augment", "mix", "train")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A run or a blend. `scores` are those of its folds, `seconds` those of training them all."""
+
+    name: str
+    split: Split
+    metric: str
+    scores: list[float]
+    oof: float | None
+    tta: str
+    seconds: float
+    date: str
+    what: str
+    base: str | None = None
+    changes: list[str] = field(default_factory=list)  # as `train.lr: 7e-05 → 0.0001`
+    weights: dict[str, float] = field(default_factory=dict)  # of a blend of several runs
+    public: float | None = None
+    hidden: float | None = None
+
+    @property
+    def cv(self) -> float:
+        return float(np.mean(self.scores)) if self.scores else float("nan")
+
+
+def every_row() -> list[Row]:
+    """All runs and blends, by name."""
+    found, public = [], public_scores()
+    for folder in sorted(path for path in root("runs").glob("[!._]*") if path.is_dir()):
+        try:
+            row = row_of(folder.name, public)
+        except UserError as error:
+            warn("runs", f"left out: {short(error)}")
+            continue
+        found += [row] if row else []
+    return found
+
+
+def row_of(name: str, public: dict[str, float]) -> Row | None:
+    """A blend's, or that of a run with trained folds that is none yet; None for any other folder.
+
+    Raises UserError for damaged records.
+    """
+    if (root("runs") / name / "test.npz.json").exists():
+        record = load_blend(name)[1]
+        submitted = records.load(root("submissions") / f"{name}.csv") or {}
+        known = {"public": public.get(name), "hidden": submitted.get("hidden")}
+        return blend_row(name, record, known)
+    trained = [records.load(path) for path in model_files(name)]
+    trained = [record for record in trained if record]
+    return run_row(name, trained) if trained else None
+
+
+def model_files(name: str) -> list[Path]:
+    return sorted((root("runs") / name).glob("fold*/model.safetensors"))
+
+
+def blend_row(name: str, record: dict[str, Any], known: dict[str, float | None]) -> Row:
+    key, cv = record["key"], cv_of(record)
+    models = {run: models_of(run, folds_of(record)) for run in key["members"]}
+    several = len(models) > 1
+    views = list(dict.fromkeys(about["tta"] for about in key["members"].values()))
+    one = next(iter(models.values()))
+    if several:
+        parts = [f"{weight:.2g} {run}" for run, weight in key["weights"].items()]
+        about = {"what": " + ".join(parts), "weights": key["weights"]}
+    else:
+        about = about_run(next(iter(models)), one[0], views[0]) if one else {"what": "?"}
+    return Row(
+        name=name,
+        split=held_out(record),
+        metric=record["metric"],
+        scores=cv["folds"],
+        oof=cv["all"],
+        tta=" + ".join(views),
+        seconds=sum(model["seconds"] for found in models.values() for model in found),
+        date=record["date"],
+        **about,
+        **known,
+    )
+
+
+def run_row(name: str, trained: list[dict[str, Any]]) -> Row:
+    """Of folds that are trained: plain scores of the last epoch."""
+    one, folds = trained[0], [record["key"]["fold"] for record in trained]
+    about = about_run(name, one, "none")
+    return Row(
+        name=name,
+        split=(one["competition"], one["key"]["folds"], tuple(folds)),
+        metric=one["metric"],
+        scores=[record["scores"]["valid_score"] for record in trained],
+        oof=None,
+        tta="plain",
+        seconds=sum(record["seconds"] for record in trained),
+        date=max(record["date"] for record in trained),
+        **about | {"what": f"not blended; {about['what']}"},
+    )
+
+
+def about_run(name: str, model: dict[str, Any], views: str) -> dict[str, Any]:
+    """What a run is in words, its base and what it does otherwise, by its model's record."""
+    key = in_todays_terms(model["key"])
+    size, epochs = key["model"]["size"], key["train"]["epochs"]
+    how = f"epochs: {epochs}" if epochs else "closed form"
+    whole = f"{key['model']['backbone']} {size} px, {how}"
+    try:
+        base = read_experiment(name).base
+        other = load_experiment(base) if base else None
+    except UserError:  # a file that is gone, or changed since: the record knows no base
+        other = None
+    if other is None:
+        return {"what": whole}
+    ours = {part: key[part] for part in SCIENCE} | {"tta": views}
+    theirs = records.plain(other.key()) | {"tta": other.predict.views_name}
+    changes = records.differences(theirs, ours)
+    if (ours_in := Path(model["competition"]).stem) != other.competition_name:
+        changes = [f"competition: {other.competition_name} → {ours_in}", *changes]
+    what = f"{other.name}, {'; '.join(short(change, 60) for change in changes)}"
+    return {"what": what if changes else other.name, "base": other.name, "changes": changes}
+
+
+def models_of(run: str, folds: list[int]) -> list[dict[str, Any]]:
+    """Records of the models of these folds."""
+    found = (records.load(model_path(run, fold)) for fold in folds)
+    return [record for record in found if record]
+
+
+def public_scores() -> dict[str, float]:
+    """Of the last submission of each name that has one."""
+    return {row["name"]: float(row["public"]) for row in read_ledger() if row["public"]}
+
+
+def print_rows(rows: list[Row]) -> None:
+    """A table for each competition and split, the best CV first."""
+    for split in sorted({row.split for row in rows}):
+        print_split([row for row in in_order(rows) if row.split == split])
+
+
+def in_order(rows: list[Row]) -> list[Row]:
+    """The best CV of each competition and split first; a score that is not known stands last."""
+    return sorted(rows, key=lambda r: (r.split, np.nan_to_num(-sign_of(r.metric) * r.cv, nan=1e9)))
+
+
+def print_split(rows: list[Row]) -> None:
+    one, few = rows[0], rows[0].split[2]
+    scored = f"fold {', '.join(map(str, few))}" if few else f"{len(one.scores)} folds"
+    known = [name for name in ("public", "hidden") if any(getattr(row, name) for row in rows)]
+    print_table(
+        list(cells(rows, known)),
+        ["run", "CV", "OOF", *known, "TTA", "trained", "date", "what"],
+        f"{Path(one.split[0]).stem}, {one.metric}, {scored}",
+        whole=("CV", "date"),
+    )
+
+
+def cells(rows: list[Row], known: list[str]) -> Iterator[list[str]]:
+    for row in rows:
+        scores = [row.oof, *(getattr(row, name) for name in known)]
+        yield [
+            row.name,
+            mean_std(row.scores) if row.scores else "-",
+            *("-" if score is None else f"{score:.4f}" for score in scores),
+            row.tta,
+            duration(row.seconds),
+            row.date[5:16],
+            row.what,
+        ]

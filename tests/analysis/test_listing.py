@@ -1,0 +1,70 @@
+"""`runs`: each run with its scores, cost and what makes it differ from its base."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import yaml
+
+from pipeline.base import records
+from pipeline.kaggle.api.upload import COLUMNS
+
+Run = Callable[..., str]
+
+
+def test_runs_are_listed_the_best_first(
+    finished: Callable[..., str], run: Run, space: Path
+) -> None:
+    assert "no trained run" in run("runs", expect=2)
+    for seed in (0, 1, 2):
+        run("ensemble", f"{space}/{finished(f'r{seed}', seed=seed)}.yaml", "--no-report")
+    run("ensemble", f"{space}/r0.yaml", f"{space}/r1.yaml:3", "--name", "both", "--no-report")
+    values = {"base": str(space / "r0.yaml"), "train": {"lr": 0.5}, "predict": {"tta": "hflip"}}
+    (space / "runs/r2/r2.yaml").write_text(yaml.safe_dump(values))
+    model = space / "runs/r2/fold0/model.safetensors"
+    key = records.load(model)["key"]
+    records.commit(model, key | {"train": key["train"] | {"lr": 0.5}}, 0, competition="demo")
+    row = dict.fromkeys(COLUMNS, "") | {"name": "r1", "slug": "x", "status": "complete"}
+    lines = [row | {"ref": "1", "public": ".5"}, row | {"ref": "2", "public": ".625"}]
+    (space / "submissions").mkdir()
+    pd.DataFrame(lines).to_csv(space / "submissions/ledger.csv", index=False)
+
+    told = json.loads(run("runs", "--json"))
+    assert [line["name"] for line in told if line["cv"] is None] == []
+    assert sorted(line["name"] for line in told) == ["both", "r0", "r1", "r2"]
+    cv = [line["cv"] for line in told]
+    assert cv == sorted(cv, reverse=True) and len(set(cv)) > 1
+    by_name = {line["name"]: line for line in told}
+    scores = records.load(space / "runs/r1/test.npz")["scores"]["r1 none"]
+    one, both, two = by_name["r1"], by_name["both"], by_name["r2"]
+    assert (one["scores"], one["oof"]) == (scores["folds"], scores["all"])
+    assert (one["public"], two["public"]) == (0.625, None)
+    assert both["weights"] == {"r0": 0.25, "r1": 0.75} and both["what"] == "0.25 r0 + 0.75 r1"
+    assert two["changes"] == ["train.lr: 0.001 → 0.5"], (
+        "as trained, whatever the file says of views"
+    )
+    assert two["base"] == "r0" and one["base"] is None
+
+    text = run("runs")
+    names = [line.split()[0] for line in text.splitlines() if line[:1] in ("r", "b")]
+    assert [name for name in names if name != "run"] == [line["name"] for line in told]
+    assert "demo, accuracy, 2 folds" in text and "0.6250" in text
+    assert max(map(len, text.splitlines())) <= 80
+    assert "no run's name holds 'boht'; did you mean 'both'" in run("runs", "boht", expect=2)
+
+
+def test_a_run_that_is_not_blended_and_one_that_is_damaged(
+    finished: Callable[..., str], run: Run, space: Path
+) -> None:
+    finished("half")
+    for fold, score in ((0, 0.5), (1, 0.75)):
+        model = space / f"runs/half/fold{fold}/model.safetensors"
+        key = records.load(model)["key"] | {"folds": "ab"}
+        facts = {"competition": "demo", "metric": "log_loss", "scores": {"valid_score": score}}
+        records.commit(model, key, 0, **facts)
+    run("ensemble", f"{space}/{finished('bad')}.yaml", "--no-report")
+    (space / "runs/bad/test.npz.json").write_text("{")
+    text = run("runs")
+    assert "warning: left out: " in text and "demo, log_loss, fold 0, 1" in text
+    assert "0.6250 ± 0.1768" in text and "plain" in text and "not blended" in text
