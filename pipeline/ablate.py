@@ -22,14 +22,14 @@ from pipeline.base.cli import UserError, run_stage, say, took
 from pipeline.base.competition import load_competition
 from pipeline.base.config import Experiment, find_experiment, load_experiment, root
 from pipeline.base.deadline import Deadline
-from pipeline.base.runs import model_path, prediction_path
+from pipeline.base.runs import model_path
 from pipeline.base.yaml_files import find_yaml, laid_over, read_based, read_yaml
 from pipeline.data.decisions import load_changes
 from pipeline.data.prepared import load_prepared
 from pipeline.data.splits import classes_of, load_folds
 from pipeline.inference.predictions import Predictions
 from pipeline.launchers.local import train_folds
-from pipeline.predict import update
+from pipeline.predict import Part
 from pipeline.train import unfinished
 
 FOLD = 0
@@ -104,10 +104,10 @@ def measure(settings: Experiment, path: Path) -> dict[str, float]:
         train_folds(str(path), [FOLD], settings.runtime, Deadline())
     record = records.load(model)
     held_out = table[table.fold == FOLD]
-    update(settings, FOLD, "oof", prepared, list(held_out.image), record)
-    file = prediction_path(settings.name, FOLD, "oof", settings.predict.views_name)
+    oof = Part(settings, FOLD, "oof", prepared, list(held_out.image), record)
+    oof.update()
     classes = classes_of(table)
-    prob = Predictions.load(file).aligned(list(held_out.image), classes)
+    prob = Predictions.load(oof.out).aligned(list(held_out.image), classes)
     mended = load_changes(settings, prepared).applied(table).loc[held_out.index]
     scored = (mended.fold == FOLD).to_numpy()
     target = mended.label[scored].map({label: i for i, label in enumerate(classes)}).to_numpy()

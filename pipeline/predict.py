@@ -6,11 +6,14 @@ writes  runs/EXPERIMENT/foldK/{oof,test}.TTA.npz (with predict.sizes .TTA-128-16
 run     python -m pipeline.predict demo --split oof --tta d4
 
 Out-of-fold and test images go through the same function and the same views. A model's record
-says how its pictures are prepared; the experiment only says where they are.
+says how its pictures are prepared; the experiment only says where they are. Folds are predicted
+one after another, or one a GPU.
 """
 
 import time
+from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -24,6 +27,8 @@ from pipeline.base.runs import Split, model_path, prediction_path
 from pipeline.data.prepared import Prepared, load_prepared
 from pipeline.data.splits import chosen_folds, folds_digest, load_folds
 from pipeline.inference.predictions import Predictions
+from pipeline.launchers.local import predict_folds
+from pipeline.launchers.pool import gpu_slots
 
 VERSION = 1
 
@@ -45,84 +50,107 @@ def main(
     name: NameOption = None,
 ) -> None:
     experiment = derived(experiment, changes, name)
-    settings = with_tta(load_experiment(experiment), tta)
+    started, settings = time.monotonic(), with_tta(load_experiment(experiment), tta)
+    folds = chosen_folds(settings, fold)
+    parts: list[Split] = ["oof", "test"] if split == Splits.BOTH else [split.value]
+    todo = outdated(experiment, settings, folds, parts)
+    stale = sorted({part.fold for part in todo if not part.of_features})
+    alone = settings.runtime.model_copy(update={"gpus_per_fold": 1})
+    if len(stale) > 1 and len(slots := gpu_slots(alone, len(stale))) > 1:
+        options = ["--split", split.value, *(["--tta", str(tta)] if tta else [])]
+        predict_folds(experiment, stale, options, slots)
+    for part in todo:
+        part.update()
+    where = root("runs") / settings.name / ("fold*" if fold is None else f"fold{set(folds)}")
+    names = f"{{{','.join(parts)}}}.{settings.predict.views_name}.npz"
+    say("predict", f"{where}/{names}, {took(started) if todo else 'up to date'}")
+
+
+def outdated(
+    experiment: str, settings: Experiment, folds: list[int], parts: list[Split]
+) -> list["Part"]:
+    """Raises UserError for a fold that is not trained, or was on another split."""
     prepared, table = load_prepared(settings), load_folds(settings)
-    folds = folds_digest(table)
-    started, made = time.monotonic(), 0
-    for k in chosen_folds(settings, fold):
+    found = []
+    for k in folds:
         model = model_path(settings.name, k)
         record = records.load(model)
         if record is None:
             raise UserError(f"{model}: not trained; run python -m pipeline.train {experiment}")
-        if record["key"]["folds"] != folds:
+        if record["key"]["folds"] != folds_digest(table):
             raise UserError(f"{model}: trained on another split than the folds file holds now")
         held_out = list(table.image[table.fold == k])
-        for part in ["oof", "test"] if split == Splits.BOTH else [split.value]:
-            made += update(settings, k, part, prepared, held_out, record)
-    parts = "{oof,test}" if split == Splits.BOTH else split
-    where = root("runs") / settings.name / "fold*" / f"{parts}.{settings.predict.views_name}.npz"
-    say("predict", f"{where}, {took(started) if made else 'up to date'}")
+        found += [Part(settings, k, part, prepared, held_out, record) for part in parts]
+    return [part for part in found if not records.is_current(part.out, part.key)]
 
 
-def update(
-    settings: Experiment,
-    fold: int,
-    split: Split,
-    prepared: Prepared,
-    held_out: list[str],
-    record: dict[str, Any],
-) -> bool:
-    """Make one prediction file unless it is current; returns whether it was made."""
-    tta = settings.predict.views_name
-    out = prediction_path(settings.name, fold, split, tta)
-    key = {
-        "version": VERSION,
-        "model": record["digest"],
-        "pixels": prepared.record["digests"]["train" if split == "oof" else "test"],
-        "size": prepared.record["key"]["size"],
-        "images": records.digest(held_out) if split == "oof" else None,
-        "split": split,
-        "tta": tta,
-    }
+@dataclass(frozen=True)
+class Part:
+    """The file of a fold's predictions of one split; `record` is that of its model."""
 
-    def work() -> dict[str, Any]:
-        rows = prepared.rows
+    settings: Experiment
+    fold: int
+    split: Split
+    prepared: Prepared
+    held_out: list[str]
+    record: dict[str, Any]
+
+    @property
+    def out(self) -> Path:
+        views = self.settings.predict.views_name
+        return prediction_path(self.settings.name, self.fold, self.split, views)
+
+    @property
+    def key(self) -> dict[str, Any]:
+        return {
+            "version": VERSION,
+            "model": self.record["digest"],
+            "pixels": self.prepared.record["digests"]["train" if self.split == "oof" else "test"],
+            "size": self.prepared.record["key"]["size"],
+            "images": records.digest(self.held_out) if self.split == "oof" else None,
+            "split": self.split,
+            "tta": self.settings.predict.views_name,
+        }
+
+    def update(self) -> bool:
+        """Make the file unless it is current; returns whether it was made."""
+        return records.make(self.out, self.key, self.work)
+
+    def work(self) -> dict[str, Any]:
+        rows = self.prepared.rows
         in_test = rows.split == "test"
-        chosen = rows[in_test] if split == "test" else rows[rows.id.isin(held_out) & ~in_test]
-        prob = predict_rows(settings, fold, prepared, split, chosen.index.to_numpy(), record)
-        Predictions(list(chosen.id), record["classes"], prob).save(out)
-        return {"images": len(chosen), "folds": record["key"]["folds"]}
+        chosen = rows[in_test if self.split == "test" else rows.id.isin(self.held_out) & ~in_test]
+        prob = self.predict(chosen.index.to_numpy())
+        Predictions(list(chosen.id), self.record["classes"], prob).save(self.out)
+        return {"images": len(chosen), "folds": self.record["key"]["folds"]}
 
-    return records.make(out, key, work)
+    @property
+    def of_features(self) -> bool:
+        """Whether features of the untrained backbone, which all folds share, give the answers."""
+        from pipeline.inference.features import MAX_IMAGES  # late: torch
 
+        part = "test" if self.split == "test" else "train"
+        few = (self.prepared.rows.split == part).sum() <= MAX_IMAGES
+        return few and not (self.record["key"]["train"]["epochs"] or self.settings.predict.sizes)
 
-def predict_rows(
-    settings: Experiment,
-    fold: int,
-    prepared: Prepared,
-    split: Split,
-    rows: np.ndarray,
-    record: dict[str, Any],
-) -> np.ndarray:
-    """Probabilities float32 [len(rows), classes] of rows of the packed pixels, in that order.
+    def predict(self, rows: np.ndarray) -> np.ndarray:
+        """Probabilities float32 [len(rows), classes] of rows of the packed pixels, in order."""
+        from pipeline.base.device import tuned  # late: torch
+        from pipeline.inference.features import FrozenFeatures
+        from pipeline.inference.predictor import Predictor
+        from pipeline.inference.tta import VIEWS
 
-    `record` is that of the fold's model.
-    """
-    from pipeline.base.device import tuned  # late: torch
-    from pipeline.inference.features import MAX_IMAGES, FrozenFeatures
-    from pipeline.inference.predictor import Predictor
-    from pipeline.inference.tta import VIEWS
-
-    predictor = Predictor.load(model_path(settings.name, fold), tuned(settings).runtime)
-    if (resize := predictor.preprocessing["fit"]) != settings.model.resize:
-        raise UserError(f"fold {fold} was trained on pictures made square by {resize}")
-    part, views = "test" if split == "test" else "train", VIEWS[settings.predict.tta]
-    few = (prepared.rows.split == part).sum() <= MAX_IMAGES
-    trained = record["key"]["train"]["epochs"]
-    if few and not (trained or settings.predict.sizes):
-        return FrozenFeatures(predictor, settings).probabilities(part, rows, views)
-    label, sizes = f"fold {fold}  {split} {settings.predict.tta}", settings.predict.sizes or []
-    return predictor.probabilities(prepared.pixels, rows, views, sizes, label)
+        settings, prepared = self.settings, self.prepared
+        predictor = Predictor.load(model_path(settings.name, self.fold), tuned(settings).runtime)
+        if (resize := predictor.preprocessing["fit"]) != settings.model.resize:
+            raise UserError(f"fold {self.fold} was trained on pictures made square by {resize}")
+        views = VIEWS[settings.predict.tta]
+        if self.of_features:
+            part = "test" if self.split == "test" else "train"
+            return FrozenFeatures(predictor, settings).probabilities(part, rows, views)
+        label = f"fold {self.fold}  {self.split} {settings.predict.tta}"
+        sizes = settings.predict.sizes or []
+        return predictor.probabilities(prepared.pixels, rows, views, sizes, label)
 
 
 if __name__ == "__main__":

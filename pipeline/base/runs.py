@@ -1,5 +1,6 @@
 """Where a run keeps its models and predictions, and how far it is."""
 
+import csv
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +31,15 @@ def how_far(fold: Path) -> tuple[bool, int]:
     rows = log.read_text().splitlines()[1:] if log.is_file() else []
     epochs = [int(row.partition(",")[0]) for row in rows]
     return records.load(fold / "model.safetensors") is not None, max(epochs, default=0)
+
+
+def first_epoch_seconds(experiment: str, fold: int) -> float:
+    """What a fold's log says of its head's start and first epoch; nothing without a log."""
+    log = model_path(Path(experiment).stem, fold).with_name("log.csv")
+    if not log.is_file():
+        return 0.0
+    with log.open(newline="") as file:
+        return sum(float(r["seconds"]) for r in csv.DictReader(file) if int(r["epoch"]) < 2)
 
 
 def finished(run: Path, folds: Sequence[int]) -> list[int]:

@@ -1,1 +1,1 @@
-"""Where does a fold train? A process on each GPU of this machine, or a task of a Ray cluster."""
+"""Where does it run? A process on each GPU of this machine, or a task of a Ray cluster."""

@@ -1,8 +1,8 @@
 """Tasks of a Ray cluster, whose machines have the project at one path of a shared disk.
 
 A fold is a task that does what `local` does on one machine: same command, same records. When its
-process dies or its machine is gone, Ray does the task again, where there is room: it goes on from
-its last epoch.
+worker dies or its machine is gone, Ray does the task again, where there is room: it goes on from
+its last epoch. A process of the fold that dies is replaced as elsewhere.
 """
 
 import os
@@ -19,7 +19,7 @@ from pipeline.base.config import Root, Runtime
 from pipeline.base.deadline import Deadline
 from pipeline.launchers import local
 
-RETRIES = 3  # of a task, after which it is given up
+RETRIES = 3  # of a task whose machine was lost, after which it is given up
 PASSED_ON = [f"{name.upper()}_DIR" for name in get_args(Root)]
 
 
@@ -31,10 +31,10 @@ class Launcher(StrEnum):
 def train_folds(
     experiment: str, folds: Iterable[int], runtime: Runtime, deadline: Deadline
 ) -> None:
-    """Raises UserError naming the folds that died more often than RETRIES, and without Ray."""
+    """Raises UserError naming the folds that died for good, and without Ray."""
     ray = connect()
     request = resources_per_task(ray.nodes(), runtime)
-    train = ray.remote(max_retries=RETRIES, retry_exceptions=True, **request)(train_fold)
+    train = ray.remote(max_retries=RETRIES, **request)(train_fold)
     job, ends = (Path.cwd(), experiment, runtime), time.time() + deadline.left()
     tasks = {fold: train.remote(*job, fold, ends) for fold in folds}
     codes = {}

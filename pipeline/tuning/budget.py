@@ -47,7 +47,7 @@ def plan(
 ) -> dict[str, float]:
     """Seconds of each part of the whole experiment on this machine."""
     from pipeline.inference.features import MAX_IMAGES
-    from pipeline.launchers.local import gpu_slots
+    from pipeline.launchers.pool import gpu_slots
     from pipeline.training.head_init import augmented_views, fits_features
 
     rates, n, epochs = found["rates"], settings.folds.n, settings.train.epochs

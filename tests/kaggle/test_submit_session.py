@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +14,9 @@ from pipeline.base.competition import load_competition
 from pipeline.base.deadline import Deadline
 from pipeline.inference.predictions import Predictions
 from pipeline.kaggle.bundle.rehearsal import compare, hide, mount
-from pipeline.kaggle.notebook import gpu_workers, submit_session
+from pipeline.kaggle.notebook import answer, models, submit_session
 from pipeline.kaggle.notebook.manifest import FILE, BundledModel, Job, Manifest
+from pipeline.launchers import pool
 
 
 class Kaggle:
@@ -61,6 +61,24 @@ class Kaggle:
         return self.manifest.classes[int(np.argmax(self.manifest.prior))]
 
 
+class InThisProcess:
+    """Stands in for a process, since importing torch takes seconds: test_answer has real ones."""
+
+    def __init__(self, command: list[str], slot: pool.Slot) -> None:
+        self.slot, self.ranks = slot, []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(answer.signal, "setitimer", lambda *_: None)
+            try:
+                self.code = answer.main(*command[-3:]) or 0
+            except SystemExit as end:
+                self.code = end.code
+            except Exception:
+                self.code = pool.Exit.TRACEBACK
+
+    def poll(self) -> int:
+        return self.code
+
+
 @pytest.fixture
 def mounted(
     bundled: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -69,8 +87,7 @@ def mounted(
         enter(monkeypatch, bundled(form))
         monkeypatch.setenv("KAGGLE_INPUT_DIR", str(tmp_path / "input"))
         monkeypatch.setenv("KAGGLE_WORKING_DIR", str(tmp_path / "working"))
-        # threads, since importing torch in a process takes seconds; processes: test_gpu_workers
-        monkeypatch.setattr(gpu_workers, "new_worker", lambda gpu: ThreadPoolExecutor(1))
+        monkeypatch.setattr(answer, "Process", InThisProcess)
         return Kaggle(bundled(form), tmp_path / "input", n)
 
     return build
@@ -225,10 +242,6 @@ class Clock:
     def __call__(self) -> float:
         return self.now
 
-    def predict(self, weights: Path, model: BundledModel, *rest: object) -> np.ndarray:
-        self.now += self.cost[model.run]
-        return self.real(weights, model, *rest)
-
 
 @pytest.mark.parametrize(
     ("seconds", "one", "two"),  # and the folds of each run that answer
@@ -243,8 +256,13 @@ def test_when_time_is_short_models_are_left_out(
     two: list[int],
 ) -> None:
     kaggle, clock = mounted(), Clock({"two": 30.0, "one": 10.0})
-    clock.real = gpu_workers.run_views
-    monkeypatch.setattr(gpu_workers, "run_views", clock.predict)
+    real = answer.Work.probabilities
+
+    def work(self: answer.Work, model: BundledModel, rows: np.ndarray) -> np.ndarray:
+        clock.now += clock.cost[model.run]
+        return real(self, model, rows)
+
+    monkeypatch.setattr(answer.Work, "probabilities", work)
     monkeypatch.setattr(submit_session, "Deadline", lambda _: Deadline(seconds, clock))
     answers = kaggle.answers()
     gone = 4 - len(one) - len(two)
@@ -255,33 +273,55 @@ def test_when_time_is_short_models_are_left_out(
     assert clock.now <= 1000 + max(seconds, 30)
 
 
-def test_one_view_answers_where_there_is_no_time_for_all(bundled: Callable[[str], Path]) -> None:
-    known = Manifest.load(bundled("label") / "runs" / "blend" / "bundle" / "weights")
-    slow = [model for model in known.models if model.run == "one"]
-    assert slow[0].predict.tta == "hflip"
-    written: list[np.ndarray] = []
+def test_one_view_answers_where_there_is_no_time_for_all(
+    mounted: Callable, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kaggle, real, tried = mounted("probability"), answer.Work.probabilities, []
 
-    def predict(model: BundledModel) -> np.ndarray:
-        if model.predict.tta == "hflip":
+    def slow(self: answer.Work, model: BundledModel, rows: np.ndarray) -> np.ndarray:
+        tried.append(model.predict.tta)
+        if tried[-1] == "hflip":
             raise TimeoutError
-        return np.full((2, 4), 0.25)
+        return real(self, model, rows)
 
-    submit_session.run_models(slow, Deadline(60), predict, written.append)
-    assert len(written) == 1 and written[0].tolist() == np.full((2, 4), 0.25).tolist()
+    monkeypatch.setattr(answer.Work, "probabilities", slow)
+    answers = kaggle.answers().set_index("image")[kaggle.manifest.classes].astype(float)
+    assert "one fold 1 is given up" in capsys.readouterr().err
+    assert tried == ["none"] + ["hflip"] * 4, "each of the two is tried twice"
+    assert not np.isclose(answers, [kaggle.manifest.prior] * 7, atol=1e-6).all(axis=1).any()
+
+
+@pytest.mark.parametrize("n", [1, 2, 7])
+def test_a_share_of_the_pictures_for_each_gpu(
+    mounted: Callable, monkeypatch: pytest.MonkeyPatch, n: int
+) -> None:
+    """With three GPUs, which may be more than pictures; a process that dies once is replaced."""
+    kaggle, real, died = mounted("label", n), answer.Work.probabilities, []
+
+    def on_one_of_three(self: answer.Work, model: BundledModel, rows: np.ndarray) -> np.ndarray:
+        assert len(rows) in (n // 3, n // 3 + 1)
+        died.append((model.name, rows[0]))
+        if died.count(("two fold 0", 1)) == 1:
+            raise RuntimeError("CUDA error: device-side assert triggered")
+        return real(self, model, rows)
+
+    monkeypatch.setattr(pool, "visible_gpus", lambda: ["a", "b", "c"])
+    monkeypatch.setattr(answer.Work, "probabilities", on_one_of_three)
+    assert list(kaggle.answers().label) == kaggle.expected(kaggle.answers(), ALL)
+    assert died.count(("two fold 0", 1)) == (0 if n == 1 else 3)
 
 
 def test_a_model_that_fails_is_given_up(
     mounted: Callable, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    kaggle = mounted()
-    real = gpu_workers.run_views
+    kaggle, real = mounted(), answer.Work.probabilities
 
-    def sick(weights: Path, model: BundledModel, *rest: object) -> np.ndarray:
-        return real(weights, model, *rest) * (np.nan if model.run == "one" else 1)
+    def sick(self: answer.Work, model: BundledModel, rows: np.ndarray) -> np.ndarray:
+        return real(self, model, rows) * (np.nan if model.run == "one" else 1)
 
-    monkeypatch.setattr(gpu_workers, "run_views", sick)
+    monkeypatch.setattr(answer.Work, "probabilities", sick)
     answers = kaggle.answers()
-    assert "one fold 0 is given up: its answers are not numbers" in capsys.readouterr().err
+    assert "one fold 0 is given up: it has not answered" in capsys.readouterr().err
     two = {name: weight for name, weight in ALL.items() if name.startswith("two")}
     assert list(answers.label) == kaggle.expected(answers, two)
 
@@ -295,5 +335,5 @@ def test_a_manifest_that_is_none(mounted: Callable, capsys: pytest.CaptureFixtur
 
 def test_one_fold_of_each_run_comes_first(bundled: Callable[[str], Path]) -> None:
     manifest = Manifest.load(bundled("label") / "runs" / "blend" / "bundle" / "weights")
-    ordered = [(model.run, model.fold) for model in submit_session.in_order(manifest.models)]
+    ordered = [(model.run, model.fold) for model in models.queue_of(manifest.models)]
     assert ordered == [("two", 0), ("one", 0), ("two", 1), ("one", 1)]

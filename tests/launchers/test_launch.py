@@ -1,7 +1,6 @@
 """Folds in processes of their own: side by side, a slot each, and one death is not the others'."""
 
 import math
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,7 @@ from pipeline.base import records
 from pipeline.base.cli import Exit, UserError
 from pipeline.base.config import Runtime
 from pipeline.base.deadline import Deadline
-from pipeline.launchers import local
+from pipeline.launchers import local, pool
 
 FOLD = """
 import os, sys, time
@@ -36,12 +35,12 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[
         seconds: float = math.inf,
         **runtime: int,
     ) -> dict[int, list[str]]:
-        def start(_: str, fold: int, slot: dict[str, str], ranks: int, __: Deadline) -> local.Fold:
-            command = [sys.executable, "-c", FOLD, str(codes[fold]), str(tmp_path / f"{fold}")]
-            return local.Fold(command, {"OMP_NUM_THREADS": "-", **slot}, ranks)
+        def start(_: str, fold: int, slot: pool.Slot, ranks: int, __: Deadline) -> pool.Process:
+            command = ["-c", FOLD, str(codes[fold]), str(tmp_path / f"{fold}")]
+            return pool.Process(command, {"OMP_NUM_THREADS": "-", **slot}, ranks)
 
-        monkeypatch.setattr(local, "start", start)
-        monkeypatch.setattr(local, "visible_gpus", lambda: gpus)
+        monkeypatch.setattr(local, "start_fold", start)
+        monkeypatch.setattr(pool, "visible_gpus", lambda: gpus)
         try:
             local.train_folds("any", codes, Runtime(**runtime), Deadline(seconds))
         except UserError as told:
@@ -80,6 +79,31 @@ def test_one_at_a_time_on_a_cpu_and_processes_of_them_where_asked(fake) -> None:
     assert overlap(noted[1], noted[2])
 
 
+TRIES = """
+import os, signal, sys
+with open(sys.argv[2], "a") as file:
+    file.write(os.environ["GPU"])
+tries = os.path.getsize(sys.argv[2])
+if sys.argv[1] == "once" and tries == 1:
+    os.kill(os.getpid(), signal.SIGKILL)
+sys.exit({"once": 0, "always": 7, "refused": 2}[sys.argv[1]])
+"""
+
+
+def test_a_process_that_dies_is_replaced_once(tmp_path: Path, capfd) -> None:
+    def start(job: str, slot: pool.Slot) -> pool.Process:
+        return pool.Process(["-c", TRIES, job, str(tmp_path / job)], slot)
+
+    jobs = ["once", "always", "refused", "once"]
+    found = list(pool.run_jobs(iter(jobs[:3]), [{"GPU": "a"}, {"GPU": "b"}], start))
+    assert sorted(found) == [("always", 7), ("once", 0), ("refused", 2)]
+    tries = {job: (tmp_path / job).read_text() for job in jobs}
+    assert tries["once"] == "aa" and tries["always"] == "bb", "each on the slot that it had"
+    assert tries["refused"] in ("a", "b")
+    said = capfd.readouterr().err
+    assert "a process died (exit -9); another does its work" in said and "exit 7" in said
+
+
 def test_a_dead_fold_takes_no_other_with_it(fake) -> None:
     told = "fold 1 (exit 7) died; folds [0, 2, 3] are done; the same command goes on"
     noted = fake({0: 0, 1: 7, 2: 0, 3: 0}, gpus=["0", "1"], error=told)
@@ -93,10 +117,13 @@ def test_after_bad_input_no_further_fold_is_started(fake, tmp_path: Path) -> Non
     assert not (tmp_path / "1").exists()
 
 
-@pytest.mark.parametrize(("code", "seconds"), [(Exit.PAUSED, 9.0), (0, 0.0)])
+@pytest.mark.parametrize(
+    ("code", "seconds", "first_epoch"), [(Exit.PAUSED, 9.0, 0), (0, 0.0, 0), (0, 9.0, 8)]
+)
 def test_when_the_time_is_over_no_further_fold_is_started(
-    fake, tmp_path: Path, code: int, seconds: float
+    fake, logged, tmp_path: Path, code: int, seconds: float, first_epoch: int
 ) -> None:
+    logged(first_epoch)
     with pytest.raises(SystemExit) as end:
         fake({0: code, 1: 0}, gpus=[], seconds=seconds)
     assert end.value.code == Exit.PAUSED
@@ -104,25 +131,43 @@ def test_when_the_time_is_over_no_further_fold_is_started(
     assert not (tmp_path / "1").exists()
 
 
+def test_a_fold_whose_first_epoch_fits_is_started(fake, logged) -> None:
+    logged(3)
+    assert set(fake({0: 0, 1: 0}, gpus=[], seconds=9.0)) == {0, 1}
+
+
+@pytest.fixture
+def logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """A log of fold 0, whose head and first epoch took so many seconds."""
+
+    def write_log(seconds: int) -> None:
+        monkeypatch.setenv("RUNS_DIR", str(tmp_path))
+        log = tmp_path / "any" / "fold0" / "log.csv"
+        log.parent.mkdir(parents=True)
+        log.write_text(f"epoch,seconds\n0,1\n1,{seconds - 1}\n2,1000\n")
+
+    return write_log
+
+
 def test_several_gpus_a_fold(fake, monkeypatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "8")
     four = ["a", "b", "c", "d"]
-    monkeypatch.setattr(local, "visible_gpus", lambda: four)
-    two, alone = (local.gpu_slots(Runtime(gpus_per_fold=2), folds) for folds in (5, 1))
+    monkeypatch.setattr(pool, "visible_gpus", lambda: four)
+    two, alone = (pool.gpu_slots(Runtime(gpus_per_fold=2), folds) for folds in (5, 1))
     assert [slot["CUDA_VISIBLE_DEVICES"] for slot in two] == ["a,b", "c,d"]
     assert [slot["OMP_NUM_THREADS"] for slot in two + alone] == ["2", "2", "4"]
     assert "TERM" not in alone[0], "one fold at a time may draw its bar"
-    three = local.gpu_slots(Runtime(gpus_per_fold=3), 5)
+    three = pool.gpu_slots(Runtime(gpus_per_fold=3), 5)
     assert [slot["CUDA_VISIBLE_DEVICES"] for slot in three] == ["a,b,c"]
     with pytest.raises(UserError, match="only 4 GPUs are visible"):
-        local.gpu_slots(Runtime(gpus_per_fold=5), 5)
+        pool.gpu_slots(Runtime(gpus_per_fold=5), 5)
     four.clear()
-    assert local.gpu_slots(Runtime(gpus_per_fold=2), 5) == [{"OMP_NUM_THREADS": "4"}]
+    assert pool.gpu_slots(Runtime(gpus_per_fold=2), 5) == [{"OMP_NUM_THREADS": "4"}]
 
 
 def end_of(code: str, ranks: int = 2) -> int:
     """Exit code of a fold whose processes run this."""
-    fold = local.Fold([sys.executable, "-c", f"import os, sys, time\n{code}"], {}, ranks)
+    fold = pool.Process(["-c", f"import os, sys, time\n{code}"], {}, ranks)
     started = time.monotonic()
     while (end := fold.poll()) is None and time.monotonic() < started + 20:
         time.sleep(0.05)
@@ -146,9 +191,9 @@ def test_a_dead_rank_ends_the_others_and_says_why(capfd: pytest.CaptureFixture[s
 def test_visible_gpus_are_those_that_the_environment_allows(monkeypatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert local.visible_gpus() == ["0", "1"]
+    assert pool.visible_gpus() == ["0", "1"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-aa,GPU-bb")
-    assert local.visible_gpus() == ["GPU-aa", "GPU-bb"]
+    assert pool.visible_gpus() == ["GPU-aa", "GPU-bb"]
 
 
 def test_two_folds_train_side_by_side_and_the_failed_one_is_made_up_for(
@@ -170,11 +215,38 @@ def test_two_folds_train_side_by_side_and_the_failed_one_is_made_up_for(
     assert records.load(blocked / "model.safetensors")["key"]["fold"] == 1
 
 
+def test_folds_are_predicted_a_gpu_each(
+    run: Callable[..., str], trained: str, space: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commands of two GPUs' processes are run in this one; what is current has none."""
+    started = []
+
+    class Here(pool.Process):
+        def __init__(self, command: list[str], slot: pool.Slot) -> None:
+            self.slot, self.ranks = slot, []
+            started.append((slot["CUDA_VISIBLE_DEVICES"], command[4]))
+            run(command[1].removeprefix("pipeline."), *command[2:])
+
+        def poll(self) -> int:
+            return 0
+
+    monkeypatch.setattr(local, "Process", Here)
+    monkeypatch.setattr(pool, "visible_gpus", lambda: ["a", "b"])
+    run("predict", trained, "--split", "oof", "--fold", "1", "--tta", "hflip")
+    assert started == [], "one fold needs no other process"
+    run("predict", trained, "--split", "test", "--tta", "hflip")
+    assert started == [("a", "0"), ("b", "1")]
+    run("predict", trained, "--split", "oof", "--tta", "hflip")
+    assert "up to date" in run("predict", trained, "--tta", "hflip")
+    assert len(started) == 2, "one was current"
+    assert len(list((space / "runs" / "tiny").glob("fold*/*.hflip.npz"))) == 4
+
+
 def test_a_fold_that_does_not_listen_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "GRACE", 0.2)
-    fold = local.Fold([sys.executable, "-c", "import time; time.sleep(60)"], {}, ranks=2)
+    monkeypatch.setattr(pool, "GRACE", 0.2)
+    fold = pool.Process(["-c", "import time; time.sleep(60)"], {}, ranks=2)
     started = time.monotonic()
-    local.stop([fold])
+    pool.stop([fold])
     assert None not in [rank.returncode for rank in fold.ranks]
     assert time.monotonic() - started < 5
 
@@ -184,8 +256,8 @@ def test_what_was_asked_for_on_the_command_line_wins_over_the_yaml(
 ) -> None:
     """A fold's process reads the YAML again, and launched a second group."""
     given = []
-    monkeypatch.setattr(local, "Fold", lambda command, environment, ranks: given.append(command))
-    local.start("any", 3, {}, 1, Deadline())
+    monkeypatch.setattr(local, "Process", lambda command, environment, ranks: given.append(command))
+    local.start_fold("any", 3, {}, 1, Deadline())
     at = given[0].index("--gpus-per-fold")
     assert given[0][at : at + 2] == ["--gpus-per-fold", "1"]
     assert given[0][-4:-2] == ["--fold", "3"]

@@ -18,7 +18,7 @@ from test_train import HARD, kill_when
 from pipeline.base import records
 from pipeline.base.cli import UserError
 from pipeline.data.loader import EpochBatches
-from pipeline.launchers import local
+from pipeline.launchers import pool
 from pipeline.training.distributed import RankSampler, rank_seed
 
 EXACT = {  # all that carries state or is averaged, and nothing that draws random numbers
@@ -110,7 +110,7 @@ def test_two_processes_train_the_weights_of_one(
 
 def test_each_row_comes_once_and_rank_0_gives_its_model_to_all() -> None:
     """7 rows make a part of 4 and one of 3; of one row rank 1 has none."""
-    group = local.Fold([sys.executable, "-c", GROUP], {**os.environ, "OMP_NUM_THREADS": "1"}, 2)
+    group = pool.Process(["-c", GROUP], {**os.environ, "OMP_NUM_THREADS": "1"}, 2)
     deadline = time.monotonic() + 60
     while (code := group.poll()) is None and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -29,6 +29,10 @@ class BundledModel(Settings):
     def name(self) -> str:
         return f"{self.run} fold {self.fold}"
 
+    @property
+    def form(self) -> str:
+        return f"{self.pixels}-{self.fit}"
+
     def problem(self, folder: Path) -> str:
         """What is wrong with its files in `folder`, or nothing."""
         path = folder / self.file

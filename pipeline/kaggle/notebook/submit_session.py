@@ -5,8 +5,7 @@ the blend of the models that have answered. A step that fails says so and leaves
 """
 
 import os
-import traceback
-from collections.abc import Callable
+import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,21 +14,24 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pandas as pd
 
-from pipeline.base.cli import UserError, say, warn
+from pipeline.base.cli import say, warn
 from pipeline.base.competition import Competition
-from pipeline.base.config import Predict
+from pipeline.base.config import Runtime
 from pipeline.base.csv_files import read_csv
 from pipeline.base.deadline import Deadline
 from pipeline.data.tables import read_test
 from pipeline.inference import submission
-from pipeline.inference.predictions import Predictions, mean_of_runs
+from pipeline.inference.predictions import Predictions
 from pipeline.kaggle.notebook import manifest
-from pipeline.kaggle.notebook.gpu_workers import GpuWorkers, count_gpus
+from pipeline.kaggle.notebook.answer import Work
 from pipeline.kaggle.notebook.guard import RESERVE, alert, guard, say_versions
 from pipeline.kaggle.notebook.hidden_images import read_images
-from pipeline.kaggle.notebook.manifest import BundledModel, Job, Manifest
+from pipeline.kaggle.notebook.manifest import Job, Manifest
+from pipeline.kaggle.notebook.models import queue_of, run_models
 from pipeline.kaggle.notebook.mounts import find_input, working_root
+from pipeline.launchers.pool import gpu_slots
 
+OVERTIME = RESERVE / 3  # seconds after the deadline that a process may still answer in
 SEEN = 200  # images predicted where the answers do not count
 
 
@@ -120,78 +122,19 @@ def predict(answers: Submission, folder: Path, known: Manifest, deadline: Deadli
     if answers.competition.code_competition and not hidden:
         paths = paths[:SEEN]
         say("notebook", f"Kaggle runs this again on the hidden test: {len(paths)} images do")
-    workers = GpuWorkers(max(1, count_gpus()), deadline)
     with TemporaryDirectory() as scratch:
         forms = sorted({(model.pixels, model.fit) for model in known.models})
         good, sources = read_images(paths, forms, Path(scratch))
-
-        def probabilities(model: BundledModel) -> np.ndarray:
-            source = sources[model.pixels, model.fit]
-            prob = workers.predict(folder / model.file, model, source, good)
-            if not np.isfinite(prob).all():
-                raise UserError("its answers are not numbers")
-            return prob
-
-        try:
-            if len(good):
-                run_models(
-                    known.models, deadline, probabilities, partial(answers.write, known, good)
-                )
-        finally:
-            workers.close()
+        if len(good):
+            slots = gpu_slots(Runtime(), len(good))
+            work = Work(
+                scratch=Path(scratch),
+                weights=folder,
+                sources=sources,
+                rows=good.tolist(),
+                models=queue_of(known.models),
+                shares=len(slots),
+                ends=time.time() + deadline.left() + OVERTIME,
+            )
+            run_models(work, slots, deadline, partial(answers.write, known, good))
     return None
-
-
-def run_models(
-    models: list[BundledModel],
-    deadline: Deadline,
-    predict: Callable[[BundledModel], np.ndarray],
-    write: Callable[[np.ndarray], None],
-) -> None:
-    """Each model once; after each, `write` gets the blend of those that have answered.
-
-    Before that it gets one view's answer of the first model, however long all the views may take.
-
-    A fold is left out when it would take too long by the time of the last one of its run; the
-    first of a run is begun in any case, and given up by the GPU workers at the deadline.
-    """
-    seconds, share = dict[str, float](), {model.run: model.weight for model in models}
-    found: dict[str, list[np.ndarray]] = {}
-    first, *_ = ordered = in_order(models)
-    if first.predict != Predict():
-        soon = attempt(predict, first.model_copy(update={"predict": Predict()}))
-        if soon is not None:
-            write(soon)
-    for model in ordered:
-        if not deadline.fits(seconds.get(model.run, 0.0)):
-            continue
-        started = deadline.clock()
-        if (prob := attempt(predict, model)) is None:
-            continue
-        seconds[model.run] = deadline.clock() - started
-        found.setdefault(model.run, []).append(prob)
-        write(mean_of_runs(found.values(), [share[run] for run in found]))
-        rate, left = len(prob) / max(seconds[model.run], 1e-9), deadline.left() / 60
-        say("notebook", f"{model.name} has answered: {rate:,.0f} images/s, {left:,.0f} min left")
-    answered = sum(map(len, found.values()))
-    if not answered:
-        alert("no model answered with all its views: submission.csv is one view's, or the prior")
-    elif answered < len(models):
-        warn("notebook", f"{len(models) - answered} of {len(models)} models left out")
-
-
-def attempt(
-    predict: Callable[[BundledModel], np.ndarray], model: BundledModel
-) -> np.ndarray | None:
-    """Its answer, or None: whatever ails one model, the others may be well."""
-    try:
-        return predict(model)
-    except Exception as error:
-        traceback.print_exc()
-        warn("notebook", f"{model.name} is given up: {error}")
-        return None
-
-
-def in_order(models: list[BundledModel]) -> list[BundledModel]:
-    """One fold of each run, then the next: when time runs out, what is left out matters least."""
-    return sorted(models, key=lambda model: (model.fold, -model.weight))
