@@ -1,40 +1,38 @@
 """Takes backbones of all families through the real stages with the default recipe.
 
 reads   nothing: a small competition is drawn, weights are random
-writes  docs/backbones.md with --write; else into a temporary folder only
+writes  docs/backbones.md with --write, row by row; else into a temporary folder only
 run     python -m tests.backbones [NAME ...] [--size 96] [--write]
 
-Of each: every parameter that trains gets a gradient, what is saved answers alike when it is loaded,
-rates fall towards the stem by layer decay, half of it freezes, and one fold is trained to its first
-epoch, resumed to the second and predicted.
+Of each, what tests/backbone_checks.py asks; a size that it cannot take is refused before `prepare`;
+one fold is trained to its first epoch, resumed to the second and predicted. Each is in a process of
+its own: what crashes in PyTorch is a row, not the end.
 """
 
 import os
+import signal
+import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import timm
 import torch
 import typer
-import yaml
-from safetensors.torch import save_file
+from safetensors.torch import load_file
 
-from pipeline import predict, prepare, train
-from pipeline.base.cli import Exit, UserError, run_stage, say, short
-from pipeline.base.config import Model, Runtime, Train, load_experiment
+from pipeline import prepare
+from pipeline.base import records
+from pipeline.base.cli import UserError, run_stage, say, short
+from pipeline.base.config import Model, Runtime, load_experiment, own_size, root
 from pipeline.base.device import make_accelerator
 from pipeline.base.libc import cores
-from pipeline.base.runs import model_path, prediction_path
 from pipeline.demo import draw_competition
-from pipeline.folds import main as cut_folds
-from pipeline.inference.predictions import Predictions
 from pipeline.model.backbone import layout
-from pipeline.model.build import body, build_model, load_model, save_weights
-from pipeline.model.freeze import freeze
-from pipeline.training.optim import parameter_groups
+from pipeline.model.head import END
+from tests.backbone_checks import check_model, check_stages, elsewhere, experiment
 
 SMALLEST = """
 resnet10t resnet18d resnext26ts seresnext26t_32x4d res2net50_26w_4s regnetx_002 densenet121 dla34
@@ -46,144 +44,120 @@ vit_small_patch16_dinov3 eva02_tiny_patch14_224 beit_base_patch16_224 swin_tiny_
 swinv2_tiny_window8_256 hiera_tiny_224 xcit_nano_12_p16_224 mixer_s32_224 levit_128s volo_d1_224
 maxvit_rmlp_pico_rw_256 coatnet_pico_rw_224 mobilevit_xxs efficientvit_b0 tiny_vit_5m_224
 davit_tiny focalnet_tiny_srf gcvit_xxtiny pvt_v2_b0 mvitv2_tiny twins_svt_small nest_tiny
-caformer_s18 poolformer_s12 rdnet_tiny crossvit_tiny_240 vgg11_bn
+caformer_s18 poolformer_s12 rdnet_tiny efficientformer_l1 crossvit_tiny_240 vgg11_bn
+hrnet_w18_small
 """.split()  # noqa: SIM905
-HEAD = """# Backbones
-
-Families of timm at their smallest, random weights, pictures of {size} px, the default recipe: read
-at its blocks, gradients checked, frozen, saved, loaded, one fold trained, resumed and predicted.
-Written by `python -m tests.backbones --write` (timm {timm}, torch {torch}, {cores} cores, precision
-{precision}). *Width*: numbers that the head reads. *Seconds*: all of that.
-
-| backbone | parameters | reads | width | another size than its own | seconds |
-|---|---|---|---|---|---|
-"""
+LONGEST = 1200  # s, of one backbone
+PAGE = Path(__file__).parents[1] / "docs" / "backbones.md"
+WRITTEN = "Written by `python -m tests.backbones --write`"  # with it the page's table begins
+COLUMNS = ("family", "model", "works", "size", "reads", "width", "parameters", "seconds")
 
 
 def main(
     names: Annotated[list[str] | None, typer.Argument(help="default: one of each family")] = None,
     size: Annotated[int, typer.Option(help="px")] = 96,
     write: Annotated[bool, typer.Option("--write", help="docs/backbones.md")] = False,
+    row: Annotated[Path | None, typer.Option(hidden=True, help="of one, found here")] = None,
 ) -> None:
-    home, found, failed = Path(tempfile.mkdtemp()), [], []
-    page = Path("docs/backbones.md").resolve()
-    enter(home)
-    draw_competition(home / "data" / "demo", train=36, test=6, species=3, size=64, workers=1)
-    for name in names or SMALLEST:
-        started = time.monotonic()
-        try:
-            row = examine(name, size, home)
-        except Exception as error:  # the next one may do
-            failed.append(name)
-            row = {"width": f"**failed**: {short(f'{type(error).__name__}: {error}')}"}
-        row = {"name": f"`{name}`", **row, "seconds": f"{time.monotonic() - started:.0f}"}
-        found.append(row)
-        say("backbones", " · ".join(row.values()))
-    if write:
-        page.write_text(head_of(size) + "\n".join(map(line, found)) + "\n")
+    if names and row:
+        records.write_json(row, examine(names[0], size, row.parent))
+        return
+    failed = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in names or SMALLEST:
+            found = examine_apart(name, size, Path(folder) / name)
+            say("backbones", " · ".join(found.values()))
+            failed += [name] * (found["works"] != "yes")
+            if write:
+                write_row(found, size)
     if failed:
-        raise UserError(f"{len(failed)} of {len(found)} failed: {', '.join(failed)}")
+        raise UserError(f"{len(failed)} failed: {', '.join(failed)}")
 
 
-def enter(home: Path) -> None:
-    for root in ("data", "runs", "folds", "labels", "submissions", "weights"):
-        os.environ[f"{root.upper()}_DIR"] = str(home / root)
+def examine_apart(name: str, size: int, folder: Path) -> dict[str, str]:
+    """A row of the table, found in a process of its own, whatever becomes of that."""
+    started, out = time.monotonic(), folder / "row.json"
+    folder.mkdir()
+    command = [
+        sys.executable,
+        "-m",
+        "tests.backbones",
+        name,
+        "--size",
+        str(size),
+        "--row",
+        str(out),
+    ]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST)
+        last = (done.stderr.strip().splitlines() or ["nothing said"])[-1]
+        last = last.replace(f"{folder}/", "").replace("|", "/")
+        works = f"no: {short(last, 150)}"
+        if done.returncode < 0:
+            works = f"crashes in PyTorch ({signal.Signals(-done.returncode).name})"
+    except subprocess.TimeoutExpired:
+        works = f"not in {LONGEST} s"
+    found = records.read_json(out) if out.exists() else {"works": works}
+    family = timm.models.model_entrypoint(name).__module__.rpartition(".")[2]
+    seconds = f"{time.monotonic() - started:.0f}"
+    return {"family": family, "model": f"`{name}`", **found, "seconds": seconds}
 
 
-def line(row: dict[str, str]) -> str:
-    cells = ("name", "parameters", "reads", "width", "size", "seconds")
-    return "| " + " | ".join(row.get(cell, "") for cell in cells) + " |"
-
-
-def head_of(size: int) -> str:
+def write_row(row: dict[str, str], size: int) -> None:
+    """Put it into the page's table, in the place of the model's former one."""
+    prose, _, table = PAGE.read_text().partition(WRITTEN)
+    lines = {line.split("|")[2].strip(): line for line in table.splitlines() if "| `" in line}
+    lines[row["model"]] = line_of([row.get(column, "") for column in COLUMNS])
+    order = {f"`{name}`": place for place, name in enumerate(SMALLEST)}
+    known = [lines[name] for name in sorted(lines, key=lambda name: order.get(name, len(order)))]
     precision = make_accelerator(Runtime()).mixed_precision
-    versions = {"timm": timm.__version__, "torch": torch.__version__}
-    return HEAD.format(size=size, cores=cores(), precision=precision, **versions)
+    how = f"({size} px; timm {timm.__version__}, torch {torch.__version__.partition('+')[0]}, "
+    how += f"{cores()} cores, precision {precision}).\n"
+    head = [line_of(COLUMNS), line_of(["---"] * len(COLUMNS))]
+    with records.writing(PAGE) as tmp:
+        tmp.write_text("\n".join([f"{prose}{WRITTEN}\n{how}", *head, *known]) + "\n")
+
+
+def line_of(cells: list[str] | tuple[str, ...]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def examine(name: str, size: int, home: Path) -> dict[str, str]:
-    """One line of the table. Raises an error of any kind where something does not hold."""
-    own = timm.get_pretrained_cfg(name).input_size[-1]
-    takes, features = f"{size} px", "blocks"
+    """What the table says. Raises an error of any kind where something does not hold."""
+    for folder in ("data", "runs", "folds", "labels", "submissions", "weights"):
+        os.environ[f"{folder.upper()}_DIR"] = str(home / folder)
+    draw_competition(home / "data" / "demo", train=36, test=6, species=3, size=64, workers=1)
+    takes = str(size)
     try:
-        layout(Model(backbone=name, size=size))
+        found = layout(Model(backbone=name, size=size))
+    except UserError:
+        check_refused(experiment(home, name, size, {}))
+        size, takes = own_size(name), f"{own_size(name)} only"
+        found = layout(Model(backbone=name, size=size))
+    path = experiment(home, name, size, found.arguments)
+    with elsewhere() as pool:
+        check_model(load_experiment(path).model, home / "model.safetensors", pool)
+    check_stages(path)
+    weights = load_file(home / "first.safetensors")
+    return {
+        "works": "yes",
+        "size": takes + " (built for it)" * bool(found.arguments),
+        "reads": "its end" if END in found.taps else f"{len(found.taps)} blocks",
+        "width": f"{sum(found.taps.values()):,}",
+        "parameters": f"{sum(v.numel() for v in weights.values()) / 1e6:.1f} M",
+    }
+
+
+def check_refused(path: str) -> None:
+    """A size that it cannot take is one line, before any picture is read."""
+    try:
+        prepare.main(path)
     except UserError as error:
-        if "model.features" in str(error):
-            features = "last"
-        else:
-            size, takes = own, f"no, {own} px only"
-    weights = home / f"{name}.safetensors"
-    arguments = layout(Model(backbone=name, size=size, features=features)).arguments
-    first = timm.create_model(name, **arguments)
-    save_file({key: value.contiguous() for key, value in first.state_dict().items()}, weights)
-    model = {"backbone": name, "weights": str(weights), "size": size, "features": features}
-    path = home / f"{name.replace('.', '-')}.yaml"
-    path.write_text(yaml.safe_dump(settings(model)))
-    built = check_model(load_experiment(str(path)).model)
-    check_stages(str(path))
-    taps = getattr(built, "taps", None)
-    return {
-        "parameters": f"{sum(p.numel() for p in first.parameters()) / 1e6:.1f} M",
-        "reads": f"{len(taps)} blocks" if taps else "its end only",
-        "width": f"{built.get_classifier().in_features:,}",
-        "size": takes,
-    }
-
-
-def settings(model: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "competition": "demo",
-        "folds": {"n": 2},
-        "model": model,
-        "train": {"epochs": 2, "batch_size": 8},
-    }
-
-
-def check_model(how: Model) -> torch.nn.Module:
-    model = build_model(how, 3, 0)
-    freeze(model, how)
-    with torch.no_grad():  # gains that begin at zero would keep all before them from a gradient
-        for parameter in model.parameters():
-            parameter += 0.01 * torch.randn_like(parameter)
-    images = torch.randn(2, 3, how.size, how.size)
-    model.eval()(images).square().sum().backward()
-    trained = {key: p for key, p in model.named_parameters() if p.requires_grad}
-    if bare := [key for key, p in trained.items() if p.grad is None or not p.grad.any()]:
-        raise AssertionError(f"no gradient: {bare[:3]}")
-    scales = {id(p): g["lr_scale"] for g in groups_of(model) for p in g["params"]}
-    inner = [scales[id(p)] for p in body(model).parameters() if id(p) in scales and p.ndim > 1]
-    assert min(inner[:4]) < max(inner[-4:]), f"layer decay: {inner[:4]} ... {inner[-4:]}"
-    stages = [key for key, _ in body(model).named_children()]
-    half = Model(**{**how.model_dump(), "freeze": stages[len(stages) // 2 - 1]})
-    freeze(model, half)
-    still = sum(p.requires_grad for p in model.parameters())
-    assert 0 < still < len(trained), "freezing half of it"
-    return model
-
-
-def groups_of(model: torch.nn.Module) -> list[dict[str, Any]]:
-    return parameter_groups(model, Train(layer_decay=0.5))
-
-
-def check_stages(experiment: str) -> None:
-    prepare.main(experiment)
-    cut_folds(experiment)
-    for hours, code in ((0.0, Exit.PAUSED), (float("inf"), 0)):
-        try:
-            train.main(experiment, fold=[0], hours=hours)
-            ended = 0
-        except SystemExit as end:
-            ended = end.code
-        assert ended == code, f"training ended with {ended}"
-    predict.main(experiment, fold=[0])
-    run = Path(experiment).stem
-    model, record = load_model(model_path(run, 0))
-    assert record["scores"]["epoch"] == 2
-    prob = Predictions.load(prediction_path(run, 0, "test", "none")).prob
-    assert prob.shape == (6, 3) and abs(prob.sum(1) - 1).max() < 1e-4
-    again = Path(experiment).with_suffix(".again.safetensors")
-    save_weights(model, again)
-    assert again.read_bytes() == model_path(run, 0).read_bytes(), "another model when loaded"
+        assert str(error).startswith("model.size: "), error
+        assert "\n" not in str(error), error
+        assert not [*root("runs").rglob("pixels.npy")]
+    else:
+        raise AssertionError("prepare took the size")
 
 
 if __name__ == "__main__":

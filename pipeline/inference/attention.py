@@ -10,8 +10,8 @@ from torch.nn.functional import avg_pool2d, interpolate
 
 from pipeline.base.cli import UserError
 from pipeline.inference.predictor import Predictor
-from pipeline.model.build import body
-from pipeline.model.head import BlockHead
+from pipeline.model.build import body, head_logits
+from pipeline.model.head import END, BlockHead
 from pipeline.model.pooling import is_channels_last, pool, with_channels_last
 
 
@@ -28,7 +28,8 @@ def attention(
     The model stays as it is. Raises UserError for a backbone without a map of places.
     """
     model, net = predictor.model, body(predictor.model)
-    read = read_blocks if isinstance(model, BlockHead) else read_last
+    by_blocks = isinstance(model, BlockHead) and END not in model.taps
+    read = read_blocks if by_blocks else read_last
     with torch.inference_mode(False), torch.enable_grad():
         logits, maps = read(model, images.clone())
         target = torch.as_tensor(targets, device=logits.device).long()[:, None]
@@ -58,12 +59,16 @@ def read_blocks(model: BlockHead, images: torch.Tensor) -> tuple[torch.Tensor, l
 
 def read_last(model: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """Logits, and what the last layer gives; where the class token alone is read of that, the
-    normed tokens that it looked at in the last block.
+    normed tokens that it looked at in the last block. Raises UserError for several branches.
     """
-    by_class_token = getattr(model, "global_pool", "") == "token"
-    with watched([model.blocks[-1].norm1] if by_class_token else []) as seen:
-        features = model.forward_features(images.requires_grad_())  # a frozen net has slopes, too
-    return model.forward_head(features), seen or [features]
+    net = body(model)
+    by_class_token = getattr(net, "global_pool", "") == "token"
+    with watched([net.blocks[-1].norm1] if by_class_token else []) as seen:
+        features = net.forward_features(images.requires_grad_())  # a frozen net has slopes, too
+    if not isinstance(features, torch.Tensor):
+        raise UserError(f"a {type(net).__name__} has no map of places, but several")
+    inputs = net.forward_head(features, pre_logits=True)
+    return head_logits(model, inputs), seen or [features]
 
 
 @contextmanager

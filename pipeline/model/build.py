@@ -14,7 +14,7 @@ from pipeline.base.cli import UserError
 from pipeline.base.config import Model, Runtime
 from pipeline.model.backbone import as_recorded, build_backbone, drops, layout, read_weights
 from pipeline.model.fused import fuse
-from pipeline.model.head import BlockHead
+from pipeline.model.head import BlockHead, final_features
 
 
 def build_model(settings: Model, classes: int, fold: int) -> nn.Module:
@@ -99,7 +99,7 @@ def head_inputs(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
     """What the head is given [batch, width], of a model in eval mode: its backbone's alone."""
     if isinstance(model, BlockHead):
         return model.statistics(images)
-    return model.forward_head(model.forward_features(images), pre_logits=True)
+    return final_features(model, images)
 
 
 def head_logits(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:

@@ -18,6 +18,7 @@ from pipeline.base.cli import UserError, short
 from pipeline.model.pooling import is_channels_last, pool
 
 MAX_WIDTH = 8192  # numbers that a head reads; a backbone of more is read once a stage
+END = ""  # a tap: the final features of a net whose blocks cannot be read
 # what a model raises that is asked for what it cannot do
 FOREIGN = (
     ArithmeticError,
@@ -49,11 +50,11 @@ class BlockHead(nn.Module):
         super().__init__()
         if taps is None:
             taps, unread = choose_taps(backbone, backbone.pretrained_cfg["input_size"][-1])
-        cut_head(backbone)
+        cut_head(backbone, taps)
         self.backbone, self.taps, self.unread = backbone, taps, list(unread)
         self.channels_last = is_channels_last(backbone)
         self.pooled: list[torch.Tensor] = []
-        for name in self.taps:
+        for name in [tap for tap in self.taps if tap != END]:
             backbone.get_submodule(name).register_forward_hook(self._pool)
         width = sum(self.taps.values())
         self.register_buffer("mean", torch.zeros(width))
@@ -63,6 +64,8 @@ class BlockHead(nn.Module):
 
     def statistics(self, images: torch.Tensor) -> torch.Tensor:
         """Means and deviations, float32 [batch, width], of normalised images [batch, 3, h, w]."""
+        if END in self.taps:
+            return final_features(self.backbone, images).float()
         self.pooled = []
         self.backbone.forward_features(images)
         pooled, self.pooled = torch.cat(self.pooled, 1), []
@@ -88,9 +91,17 @@ class BlockHead(nn.Module):
         self.pooled += pool(out, self.channels_last)
 
 
-def cut_head(backbone: nn.Module) -> None:
-    """Take away what follows the last block, as far as this version of timm can."""
-    backbone.prune_intermediate_layers(1, prune_head=True)
+def cut_head(backbone: nn.Module, taps: Iterable[str] = ()) -> None:
+    """Take away what follows the last that is read, as far as this version of timm can."""
+    if END in taps:
+        backbone.reset_classifier(0)
+    else:
+        backbone.prune_intermediate_layers(1, prune_head=True)
+
+
+def final_features(backbone: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """What timm's own classifier would be given, [batch, width]."""
+    return backbone.forward_head(backbone.forward_features(images), pre_logits=True)
 
 
 def choose_taps(backbone: nn.Module, size: int) -> tuple[dict[str, int], list[str]]:
@@ -106,16 +117,27 @@ def choose_taps(backbone: nn.Module, size: int) -> tuple[dict[str, int], list[st
         widths = {name: 2 * mean.shape[1] for name, (mean, _) in read.items()}
         found = ({n: w for n, w in widths.items() if n in of} for of in (fine, coarse))
         taps = within_most(*map(without_copies, found))
-        parameters = dict(backbone.named_parameters())
-        total = sum(part.sum() for name in taps for part in read[name])
-        slopes = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
+        unread = without_slope(backbone, [part for name in taps for part in read[name]])
     except FOREIGN as error:
         kind, reason = type(backbone).__name__, short(error, 99)
-        text = (
-            f"model.features: the blocks of a {kind} cannot be read ({reason}); set features: last"
-        )
-        raise UserError(text) from None
-    return taps, [name for name, slope in zip(parameters, slopes, strict=True) if slope is None]
+        raise UserError(f"the blocks of a {kind} cannot be read ({reason})") from None
+    return taps, unread
+
+
+def final_tap(backbone: nn.Module, size: int) -> tuple[dict[str, int], list[str]]:
+    """As `choose_taps`, for a backbone whose blocks cannot be read: its final features are."""
+    cut_head(backbone, [END])
+    device = next(backbone.parameters()).device
+    features = final_features(backbone.eval(), torch.zeros(1, 3, size, size, device=device))
+    return {END: features.shape[1]}, without_slope(backbone, [features])
+
+
+def without_slope(backbone: nn.Module, read: Iterable[torch.Tensor]) -> list[str]:
+    """Names of the parameters on which nothing that is `read` depends."""
+    parameters = dict(backbone.named_parameters())
+    total = sum(part.sum() for part in read)
+    slopes = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
+    return [name for name, slope in zip(parameters, slopes, strict=True) if slope is None]
 
 
 def without_copies(widths: dict[str, int]) -> dict[str, int]:
@@ -129,16 +151,20 @@ def without_copies(widths: dict[str, int]) -> dict[str, int]:
 
 
 def within_most(fine: dict[str, int], coarse: dict[str, int]) -> dict[str, int]:
-    """All blocks if they give at most MAX_WIDTH numbers, else the stages.
+    """All blocks if they give at most MAX_WIDTH numbers, else the stages, from the last on those
+    that fit.
 
     Of a net without stages every k-th block, with the smallest k that fits. The last is always
     read.
     """
     if sum(fine.values()) <= MAX_WIDTH:
         return fine
+    names, taps = list(fine), {}
     if coarse != fine:
-        return coarse
-    names = list(fine)
+        for name in reversed(coarse):
+            if not taps or sum(taps.values()) + coarse[name] <= MAX_WIDTH:
+                taps = {name: coarse[name], **taps}
+        return taps
     for step in range(2, len(names) + 1):
         taps = {name: fine[name] for name in names[(len(names) - 1) % step :: step]}
         if sum(taps.values()) <= MAX_WIDTH:

@@ -13,7 +13,7 @@ from pipeline.inference.attention import attention, on_grid
 from pipeline.inference.predictor import Predictor
 from pipeline.model.build import classifier, head_inputs
 from pipeline.model.freeze import settle_batchnorm
-from pipeline.model.head import BlockHead, choose_taps
+from pipeline.model.head import END, BlockHead, choose_taps
 
 SIZE = 128
 NETS = {
@@ -99,6 +99,20 @@ def test_the_model_stays_as_it_is(by_blocks: bool) -> None:
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     hooks = sum(len(module._forward_hooks) for module in model.modules())
     assert hooks == len(getattr(model, "taps", []))  # a BlockHead's own
+
+
+def test_of_a_net_that_is_read_at_its_end_it_is_that_of_its_last_layer() -> None:
+    last = looking_there("resnet18", False)
+    model = BlockHead(timm.create_model("resnet18"), 3, taps={END: 512})
+    model.load_state_dict(
+        {f"backbone.{k}": v for k, v in last.model.state_dict().items() if "fc." not in k}
+        | {"head.weight": last.model.fc.weight, "head.bias": last.model.fc.bias}
+        | {"mean": torch.zeros(512), "scale": torch.ones(512)}
+    )
+    images = planted()[1]
+    np.testing.assert_allclose(
+        attention(predictor_of(model), images, [2, 0, 2]), attention(last, images, [2, 0, 2])
+    )
 
 
 def test_class_and_registers_are_no_places() -> None:

@@ -65,6 +65,21 @@ class Near(torch.nn.Module):
         return torch.nn.functional.linear(x[:, :1, 0, 0], self.weight)
 
 
+class Keeping(torch.nn.Module):
+    """In eval mode it keeps what it made of its weights, as LeViT's attention does."""
+
+    kept = None
+
+    def train(self, mode: bool = True) -> "Keeping":
+        self.kept = None if mode else self.kept
+        return super().train(mode)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.kept is None:
+            self.kept = 2 * self.weight
+        return self.kept.expand(len(x), 3)
+
+
 def probabilities(
     tta: str,
     pixels: np.ndarray,
@@ -273,6 +288,14 @@ def test_a_model_in_training_is_judged_as_it_is_saved() -> None:
     judged = probabilities("none", pixels, [0, 1], model=wrapped)
     np.testing.assert_array_equal(judged, probabilities("none", pixels, [0, 1], model=Near(40.0)))
     assert wrapped(torch.ones(1, 3, 2, 2)).diff() == 0, "and it trains on as before"
+
+
+def test_averaged_weights_are_judged_as_they_are_now() -> None:
+    """An average is in eval mode for ever: a LeViT of it would answer as in the first epoch."""
+    model, pixels = Keeping(), random_pixels(6)
+    for best in (2, 0):
+        model.weight = torch.eye(3)[best]
+        assert probabilities("none", pixels, [0, 1], model=model).argmax(1).tolist() == [best] * 2
 
 
 def test_a_batch_without_memory_for_it_is_predicted_in_halves() -> None:

@@ -9,11 +9,7 @@ import torch
 from pipeline.base.cli import UserError
 from pipeline.base.config import Model
 from pipeline.model.backbone import layout
-from pipeline.model.build import build_model
-from pipeline.model.freeze import freeze
-from pipeline.model.head import MAX_WIDTH, BlockHead, blocks
-
-OWN = {"test_coatnet": 64, "swin_s3_tiny_224": 56}  # px of those that take no 32
+from pipeline.model.head import MAX_WIDTH, BlockHead, blocks, within_most
 
 
 def test_means_and_deviations_of_every_block() -> None:
@@ -44,52 +40,10 @@ def test_features_are_standardised() -> None:
     torch.testing.assert_close(model(images), model.head((raw - 0.5) * 3))
 
 
-LAST = {  # the last block of each family, and what follows it unread
-    "test_vit": ("blocks.5", ["norm.weight", "norm.bias"]),
-    "swin_s3_tiny_224": ("layers.3.blocks.1", ["norm.weight", "norm.bias"]),
-    "test_convnext": ("stages.3.blocks.1", []),
-    "test_coatnet": ("stages.3.blocks.0", ["norm.weight", "norm.bias"]),
-    "test_nfnet": ("stages.3.0", ["final_conv.weight", "final_conv.bias", "final_conv.gain"]),
-    "test_efficientnet": ("blocks.4.0", []),
-}
-
-
-@pytest.mark.parametrize("name", LAST)
-def test_the_last_block_is_read_and_all_that_trains_has_a_gradient(name: str) -> None:
-    settings = Model(backbone=name, weights="none", batchnorm="train", size=OWN.get(name, 32))
-    model = build_model(settings, 3, 0)
-    freeze(model, settings)
-    with torch.no_grad():  # gains that begin at zero would keep all before them from a gradient
-        for parameter in model.parameters():
-            parameter += 0.01 * torch.randn_like(parameter)
-    images = torch.randn(2, 3, settings.size, settings.size)
-    features = model.eval().statistics(images)
-    assert features.shape == (2, sum(model.taps.values()))
-    last, unread = LAST[name]
-    assert list(model.taps)[-1] == last and model.unread == unread
-    if hasattr(model.backbone, "blocks"):
-        assert last.split(".")[1] == str(len(model.backbone.blocks) - 1)
-    model(images).square().sum().backward()
-    trained = {n for n, p in model.named_parameters() if p.requires_grad}
-    given = {n for n, p in model.named_parameters() if p.grad is not None and p.grad.any()}
-    assert given >= trained
-    assert {n.removeprefix("backbone.") for n, _ in model.named_parameters()} - {
-        n.removeprefix("backbone.") for n in trained
-    } == set(unread)
-
-
 def test_a_wide_vit_is_read_every_so_manieth_block_up_to_the_last() -> None:
     """12 blocks of 2 x 768 numbers are 18,432: every third is within the bound."""
     found = layout(Model(backbone="vit_base_patch16_224", size=224))
     assert found.taps == dict.fromkeys(["blocks.2", "blocks.5", "blocks.8", "blocks.11"], 1536)
-
-
-@pytest.mark.parametrize("name", ["crossvit_tiny_240", "vgg11"])
-def test_blocks_that_cannot_be_read_are_one_line_with_the_way_out(name: str) -> None:
-    """Outputs of several branches; outputs that the next layer overwrites."""
-    with pytest.raises(UserError, match=r"^model.features: .*; set features: last$"):
-        layout(Model(backbone=name, size=240))
-    assert layout(Model(backbone=name, size=240, features="last")).taps is None
 
 
 @pytest.mark.parametrize(
@@ -111,6 +65,18 @@ def test_a_size_that_a_backbone_cannot_take_is_one_line() -> None:
     words = r"^model.size: efficientformer_l1 takes no pictures of 96 px .*; its own size is 224$"
     with pytest.raises(UserError, match=words):
         layout(Model(backbone="efficientformer_l1", size=96))
+
+
+@pytest.mark.parametrize(
+    ("stages", "kept"),
+    [([4000, 2000, 1000], "abc"), ([100, 3000, 2000, 6000], "acd"), ([3000, 9000], "b")],
+)
+def test_of_stages_that_are_too_wide_the_last_that_fit_are_read(
+    stages: list[int], kept: str
+) -> None:
+    """RegNet-Y 32 GF gave a head 12,064 numbers, more than the bound."""
+    coarse = dict(zip("abcd", stages, strict=False))
+    assert "".join(within_most({"x": MAX_WIDTH + 1}, coarse)) == kept
 
 
 def test_wide_backbones_are_read_once_a_stage() -> None:
@@ -152,7 +118,6 @@ def test_odd_nets_are_read_to_their_end_in_the_right_axis(
     backbone: str, width: int, last: str
 ) -> None:
     """Read in the wrong one, a head's width was the sum of channels and sides of maps."""
-    for size in (96, 160):
-        taps = layout(Model(backbone=backbone, weights="x", size=size)).taps
-        assert sum(taps.values()) == width
-        assert list(taps)[-1] == last
+    taps = layout(Model(backbone=backbone, weights="x", size=96)).taps
+    assert sum(taps.values()) == width
+    assert list(taps)[-1] == last

@@ -187,13 +187,6 @@ def finish(model: torch.nn.Module, settings: Model, path: Path) -> None:
     records.commit(path, {"folds": None}, 0.0, **facts)
 
 
-def test_a_vit_of_another_size_comes_back(tmp_path: Path) -> None:
-    model, path = build_model(vit(48), 3, 0).eval(), tmp_path / "model.safetensors"
-    finish(model, vit(48), path)
-    images = torch.randn(2, 3, 48, 48)
-    torch.testing.assert_close(load_model(path)[0](images), model(images))
-
-
 @pytest.mark.parametrize("source", ["run", "file", "hub"])
 @pytest.mark.parametrize("sizes", [(48, 96), (80, 96), (96, 80)])
 def test_first_weights_are_made_to_fit_the_size(
