@@ -23,6 +23,7 @@ from pipeline.base import records
 from pipeline.base.cli import UserError, mean_std, run_stage, say, short, took, warn
 from pipeline.base.competition import load_competition
 from pipeline.base.config import TTA, Experiment, load_experiment, root, with_tta
+from pipeline.base.derived import SeedOption, each_seed, seeds_of
 from pipeline.base.runs import Split, cv_of, prediction_path
 from pipeline.base.settings import checked_name
 from pipeline.data.decisions import Changes, load_changes
@@ -56,17 +57,18 @@ def main(
     name: Annotated[str | None, typer.Option(help="default: the run, when it is one")] = None,
     fold: Annotated[list[int] | None, typer.Option(help="only these folds")] = None,
     tta: Annotated[TTA | None, typer.Option(help="default: each run's own; its sizes stay")] = None,
+    seed: SeedOption = None,
     no_report: Annotated[bool, typer.Option("--no-report", help="without the page")] = False,
 ) -> None:
     if name is not None:
         checked_name(name, "--name")
-    members = [load_member(text, fold, tta) for text in runs]
+    members = [member for text in runs for member in load_members(text, seed, fold, tta)]
     first, folds_used = members[0].settings, members[0].folds
     few = len(folds_used) < first.folds.n
     if name is None:
-        if len(members) > 1:
+        if len(runs) > 1:
             raise UserError("several runs need a --name")
-        name = f"{first.name}-fold{'-'.join(map(str, folds_used))}" if few else first.name
+        name = name_of(runs[0].partition(":")[0], seed, folds_used if few else [])
     table = load_folds(first)
     folds = folds_digest(table)
     refuse_mixed(members, folds)
@@ -174,8 +176,18 @@ def tell(name: str) -> None:
     say("report", f"{report_path(name)}, {took(started) if made else 'up to date'}")
 
 
-def load_member(text: str, asked: list[int] | None, tta: TTA | None) -> Member:
-    """Parse RUN or RUN:WEIGHT; digest its prediction files of the folds asked for, or of all.
+def name_of(experiment: str, seeds: list[int] | None, folds: list[int]) -> str:
+    """The experiment's, unless these are some of its folds, or other seeds than its file lists."""
+    other = seeds if seeds and set(seeds) != set(seeds_of(experiment)) else []
+    parts = {"seed": sorted(set(other)), "fold": folds}
+    named = [f"-{part}{'-'.join(map(str, some))}" for part, some in parts.items() if some]
+    return load_experiment(experiment).name + "".join(named)
+
+
+def load_members(
+    text: str, seeds: list[int] | None, asked: list[int] | None, tta: TTA | None
+) -> list[Member]:
+    """The runs of RUN or RUN:WEIGHT, one for each seed, which share the weight.
 
     Raises UserError for a bad weight and for each missing fold.
     """
@@ -186,6 +198,15 @@ def load_member(text: str, asked: list[int] | None, tta: TTA | None) -> Member:
         weight = -1.0
     if not 0 < weight < float("inf"):
         raise UserError(f"{text!r}: the weight after ':' must be a number over 0")
+    names = each_seed(run, seeds)
+    return [load_member(name, weight / len(names), asked, tta) for name in names]
+
+
+def load_member(run: str, weight: float, asked: list[int] | None, tta: TTA | None) -> Member:
+    """Digest a run's prediction files of the folds asked for, or of all.
+
+    Raises UserError for each missing fold.
+    """
     settings = with_tta(load_experiment(run), tta)
     views = settings.predict.views_name
     digests, folds = {}, chosen_folds(settings, asked)

@@ -22,7 +22,7 @@ import typer
 from pipeline.base import records
 from pipeline.base.cli import UserError, run_stage, say, took
 from pipeline.base.config import TTA, Experiment, load_experiment, root, with_tta
-from pipeline.base.derived import NameOption, SetOption, derived
+from pipeline.base.derived import NameOption, SeedOption, SetOption, derived, each_seed
 from pipeline.base.runs import Split, model_path, prediction_path
 from pipeline.data.prepared import Prepared, load_prepared
 from pipeline.data.splits import chosen_folds, folds_digest, load_folds
@@ -46,33 +46,36 @@ def main(
         TTA | None, typer.Option(help="default: the experiment's; its sizes stay")
     ] = None,
     fold: Annotated[list[int] | None, typer.Option(help="only these folds")] = None,
+    seed: SeedOption = None,
     changes: SetOption = None,
     name: NameOption = None,
 ) -> None:
-    experiment = derived(experiment, changes, name)
-    started, settings = time.monotonic(), with_tta(load_experiment(experiment), tta)
-    folds = chosen_folds(settings, fold)
+    started = time.monotonic()
     parts: list[Split] = ["oof", "test"] if split == Splits.BOTH else [split.value]
-    todo = outdated(experiment, settings, folds, parts)
-    stale = sorted({part.fold for part in todo if not part.of_features})
-    alone = settings.runtime.model_copy(update={"gpus_per_fold": 1})
-    if len(stale) > 1 and len(slots := gpu_slots(alone, len(stale))) > 1:
+    runs = each_seed(derived(experiment, changes, name), seed)
+    todo = {run: outdated(run, fold, parts, tta) for run in runs}
+    stale = {(run, p.fold): 0 for run in runs for p in todo[run] if not p.of_features}
+    runtime = load_experiment(runs[0]).runtime.model_copy(update={"gpus_per_fold": 1})
+    if len(stale) > 1 and len(slots := gpu_slots(runtime, len(stale))) > 1:
         options = ["--split", split.value, *(["--tta", str(tta)] if tta else [])]
-        predict_folds(experiment, stale, options, slots)
-    for part in todo:
-        part.update()
-    where = root("runs") / settings.name / ("fold*" if fold is None else f"fold{set(folds)}")
-    names = f"{{{','.join(parts)}}}.{settings.predict.views_name}.npz"
-    say("predict", f"{where}/{names}, {took(started) if todo else 'up to date'}")
+        predict_folds(list(stale), options, slots)
+    for run, outdated_parts in todo.items():
+        for part in outdated_parts:
+            part.update()
+        settings = with_tta(load_experiment(run), tta)
+        where = root("runs") / settings.name / ("fold*" if fold is None else f"fold{set(fold)}")
+        names = f"{{{','.join(parts)}}}.{settings.predict.views_name}.npz"
+        say("predict", f"{where}/{names}, {took(started) if todo[run] else 'up to date'}")
 
 
 def outdated(
-    experiment: str, settings: Experiment, folds: list[int], parts: list[Split]
+    experiment: str, asked: list[int] | None, parts: list[Split], tta: TTA | None
 ) -> list["Part"]:
     """Raises UserError for a fold that is not trained, or was on another split."""
+    settings = with_tta(load_experiment(experiment), tta)
     prepared, table = load_prepared(settings), load_folds(settings)
     found = []
-    for k in folds:
+    for k in chosen_folds(settings, asked):
         model = model_path(settings.name, k)
         record = records.load(model)
         if record is None:

@@ -28,7 +28,7 @@ from pipeline.base.cli import Exit, UserError, mean_std, run_stage, say, short, 
 from pipeline.base.competition import load_competition
 from pipeline.base.config import Experiment, load_experiment
 from pipeline.base.deadline import Deadline
-from pipeline.base.derived import NameOption, SetOption, derived
+from pipeline.base.derived import NameOption, SeedOption, SetOption, derived, each_seed
 from pipeline.base.locks import locked
 from pipeline.base.runs import model_path
 from pipeline.data.decisions import load_changes
@@ -57,32 +57,33 @@ def main(
     launcher: Annotated[
         ray_cluster.Launcher, typer.Option(help="where the folds train")
     ] = ray_cluster.Launcher.LOCAL,
+    seed: SeedOption = None,
     changes: SetOption = None,
     name: NameOption = None,
 ) -> None:
     started, deadline = time.monotonic(), Deadline(3600 * hours)
-    experiment = derived(experiment, changes, name)
-    settings = load_experiment(experiment)
+    names = each_seed(derived(experiment, changes, name), seed)
+    runs = {run: load_experiment(run) for run in names}
+    settings = runs[names[0]]  # but for their seeds all are one
     runtime, in_group = settings.runtime, int(os.environ.get("WORLD_SIZE", 1)) > 1
     if gpus_per_fold:
         runtime = runtime.model_copy(update={"gpus_per_fold": gpus_per_fold})
-    if in_group and fold is None:
-        raise UserError("several processes train one fold together: say which by --fold")
+    if in_group and (fold is None or len(runs) > 1):
+        raise UserError("several processes train one fold together: say which by --fold, --seed")
     prepared, table = load_prepared(settings), load_folds(settings)
     folds = chosen_folds(settings, fold)
-    todo = unfinished(settings, folds, prepared, table, force)
+    todo = {run: unfinished(one, folds, prepared, table, force) for run, one in runs.items()}
+    jobs = [(run, k) for run in runs for k in todo[run]]
     on_cluster = launcher == ray_cluster.Launcher.RAY
-    alone = len(folds) == 1 and runtime.gpus_per_fold == 1 and not on_cluster
-    if todo and settings.train.epochs and not (alone or in_group):
+    alone = len(runs) == len(folds) == runtime.gpus_per_fold == 1 and not on_cluster
+    pooled = settings.train.epochs > 0 and not (alone or in_group)
+    if jobs and pooled:
         launch_folds = ray_cluster.train_folds if on_cluster else local.train_folds
-        launch_folds(experiment, todo, runtime, deadline)
-    elif todo:  # a fold of no epochs is done in seconds; a process of its own would take as many
-        train_here(settings, todo, prepared, table, deadline)
-    if len(folds) > 1 or not todo:
-        say("train", f"{summary(settings, folds)}, {took(started) if todo else 'up to date'}")
-    if len(folds) > 1 and todo:
-        every = [records.load(model_path(settings.name, k)) for k in folds]
-        tell_if_lost(f"{len(folds)} folds", every)
+        launch_folds(jobs, runtime, deadline)
+    for run, one in runs.items():
+        if todo[run] and not pooled:  # of no epochs: a process of its own would take as long
+            train_here(one, todo[run], prepared, table, deadline)
+        tell_scores(one, folds, bool(todo[run]), started)
 
 
 def unfinished(
@@ -190,6 +191,14 @@ def make_trainer(
     targets = training_targets(settings.train, train, len(classes))
     train, targets = with_pseudo(settings, fold, prepared, classes, train, targets)
     return Trainer(settings, fold, classes, prepared.pixels, train, valid, metric, targets)
+
+
+def tell_scores(settings: Experiment, folds: Sequence[int], made: bool, started: float) -> None:
+    if len(folds) > 1 or not made:
+        say("train", f"{summary(settings, folds)}, {took(started) if made else 'up to date'}")
+    if len(folds) > 1 and made:
+        every = [records.load(model_path(settings.name, k)) for k in folds]
+        tell_if_lost(f"{len(folds)} folds", every)
 
 
 def tell_if_lost(what: str, trained: list[dict[str, Any]]) -> None:

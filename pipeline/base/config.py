@@ -9,7 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from pipeline.base.augment_settings import Augmentation
@@ -68,6 +68,11 @@ class Mix(Settings):
     off_epochs: int = Field(0, ge=0)  # the last epochs, which see real pictures only
 
 
+def first_of(seed: Any) -> Any:
+    """The run of an experiment's own name has the first seed of a list; `each_seed` the others."""
+    return seed[0] if isinstance(seed, list) and seed else seed
+
+
 class Train(Settings):
     RETIRED: ClassVar = {"focal_gamma": 2.0, "distill": None, "distill_weight": 0.3}
 
@@ -90,7 +95,8 @@ class Train(Settings):
     conflicts: Conflicts = Field("keep", alias="twins")
     clip_grad: float | None = Field(None, gt=0)  # largest gradient norm
     ema: Probability = 0.0  # averaging window as a share of all steps; 0: off
-    seed: int = 0  # of everything random in training; the split has its own
+    # of everything random in training; the split has its own. A list: a run for each
+    seed: Annotated[int, BeforeValidator(first_of)] = 0
 
 
 def each_once(sizes: list[int]) -> list[int]:

@@ -1,4 +1,7 @@
-"""`--set train.lr=1e-4 --name demo-lr`: an experiment that differs from another, and its file."""
+"""`--set train.lr=1e-4 --name demo-lr`: an experiment that differs from another, and its file.
+
+`--seed 0 --seed 1`, and a list in its file, is the same for seeds: demo, and demo-seed1.
+"""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,7 +11,7 @@ import yaml
 
 from pipeline.base import records
 from pipeline.base.cli import UserError, say, short, shown
-from pipeline.base.config import Experiment, find_experiment, root
+from pipeline.base.config import Experiment, Train, find_experiment, load_experiment, root
 from pipeline.base.settings import checked_name
 from pipeline.base.yaml_files import checked, known_yaml, laid_over, read_based, read_yaml
 
@@ -17,6 +20,9 @@ SetOption = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="as train.lr=1e-4: a run of another --name"),
 ]
 NameOption = Annotated[str | None, typer.Option("--name", help="of the run that --set makes")]
+SeedOption = Annotated[
+    list[int] | None, typer.Option("--seed", help="a run each; default: those of train.seed")
+]
 
 
 def derived(experiment: str, changes: list[str] | None, name: str | None) -> str:
@@ -48,6 +54,23 @@ def derived(experiment: str, changes: list[str] | None, name: str | None) -> str
             tmp.write_text(f"# made by --set; may lie in pipeline/configs/experiments/ too\n{text}")
         say("set", f"{path}: {name} is {experiment} with {' '.join(changes)}")
     return name
+
+
+def each_seed(experiment: str, seeds: list[int] | None) -> list[str]:
+    """Names of an experiment's runs: itself for its own seed, else NAME-seed3 for seed 3."""
+    own, name = load_experiment(experiment).train.seed, load_experiment(experiment).name
+    runs = {seed: f"{name}-seed{seed}" for seed in seeds or seeds_of(experiment)}
+    return [
+        experiment if seed == own else derived(experiment, [f"train.seed={seed}"], run)
+        for seed, run in runs.items()
+    ]
+
+
+def seeds_of(experiment: str) -> list[int]:
+    """Those that its file lists, the first of which is its own."""
+    values = read_based(find_experiment(experiment), find_experiment)
+    seeds = values.get("train", {}).get("seed", Train().seed)
+    return seeds if isinstance(seeds, list) else [seeds]
 
 
 def _parsed(change: str) -> dict[str, Any]:

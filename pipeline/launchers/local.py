@@ -3,71 +3,80 @@
 import math
 import sys
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from pipeline.base.cli import Exit, UserError, say
-from pipeline.base.config import Runtime
+from pipeline.base.config import Runtime, load_experiment
 from pipeline.base.deadline import Deadline
 from pipeline.base.runs import first_epoch_seconds
 from pipeline.launchers.pool import EXPLAINED, Process, Slot, gpu_slots, run_jobs
 
+Fold = tuple[str, int]  # of an experiment, by its name or path
 
-def train_folds(
-    experiment: str, folds: Iterable[int], runtime: Runtime, deadline: Deadline
-) -> None:
+
+def train_folds(jobs: Iterable[Fold], runtime: Runtime, deadline: Deadline) -> None:
     """Train folds, as many at a time as there are slots; one that dies takes no other with it.
 
     After bad input, Ctrl-C and the deadline no further fold is started, but the first ones are;
     none either that may make its first epoch after the deadline, by the last that has ended.
     Raises UserError naming the dead; exits with Exit.PAUSED when some go on next time.
     """
-    folds, codes = list(folds), dict[int, int]()
+    jobs, codes = list(jobs), dict[Fold, int]()
 
-    def waiting() -> Iterator[int]:
-        for fold in folds:
-            if codes and not deadline.fits(first_epoch_seconds(experiment, [*codes][-1])):
-                codes[fold] = Exit.PAUSED
+    def waiting() -> Iterator[Fold]:
+        for job in jobs:
+            if codes and not deadline.fits(first_epoch_seconds(*[*codes][-1])):
+                codes[job] = Exit.PAUSED
             if EXPLAINED & set(codes.values()):
                 return
-            yield fold
+            yield job
 
-    def start(fold: int, slot: Slot) -> Process:
-        return start_fold(experiment, fold, slot, runtime.gpus_per_fold, deadline)
+    def start(job: Fold, slot: Slot) -> Process:
+        return start_fold(job, slot, runtime.gpus_per_fold, deadline)
 
-    for fold, code in run_jobs(waiting(), gpu_slots(runtime, len(folds)), start):
-        codes[fold] = code
+    for job, code in run_jobs(waiting(), gpu_slots(runtime, len(jobs)), start):
+        codes[job] = code
     report(codes)
 
 
-def start_fold(experiment: str, fold: int, slot: Slot, ranks: int, deadline: Deadline) -> Process:
+def start_fold(job: Fold, slot: Slot, ranks: int, deadline: Deadline) -> Process:
     if "CUDA_VISIBLE_DEVICES" in slot:
-        say("train", f"fold {fold}  on GPU {slot['CUDA_VISIBLE_DEVICES']}")
-    command = ["-m", "pipeline.train", experiment, "--fold", str(fold)]
+        say("train", f"fold {job[1]}  on GPU {slot['CUDA_VISIBLE_DEVICES']}")
+    command = command_of("train", job)
     command += ["--gpus-per-fold", str(ranks)]  # what was asked for here wins over its YAML
     if math.isfinite(deadline.seconds):
         command += ["--hours", str(max(0.0, deadline.left() / 3600))]
     return Process(command, slot, ranks)
 
 
-def predict_folds(experiment: str, folds: list[int], options: list[str], slots: list[Slot]) -> None:
+def predict_folds(jobs: list[Fold], options: list[str], slots: list[Slot]) -> None:
     """Raises UserError naming the folds that died."""
 
-    def start(fold: int, slot: Slot) -> Process:
-        command = ["-m", "pipeline.predict", experiment, "--fold", str(fold), *options]
-        return Process(command, slot)
+    def start(job: Fold, slot: Slot) -> Process:
+        return Process([*command_of("predict", job), *options], slot)
 
-    report(dict(run_jobs(folds, slots, start)))
+    report(dict(run_jobs(jobs, slots, start)))
 
 
-def report(codes: dict[int, int]) -> None:
+def command_of(stage: str, job: Fold) -> list[str]:
+    """With the run's one seed: a file may list several."""
+    experiment, fold = job
+    seed = str(load_experiment(experiment).train.seed)
+    return ["-m", f"pipeline.{stage}", experiment, "--fold", str(fold), "--seed", seed]
+
+
+def report(codes: dict[Fold, int]) -> None:
     """Exit as the folds did, if they have said why. Raises UserError naming those that died."""
     found = set(codes.values())
     for code in (Exit.INTERRUPTED, Exit.TERMINATED):
         if code in found:
             sys.exit(code)
-    if died := [f"{k} (exit {code})" for k, code in codes.items() if code not in {0, *EXPLAINED}]:
-        done = sorted(k for k, code in codes.items() if code == 0)
-        rest = f"; folds {done} are done" if done else ""
-        raise UserError(f"fold {', '.join(died)} died{rest}; the same command goes on where it was")
+    dead = {job: code for job, code in codes.items() if code not in {0, *EXPLAINED}}
+    if dead:
+        died = [f"{Path(run).stem} fold {k} (exit {code})" for (run, k), code in dead.items()]
+        done = sum(code == 0 for code in codes.values())
+        text = f"{', '.join(died)} died; {done} of {len(codes)} are done"
+        raise UserError(f"{text}; the same command goes on where it was")
     for code in (Exit.BAD_INPUT, Exit.PAUSED):
         if code in found:
             sys.exit(code)

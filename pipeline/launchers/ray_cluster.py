@@ -28,21 +28,19 @@ class Launcher(StrEnum):
     RAY = "ray"
 
 
-def train_folds(
-    experiment: str, folds: Iterable[int], runtime: Runtime, deadline: Deadline
-) -> None:
+def train_folds(jobs: Iterable[local.Fold], runtime: Runtime, deadline: Deadline) -> None:
     """Raises UserError naming the folds that died for good, and without Ray."""
     ray = connect()
     request = resources_per_task(ray.nodes(), runtime)
     train = ray.remote(max_retries=RETRIES, **request)(train_fold)
-    job, ends = (Path.cwd(), experiment, runtime), time.time() + deadline.left()
-    tasks = {fold: train.remote(*job, fold, ends) for fold in folds}
+    ends = time.time() + deadline.left()
+    tasks = {job: train.remote(Path.cwd(), job, runtime, ends) for job in jobs}
     codes = {}
-    for fold, task in tasks.items():
+    for job, task in tasks.items():
         try:
-            codes[fold] = ray.get(task)
+            codes[job] = ray.get(task)
         except ray.exceptions.RayError:
-            codes[fold] = Exit.TRACEBACK
+            codes[job] = Exit.TRACEBACK
     local.report(codes)
 
 
@@ -79,7 +77,7 @@ def resources_per_task(nodes: list[dict[str, Any]], runtime: Runtime) -> dict[st
     return {"num_gpus": gpus, "num_cpus": max(1, int(min(cores)))}
 
 
-def train_fold(folder: Path, experiment: str, runtime: Runtime, fold: int, ends: float) -> int:
+def train_fold(folder: Path, job: local.Fold, runtime: Runtime, ends: float) -> int:
     """A task: one fold, in `folder`, until `ends` (`time.time()`); returns its exit code.
 
     An end and no seconds: it may have waited long for its place, or be started again.
@@ -87,7 +85,7 @@ def train_fold(folder: Path, experiment: str, runtime: Runtime, fold: int, ends:
     """
     os.chdir(folder)
     try:
-        local.train_folds(experiment, [fold], runtime, Deadline(ends - time.time()))
+        local.train_folds([job], runtime, Deadline(ends - time.time()))
     except SystemExit as end:  # it has said why; Ray would take this for a lost machine
         return end.code
     return 0

@@ -65,10 +65,12 @@ def test_a_fold_that_waited_for_its_place_ends_with_the_others(
     monkeypatch.setattr(
         ray_cluster.local, "train_folds", lambda *job: left.append(round(job[-1].left() / 3600, 3))
     )
-    ray_cluster.train_folds("tiny", range(3), Runtime(device="cpu"), Deadline(2.5 * 3600))
+    ray_cluster.train_folds(
+        [("tiny", k) for k in range(3)], Runtime(device="cpu"), Deadline(2.5 * 3600)
+    )
     assert left == [1.5, 0.5, -0.5]
     left.clear()
-    ray_cluster.train_folds("tiny", range(1), Runtime(device="cpu"), Deadline())
+    ray_cluster.train_folds([("tiny", 0)], Runtime(device="cpu"), Deadline())
     assert left == [math.inf]
 
 

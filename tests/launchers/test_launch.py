@@ -35,14 +35,15 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[
         seconds: float = math.inf,
         **runtime: int,
     ) -> dict[int, list[str]]:
-        def start(_: str, fold: int, slot: pool.Slot, ranks: int, __: Deadline) -> pool.Process:
+        def start(job: local.Fold, slot: pool.Slot, ranks: int, _: Deadline) -> pool.Process:
+            fold = job[1]
             command = ["-c", FOLD, str(codes[fold]), str(tmp_path / f"{fold}")]
             return pool.Process(command, {"OMP_NUM_THREADS": "-", **slot}, ranks)
 
         monkeypatch.setattr(local, "start_fold", start)
         monkeypatch.setattr(pool, "visible_gpus", lambda: gpus)
         try:
-            local.train_folds("any", codes, Runtime(**runtime), Deadline(seconds))
+            local.train_folds([("any", k) for k in codes], Runtime(**runtime), Deadline(seconds))
         except UserError as told:
             assert error, told
             assert error in str(told)
@@ -105,7 +106,7 @@ def test_a_process_that_dies_is_replaced_once(tmp_path: Path, capfd) -> None:
 
 
 def test_a_dead_fold_takes_no_other_with_it(fake) -> None:
-    told = "fold 1 (exit 7) died; folds [0, 2, 3] are done; the same command goes on"
+    told = "any fold 1 (exit 7) died; 3 of 4 are done; the same command goes on"
     noted = fake({0: 0, 1: 7, 2: 0, 3: 0}, gpus=["0", "1"], error=told)
     assert set(noted) == {0, 1, 2, 3}
 
@@ -257,7 +258,7 @@ def test_what_was_asked_for_on_the_command_line_wins_over_the_yaml(
     """A fold's process reads the YAML again, and launched a second group."""
     given = []
     monkeypatch.setattr(local, "Process", lambda command, environment, ranks: given.append(command))
-    local.start_fold("any", 3, {}, 1, Deadline())
+    local.start_fold(("demo", 3), {}, 1, Deadline())
     at = given[0].index("--gpus-per-fold")
     assert given[0][at : at + 2] == ["--gpus-per-fold", "1"]
-    assert given[0][-4:-2] == ["--fold", "3"]
+    assert given[0][:7] == ["-m", "pipeline.train", "demo", "--fold", "3", "--seed", "0"]
