@@ -1,16 +1,21 @@
 """Stage 5: blend the folds of one or more runs, and score members and blend.
 
-reads   runs/RUN/foldK/{oof,test}.TTA.npz of each run, the folds file, labels/COMPETITION.csv
+reads   runs/RUN/foldK/{oof,test}.TTA.npz of each run, the folds file, labels/COMPETITION.csv;
+        of other people FOLDER/{oof,test}.{npz,csv}
 writes  runs/NAME/{oof,test}.npz and their record with the scores, runs/NAME/report.html
 run     python -m pipeline.ensemble resnet50d convnext_tiny:2 --name blend
+        python -m pipeline.ensemble blend seresnext50 theirs/ --weights fit --name last
 
-Folds count equally; runs too, unless RUN:WEIGHT says otherwise. Rows and columns are matched by
-id and class name. Runs on different folds are refused: their blended score would leak. --fold 0
-makes runs/RUN-fold0, a first submission before the other folds are trained.
+Folds count equally; runs too, unless RUN:WEIGHT says otherwise; a blend counts as its members.
+--weights fit climbs by out-of-fold scores, and takes what it finds if the nested gain is real. Rows
+and columns are matched by id and class name. Runs on different folds are refused: their blended
+score would leak. --fold 0 makes runs/RUN-fold0, a first submission before the other folds are
+trained.
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import replace
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,50 +24,41 @@ import numpy as np
 import pandas as pd
 import typer
 
+from pipeline.analysis.members import Member, load_members, refuse_mixed
 from pipeline.base import records
 from pipeline.base.cli import UserError, mean_std, run_stage, say, short, took, warn
 from pipeline.base.competition import load_competition
-from pipeline.base.config import TTA, Experiment, load_experiment, root, with_tta
-from pipeline.base.derived import SeedOption, each_seed, seeds_of
-from pipeline.base.runs import Split, cv_of, prediction_path
+from pipeline.base.config import TTA, load_experiment, root
+from pipeline.base.derived import SeedOption, seeds_of
+from pipeline.base.runs import cv_of
 from pipeline.base.settings import checked_name
 from pipeline.data.decisions import Changes, load_changes
-from pipeline.data.prepared import prepared_folder
-from pipeline.data.splits import chosen_folds, classes_of, folds_digest, load_folds, slices
-from pipeline.inference.predictions import Predictions, mean_of_runs, out_of_fold
+from pipeline.data.splits import classes_of, folds_digest, load_folds, slices
+from pipeline.inference.blending import Mean, blended, blended_runs
+from pipeline.inference.predictions import Predictions, out_of_fold
 
 VERSION = 1
+FIT = 1  # version of how weights are fitted
 
 
-@dataclass(frozen=True)
-class Member:
-    """A run in a blend; `digests` name its prediction files as they are now."""
-
-    settings: Experiment
-    views: str  # name of its predict settings
-    weight: float
-    folds: list[int]
-    digests: dict[str, str]
-
-    def path(self, fold: int, split: Split) -> Path:
-        return prediction_path(self.settings.name, fold, split, self.views)
-
-    def of_fold(self, fold: int, split: Split, image: list[str], classes: list[str]) -> np.ndarray:
-        """Probabilities [len(image), classes] by one fold's model."""
-        return Predictions.load(self.path(fold, split)).aligned(image, classes)
+class Weights(StrEnum):
+    GIVEN = "given"  # equal, or as RUN:WEIGHT says
+    FIT = "fit"
 
 
 def main(
-    runs: Annotated[list[str], typer.Argument(help="RUN or RUN:WEIGHT")],
+    runs: Annotated[list[str], typer.Argument(help="RUN, BLEND or FOLDER/, alone or :WEIGHT")],
     name: Annotated[str | None, typer.Option(help="default: the run, when it is one")] = None,
     fold: Annotated[list[int] | None, typer.Option(help="only these folds")] = None,
     tta: Annotated[TTA | None, typer.Option(help="default: each run's own; its sizes stay")] = None,
     seed: SeedOption = None,
+    weights: Annotated[Weights, typer.Option(help="fit: to out-of-fold scores")] = Weights.GIVEN,
+    mean: Annotated[Mean, typer.Option(help="of what")] = Mean.PROBABILITIES,
     no_report: Annotated[bool, typer.Option("--no-report", help="without the page")] = False,
 ) -> None:
     if name is not None:
         checked_name(name, "--name")
-    members = [member for text in runs for member in load_members(text, seed, fold, tta)]
+    members = load_members(runs, seed, fold, tta, mean)
     first, folds_used = members[0].settings, members[0].folds
     few = len(folds_used) < first.folds.n
     if name is None:
@@ -74,31 +70,82 @@ def main(
     refuse_mixed(members, folds)
     started = time.monotonic()
     out = root("runs") / name / "test.npz"
-    total = sum(member.weight for member in members)
+    changes, metric = load_changes(first), load_competition(first.competition).metric
     key = {
         "version": VERSION,
         "competition": first.competition,
         "folds": folds,
-        "weights": {m.settings.name: m.weight / total for m in members},
-        "members": {m.settings.name: {"tta": m.views, **m.digests} for m in members},
+        **members_key(members),
+        **changes.key(),
     }
-    changes = load_changes(first)
     if few:
         key |= {"only": folds_used, "of": first.folds.n}
-    metric = load_competition(first.competition).metric
-    work = partial(blend, members, table, changes, metric, out)
-    made = records.make(out, key | changes.key(), work)
+    if mean != Mean.PROBABILITIES:
+        key["mean"] = mean
+    facts: dict[str, Any] = {}
+    if weights == Weights.FIT:
+        key["fit"] = {"version": FIT, "of": records.digest(key)}
+        found = fitted(members, table, changes, metric, mean, key["fit"], out)
+        facts, pairs = {"fitted": found}, zip(members, found["weights"], strict=True)
+        members = [replace(member, weight=weight) for member, weight in pairs if weight]
+        key |= members_key(members)
+    work = partial(blend, members, table, changes, metric, out, mean, facts)
+    made = records.make(out, key, work)
     print_scores(records.load(out))
     say("ensemble", f"{out.parent}/{{oof,test}}.npz, {took(started) if made else 'up to date'}")
     if not no_report:
         tell(out.parent.name)
 
 
+def members_key(members: list[Member]) -> dict[str, Any]:
+    """Their shares, views and prediction files."""
+    total = sum(member.weight for member in members)
+    return {
+        "weights": {m.name: m.weight / total for m in members},
+        "members": {m.name: {"tta": m.views, **m.digests} for m in members},
+    }
+
+
+def fitted(
+    members: list[Member],
+    table: pd.DataFrame,
+    changes: Changes,
+    metric: str,
+    mean: Mean,
+    of: dict[str, Any],
+    out: Path,
+) -> dict[str, Any]:
+    """Fitted weights and what they are worth, as the record of `out` has them if they are `of` it.
+
+    Raises UserError for one run, or one fold, on which nothing can be judged.
+    """
+    from pipeline.analysis.blend_weights import Held, fit  # late: SciPy, scikit-learn
+
+    if len(members) < 2 or len(members[0].folds) < 2:
+        raise UserError("--weights fit takes several runs and several folds")
+    record = records.load(out)
+    if record and record["key"].get("fit") == of:
+        return record["fitted"]
+    classes, scored = classes_of(table), table[table.fold.isin(members[0].folds)]
+    mended = changes.applied(table).loc[scored.index]
+    used, names = (mended.fold >= 0).to_numpy(), [member.name for member in members]
+    answers = [out_of_fold(m.name, m.views, scored, classes)[used] for m in members]
+    rows, target = mended[used], targets_of(mended[used], classes)
+    held = Held(answers, target, rows.fold.to_numpy(), rows.group.to_numpy(), metric, mean)
+    return fit(held, names, [member.weight for member in members])
+
+
 def blend(
-    members: list[Member], table: pd.DataFrame, changes: Changes, metric: str, out: Path
+    members: list[Member],
+    table: pd.DataFrame,
+    changes: Changes,
+    metric: str,
+    out: Path,
+    mean: Mean,
+    facts: dict[str, Any],
 ) -> dict[str, Any]:
     """Write `out` (test) and its oof twin; return the scores of each member and of the blend,
-    and what they are scores of.
+    what they are scores of, and the `facts` that are known before.
 
     Test probabilities are the weighted mean over all fold models; an out-of-fold row comes from
     the one model of each member that has not seen it. Scores are by the labels as decided,
@@ -108,20 +155,20 @@ def blend(
     scored = table[table.fold.isin(members[0].folds)]
     mended = changes.applied(table).loc[scored.index]
     weights = [member.weight for member in members]
-    oof = [out_of_fold(m.settings.name, m.views, scored, classes) for m in members]
+    oof = [out_of_fold(m.name, m.views, scored, classes) for m in members]
     test_ids = Predictions.load(members[0].path(members[0].folds[0], "test")).image
-    blended = np.average(oof, axis=0, weights=weights).astype(np.float32)
+    held_out = blended(oof, weights, mean)
     tests = ([m.of_fold(fold, "test", test_ids, classes) for fold in m.folds] for m in members)
-    test = mean_of_runs(tests, weights)
-    Predictions(list(scored.image), classes, blended).save(out.with_name("oof.npz"))
+    test = blended_runs(tests, weights, mean)
+    Predictions(list(scored.image), classes, held_out).save(out.with_name("oof.npz"))
     Predictions(test_ids, classes, test).save(out)
     scores = {
-        f"{member.settings.name} {member.views}": score(mended, prob, classes, metric)
+        f"{member.name} {member.views}": score(mended, prob, classes, metric)
         for member, prob in zip(members, oof, strict=True)
     }
     if len(members) > 1:
-        scores["blend"] = score(mended, blended, classes, metric)
-    return {"metric": metric, "scores": scores}
+        scores["blend"] = score(mended, held_out, classes, metric)
+    return {"metric": metric, "scores": scores, **facts}
 
 
 def score(
@@ -132,7 +179,7 @@ def score(
 
     used = (scored.fold >= 0).to_numpy()  # not what decisions leave out
     scored, prob = scored[used], prob[used]
-    target = scored.label.map({name: i for i, name in enumerate(classes)}).to_numpy()
+    target = targets_of(scored, classes)
     folds = sorted(scored.fold.unique())
 
     def on(rows: np.ndarray) -> float:
@@ -146,6 +193,11 @@ def score(
     }
 
 
+def targets_of(scored: pd.DataFrame, classes: list[str]) -> np.ndarray:
+    """int [len(scored)], numbers of classes."""
+    return scored.label.map({name: i for i, name in enumerate(classes)}).to_numpy()
+
+
 def print_scores(record: dict[str, Any]) -> None:
     wide = max(len(name) for name in record["scores"]) + 2
     parts, rows = ["all", "no_twins", "no_conflicts"], cv_of(record)["rows"]
@@ -157,6 +209,11 @@ def print_scores(record: dict[str, Any]) -> None:
         cells = [f"{scores[part]:.4f}" if part in scores else "-" for part in parts]
         line = "  ".join(f"{cell:<{n}}" for cell, n in zip(cells, (8, 8, 12, 0), strict=False))
         print(f"{name:<{wide}}  {mean_std(scores['folds'])}  {line}".rstrip())
+    if found := record.get("fitted"):
+        from pipeline.analysis.blend_weights import in_words  # late: SciPy
+
+        for line in in_words(found, record["metric"]):
+            say("ensemble", line)
     if "untouched" in rows:
         labels = record["key"]["labels"].partition(" (")[0]
         say("ensemble", f"labels: {labels}; untouched: the other {rows['untouched']:,} pictures")
@@ -182,66 +239,6 @@ def name_of(experiment: str, seeds: list[int] | None, folds: list[int]) -> str:
     parts = {"seed": sorted(set(other)), "fold": folds}
     named = [f"-{part}{'-'.join(map(str, some))}" for part, some in parts.items() if some]
     return load_experiment(experiment).name + "".join(named)
-
-
-def load_members(
-    text: str, seeds: list[int] | None, asked: list[int] | None, tta: TTA | None
-) -> list[Member]:
-    """The runs of RUN or RUN:WEIGHT, one for each seed, which share the weight.
-
-    Raises UserError for a bad weight and for each missing fold.
-    """
-    run, _, number = text.partition(":")
-    try:
-        weight = float(number or 1)
-    except ValueError:
-        weight = -1.0
-    if not 0 < weight < float("inf"):
-        raise UserError(f"{text!r}: the weight after ':' must be a number over 0")
-    names = each_seed(run, seeds)
-    return [load_member(name, weight / len(names), asked, tta) for name in names]
-
-
-def load_member(run: str, weight: float, asked: list[int] | None, tta: TTA | None) -> Member:
-    """Digest a run's prediction files of the folds asked for, or of all.
-
-    Raises UserError for each missing fold.
-    """
-    settings = with_tta(load_experiment(run), tta)
-    views = settings.predict.views_name
-    digests, folds = {}, chosen_folds(settings, asked)
-    folder = prepared_folder(settings.competition_name, settings.cache_size, settings.model.resize)
-    prepared = records.load(folder / "images.csv")
-    for fold in folds:
-        for split, pictures in (("oof", "train"), ("test", "test")):
-            path = prediction_path(settings.name, fold, split, views)
-            if (record := records.load(path)) is None:
-                raise UserError(
-                    f"{run}: fold {fold} has no {split} predictions with tta {views} ({path}); run "
-                    f"python -m pipeline.predict {run}, or take those that there are by --fold"
-                )
-            if prepared and record["key"]["pixels"] != prepared["digests"][pictures]:
-                raise UserError(
-                    f"{path}: the {pictures} pictures have changed since; run python -m "
-                    f"pipeline.predict {run}"
-                )
-            digests[f"{split}{fold}"] = records.file_digest(path)
-    return Member(settings, views, weight, folds, digests)
-
-
-def refuse_mixed(members: list[Member], folds: str) -> None:
-    names = [member.settings.name for member in members]
-    if len(set(names)) < len(names):
-        raise UserError(f"a run stands twice in {names}; give it one weight")
-    if len({member.settings.competition for member in members}) > 1:
-        raise UserError(f"{names} belong to different competitions")
-    for member in members:
-        for fold in member.folds:
-            if records.load(member.path(fold, "oof"))["folds"] != folds:
-                raise UserError(
-                    f"{member.settings.name} fold {fold} was trained on other folds than "
-                    f"{names[0]}: a blended score would leak"
-                )
 
 
 if __name__ == "__main__":

@@ -129,9 +129,10 @@ def with_rows(evidence: Evidence, table: pd.DataFrame, kept: np.ndarray) -> Evid
     return replace(evidence, table=table, prob=evidence.prob[kept], members=members)
 
 
-def trained_settings(record: dict[str, Any]) -> Experiment:
-    """Settings of a blend's first run, whatever its YAML says by now."""
-    run, about = next(iter(record["key"]["members"].items()))
+def trained_settings(record: dict[str, Any], run: str = "") -> Experiment:
+    """Settings of a blend's run, or the first of them, whatever its YAML says by now."""
+    run = run or next(iter(record["key"]["members"]))
+    about = record["key"]["members"][run]
     model = model_path(run, folds_of(record)[0])
     trained = records.load(model)
     if trained is None:

@@ -170,7 +170,7 @@ def print_split(rows: list[Row]) -> None:
         list(cells(rows, known)),
         ["run", "CV", "OOF", *known, "TTA", "trained", "date", "what"],
         f"{Path(one.split[0]).stem}, {one.metric}, {scored}",
-        whole=("CV", "date"),
+        whole=("CV",),
     )
 
 
@@ -183,6 +183,6 @@ def cells(rows: list[Row], known: list[str]) -> Iterator[list[str]]:
             *("-" if score is None else f"{score:.4f}" for score in scores),
             row.tta,
             duration(row.seconds),
-            row.date[5:16],
+            row.date[5:10],
             row.what,
         ]

@@ -12,6 +12,7 @@ from pipeline.base.config import root
 from pipeline.base.settings import checked_name
 
 Split = Literal["oof", "test"]
+GIVEN = "given"  # views of answers that other people gave
 
 
 def model_path(run: str, fold: int) -> Path:

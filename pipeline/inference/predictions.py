@@ -1,6 +1,5 @@
 """Prediction files: probabilities that carry their own image ids and class names."""
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -77,12 +76,6 @@ class Predictions:
                 raise UserError(where + text)
         rows, columns = [row[name] for name in image], [column[name] for name in classes]
         return self.prob[rows][:, columns]
-
-
-def mean_of_runs(runs: Iterable[Sequence[np.ndarray]], weights: Sequence[float]) -> np.ndarray:
-    """Probabilities float32 [n, classes]: the mean over a run's folds, weighted over runs."""
-    means = [np.mean(folds, axis=0) for folds in runs]
-    return np.average(means, axis=0, weights=weights).astype(np.float32)
 
 
 def out_of_fold(run: str, views: str, scored: pd.DataFrame, classes: list[str]) -> np.ndarray:

@@ -12,7 +12,7 @@ import pandas as pd
 from pipeline.base import records
 from pipeline.base.cli import UserError
 from pipeline.base.config import Experiment
-from pipeline.base.runs import load_blend, prediction_path
+from pipeline.base.runs import GIVEN, load_blend, prediction_path
 from pipeline.inference.predictions import Predictions
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ def pseudo_key(settings: Experiment, fold: int, prepared: "Prepared", folds: str
         raise UserError(f"pseudo.run: {path} is of other folds than {settings.name}: it would leak")
     answers = {}
     for run, about in record["key"]["members"].items():
+        if about["tta"] == GIVEN:
+            raise UserError(f"pseudo.run: {path} holds {run}, of folds unknown: it would leak")
         file = prediction_path(run, fold, "test", about["tta"])
         if (made := records.load(file)) is None or made["digest"] != about.get(f"test{fold}"):
             text = f"not what {path} was blended from; run python -m pipeline.ensemble again"

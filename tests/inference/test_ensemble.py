@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import pretend_model
 
 from pipeline.base import records
+from pipeline.base.config import load_experiment
 from pipeline.base.runs import prediction_path
 from pipeline.inference.predictions import Predictions
 
@@ -44,7 +46,7 @@ def blend_of(space: Path, write: Callable[..., str]) -> Callable[..., str]:
                 path = prediction_path(name, fold, split, "none")
                 Predictions(list(answers), classes, prob.astype(np.float32)).save(path)
                 digest = kw.get("folds", folds_digest(TABLE.astype(str).astype({"fold": int})))
-                records.commit(path, {}, time.monotonic(), folds=digest)
+                records.commit(path, {"pixels": 1}, time.monotonic(), folds=digest)
         return experiment
 
     return make
@@ -120,3 +122,117 @@ def test_missing_image_in_one_file_is_refused(
 ) -> None:
     one = blend_of("one", RIGHT, [{"t": 0.9, "u": 0.2}, {"t": 0.5}])
     assert "no prediction for 1 image names, first 'u'" in run("ensemble", one, expect=2)
+
+
+def test_a_blend_counts_as_its_members(
+    run: Callable[..., str], blend_of: Callable[..., str], space: Path
+) -> None:
+    one = blend_of("one", RIGHT, TESTS)
+    two = blend_of("two", dict.fromkeys(RIGHT, 0.0), [{"t": 0.0, "u": 0.0}] * 2)
+    three = blend_of("three", dict.fromkeys(RIGHT, 1.0), [{"t": 1.0, "u": 1.0}] * 2)
+    pretend_models(space, "one", "two")
+    run("ensemble", f"{one}:3", two, "--name", "inner")
+    run("ensemble", three, "inner:2", f"{two}:0.5", "--name", "outer")
+    record = records.load(space / "runs/outer/test.npz")
+    shares = {"three": 1 / 3.5, "one": 1.5 / 3.5, "two": 1 / 3.5}
+    assert record["key"]["weights"] == pytest.approx(shares)
+    prob = Predictions.load(space / "runs/outer/test.npz").prob[:, 0]
+    np.testing.assert_allclose(prob, (np.array([0.7, 0.4]) * 1.5 + 1) / 3.5, atol=1e-6)
+    assert "did you mean 'inner'" in run("ensemble", "iner", one, "--name", "x", expect=2)
+    said = run("ensemble", "inner", three, "--mean", "ranks", "--name", "x", expect=2)
+    assert "--mean probabilities blends it" in said
+    assert "inner is a blend" in run("ensemble", "inner", "--fold", "0", expect=2)
+
+
+def pretend_models(space: Path, *names: str) -> None:
+    for name in names:
+        settings = load_experiment(str(space / f"{name}.yaml"))
+        for fold in (0, 1):
+            pretend_model(settings, fold)
+
+
+def test_weights_are_fitted_once_and_kept(
+    run: Callable[..., str], blend_of: Callable[..., str], space: Path
+) -> None:
+    right = {
+        image: 0.8 if label == "x" else 0.2
+        for image, label in zip(TABLE.image, TABLE.label, strict=True)
+    }
+    one = blend_of("one", right, TESTS)
+    two = blend_of("two", {k: 0.95 if v < 0.5 else 0.05 for k, v in right.items()}, TESTS)
+    said = run("ensemble", one, two, "--name", "fit", "--weights", "fit")
+    assert "fitted weights: 1.00 one" in said and "nested, 95 % interval" in said
+    record = records.load(space / "runs/fit/test.npz")
+    assert record["fitted"]["runs"] == ["one", "two"] and record["fitted"]["taken"]
+    assert record["key"]["weights"] == {"one": 1.0} and list(record["key"]["members"]) == ["one"]
+    again = run("ensemble", one, two, "--name", "fit", "--weights", "fit")
+    assert "up to date" in again and "fitted weights: 1.00 one" in again
+    plain = run("ensemble", one, two, "--name", "fit")
+    assert "up to date" not in plain and "fitted weights" not in plain
+    said = run("ensemble", one, "--weights", "fit", expect=2)
+    assert "several runs and several folds" in said
+
+
+def given(folder: Path, oof: str, test: str) -> str:
+    folder.mkdir(exist_ok=True)
+    (folder / "oof.csv").write_text(oof)
+    (folder / "test.csv").write_text(test)
+    return f"{folder}/"
+
+
+GIVEN_OOF = "id,y,fold,x\n" + "".join(
+    f"{name},0.7,{fold},0.3\n" for name, fold in zip("hgfedcba", [1] * 4 + [0] * 4, strict=True)
+)
+GIVEN_TEST = "id,x,y\nu,0.501,0.5\nt,0.25,0.75\n"
+
+
+def test_answers_of_others_are_a_member(
+    run: Callable[..., str], blend_of: Callable[..., str], space: Path
+) -> None:
+    one = blend_of("one", RIGHT, TESTS)
+    theirs = given(space / "theirs", GIVEN_OOF, GIVEN_TEST)
+    said = run("ensemble", one, f"{theirs}:3", "--name", "both")
+    assert "theirs given" in said and "warning" not in said
+    prob = Predictions.load(space / "runs/both/test.npz")
+    np.testing.assert_allclose(prob.prob[:, 0], [0.3625, (0.4 + 3 * 0.5005) / 4], atol=1e-4)
+    scores = records.load(space / "runs/both/test.npz")["scores"]["theirs given"]
+    assert scores["folds"] == [0.5, 0.5] and scores["all"] == 0.5
+    assert "up to date" in run("ensemble", one, f"{theirs}:3", "--name", "both")
+    with np.load(space / "runs/theirs/fold0/oof.given.npz") as kept:
+        assert kept["image"].tolist() == list("abcd")
+    (space / "theirs/test.csv").write_text(GIVEN_TEST.replace("0.25,0.75", "0.75,0.25"))
+    assert "up to date" not in run("ensemble", one, f"{theirs}:3", "--name", "both")
+    prob = Predictions.load(space / "runs/both/test.npz").prob
+    np.testing.assert_allclose(prob[0, 0], (0.7 + 3 * 0.75) / 4, atol=1e-4)
+    image, x = list("abcdefgh"), np.full(8, 0.5)
+    (space / "theirs/oof.csv").unlink()
+    arrays = {"image": image, "classes": ["x", "y"], "prob": np.stack([x, x], 1)}
+    np.savez(space / "theirs/oof.npz", **arrays)
+    assert "nobody knows that its folds" in run("ensemble", one, f"{theirs}:3", "--name", "both")
+
+
+@pytest.mark.parametrize(
+    ("oof", "test", "said"),
+    [
+        (GIVEN_OOF.replace("h,0.7", "h,0.8"), GIVEN_TEST, "'h' holds no probabilities; each row"),
+        (GIVEN_OOF.replace("h,0.7", "h,x"), GIVEN_TEST, "'h' holds no probabilities"),
+        (GIVEN_OOF.replace("h,0.7", "g,0.7"), GIVEN_TEST, "'g' stands twice"),
+        (GIVEN_OOF.replace("h,0.7", "z,0.7"), GIVEN_TEST, "no prediction for 1 image names"),
+        (GIVEN_OOF, GIVEN_TEST.replace("x,y", "x,z"), "no prediction for 1 class names, first 'y'"),
+        (GIVEN_OOF.replace("h,0.7,1", "h,0.7,0"), GIVEN_TEST, "'h' is of fold 0, here of 1"),
+    ],
+)
+def test_answers_of_others_are_checked(
+    run: Callable[..., str],
+    blend_of: Callable[..., str],
+    space: Path,
+    oof: str,
+    test: str,
+    said: str,
+) -> None:
+    one = blend_of("one", RIGHT, TESTS)
+    theirs = given(space / "theirs", oof, test)
+    text = run("ensemble", one, theirs, "--name", "both", expect=2)
+    assert said in text and "theirs/" in text and text.count("\n") == 1
+    assert "name a run of yours before" in run("ensemble", theirs, "--name", "both", expect=2)
+    assert not (space / "runs/both").exists()

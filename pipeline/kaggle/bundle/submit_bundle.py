@@ -11,8 +11,9 @@ from pipeline.base import records
 from pipeline.base.cli import UserError, mean_std
 from pipeline.base.competition import Competition, load_competition
 from pipeline.base.config import Predict
-from pipeline.base.runs import cv_of, folds_of, load_blend, model_path, prediction_path
+from pipeline.base.runs import GIVEN, cv_of, folds_of, load_blend, model_path, prediction_path
 from pipeline.data.prepared import load_pictures
+from pipeline.inference.blending import Mean
 from pipeline.kaggle.bundle.notebook_file import (
     make_bundle,
     slug_of,
@@ -27,7 +28,7 @@ def current_submission(name: str, owner: str) -> tuple[Path, Competition]:
     """Make the bundle of an ensemble unless it is current; returns its folder."""
     blend, record = load_blend(name)
     competition = load_competition(record["key"]["competition"])
-    models = find_models(record)
+    models, mean = find_models(record), record["key"].get("mean", Mean.PROBABILITIES)
     where = competition.slug or competition.name
     code, weights, kernel = (slug_of(where, name, end) for end in ("code", "weights", "submit"))
     key = {
@@ -38,7 +39,7 @@ def current_submission(name: str, owner: str) -> tuple[Path, Competition]:
     }
 
     def write(out: Path) -> None:
-        write_weights(out / "weights", competition, models)
+        write_weights(out / "weights", competition, models, mean)
         write_code(out / "code")
         job = Job(competition=competition, weights=weights)
         write_submit_notebook(out, heading(name, where, record), job, competition, code)
@@ -49,7 +50,9 @@ def current_submission(name: str, owner: str) -> tuple[Path, Competition]:
     return out, competition
 
 
-def write_weights(folder: Path, competition: Competition, models: list[BundledModel]) -> None:
+def write_weights(
+    folder: Path, competition: Competition, models: list[BundledModel], mean: Mean
+) -> None:
     """The models, their records and the manifest."""
     folder.mkdir(parents=True)
     first = models[0]
@@ -59,7 +62,7 @@ def write_weights(folder: Path, competition: Competition, models: list[BundledMo
     prior = [float(shares[label]) for label in classes]
     for model in models:
         copy_model(model, folder)
-    manifest = Manifest(classes=classes, prior=prior, models=models)
+    manifest = Manifest(classes=classes, prior=prior, models=models, mean=mean)
     records.write_json(folder / FILE, manifest.model_dump(mode="json"))
 
 
@@ -87,6 +90,8 @@ def find_models(ensemble: dict[str, Any]) -> list[BundledModel]:
 
 def find_model(ensemble: dict[str, Any], run: str, fold: int) -> BundledModel:
     about, model = ensemble["key"]["members"][run], model_path(run, fold)
+    if about["tta"] == GIVEN:
+        raise UserError(f"{run}: answers of others, which a notebook cannot make: blend without")
     test = prediction_path(run, fold, "test", about["tta"])
     trained, made = records.load(model), records.load(test)
     again = f"run python -m pipeline.predict {run}, then pipeline.ensemble, again"

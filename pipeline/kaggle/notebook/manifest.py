@@ -10,6 +10,7 @@ from pipeline.base.cli import UserError
 from pipeline.base.competition import Competition
 from pipeline.base.config import Predict
 from pipeline.base.settings import Settings
+from pipeline.inference.blending import Mean
 
 FILE = "manifest.json"
 
@@ -50,6 +51,7 @@ class Manifest(Settings):
     classes: list[str]
     prior: list[float]  # each class's share of the training images
     models: Annotated[list[BundledModel], Field(min_length=1)]
+    mean: Mean = Mean.PROBABILITIES  # of runs
 
     @classmethod
     def load(cls, folder: Path) -> Self:

@@ -8,7 +8,7 @@ import numpy as np
 from pipeline.base.cli import say, warn
 from pipeline.base.config import Predict
 from pipeline.base.deadline import Deadline
-from pipeline.inference.predictions import mean_of_runs
+from pipeline.inference.blending import blended_runs
 from pipeline.kaggle.notebook.answer import Job, Work
 from pipeline.kaggle.notebook.guard import alert
 from pipeline.kaggle.notebook.manifest import BundledModel
@@ -54,7 +54,7 @@ def run_models(
         elif number >= soon:
             seconds[model.run] = deadline.clock() - begun[number]
             found.setdefault(model.run, []).append(prob)
-            write(mean_of_runs(found.values(), [share[run] for run in found]))
+            write(blended_runs(found.values(), [share[run] for run in found], work.mean))
             rate, left = len(prob) / max(seconds[model.run], 1e-9), deadline.left() / 60
             say(
                 "notebook", f"{model.name} has answered: {rate:,.0f} images/s, {left:,.0f} min left"

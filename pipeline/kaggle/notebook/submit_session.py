@@ -135,6 +135,7 @@ def predict(answers: Submission, folder: Path, known: Manifest, deadline: Deadli
                 models=queue_of(known.models),
                 shares=len(slots),
                 ends=time.time() + deadline.left() + OVERTIME,
+                mean=known.mean,
             )
             run_models(work, slots, deadline, partial(answers.write, known, good))
     return None

@@ -1,0 +1,95 @@
+"""Weights of a blend that are fitted on out-of-fold answers, and what they are worth, nested."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pipeline.analysis.leaderboard import sign_of
+from pipeline.analysis.paired import drawn_scores, per_row, resamples
+from pipeline.inference.blending import averaged, terms_of
+
+ROUNDS = 30  # runs drawn into the bag
+
+
+@dataclass(frozen=True)
+class Held:
+    """What weights are fitted on: `answers` of each run [n, classes], out of `fold` (int [n]).
+
+    `group` ties twins, which are drawn together.
+    """
+
+    answers: Sequence[np.ndarray]
+    target: np.ndarray
+    fold: np.ndarray
+    group: np.ndarray
+    metric: str
+    mean: str
+
+    def of(self, terms: Sequence[np.ndarray], rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        return averaged([term[rows] for term in terms], weights, self.mean)
+
+
+def fit(held: Held, names: Sequence[str], weights: Sequence[float]) -> dict[str, Any]:
+    """For a record: the weights to use, those that were fitted, and the scores of both.
+
+    `nested` is the score of weights that are fitted for each fold on all others; `low` and `high`
+    are the 95 % interval of its gain over the `weights` that were given. Only where all of that is
+    a gain the fitted weights are taken.
+    """
+    terms, given = terms_of(held.answers, held.mean), np.array(weights) / sum(weights)
+    every, nested = np.ones(len(held.target), dtype=bool), np.empty_like(held.answers[0])
+    for fold in np.unique(held.fold):
+        out = held.fold == fold
+        nested[out] = held.of(terms, out, climb(held, terms, ~out))
+    found = climb(held, terms, every)
+    probs = [held.of(terms, every, given), nested, held.of(terms, every, found)]
+    before, after, seen = drawn_scores(held.target, probs, held.metric, [every.astype(int)])[0]
+    draws = drawn_scores(held.target, probs[:2], held.metric, resamples(held.group))
+    gains = sign_of(held.metric) * (draws[:, 1] - draws[:, 0])
+    low, high = np.percentile(gains, [2.5, 97.5])
+    scores = {"given": before, "nested": after, "fitted": seen, "low": low, "high": high}
+    return {
+        "runs": list(names),
+        "weights": (found if low > 0 else given).tolist(),
+        "climbed": found.tolist(),
+        "taken": bool(low > 0),
+        **{name: round(float(value), 5) for name, value in scores.items()},
+    }
+
+
+def climb(held: Held, terms: Sequence[np.ndarray], rows: np.ndarray) -> np.ndarray:
+    """Weights float [k]: the bag of runs, drawn with replacement, that scored best on `rows`.
+
+    Ensemble selection (Caruana et al. 2004): the run is added that makes the bag's score best,
+    ROUNDS times; of the bags on the way the first of the best.
+    """
+    terms, target = [term[rows] for term in terms], held.target[rows]
+    bag, best, at = np.zeros(len(terms)), (-np.inf, -np.inf), np.zeros(len(terms))
+    for _ in range(ROUNDS):
+        bags = bag + np.eye(len(terms))
+        values = [_value(held, target, averaged(terms, one, held.mean)) for one in bags]
+        first = max(range(len(bags)), key=values.__getitem__)
+        bag = bags[first]
+        if values[first] > best:
+            best, at = values[first], bag
+    return at / at.sum()
+
+
+def _value(held: Held, target: np.ndarray, prob: np.ndarray) -> tuple[float, float]:
+    """The metric, more being better; of equals that of the likelier answers."""
+    count = [np.ones(len(target), dtype=int)]
+    score = sign_of(held.metric) * float(drawn_scores(target, [prob], held.metric, count)[0, 0])
+    likely = -float(per_row(target, prob, "log_loss").mean()) if target.ndim == 1 else 0.0
+    return round(score, 9), likely
+
+
+def in_words(found: dict[str, Any], metric: str) -> list[str]:
+    """What came of fitting, for people: two lines."""
+    parts = zip(found["climbed"], found["runs"], strict=True)
+    weights = " + ".join(f"{weight:.2f} {name}" for weight, name in parts if weight)
+    gain = sign_of(metric) * (found["nested"] - found["given"])
+    interval = f"{gain:+.4f} nested, 95 % interval {found['low']:+.4f} to {found['high']:+.4f}"
+    verdict = "taken" if found["taken"] else "no more than luck, the given weights stay"
+    return [f"fitted weights: {weights}", f"{metric} better by {interval}: {verdict}"]
