@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 import typer
 
-from pipeline.analysis.members import Member, load_members, refuse_mixed
+from pipeline.analysis.members import Member, is_blend, load_members, refuse_mixed
 from pipeline.base import records
 from pipeline.base.cli import UserError, mean_std, run_stage, say, short, took, warn
 from pipeline.base.competition import load_competition
@@ -62,7 +62,7 @@ def main(
     first, folds_used = members[0].settings, members[0].folds
     few = len(folds_used) < first.folds.n
     if name is None:
-        if len(runs) > 1:
+        if len(runs) > 1 or is_blend(runs[0].partition(":")[0]):
             raise UserError("several runs need a --name")
         name = name_of(runs[0].partition(":")[0], seed, folds_used if few else [])
     table = load_folds(first)
