@@ -63,8 +63,11 @@ class FrozenFeatures:
                     with records.writing(files[i]) as tmp, tmp.open("wb") as file:
                         np.save(file, values.numpy())
                     records.commit(files[i], key, started)
-        at = np.searchsorted(every, rows)
-        return torch.from_numpy(np.stack([np.load(f, mmap_mode="r")[at] for f in files], 1))
+        kept, at = [np.load(file, mmap_mode="r") for file in files], np.searchsorted(every, rows)
+        found = np.empty((len(rows), len(views), kept[0].shape[1]), np.float32)
+        for i, values in enumerate(kept):  # stacked, they would all be there twice
+            found[:, i] = values[at]
+        return torch.from_numpy(found)
 
     def compute(self, rows: np.ndarray, views: list[View]) -> list[torch.Tensor]:
         """Features [len(rows), width] for each view, in one pass over the pictures."""
@@ -75,7 +78,7 @@ class FrozenFeatures:
                 given = self.predictor.over_views(partial(head_inputs, self.model), images, views)
                 for kept, one in zip(found, given, strict=True):
                     kept.append(one.cpu())
-        return [torch.cat(kept) for kept in found]
+        return [torch.cat(found.pop(0)) for _ in views]  # and not all of them twice
 
     def probabilities(self, split: str, rows: np.ndarray, views: list[View]) -> np.ndarray:
         """As `Predictor.probabilities`, of a model whose head alone is new."""

@@ -69,24 +69,28 @@ def lda(features: torch.Tensor, labels: np.ndarray, classes: int) -> LinearHead:
     """
     rank = pd.Series(labels).groupby(labels).cumcount().to_numpy()
     held = rank % HELD_OUT == 1  # the first image of a class always stays
-    kept, rest = (
-        ClassMoments.of(features, labels, classes, np.flatnonzero(some)) for some in (~held, held)
-    )
-    best = (np.inf, 0.1, 1.0)
-    if held.any():
-        best = min(best_scale(kept, features[held], labels[held], s) for s in SHRINKAGES)
+    kept, rest = np.flatnonzero(~held), np.flatnonzero(held)
+    moments, best = ClassMoments.of(features, labels, classes, kept), (np.inf, 0.1, 1.0)
+    if len(rest):
+        best = min(best_scale(moments, features, labels, rest, s) for s in SHRINKAGES)
     _, shrinkage, scale = best
-    weight, bias = (kept + rest).solve(shrinkage)
+    moments += ClassMoments.of(features, labels, classes, rest)  # each may be half a gigabyte
+    weight, bias = moments.solve(shrinkage)
     return LinearHead((weight * scale).float(), (bias * scale).float(), shrinkage, scale)
 
 
 def best_scale(
-    moments: "ClassMoments", features: torch.Tensor, labels: np.ndarray, shrinkage: float
+    moments: "ClassMoments",
+    features: torch.Tensor,
+    labels: np.ndarray,
+    images: np.ndarray,
+    shrinkage: float,
 ) -> tuple[float, float, float]:
-    """Lowest log loss over the scales, with its settings."""
+    """Lowest log loss of some `images` over the scales, with its settings."""
     weight, bias = moments.solve(shrinkage)
-    logits = features.flatten(0, 1).double() @ weight.T + bias
-    target = torch.from_numpy(labels).repeat_interleave(features.shape[1])
+    chunks = torch.from_numpy(images).split(CHUNK_IMAGES)
+    logits = torch.cat([features[i].flatten(0, 1).double() @ weight.T for i in chunks]) + bias
+    target = torch.from_numpy(labels[images]).repeat_interleave(features.shape[1])
     losses = [F.cross_entropy(logits * scale, target).item() for scale in SCALES]
     i = int(np.argmin(losses))
     return losses[i], shrinkage, float(SCALES[i])
@@ -144,6 +148,7 @@ class ClassMoments(NamedTuple):
         shrunk.mul_(1 - shrinkage)
         shrunk.diagonal().add_(shrinkage * spread + 1e-9)
         factor = torch.linalg.cholesky(shrunk)
+        del shrunk
         weight = torch.cholesky_solve(means.T, factor).T
         return weight, -0.5 * (weight * means).sum(1)
 
