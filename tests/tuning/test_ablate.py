@@ -15,8 +15,9 @@ from pipeline.base.runs import model_path
 def plan(write: Callable[..., str], space: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Its folds are trained in this process: to start one of their own takes seconds each."""
 
-    def train_here(experiment: str, folds: list[int], *_: object) -> None:
-        train.main(experiment, fold=folds)
+    def train_here(jobs: list[tuple[str, int]], *_: object) -> None:
+        for experiment, fold in jobs:
+            train.main(experiment, fold=[fold])
 
     monkeypatch.setattr(ablate, "train_folds", train_here)
     head = {"features": "blocks", "head_init": "lda"}
