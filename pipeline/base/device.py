@@ -27,6 +27,7 @@ def make_accelerator(runtime: Runtime, options: Sequence[KwargsHandler] = ()) ->
         # Accelerate keeps the first precision for a whole process, which may do several things
         AcceleratorState._reset_state(reset_partial_state=True)
     torch.set_float32_matmul_precision("high")
+    torch.set_num_threads(min(torch.get_num_threads(), cores()))  # it knows of no quota
     cpu = runtime.device == "cpu" or not torch.cuda.is_available()
     if cpu:
         tune_malloc()
