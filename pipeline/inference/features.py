@@ -7,6 +7,7 @@ of their heads; a run of `epochs: 0` is predicted from such passes alone.
 import hashlib
 import time
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from pipeline.model.build import classifier, head_inputs, head_logits
 
 VERSION = 1
 MAX_IMAGES = 20_000  # of a split; features of more are neither kept nor held in memory
+KEPT_GB = 8.0  # of a competition's pictures at a size; those not used for longest go
 
 
 class FrozenFeatures:
@@ -58,12 +60,14 @@ class FrozenFeatures:
             missing = [i for i, file in enumerate(files) if not records.is_current(file, key)]
             if missing:
                 started = time.monotonic()
-                found = self.compute(every, [views[i] for i in missing])
-                for i, values in zip(missing, found, strict=True):
+                made = self.compute(every, [views[i] for i in missing])
+                for i, values in zip(missing, made, strict=True):
                     with records.writing(files[i]) as tmp, tmp.open("wb") as file:
                         np.save(file, values.numpy())
                     records.commit(files[i], key, started)
-        kept, at = [np.load(file, mmap_mode="r") for file in files], np.searchsorted(every, rows)
+            kept = [np.load(file, mmap_mode="r") for file in files]
+            remove_oldest(folder, files)
+        at = np.searchsorted(every, rows)
         found = np.empty((len(rows), len(views), kept[0].shape[1]), np.float32)
         for i, values in enumerate(kept):  # stacked, they would all be there twice
             found[:, i] = values[at]
@@ -86,6 +90,24 @@ class FrozenFeatures:
         with torch.inference_mode():
             logits = [head_logits(self.model, one) for one in features.unbind(1)]
             return torch.stack([one.softmax(1) for one in logits]).mean(0).cpu().numpy()
+
+
+def remove_oldest(folder: Path, used: list[Path]) -> None:
+    """Until all but those in use fit into KEPT_GB; the time of its record tells a file's use."""
+    for file in used:
+        records.record_path(file).touch()
+    others = [file for file in folder.glob("*.npy") if file not in used]
+    room = KEPT_GB * 1e9 - sum(file.stat().st_size for file in used)
+    for file in sorted(others, key=last_use, reverse=True):
+        if (room := room - file.stat().st_size) < 0:
+            records.record_path(file).unlink(missing_ok=True)
+            file.unlink()
+
+
+def last_use(file: Path) -> float:
+    """Seconds; a file that has no record, of a writer that was killed, comes first."""
+    record = records.record_path(file)
+    return record.stat().st_mtime if record.exists() else 0.0
 
 
 def moves_batchnorm(settings: Experiment) -> bool:

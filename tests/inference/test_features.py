@@ -1,5 +1,6 @@
 """Features of an untrained backbone: computed once for all folds, and predicted from."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+from pipeline.base import records
 from pipeline.base.config import load_experiment
 from pipeline.base.runs import model_path, prediction_path
 from pipeline.data.splits import load_folds
@@ -60,6 +62,28 @@ def test_one_pass_serves_all_folds_and_their_predictions(
     kept = list((space / "runs" / "_data" / "demo").glob("*/features/*.npy"))
     assert len(kept) == 8
     assert {len(np.load(path)) for path in kept} == {60, 12}
+
+
+def test_features_that_were_not_used_for_longest_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features, "KEPT_GB", 3e-6)
+    files = [tmp_path / f"{name}.npy" for name in ("old", "new", "unfinished", "used")]
+    for age, file in enumerate(files):
+        file.write_bytes(bytes(1000 * (age + 1) // 2))
+        if file.stem != "unfinished":
+            records.record_path(file).touch()
+            os.utime(records.record_path(file), (age, age))
+    features.remove_oldest(tmp_path, files[3:])  # 2000 in use, 1000 of "new", no room for 500
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "new.npy",
+        "new.npy.json",
+        "used.npy",
+        "used.npy.json",
+    ]
+    assert records.record_path(files[3]).stat().st_mtime > 1e9
+    features.remove_oldest(tmp_path, [])
+    assert len(list(tmp_path.iterdir())) == 4, "they fit"
 
 
 def test_the_same_probabilities_as_from_pictures(
