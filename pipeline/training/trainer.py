@@ -55,7 +55,7 @@ class Trainer:
         self.pixels, self.valid, self.watch = pixels, valid, bool  # `watch` is told of each epoch
         self.rows, self.labels = train.row.to_numpy(), train.target.to_numpy()
         self.seed = derive_seed(settings.train.seed, "fold", fold)
-        self.unfreezes, self.parts = settings.model.freeze_epochs, Parts()
+        self.unfreezes, self.parts = settings.model.freeze_epochs, Parts(settings)
         self.accelerator = make_accelerator(settings.runtime, distributed.options(self.unfreezes))
         model = self._make_model()
         self.preprocessing = preprocessing(model, settings.model)

@@ -409,6 +409,10 @@ def test_what_there_is_no_memory_for_is_done_in_parts_to_the_same_weights(
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
     assert seen == [8, 4, *[2] * 4, 2, 2, 2, 1, 2, 2, 2, 1], "halved twice, and from then on"
     assert capsys.readouterr().err.count("in smaller parts") == 2
+    assert (trainer(write("tight", **settings)).parts.n, roomy.parts.n) == (4, 1), "remembered"
+    assert "takes its pictures in 4 parts, as " in capsys.readouterr().out
+    settings["model"] = {"freeze": None}
+    assert trainer(write("other", **settings)).parts.n == 1
     for one, other in zip(roomy.model.parameters(), tight.model.parameters(), strict=True):
         torch.testing.assert_close(one, other)
     monkeypatch.setattr(tight.model, "forward", lambda images: forward(images.repeat(4, 1, 1, 1)))
