@@ -22,6 +22,7 @@ from pipeline.base.cli import UserError, run_stage, say, took
 from pipeline.base.competition import load_competition
 from pipeline.base.config import Experiment, find_experiment, load_experiment, root
 from pipeline.base.deadline import Deadline
+from pipeline.base.forms import as_array
 from pipeline.base.runs import model_path
 from pipeline.base.yaml_files import find_yaml, laid_over, read_based, read_yaml
 from pipeline.data.decisions import load_changes
@@ -106,16 +107,16 @@ def measure(settings: Experiment, path: Path) -> dict[str, float]:
     held_out = table[table.fold == FOLD]
     oof = Part(settings, FOLD, "oof", prepared, list(held_out.image), record)
     oof.update()
-    classes = classes_of(table)
+    rules = load_competition(settings.competition)
+    classes = classes_of(table, rules.form)
     prob = Predictions.load(oof.out).aligned(list(held_out.image), classes)
     mended = load_changes(settings, prepared).applied(table).loc[held_out.index]
     scored = (mended.fold == FOLD).to_numpy()
-    target = mended.label[scored].map({label: i for i, label in enumerate(classes)}).to_numpy()
-    metric = load_competition(settings.competition).metric
+    target = as_array(rules.form.targets(mended.label[scored], classes))
     seconds = pd.read_csv(model.with_name("log.csv")).seconds.sum()
     return {
         "plain": record["scores"]["valid_score"],
-        "tta": METRICS[metric](target, prob[scored]),
+        "tta": METRICS[rules.metric](target, prob[scored]),
         "minutes": seconds / 60,
     }
 

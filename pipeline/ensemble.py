@@ -24,12 +24,14 @@ import numpy as np
 import pandas as pd
 import typer
 
+from pipeline.analysis.decided import decision_in_words, decisions, task_key
 from pipeline.analysis.members import Member, is_blend, load_members, refuse_mixed
 from pipeline.base import records
 from pipeline.base.cli import UserError, mean_std, run_stage, say, short, took, warn
-from pipeline.base.competition import load_competition
+from pipeline.base.competition import Competition, load_competition
 from pipeline.base.config import TTA, load_experiment, root
 from pipeline.base.derived import SeedOption, seeds_of
+from pipeline.base.forms import OneClass, as_array
 from pipeline.base.runs import cv_of
 from pipeline.base.settings import checked_name
 from pipeline.data.decisions import Changes, load_changes
@@ -70,7 +72,7 @@ def main(
     refuse_mixed(members, folds)
     started = time.monotonic()
     out = root("runs") / name / "test.npz"
-    changes, metric = load_changes(first), load_competition(first.competition).metric
+    changes, rules = load_changes(first), load_competition(first.competition)
     key = {
         "version": VERSION,
         "competition": first.competition,
@@ -82,18 +84,19 @@ def main(
         key |= {"only": folds_used, "of": first.folds.n}
     if mean != Mean.PROBABILITIES:
         key["mean"] = mean
+    key |= task_key(rules, mean)
     facts: dict[str, Any] = {}
     if weights == Weights.FIT:
         key["fit"] = {"version": FIT, "of": records.digest(key)}
-        found = fitted(members, table, changes, metric, mean, key["fit"], out)
+        found = fitted(members, table, changes, rules, mean, key["fit"], out)
         facts, pairs = {"fitted": found}, zip(members, found["weights"], strict=True)
         members = [replace(member, weight=weight) for member, weight in pairs if weight]
         key |= members_key(members)
-    work = partial(blend, members, table, changes, metric, out, mean, facts)
+    work = partial(blend, members, table, changes, rules, out, mean, facts)
     made = records.make(out, key, work)
     print_scores(records.load(out))
     say("ensemble", f"{out.parent}/{{oof,test}}.npz, {took(started) if made else 'up to date'}")
-    if not no_report:
+    if not no_report and rules.form.by_class:  # the page speaks of one class a picture
         tell(out.parent.name)
 
 
@@ -110,7 +113,7 @@ def fitted(
     members: list[Member],
     table: pd.DataFrame,
     changes: Changes,
-    metric: str,
+    rules: Competition,
     mean: Mean,
     of: dict[str, Any],
     out: Path,
@@ -126,12 +129,13 @@ def fitted(
     record = records.load(out)
     if record and record["key"].get("fit") == of:
         return record["fitted"]
-    classes, scored = classes_of(table), table[table.fold.isin(members[0].folds)]
+    classes, scored = classes_of(table, rules.form), table[table.fold.isin(members[0].folds)]
     mended = changes.applied(table).loc[scored.index]
     used, names = (mended.fold >= 0).to_numpy(), [member.name for member in members]
     answers = [out_of_fold(m.name, m.views, scored, classes)[used] for m in members]
-    rows, target = mended[used], targets_of(mended[used], classes)
-    held = Held(answers, target, rows.fold.to_numpy(), rows.group.to_numpy(), metric, mean)
+    rows, target = mended[used], as_array(rules.form.targets(mended.label[used], classes))
+    fold, group = rows.fold.to_numpy(), rows.group.to_numpy()
+    held = Held(answers, target, fold, group, rules.metric, mean)
     return fit(held, names, [member.weight for member in members])
 
 
@@ -139,7 +143,7 @@ def blend(
     members: list[Member],
     table: pd.DataFrame,
     changes: Changes,
-    metric: str,
+    rules: Competition,
     out: Path,
     mean: Mean,
     facts: dict[str, Any],
@@ -151,7 +155,8 @@ def blend(
     the one model of each member that has not seen it. Scores are by the labels as decided,
     without what is left out, which has probabilities for all that.
     """
-    classes = classes_of(table)
+    form, metric = rules.form, rules.metric
+    classes = classes_of(table, form)
     scored = table[table.fold.isin(members[0].folds)]
     mended = changes.applied(table).loc[scored.index]
     weights = [member.weight for member in members]
@@ -160,26 +165,32 @@ def blend(
     held_out = blended(oof, weights, mean)
     tests = ([m.of_fold(fold, "test", test_ids, classes) for fold in m.folds] for m in members)
     test = blended_runs(tests, weights, mean)
-    Predictions(list(scored.image), classes, held_out).save(out.with_name("oof.npz"))
-    Predictions(test_ids, classes, test).save(out)
+    kind = form.kind
+    Predictions(list(scored.image), classes, held_out, kind=kind).save(out.with_name("oof.npz"))
+    Predictions(test_ids, classes, test, kind=kind).save(out)
     scores = {
-        f"{member.name} {member.views}": score(mended, prob, classes, metric)
+        f"{member.name} {member.views}": score(mended, prob, classes, metric, form)
         for member, prob in zip(members, oof, strict=True)
     }
     if len(members) > 1:
-        scores["blend"] = score(mended, held_out, classes, metric)
+        scores["blend"] = score(mended, held_out, classes, metric, form)
+    facts |= decisions(mended, held_out, classes, rules)
     return {"metric": metric, "scores": scores, **facts}
 
 
 def score(
-    scored: pd.DataFrame, prob: np.ndarray, classes: list[str], metric: str
+    scored: pd.DataFrame,
+    prob: np.ndarray,
+    classes: list[str],
+    metric: str,
+    form: OneClass | None = None,
 ) -> dict[str, Any]:
     """The metric per fold and on slices of the held-out rows."""
     from pipeline.inference.metrics import METRICS  # late: scikit-learn
 
     used = (scored.fold >= 0).to_numpy()  # not what decisions leave out
     scored, prob = scored[used], prob[used]
-    target = targets_of(scored, classes)
+    target = as_array((form or OneClass()).targets(scored.label, classes))
     folds = sorted(scored.fold.unique())
 
     def on(rows: np.ndarray) -> float:
@@ -191,11 +202,6 @@ def score(
         **{name: on(rows) for name, rows in parts.items() if rows.any()},
         "rows": {name: int(rows.sum()) for name, rows in parts.items()},
     }
-
-
-def targets_of(scored: pd.DataFrame, classes: list[str]) -> np.ndarray:
-    """int [len(scored)], numbers of classes."""
-    return scored.label.map({name: i for i, name in enumerate(classes)}).to_numpy()
 
 
 def print_scores(record: dict[str, Any]) -> None:
@@ -214,6 +220,8 @@ def print_scores(record: dict[str, Any]) -> None:
 
         for line in in_words(found, record["metric"]):
             say("ensemble", line)
+    if "decided" in record:
+        say("ensemble", decision_in_words(record))
     if "untouched" in rows:
         labels = record["key"]["labels"].partition(" (")[0]
         say("ensemble", f"labels: {labels}; untouched: the other {rows['untouched']:,} pictures")

@@ -15,6 +15,7 @@ import warnings
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import pandas as pd
 import typer
 
@@ -24,6 +25,7 @@ from pipeline.base.competition import load_competition
 from pipeline.base.config import Experiment, Folds, load_experiment
 from pipeline.base.csv_files import read_csv, write_csv
 from pipeline.base.derived import NameOption, SetOption, derived
+from pipeline.base.forms import OneClass, as_array
 from pipeline.base.locks import locked
 from pipeline.data.prepared import load_prepared
 from pipeline.data.splits import (
@@ -31,6 +33,7 @@ from pipeline.data.splits import (
     fold_numbers,
     folds_path,
     load_folds,
+    parted,
     refuse_other_images,
     twin_groups,
 )
@@ -49,6 +52,7 @@ def main(
 ) -> None:
     settings = load_experiment(derived(experiment, changes, name))
     started, out = time.monotonic(), folds_path(settings)
+    form = load_competition(settings.competition).form
     train = training_images(load_prepared(settings).rows)
     key = {
         "version": VERSION,
@@ -64,19 +68,19 @@ def main(
     with locked(out.parent):
         record = records.load(out)
         if source:
-            table, key = own_split(settings, source, train), own
+            table, key = own_split(settings, source, train, form), own
         elif out.exists() and not (record and records.is_intact(out, record)):
-            table = checked(load_folds(settings), train, settings.folds.n, out)
-            if not table.equals(make_folds(train, settings.folds)):  # else we were killed
+            table = checked(load_folds(settings), train, settings.folds.n, out, form)
+            if not table.equals(make_folds(train, settings.folds, form)):  # else we were killed
                 key = own
                 say("folds", f"{out}: a split that was written or edited by hand, taken as it is")
         else:
             remedy = "a changed split voids all scores made with it: set folds.name to a new name"
             records.refuse_if_stale(out, own if record and "own" in record["key"] else key, remedy)
-            table = make_folds(train, settings.folds)
+            table = make_folds(train, settings.folds, form)
             write(out, table)
-        records.commit(out, key, started, **facts_of(table))
-    say("folds", f"{out}: {describe(table)}, {took(started)}")
+        records.commit(out, key, started, **facts_of(table, form))
+    say("folds", f"{out}: {describe(table, form)}, {took(started)}")
 
 
 def training_images(rows: pd.DataFrame) -> pd.DataFrame:
@@ -85,7 +89,9 @@ def training_images(rows: pd.DataFrame) -> pd.DataFrame:
     return train.assign(group=twin_groups(list(train.hash), list(train.group), list(train.id)))
 
 
-def own_split(settings: Experiment, source: Path, train: pd.DataFrame) -> pd.DataFrame:
+def own_split(
+    settings: Experiment, source: Path, train: pd.DataFrame, form: OneClass
+) -> pd.DataFrame:
     """Write a split that others drew. Raises UserError unless it is whole and fair."""
     out, name = folds_path(settings), load_competition(settings.competition).id
     if out.exists():
@@ -98,50 +104,81 @@ def own_split(settings: Experiment, source: Path, train: pd.DataFrame) -> pd.Dat
     if gone := list(table.image[table.fold.isna()]):
         raise UserError(f"{source}: no fold for {len(gone)} images, first {gone[0]!r}")
     table["fold"] = fold_numbers(table.fold, source)
-    table = checked(table, train, settings.folds.n, source)
+    table = checked(table, train, settings.folds.n, source, form)
     write(out, table)
     return table
 
 
-def checked(table: pd.DataFrame, train: pd.DataFrame, n: int, where: Path) -> pd.DataFrame:
+def checked(
+    table: pd.DataFrame, train: pd.DataFrame, n: int, where: Path, form: OneClass
+) -> pd.DataFrame:
     """A split that we did not draw, with our groups. Raises UserError for one that leaks."""
     refuse_other_images(table, train, where)
     table = table.sort_values("image", ignore_index=True).assign(group=train.group)
-    check_folds(table, n, where)
+    check_folds(table, n, where, form)
     return table
 
 
-def make_folds(train: pd.DataFrame, settings: Folds) -> pd.DataFrame:
+def make_folds(train: pd.DataFrame, settings: Folds, form: OneClass | None = None) -> pd.DataFrame:
     """Assign a fold to each row of `train` (columns id, label, group; any order of rows).
 
     Returns image, label, group, fold, sorted by image: the same rows always give the same table.
     Raises UserError when the groups make a fair split impossible.
     """
-    from sklearn.model_selection import StratifiedGroupKFold  # late: the rest needs no scikit-learn
-
+    form = form or OneClass()
     table = train[["id", "label", "group"]].rename(columns={"id": "image"})
     table = table.sort_values("image", ignore_index=True)
-    groups_per_class = table.groupby("label").group.nunique()
+    pairs = parted(table, form)
+    groups_per_class = pairs.groupby("label").group.nunique()
     lonely = set(groups_per_class.index[groups_per_class == 1])
     warn_about_small_classes(groups_per_class, settings.n)
     # a whole group stays in training if any of its labels has no other group
-    kept = table.group.isin(table.group[table.label.isin(lonely)])
+    kept = table.group.isin(pairs.group[pairs.label.isin(lonely)])
     table["fold"] = -1
     split = table[~kept]
     if split.group.nunique() < settings.n:
         raise UserError(f"{split.group.nunique()} groups cannot make {settings.n} folds")
-    if (most := split.label.value_counts().max()) < settings.n:
+    if form.kind == "chances":
+        table.loc[split.index, "fold"] = iterative_folds(split, settings, form)
+    else:
+        table.loc[split.index, "fold"] = stratified_folds(split, settings, form)
+    check_folds(table, settings.n, form=form)
+    return table
+
+
+def stratified_folds(split: pd.DataFrame, settings: Folds, form: OneClass) -> np.ndarray:
+    """The fold of each row, int [n]. Raises UserError where no fold could be fair."""
+    from sklearn.model_selection import StratifiedGroupKFold  # late: the rest needs no scikit-learn
+
+    strata, fold = form.strata(split.label), np.empty(len(split), dtype=int)
+    if (most := strata.value_counts().max()) < settings.n:
         raise UserError(
             f"no class has {settings.n} images, one a fold: set folds.n: {most} or less"
         )
     splitter = StratifiedGroupKFold(settings.n, shuffle=True, random_state=settings.seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # small classes: we said it, with names
-        parts = splitter.split(split.image, split.label, split.group)
-        for fold, (_, held_out) in enumerate(parts):
-            table.loc[split.index[held_out], "fold"] = fold
-    check_folds(table, settings.n)
-    return table
+        for k, (_, held_out) in enumerate(splitter.split(split.image, strata, split.group)):
+            fold[held_out] = k
+    return fold
+
+
+def iterative_folds(split: pd.DataFrame, settings: Folds, form: OneClass) -> np.ndarray:
+    """The fold of each row, int [n]: every fold has its share of each label.
+
+    Sechidis et al. 2011; whole groups are dealt out, by all the labels that they hold.
+    """
+    from iterstrat.ml_stratifiers import MultilabelStratifiedKFold  # late: no other task needs it
+
+    marks = pd.DataFrame(as_array(form.targets(split.label, form.classes(split.label))))
+    groups = marks.groupby(split.group.to_numpy()).max()
+    splitter = MultilabelStratifiedKFold(
+        n_splits=settings.n, shuffle=True, random_state=settings.seed
+    )
+    fold = pd.Series(-1, groups.index)
+    for k, (_, held_out) in enumerate(splitter.split(groups, groups.to_numpy())):
+        fold.iloc[held_out] = k
+    return split.group.map(fold).to_numpy()
 
 
 def warn_about_small_classes(groups_per_class: pd.Series, n: int) -> None:
@@ -162,22 +199,22 @@ def write(out: Path, table: pd.DataFrame) -> None:
         write_csv(table, tmp)
 
 
-def facts_of(table: pd.DataFrame) -> dict[str, object]:
+def facts_of(table: pd.DataFrame, form: OneClass) -> dict[str, object]:
     return {
         "images": len(table),
-        "classes": table.label.nunique(),
+        "classes": len(form.classes(table.label)),
         "groups": table.group.nunique(),
         "sizes": table.fold.value_counts().sort_index().to_dict(),
     }
 
 
-def describe(table: pd.DataFrame) -> str:
+def describe(table: pd.DataFrame, form: OneClass) -> str:
     scored = table[table.fold >= 0]
     sizes = scored.fold.value_counts().sort_index()
     twins = scored[scored.duplicated("group", keep=False)]
     return (
-        f"{len(sizes)} folds of {sizes.min()}-{sizes.max()} images, {scored.label.nunique()} "
-        f"classes, {len(twins)} grouped images kept together"
+        f"{len(sizes)} folds of {sizes.min()}-{sizes.max()} images, "
+        f"{len(form.classes(scored.label))} {form.word}, {len(twins)} grouped images kept together"
     )
 
 

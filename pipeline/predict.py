@@ -124,7 +124,8 @@ class Part:
         in_test = rows.split == "test"
         chosen = rows[in_test if self.split == "test" else rows.id.isin(self.held_out) & ~in_test]
         prob = self.predict(chosen.index.to_numpy())
-        Predictions(list(chosen.id), self.record["classes"], prob).save(self.out)
+        kind = self.record.get("answer", {}).get("kind", "shares")
+        Predictions(list(chosen.id), self.record["classes"], prob, kind=kind).save(self.out)
         return {"images": len(chosen), "folds": self.record["key"]["folds"]}
 
     @property

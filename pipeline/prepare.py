@@ -25,12 +25,13 @@ from pipeline.base.competition import load_competition
 from pipeline.base.config import Experiment, load_experiment
 from pipeline.base.csv_files import write_csv
 from pipeline.base.derived import NameOption, SetOption, derived
+from pipeline.base.forms import OneClass
 from pipeline.data.decisions import Changes, load_changes
 from pipeline.data.images import DARK
 from pipeline.data.inspection import propose
 from pipeline.data.prepared import Prepared, list_digest, prepared_folder
 from pipeline.data.reading import read_all
-from pipeline.data.tables import class_order, data_folder, read_rows, refuse_futile
+from pipeline.data.tables import data_folder, read_rows, refuse_futile
 
 VERSION = 1
 
@@ -52,15 +53,19 @@ def main(
     folder = data_folder(competition, data)
     rows = read_rows(competition, folder)
     refuse_futile(competition, folder, rows)
-    if competition.metric == "quadratic_kappa":
-        tell_order(class_order(set(rows.label[rows.split == "train"])))
+    form = competition.form
+    if competition.metric == "quadratic_kappa" and form.by_class:
+        tell_order(form.classes(rows.label[rows.split == "train"]))
     size, fit = settings.cache_size, settings.model.resize
     out = prepared_folder(settings.competition_name, size, fit) / "images.csv"
     key = {"version": VERSION, "size": size, "fit": fit, "files": list_digest(rows, folder)}
     started = time.monotonic()
     forget_damaged(out)
-    if records.make(out, key, partial(make, rows, folder, out, settings)):
-        say("prepare", f"{out.parent}: {describe(records.load(out)['audit'])}, {took(started)}")
+    if records.make(out, key, partial(make, rows, folder, out, settings, form)):
+        say(
+            "prepare",
+            f"{out.parent}: {describe(records.load(out)['audit'], form)}, {took(started)}",
+        )
     else:
         say("prepare", f"{out.parent}: {len(rows):,} images, up to date")
     tell_changes(load_changes(settings))
@@ -73,7 +78,9 @@ def forget_damaged(out: Path) -> None:
         records.record_path(out).unlink()
 
 
-def make(rows: pd.DataFrame, folder: Path, out: Path, settings: Experiment) -> dict[str, Any]:
+def make(
+    rows: pd.DataFrame, folder: Path, out: Path, settings: Experiment, form: OneClass
+) -> dict[str, Any]:
     """Write `out` and the pixels; returns facts for the record."""
     from pipeline.model.backbone import layout  # late: torch, for which no no-op waits
 
@@ -87,7 +94,7 @@ def make(rows: pd.DataFrame, folder: Path, out: Path, settings: Experiment) -> d
         "data": str(folder.resolve()),
         "packed": packed,
         "digests": {split: pixel_digest(part) for split, part in facts.groupby("split")},
-        "audit": audit_of(facts),
+        "audit": audit_of(facts, form),
         "pixels": records.fingerprint(out.with_name("pixels.npy")) if packed else {},
     }
 
@@ -115,7 +122,7 @@ def pixel_digest(facts: pd.DataFrame) -> str:
     return records.digest(sorted(zip(facts.id, facts.hash, strict=True)))
 
 
-def audit_of(facts: pd.DataFrame) -> dict[str, int]:
+def audit_of(facts: pd.DataFrame, form: OneClass) -> dict[str, int]:
     """Counts a competitor should know before the first epoch."""
     train = facts[facts.split == "train"]
     twins = train[train.duplicated("hash", keep=False)]
@@ -123,7 +130,7 @@ def audit_of(facts: pd.DataFrame) -> dict[str, int]:
     return {
         "train": len(train),
         "test": len(facts) - len(train),
-        "classes": train.label.nunique(),
+        "classes": len(form.classes(train.label)),
         "twins": len(twins),
         "twin_groups": twins.hash.nunique(),
         "conflicts": len(conflicts),
@@ -134,11 +141,11 @@ def audit_of(facts: pd.DataFrame) -> dict[str, int]:
     }
 
 
-def describe(audit: dict[str, int]) -> str:
+def describe(audit: dict[str, int], form: OneClass) -> str:
     sizes = "one size" if audit["sizes"] == 1 else f"{audit['sizes']} sizes"
     return (
-        f"{audit['train']:,} train + {audit['test']:,} test images, {audit['classes']} classes, "
-        f"{sizes}, {audit['twins']} twins ({audit['conflicts']} with "
+        f"{audit['train']:,} train + {audit['test']:,} test images, {audit['classes']} "
+        f"{form.word}, {sizes}, {audit['twins']} twins ({audit['conflicts']} with "
         f"contradictory labels), {audit['test_with_train_twin']} test images with a training twin"
     )
 

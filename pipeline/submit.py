@@ -21,11 +21,12 @@ from pipeline.base.cli import UserError, mean_std, run_stage, say, took, warn
 from pipeline.base.competition import Competition, load_competition
 from pipeline.base.config import root
 from pipeline.base.csv_files import read_csv
+from pipeline.base.forms import as_array
 from pipeline.base.runs import cv_of, load_blend
 from pipeline.data.prepared import prepared_data
-from pipeline.data.tables import labels_of
 from pipeline.inference.predictions import Predictions
 from pipeline.inference.submission import audit, fill_sample, write_table
+from pipeline.inference.thresholds import Decision
 from pipeline.kaggle.api.client import on_kaggle
 from pipeline.kaggle.api.upload import upload
 
@@ -52,13 +53,17 @@ def main(
         "solution": records.file_digest(solution_path) if solution_path.is_file() else None,
     }
 
+    decision = record.get("decision")
+    if decision:
+        key["decision"] = decision
+
     def work() -> dict[str, Any]:
         predictions = Predictions.load(blend)
-        table = fill_sample(sample, predictions, competition, str(sample_path))
+        table = fill_sample(sample, predictions, competition, str(sample_path), decision)
         facts = {"members": record["key"]["members"], "weights": record["key"]["weights"]}
         facts |= {"metric": record["metric"], "cv": cv_of(record), "rows": len(table)}
         if key["solution"]:
-            facts |= hidden_score(solution_path, predictions, competition)
+            facts |= hidden_score(solution_path, predictions, competition, decision)
         write_table(table, out)
         return facts
 
@@ -95,7 +100,10 @@ def send_audited(out: Path, sample: pd.DataFrame, competition: Competition) -> N
 
 
 def hidden_score(
-    path: Path, predictions: Predictions, competition: Competition
+    path: Path,
+    predictions: Predictions,
+    competition: Competition,
+    decision: dict[str, Any] | None = None,
 ) -> dict[str, float]:
     """The metric against known answers; they are used here only, after everything is decided.
 
@@ -105,17 +113,22 @@ def hidden_score(
 
     try:
         answers = read_csv(path, [competition.id, *competition.label_columns])
-        labels, ids = labels_of(competition, answers), answers[competition.id]
-        index = {name: i for i, name in enumerate(predictions.classes)}
+        form, ids = competition.form, answers[competition.id]
+        labels, classes = form.labels(answers), predictions.classes
         if ids.duplicated().any():
             raise UserError(f"{path}: id {ids[ids.duplicated()].iloc[0]!r} stands twice")
-        if unknown := sorted(set(labels) - set(index)):
+        named = {part for label in labels for part in form.parts(label)}
+        if unknown := sorted(named - set(classes)):
             raise UserError(f"{path}: label {unknown[0]!r} does not occur in training")
+        if bad := [form.fault(label) for label in labels if form.fault(label)]:
+            raise UserError(f"{path}: {bad[0]}")
         prob = predictions.aligned(list(ids), predictions.classes)
     except UserError as error:
         warn("submit", f"no hidden score: {path} does not fit: {error}")
         return {}
-    return {"hidden": round(METRICS[competition.metric](labels.map(index).to_numpy(), prob), 5)}
+    target = as_array(form.targets(labels, classes))
+    prob = Decision(**decision)(prob) if decision else prob
+    return {"hidden": round(METRICS[competition.metric](target, prob), 5)}
 
 
 def describe(out: Path) -> str:

@@ -180,17 +180,23 @@ def make_trainer(
 
     Raises UserError when the backbone's first weights cannot be had.
     """
-    from pipeline.training.loss import settled, training_targets  # late: torch
+    from pipeline.training.loss import (
+        settled,
+        standardised_targets,
+        training_targets,
+    )  # late: torch
     from pipeline.training.trainer import Trainer
 
-    classes = classes_of(table)
-    metric = load_competition(settings.competition).metric
+    rules = load_competition(settings.competition)
+    form, metric = rules.form, rules.metric
+    classes = classes_of(table, form)
     changes = load_changes(settings, prepared)
-    train, valid = split_rows(prepared.rows, table, classes, fold, changes)
+    train, valid = split_rows(prepared.rows, table, classes, fold, changes, form)
     train = settled(settings.train, train, classes)
+    train, answer = standardised_targets(train, form.kind)
     targets = training_targets(settings.train, train, len(classes))
     train, targets = with_pseudo(settings, fold, prepared, classes, train, targets)
-    return Trainer(settings, fold, classes, prepared.pixels, train, valid, metric, targets)
+    return Trainer(settings, fold, classes, prepared.pixels, train, valid, metric, targets, answer)
 
 
 def tell_scores(settings: Experiment, folds: Sequence[int], made: bool, started: float) -> None:

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from pipeline.base import records
 from pipeline.base.cli import UserError, short
+from pipeline.base.competition import load_competition
 from pipeline.base.config import Experiment, Mix, Model, Predict, Train, root
 from pipeline.base.runs import folds_of, load_blend, model_path
 from pipeline.data.decisions import load_changes
@@ -74,8 +75,11 @@ def load_evidence(name: str, decided: bool = True) -> Evidence:
     """
     name = Path(name).stem if name.endswith((".yaml", ".yml")) else name
     path, record = load_blend(name)
+    form = load_competition(record["key"]["competition"]).form
+    if not form.by_class:
+        raise UserError(f"{name}: of {form.word}; pages speak of one class a picture, as yet")
     settings, table = find_folds(trained_settings(record), record["key"]["folds"])
-    classes, given = classes_of(table), table[table.fold.isin(folds_of(record))]
+    classes, given = classes_of(table, form), table[table.fold.isin(folds_of(record))]
     prepared = load_prepared(settings)
     mended = load_changes(settings, prepared).applied(table) if decided else table
     used = (mended.loc[given.index].fold >= 0).to_numpy()

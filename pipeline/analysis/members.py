@@ -9,6 +9,7 @@ import numpy as np
 from pipeline.analysis.evidence import find_folds, trained_settings
 from pipeline.base import records
 from pipeline.base.cli import UserError, did_you_mean
+from pipeline.base.competition import load_competition
 from pipeline.base.config import TTA, Experiment, find_experiment, load_experiment, root, with_tta
 from pipeline.base.derived import each_seed
 from pipeline.base.runs import GIVEN, Split, folds_of, load_blend, prediction_path
@@ -147,9 +148,11 @@ def _leaves(name: str, mean: str) -> list[Member]:
 def _given_member(folder: Path, first: Member | None) -> Member:
     if first is None:
         raise UserError(f"{folder}: name a run of yours before the answers of others")
-    table = load_folds(first.settings)
+    table, form = load_folds(first.settings), load_competition(first.settings.competition).form
+    if form.kind != "shares":
+        raise UserError(f"{folder}: answers of others are of one class a picture, as yet")
     held_out, test = table[table.fold.isin(first.folds)], first.path(first.folds[0], "test")
-    name = take_given(folder, held_out, classes_of(table), Predictions.load(test).image)
+    name = take_given(folder, held_out, classes_of(table, form), Predictions.load(test).image)
     settings = first.settings.model_copy(update={"name": name})
     return _load(settings, GIVEN, first.folds, str(folder))
 

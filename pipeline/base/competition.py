@@ -1,10 +1,13 @@
 """Settings of a competition: where its files lie, what they hold, how it is scored."""
 
-from typing import Annotated, Literal
+from functools import cached_property
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from pipeline.base.forms import OneClass
+from pipeline.base.row_forms import FORMS
 from pipeline.base.settings import CONFLICT, Name, Settings
 from pipeline.base.yaml_files import find_yaml, load_yaml
 
@@ -16,6 +19,25 @@ def _inside(value: str) -> str:
     return value
 
 
+Metric = Literal[
+    "accuracy",
+    "log_loss",
+    "macro_f1",
+    "auc",
+    "quadratic_kappa",
+    "balanced_accuracy",
+    "mcc",
+    "f1",
+    "average_precision",
+    "micro_f1",
+    "samples_f1",
+    "samples_f2",
+    "rmse",
+    "mae",
+    "r2",
+    "pearson",
+]
+LATER = ("task", "positive", "separator")  # settings that a key holds only where they are set
 Inside = Annotated[str, AfterValidator(_inside)]
 
 
@@ -25,8 +47,12 @@ class Competition(Settings):
     name: Name = ""  # of its folder in data/: the file's name
     title: str = ""  # for people
     slug: Name | None = None  # the end of its address on Kaggle
+    # what is asked of a picture; docs/tasks.md
+    task: Literal["classes", "binary", "multi-label", "ordinal", "regression"] = "classes"
     id: str = "image"  # column that names a picture, in all CSVs
     label: str | Annotated[list[str], Field(min_length=2)] = "label"  # a list: one-hot columns
+    positive: str = "1"  # binary: the label whose probability is asked for
+    separator: str = " "  # multi-label: between the labels of one column
     group: str | None = None  # column whose equal values must stay in one fold
     train: Inside = "train.csv"  # CSV of ids and labels
     test: Inside = "test.csv"  # CSV of ids
@@ -35,17 +61,37 @@ class Competition(Settings):
     image: Inside = "{image}"  # path template over the CSV's columns: train/{id}.jpg
     test_image: Inside | None = None  # when test pictures lie elsewhere
     submission: Literal["label", "probability"] = "label"  # a class name a row, or a column a class
-    # of all scores: folds, blends, hidden tests
-    metric: Literal["accuracy", "log_loss", "macro_f1", "auc", "quadratic_kappa"] = "accuracy"
+    # of all scores: folds, blends, hidden tests; each task takes some of them
+    metric: Metric = "accuracy"
     limit_hours: float = Field(9.0, ge=0.5)  # of a notebook, where notebooks are submitted
     code_competition: bool = False  # Kaggle runs notebooks again, on a test that nobody has seen
     accelerator: Literal["t4x2", "l4x4", "cpu"] = "t4x2"  # of notebooks on Kaggle
 
+    @model_validator(mode="before")
+    @classmethod
+    def _usual_metric(cls, values: Any) -> Any:
+        form = FORMS.get(str(values.get("task", "classes"))) if isinstance(values, dict) else None
+        return {"metric": form.metrics[0], **values} if form else values
+
     @model_validator(mode="after")
     def _answered(self) -> "Competition":
-        if self.submission == "label" and not isinstance(self.label, str):
-            raise PydanticCustomError(CONFLICT, "a list as label needs submission: probability")
+        known, problem = self.form.metrics, self.form.problem()
+        if not problem and self.metric not in known:
+            problem = f"task: {self.task} takes no metric: {self.metric}, but {', '.join(known)}"
+        if problem:
+            raise PydanticCustomError(CONFLICT, "{text}", {"text": problem})
         return self
+
+    @cached_property
+    def form(self) -> OneClass:
+        """What follows from the task."""
+        return FORMS[self.task](self)
+
+    def key(self) -> dict[str, Any]:
+        """For the key of what all the settings go into."""
+        usual = {name: type(self).model_fields[name].default for name in LATER}
+        found = self.model_dump(mode="json")
+        return {k: v for k, v in found.items() if k not in usual or v != usual[k]}
 
     @property
     def label_columns(self) -> list[str]:

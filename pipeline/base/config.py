@@ -14,6 +14,8 @@ from pydantic_core import PydanticCustomError
 
 from pipeline.base.augment_settings import Augmentation
 from pipeline.base.cli import UserError, did_you_mean, shown
+from pipeline.base.competition import load_competition
+from pipeline.base.forms import suited
 from pipeline.base.label_settings import Conflicts, Pseudo
 from pipeline.base.settings import CONFLICT, Name, Probability, Settings, Side, valid_name
 from pipeline.base.yaml_files import checked, find_yaml, known_yaml, read_based
@@ -85,8 +87,8 @@ class Train(Settings):
     layer_decay: float = Field(1.0, gt=0, le=1)
     weight_decay: float = Field(0.05, ge=0, le=1000)  # not on norms and biases
     warmup: Probability = 0.1  # share of all steps
-    # bce: one yes-or-no question a class
-    loss: Literal["cross_entropy", "bce"] = "cross_entropy"
+    # labels take bce, one yes-or-no question a class; numbers smooth_l1 (their default) or mse
+    loss: Literal["cross_entropy", "bce", "smooth_l1", "mse"] = "cross_entropy"
     label_smoothing: Probability = 0.0  # share of the target spread evenly over all classes
     # weight of a class in the loss; inverse: 1 / its number of images
     class_weights: Literal["none", "inverse"] = "none"
@@ -209,7 +211,7 @@ def load_experiment(name: str) -> Experiment:
         size = own_size(experiment.model.backbone)
         model = experiment.model.model_copy(update={"size": size})
         experiment = experiment.model_copy(update={"model": model})
-    return experiment
+    return suited(experiment, load_competition(experiment.competition).form)
 
 
 def read_experiment(name: str) -> Experiment:

@@ -19,6 +19,7 @@ import pandas as pd
 
 from pipeline.base import records
 from pipeline.base.cli import UserError, did_you_mean, shown
+from pipeline.base.competition import load_competition
 from pipeline.base.config import Experiment, root
 from pipeline.base.csv_files import read_lines, refuse_rows
 from pipeline.base.locks import locked
@@ -164,6 +165,9 @@ def load_changes(settings: Experiment, prepared: Prepared | None = None) -> Chan
     path = decisions_path(settings.competition_name)
     if not path.exists():
         return Changes(path)
+    if not load_competition(settings.competition).form.by_class:
+        text = "decisions are of one class a picture, as this competition's task has not"
+        raise UserError(f"{path}: {text}; move the file away")
     rows = (prepared or load_prepared(settings)).rows
     return changes_of(standing(read_log(path)), rows[rows.split == "train"], path)
 

@@ -12,13 +12,12 @@ from pipeline.base import records
 from pipeline.base.cli import UserError
 from pipeline.base.competition import Competition
 from pipeline.base.csv_files import read_csv
-from pipeline.data.tables import image_paths, read_rows, refuse_futile
+from pipeline.data.tables import FRACTION, image_paths, read_rows, refuse_futile
 
 IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".gif", ".ppm"}
 ALWAYS = ("id", "label")  # shown even where the default says the same
 TRIED = 500  # rows, evenly spaced, on which a path template is tried
 GROUPS = ("group", "patient", "subject", "individual")  # in the names of columns
-FRACTION = r"-?\d*\.\d*[1-9]\d*"
 
 Settings = dict[str, Any]
 

@@ -9,9 +9,10 @@ import pandas as pd
 
 from pipeline.base import records
 from pipeline.base.cli import UserError
+from pipeline.base.competition import load_competition
 from pipeline.base.config import Experiment, root
 from pipeline.base.csv_files import read_csv
-from pipeline.data.tables import class_order
+from pipeline.base.forms import OneClass
 
 if TYPE_CHECKING:
     from pipeline.data.decisions import Changes
@@ -48,7 +49,7 @@ def load_folds(experiment: Experiment) -> pd.DataFrame:
         raise UserError(f"{path}: no folds; run python -m pipeline.folds {experiment.name}")
     table = read_csv(path, ["image", "label", "group", "fold"])
     table["fold"] = fold_numbers(table.fold, path)
-    check_folds(table, experiment.folds.n, path)
+    check_folds(table, experiment.folds.n, path, load_competition(experiment.competition).form)
     return table
 
 
@@ -61,7 +62,9 @@ def fold_numbers(texts: pd.Series, path: Path) -> pd.Series:
     return texts.astype(int)
 
 
-def check_folds(table: pd.DataFrame, n: int, where: Path | str = "the split") -> None:
+def check_folds(
+    table: pd.DataFrame, n: int, where: Path | str = "the split", form: OneClass | None = None
+) -> None:
     """Each image once, no group in two folds, no fold empty, each class in each training part."""
     if table.image.duplicated().any():
         twice = table.image[table.image.duplicated()].iloc[0]
@@ -72,7 +75,7 @@ def check_folds(table: pd.DataFrame, n: int, where: Path | str = "the split") ->
         raise UserError(f"{where}: {text}")
     if (found := set(table.fold) - {-1}) != set(range(n)):
         raise UserError(f"{where}: folds {sorted(found)}, expected 0 to {n - 1}")
-    folds_per_class = table.groupby("label").fold.agg(["nunique", "first"])
+    folds_per_class = parted(table, form).groupby("label").fold.agg(["nunique", "first"])
     alone = folds_per_class[(folds_per_class["nunique"] == 1) & (folds_per_class["first"] >= 0)]
     if len(alone):
         label, fold = alone.index[0], alone["first"].iloc[0]
@@ -82,8 +85,16 @@ def check_folds(table: pd.DataFrame, n: int, where: Path | str = "the split") ->
         )
 
 
-def classes_of(table: pd.DataFrame) -> list[str]:
-    return class_order(set(table.label))
+def parted(table: pd.DataFrame, form: OneClass | None = None) -> pd.DataFrame:
+    """A row for each class that a label names; none of a form whose labels name no classes."""
+    if form is None or type(form).parts is OneClass.parts:
+        return table
+    return table.assign(label=table.label.map(form.parts)).explode("label").dropna(subset="label")
+
+
+def classes_of(table: pd.DataFrame, form: OneClass | None = None) -> list[str]:
+    """What the numbers of a row of predictions are called."""
+    return (form or OneClass()).classes(table.label)
 
 
 def slices(scored: pd.DataFrame) -> dict[str, np.ndarray]:
@@ -127,6 +138,7 @@ def split_rows(
     classes: list[str],
     fold: int,
     changes: "Changes | None" = None,
+    form: OneClass | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Training and held-out images of a fold: image, row (in the pixels), target, hash, fold.
 
@@ -142,7 +154,7 @@ def split_rows(
         {
             "image": table.image,
             "row": table.image.map(position),
-            "target": table.label.map({label: i for i, label in enumerate(classes)}),
+            "target": (form or OneClass()).targets(table.label, classes),
             "fold": table.fold,
         }
     )

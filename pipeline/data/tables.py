@@ -15,6 +15,8 @@ from pipeline.base.competition import Competition
 from pipeline.base.config import root
 from pipeline.base.csv_files import read_csv, read_lines, refuse_rows
 
+FRACTION = r"-?\d*\.\d*[1-9]\d*"
+
 
 def data_folder(competition: Competition, override: Path | None = None) -> Path:
     """Where the competition's files lie: --data, else DATA_DIR/NAME, else data/NAME."""
@@ -61,25 +63,13 @@ def _rows(competition: Competition, folder: Path, split: str) -> pd.DataFrame:
         {
             "split": split,
             "id": table[competition.id],
-            "label": labels_of(competition, table) if train else "",
+            "label": competition.form.labels(table) if train else "",
             "group": table[group[0]] if group else "",
             "path": image_paths(file, table, template),
         }
     )
     refuse_rows(file, lines, _problems(competition, rows, lines, train))
     return rows
-
-
-def labels_of(competition: Competition, table: pd.DataFrame) -> pd.Series:
-    """The label of each row: a column, or the name of the one-hot column that holds its 1.
-
-    It is empty where no column or several hold a 1.
-    """
-    if isinstance(competition.label, str):
-        return table[competition.label]
-    marks = table[competition.label].apply(pd.to_numeric, errors="coerce")
-    good = marks.isin([0, 1]).all(axis=1) & (marks.sum(axis=1) == 1)
-    return marks.fillna(0).idxmax(axis=1).where(good, "")
 
 
 def image_paths(file: Path, table: pd.DataFrame, template: str) -> list[str]:
@@ -113,10 +103,8 @@ def _problems(
 def _label_problems(
     competition: Competition, labels: list[str], lines: list[int]
 ) -> list[tuple[int, str]]:
-    empty = "empty label; give one or drop the row"
-    if not isinstance(competition.label, str):
-        empty = f"expected a 1 and else 0 among {short(', '.join(competition.label))}"
-    problems = [(i, empty) for i, label in enumerate(labels) if not label.strip()]
+    faults = {label: competition.form.fault(label) for label in set(labels)}
+    problems = [(i, faults[label]) for i, label in enumerate(labels) if faults[label]]
     for i, same in enumerate(_firsts(map(look, labels))):
         if labels[same] != labels[i]:
             text = f"label {shown(labels[i])} looks like {shown(labels[same])} of line"
@@ -136,26 +124,19 @@ def look(label: str) -> str:
 
 
 def refuse_futile(competition: Competition, folder: Path, rows: pd.DataFrame) -> None:
-    """Raises UserError for a single class, and for a sample submission that nothing could fill.
+    """Raises UserError for labels that teach nothing, and for a sample that nothing could fill.
 
     No sample at all is no error here: it may come later.
     """
-    classes = class_order(set(rows.label[rows.split == "train"]))
-    if len(classes) == 1:
-        text = f"all rows are of class {shown(classes[0])}: there is nothing to tell apart"
-        raise UserError(f"{folder / competition.train}: {text}")
+    form = competition.form
+    classes = form.classes(rows.label[rows.split == "train"])
+    if problem := form.futile(classes):
+        raise UserError(f"{folder / competition.train}: {problem}")
     path = folder / competition.sample
     if not path.exists():
         return
     sample = read_csv(path, [competition.id])
-    asked = [column for column in sample if column != competition.id]
-    expected = classes if competition.submission == "probability" else [competition.label]
-    if set(asked) != set(expected):
-        raise UserError(
-            f"{path}: asks for {shown(asked)} beside {competition.id!r}, and {shown(expected)} is "
-            "what can be answered; write a sample with these columns, let `sample:` in the "
-            "competition's YAML name it, and rename or drop columns of the submission by hand"
-        )
+    refuse_columns(competition, classes, sample, path)
     ids = sample[competition.id]
     if ids.duplicated().any():
         raise UserError(f"{path}: id {shown(ids[ids.duplicated()].iloc[0])} stands twice")
@@ -166,7 +147,26 @@ def refuse_futile(competition: Competition, folder: Path, rows: pd.DataFrame) ->
         raise UserError(f"{path}: {text}, first {shown(differ[0])}, which only {where} has")
 
 
-def class_order(labels: set[str]) -> list[str]:
-    """Class names in the order of the probability columns: numbers by value, then by text."""
-    numeric = all(re.fullmatch(r"-?\d+", label) for label in labels)
-    return sorted(labels, key=lambda label: (int(label), label)) if numeric else sorted(labels)
+def refuse_columns(
+    competition: Competition, classes: list[str], sample: pd.DataFrame, path: Path
+) -> None:
+    """Raises UserError for a sample submission with other columns than those we answer."""
+    expected = competition.form.columns(classes)
+    asked = [column for column in sample if column != competition.id]
+    if expected is None and len(asked) != 1:
+        text = f"asks for {shown(asked)}, and task: {competition.task} answers one column"
+        raise UserError(f"{path}: {text}; let `label:` name the columns, or take another task")
+    if expected is not None and set(asked) != set(expected):
+        hint = "; or is it task: binary?" if len(classes) == 2 and len(asked) == 1 else ""
+        raise UserError(
+            f"{path}: asks for {shown(asked)} beside {competition.id!r}, and {shown(expected)} is "
+            "what can be answered; write a sample with these columns, let `sample:` in the "
+            "competition's YAML name it, and rename or drop columns of the submission by hand"
+            + hint
+        )
+    if competition.task != "classes" or competition.submission == "probability":
+        return
+    values = sample[expected[0]]
+    if values.str.fullmatch(FRACTION).any() and not set(values) & set(classes):
+        text = f"asks for numbers in {asked[0]!r}, and task: classes answers names"
+        raise UserError(f"{path}: {text}; task: binary gives a probability, regression a number")

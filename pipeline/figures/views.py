@@ -5,9 +5,9 @@ import pandas as pd
 
 from pipeline.base.cli import UserError, did_you_mean
 from pipeline.base.config import Experiment
+from pipeline.base.forms import class_order
 from pipeline.data.images import Pixels
 from pipeline.data.prepared import Prepared
-from pipeline.data.tables import class_order
 from pipeline.figures.pictures import Label, Strip
 
 NAMED = 4  # labels under a picture

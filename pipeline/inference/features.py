@@ -89,7 +89,7 @@ class FrozenFeatures:
         features = self.of(split, rows, views).to(self.predictor.device)
         with torch.inference_mode():
             logits = [head_logits(self.model, one) for one in features.unbind(1)]
-            return torch.stack([one.softmax(1) for one in logits]).mean(0).cpu().numpy()
+            return torch.stack([self.predictor.answer(x) for x in logits]).mean(0).cpu().numpy()
 
 
 def remove_oldest(folder: Path, used: list[Path]) -> None:

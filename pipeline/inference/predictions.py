@@ -9,6 +9,7 @@ import pandas as pd
 
 from pipeline.base import records
 from pipeline.base.cli import UserError, explain, short
+from pipeline.base.forms import Kind
 from pipeline.base.runs import prediction_path
 
 MOST_OFF = 1e-3  # that a row's sum may be from 1: roundings
@@ -16,16 +17,21 @@ MOST_OFF = 1e-3  # that a row's sum may be from 1: roundings
 
 @dataclass(frozen=True)
 class Predictions:
-    """`prob` is float32 [len(image), len(classes)]; its rows sum to 1. `path`: where they lay."""
+    """`prob` is float32 [len(image), len(classes)]: shares, whose rows sum to 1, or another kind.
+
+    `path`: where they lay.
+    """
 
     image: list[str]
     classes: list[str]
     prob: np.ndarray
     path: Path | None = None
+    kind: Kind = "shares"
 
     def save(self, path: Path) -> None:
         with records.writing(path) as tmp, tmp.open("wb") as file:
-            np.savez(file, image=self.image, classes=self.classes, prob=self.prob)
+            more = {} if self.kind == "shares" else {"kind": self.kind}
+            np.savez(file, image=self.image, classes=self.classes, prob=self.prob, **more)
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -33,7 +39,8 @@ class Predictions:
         try:
             with np.load(path, allow_pickle=False) as data:
                 image, classes = data["image"].tolist(), data["classes"].tolist()
-                found = cls(image, classes, data["prob"], path)
+                kind = str(data["kind"]) if "kind" in data else "shares"
+                found = cls(image, classes, data["prob"], path, kind)
             problem = found.problem()
         except Exception as error:  # zip, NumPy and what a foreign file holds: many kinds
             if explain(error):  # no file, memory, a disk: there is nothing to delete
@@ -53,9 +60,14 @@ class Predictions:
         for names in (self.image, self.classes):
             if len(set(names)) < len(names):
                 return f"{next(name for name in names if names.count(name) > 1)!r} stands twice"
-        good = (self.prob >= 0).all(1) & (np.abs(self.prob.sum(1) - 1) < MOST_OFF)
-        if not good.all():  # NaN and infinity are not good either
-            return f"the row of {self.image[int(good.argmin())]!r} holds no probabilities"
+        good = np.isfinite(self.prob).all(1)
+        if self.kind != "numbers":
+            good &= (self.prob >= 0).all(1) & (self.prob <= 1 + MOST_OFF).all(1)
+        if self.kind == "shares":
+            good &= np.abs(self.prob.sum(1) - 1) < MOST_OFF
+        if not good.all():
+            what = "numbers" if self.kind == "numbers" else "probabilities"
+            return f"the row of {self.image[int(good.argmin())]!r} holds no {what}"
         return ""
 
     def aligned(self, image: list[str], classes: list[str]) -> np.ndarray:

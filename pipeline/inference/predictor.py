@@ -17,6 +17,7 @@ from pipeline.base.progress import Progress
 from pipeline.data.augment import Resize
 from pipeline.data.images import Pixels
 from pipeline.data.loader import Pictures, in_order, load_batches
+from pipeline.inference.answers import SHARES, Answer
 from pipeline.inference.tta import View
 from pipeline.model.build import load_model, to_device
 from pipeline.model.head import FOREIGN
@@ -52,7 +53,9 @@ class Predictor:
         preprocessing: dict[str, Any],
         accelerator: Accelerator,
         runtime: Runtime,
+        answer: Answer = SHARES,
     ):
+        self.answer = answer
         # by way of training: LeViT keeps in eval mode what it made of weights that moved since
         self.model, self.preprocessing = model.train().eval(), preprocessing
         self.accelerator, self.runtime = accelerator, runtime
@@ -65,7 +68,7 @@ class Predictor:
         model, record = load_model(path)
         accelerator, how = make_accelerator(runtime), record["preprocessing"]
         model = to_device(model, runtime, how["size"], accelerator.device)
-        return cls(model, how, accelerator, runtime)
+        return cls(model, how, accelerator, runtime, Answer(**record.get("answer", {})))
 
     def probabilities(
         self,
@@ -106,7 +109,7 @@ class Predictor:
         with torch.inference_mode(), as_saved(self.model):
             for images in batches:
                 logits = self.over_views(self.model, images, views)
-                found.append(torch.stack([one.softmax(1) for one in logits]).mean(0).cpu())
+                found.append(torch.stack([self.answer(one) for one in logits]).mean(0).cpu())
         return torch.cat(found).numpy()
 
     def over_views(

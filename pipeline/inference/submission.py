@@ -1,6 +1,7 @@
 """The submission table: the sample submission with our answers, audited."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,12 +11,17 @@ from pipeline.base.cli import UserError
 from pipeline.base.competition import Competition
 from pipeline.base.csv_files import write_csv
 from pipeline.inference.predictions import Predictions
+from pipeline.inference.thresholds import Decision
 
 
 def fill_sample(
-    sample: pd.DataFrame, predictions: Predictions, competition: Competition, where: str
+    sample: pd.DataFrame,
+    predictions: Predictions,
+    competition: Competition,
+    where: str,
+    decision: dict[str, Any] | None = None,
 ) -> pd.DataFrame:
-    """The sample submission with our answers: labels, or a probability per class column.
+    """The sample submission with our answers, by the `decision` of the blend's record if any.
 
     Raises UserError when ids or columns do not match ours, or an answer is empty or NaN.
     """
@@ -25,20 +31,22 @@ def fill_sample(
     if not np.isfinite(predictions.prob).all():
         bad = predictions.image[int(np.argwhere(~np.isfinite(predictions.prob))[0, 0])]
         raise UserError(f"the prediction of {bad!r} is not a number; predict again")
-    columns = [column for column in sample if column != competition.id]
-    classes = predictions.classes
-    table = sample[[competition.id]].copy()
+    asked = [column for column in sample if column != competition.id]
+    form, classes = competition.form, predictions.classes
+    expected = form.columns(classes)
     try:
-        if competition.submission == "probability":
-            shares = pd.DataFrame(predictions.aligned(ids, columns), columns=columns)
-            table = pd.concat([table, shares], axis=1)
+        if expected is None or len(expected) == 1:
+            if len(asked) != 1:  # whatever its name: train.csv may call it otherwise
+                raise UserError(f"columns {asked}, expected one for the answer")
         else:
-            if len(columns) != 1:  # whatever its name: train.csv may call it otherwise
-                raise UserError(f"columns {columns}, expected one for the answer")
-            chosen = predictions.aligned(ids, classes).argmax(1)
-            table[columns[0]] = [classes[i] for i in chosen]
+            classes = asked  # their order; any other name is refused here
+        prob = predictions.aligned(ids, classes)
     except UserError as error:
         raise UserError(f"{where} does not fit the predictions: {error}") from None
+    if decision:
+        prob = Decision(**decision)(prob)
+    answers = pd.DataFrame(form.answers(prob, classes), columns=asked)
+    table = pd.concat([sample[[competition.id]].reset_index(drop=True), answers], axis=1)
     table = table[list(sample)]
     audit(table, sample, competition)
     return table
@@ -57,8 +65,10 @@ def audit(table: pd.DataFrame, sample: pd.DataFrame, competition: Competition) -
         raise UserError("ids are not in the order of the sample")
     if table.isna().any().any() or (table == "").any().any():
         raise UserError("an answer is empty")
-    if competition.submission == "probability":
+    numbers = competition.form.kind == "numbers"
+    if competition.submission == "probability" or numbers:
         share = table.drop(columns=competition.id).apply(pd.to_numeric, errors="coerce")
-        bad = ~((share >= 0) & (share <= 1)).all(axis=1)
+        bad = ~(share.notna() if numbers else (share >= 0) & (share <= 1)).all(axis=1)
         if bad.any():
-            raise UserError(f"row {table[competition.id][bad].iloc[0]!r} holds no probabilities")
+            what = "numbers" if numbers else "probabilities"
+            raise UserError(f"row {table[competition.id][bad].iloc[0]!r} holds no {what}")

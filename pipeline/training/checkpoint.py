@@ -81,6 +81,7 @@ def finish(trainer: "Trainer", out: Path, key: dict[str, Any]) -> dict[str, Any]
         ranks=accelerator.num_processes,
         taps=getattr(trainer.bare_model, "taps", None),
         arguments=layout(settings.model).arguments,
+        **trainer.answer.fact,
     )
     out.with_name("last.pt").unlink(missing_ok=True)
     out.with_name("started.json").unlink()

@@ -158,13 +158,18 @@ def fit_head(
 ) -> LinearHead | None:
     """Standardise a BlockHead's inputs and, for start "lda", write the closed form into the head.
 
-    `features` [n, views, width] are the head's inputs, `labels` [n] those of its images; they are
-    standardised in place. Returns the closed form. Raises UserError for a head that is not one
-    linear layer.
+    `features` [n, views, width] are the head's inputs, `labels` [n] or rows [n, classes] those of
+    its images; they are standardised in place. Returns the closed form. Raises UserError for a head
+    that is not one linear layer.
     """
     head = linear_head(model)
     mean, scale = standardise(features)
-    found = lda(features, labels, head.out_features) if start == "lda" else None
+    found = None
+    if start == "lda":
+        from pipeline.training.ridge import ridge  # late: it stands on the sums that are here
+
+        closed_form = lda if labels.ndim == 1 else ridge
+        found = closed_form(features, labels, head.out_features)
     if isinstance(model, BlockHead):
         # vectors of length 1 on average: a step of Adam, which moves all weights alike, does not
         # turn the logits over because there are thousands of them

@@ -7,6 +7,7 @@ import pandas as pd
 
 from pipeline.base import records
 from pipeline.base.cli import UserError
+from pipeline.base.competition import load_competition
 from pipeline.base.config import Experiment, Mix, Model, Train
 from pipeline.base.locks import locked
 from pipeline.base.runs import model_path
@@ -35,7 +36,14 @@ def train_key(
         "first_weights": first_weights_digest(settings, fold, folds),
         **load_changes(settings, prepared).key(),
         **pseudo_key(settings, fold, prepared, folds),
+        **task_key(settings),
     }
+
+
+def task_key(settings: Experiment) -> dict[str, str]:
+    """For the key of what is not of one class a picture; labels alone do not tell it."""
+    rules = load_competition(settings.competition)
+    return {} if rules.form.kind == "shares" else {"task": rules.task}
 
 
 def is_trained(model: Path, key: dict[str, Any], force: bool = False) -> bool:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from pipeline.base.forms import Kind
 from pipeline.inference.metrics import LOWER_IS_BETTER, METRICS
 
 Row = dict[str, float | None]
@@ -20,13 +21,14 @@ def make_row(
     started: float,
     loss: float | None = None,
     rate: float | None = None,
+    kind: Kind = "shares",
 ) -> Row:
     """A row of the log; the head's start has neither training loss nor images/s."""
     return {
         "epoch": epoch,
         "lr": lr,
         "train_loss": loss and round(loss, 5),
-        "valid_loss": round(METRICS["log_loss"](target, prob), 5),
+        "valid_loss": round(METRICS["rmse" if kind == "numbers" else "log_loss"](target, prob), 5),
         "valid_score": round(METRICS[metric](target, prob), 5),
         "images_per_s": rate and round(rate, 1),
         "seconds": round(time.monotonic() - started, 1),

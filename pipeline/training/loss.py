@@ -14,14 +14,19 @@ from torch import nn
 
 from pipeline.base.cli import UserError, shown
 from pipeline.base.config import Train
+from pipeline.base.forms import Kind, as_array, in_cells
 from pipeline.data.mix import as_rows
+from pipeline.inference.answers import Answer
+
+OF_NUMBERS = {"smooth_l1": F.smooth_l1_loss, "mse": F.mse_loss}
 
 
 class Loss(nn.Module):
     """Mean over a batch of weight × loss; `class_weights` is float32 [classes], None: all 1.
 
     cross_entropy: PyTorch's. bce: one yes-or-no question per class, summed, which spares the
-    softmax its race between classes (Wightman et al. 2021, ResNet strikes back).
+    softmax its race between classes (Wightman et al. 2021, ResNet strikes back). smooth_l1 and
+    mse: PyTorch's, of numbers, summed over their columns.
 
     Prediction is a softmax for both. For bce that is right too: of independent yes-or-no
     answers with odds exp(logit), given that exactly one is yes, class c has p = softmax(logits)c.
@@ -44,6 +49,8 @@ class Loss(nn.Module):
         if self.kind == "cross_entropy":
             smoothing = self.smoothing
             return F.cross_entropy(logits, target, reduction="none", label_smoothing=smoothing)
+        if self.kind in OF_NUMBERS:
+            return OF_NUMBERS[self.kind](logits, target, reduction="none").sum(1)
         rows = as_rows(target, logits.shape[1], self.smoothing)
         # the sum, not timm's mean: its size does not shrink with the number of classes
         return F.binary_cross_entropy_with_logits(logits, rows, reduction="none").sum(1)
@@ -96,14 +103,27 @@ def majority(labels: pd.Series) -> pd.Series:
 
 
 def training_targets(settings: Train, train: pd.DataFrame, classes: int) -> np.ndarray:
-    """int64 [n] labels, or with `conflicts: soft` float32 [n, classes] rows that sum to 1.
+    """int64 [n] labels, or a form's rows [n, classes]; with `conflicts: soft` float32 rows.
 
     `train` is the training part of a fold (target, hash).
     """
-    labels = train.target.to_numpy()
+    labels = as_array(train.target)
     if settings.conflicts != "soft":
         return labels
-    return twin_rows(np.eye(classes, dtype=np.float32)[labels], train.hash.to_numpy())
+    rows = np.eye(classes, dtype=np.float32)[labels] if labels.ndim == 1 else labels
+    return twin_rows(rows.astype(np.float32), train.hash.to_numpy())
+
+
+def standardised_targets(train: pd.DataFrame, kind: Kind) -> tuple[pd.DataFrame, Answer]:
+    """The training part of a fold with numbers of mean 0 and deviation 1, and what undoes it."""
+    if kind != "numbers":
+        return train, Answer(kind)
+    values = as_array(train.target)
+    mean, std = values.mean(0), values.std(0)
+    std[std == 0] = 1
+    rows = [tuple(row) for row in ((values - mean) / std).tolist()]
+    answer = Answer(kind, mean.tolist(), std.tolist())
+    return train.assign(target=in_cells(rows, train.target)), answer
 
 
 def twin_rows(rows: np.ndarray, hashes: np.ndarray) -> np.ndarray:

@@ -14,12 +14,14 @@ from pipeline.base.cli import UserError, say
 from pipeline.base.config import Experiment
 from pipeline.base.deadline import Deadline
 from pipeline.base.device import make_accelerator
+from pipeline.base.forms import as_array
 from pipeline.base.progress import Progress
 from pipeline.data.augment import Augment
 from pipeline.data.images import Pixels
 from pipeline.data.loader import Batch, EpochBatches, Pictures, derive_seed, grouped, load_batches
 from pipeline.data.mix import Mixer
 from pipeline.data.sampler import make_sampler
+from pipeline.inference.answers import SHARES, Answer
 from pipeline.inference.features import FrozenFeatures, moves_batchnorm
 from pipeline.inference.predictor import Normalise, Predictor
 from pipeline.inference.tta import VIEWS
@@ -49,11 +51,13 @@ class Trainer:
         valid: pd.DataFrame,
         metric: str,
         targets: np.ndarray,  # of the training images: int [n] or rows [n, classes]
+        answer: Answer = SHARES,
     ):
+        self.answer = answer
         self.started, self.epoch, self.log = time.monotonic(), 0, []
         self.settings, self.fold, self.metric, self.classes = settings, fold, metric, classes
         self.pixels, self.valid, self.watch = pixels, valid, bool  # `watch` is told of each epoch
-        self.rows, self.labels = train.row.to_numpy(), train.target.to_numpy()
+        self.rows, self.labels = train.row.to_numpy(), as_array(train.target)
         self.seed = derive_seed(settings.train.seed, "fold", fold)
         self.unfreezes, self.parts = settings.model.freeze_epochs, Parts(settings)
         self.accelerator = make_accelerator(settings.runtime, distributed.options(self.unfreezes))
@@ -236,13 +240,16 @@ class Trainer:
         return self.ema.module if self.ema else self.bare_model
 
     def predictor(self, model: nn.Module) -> Predictor:
-        return Predictor(model, self.preprocessing, self.accelerator, self.settings.runtime)
+        runtime = self.settings.runtime
+        return Predictor(model, self.preprocessing, self.accelerator, runtime, self.answer)
 
     def note(self, prob: np.ndarray, started: float, **trained: float) -> None:
         """Append a row to the log: the state that is saved next holds it."""
-        target, group = self.valid.target.to_numpy(), self.optimizer.param_groups[0]
+        target, group = as_array(self.valid.target), self.optimizer.param_groups[0]
         lr = float(f"{group['lr'] / group['lr_scale']:.4g}")
-        self.log.append(make_row(self.epoch, lr, target, prob, self.metric, started, **trained))
+        kind = self.answer.kind
+        row = make_row(self.epoch, lr, target, prob, self.metric, started, kind=kind, **trained)
+        self.log.append(row)
 
     @property
     def bare_model(self) -> nn.Module:

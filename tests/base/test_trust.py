@@ -17,10 +17,10 @@ import pytest
 from pipeline.base import records
 from pipeline.base.cli import explain
 from pipeline.base.config import Train, load_experiment
+from pipeline.base.forms import class_order
 from pipeline.base.locks import locked
 from pipeline.data.prepared import load_prepared
 from pipeline.data.splits import load_folds
-from pipeline.data.tables import class_order
 from pipeline.inference.predictions import Predictions
 from pipeline.training import keys
 
@@ -388,7 +388,7 @@ def test_labels_equal_as_numbers_have_one_order() -> None:
     """The order of a set follows the hash seed, which every process draws anew."""
     labels = ["1", "01", "001", "-0", "0", "١"]
     assert class_order(set(labels)) == ["-0", "0", "001", "01", "1", "١"]
-    code = "from pipeline.data.tables import class_order; print(class_order(set('{}'.split())))"
+    code = "from pipeline.base.forms import class_order; print(class_order(set('{}'.split())))"
     orders = {
         subprocess.run(
             [sys.executable, "-c", code.format(" ".join(labels))],

@@ -8,7 +8,8 @@ import pytest
 from pipeline.base.cli import UserError
 from pipeline.base.competition import Competition
 from pipeline.base.csv_files import read_csv, read_lines, write_csv
-from pipeline.data.tables import class_order, read_rows, refuse_futile
+from pipeline.base.forms import class_order
+from pipeline.data.tables import read_rows, refuse_futile
 
 
 def rows(folder: Path, train: str, test: str = "image\nz.jpg\n", **changes: object):

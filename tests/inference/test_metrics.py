@@ -24,6 +24,45 @@ def test_value(name: str, expected: float) -> None:
     assert METRICS[name](TARGET, PROB) == pytest.approx(expected, abs=1e-6)
 
 
+MARKS = np.array([[1, 0, 1], [0, 0, 1], [1, 1, 0], [0, 0, 0]], dtype=bool)
+CHANCES = np.array([[0.9, 0.2, 0.4], [0.6, 0.1, 0.7], [0.8, 0.3, 0.1], [0.2, 0.4, 0.3]], np.float32)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("accuracy", 0.25),
+        ("micro_f1", 6 / 9),  # 3 hits of 5 labels and 4 answers
+        ("macro_f1", np.mean([4 / 5, 0, 2 / 3])),
+        ("samples_f1", np.mean([2 / 3, 2 / 3, 2 / 3, 0])),
+        ("samples_f2", np.mean([5 / 9, 5 / 6, 5 / 9, 0])),
+        ("auc", np.mean([1, 2 / 3, 1])),
+        ("average_precision", np.mean([1, 0.5, 1])),
+        ("log_loss", -np.log(np.where(MARKS, CHANCES, 1 - CHANCES)).mean()),
+    ],
+)
+def test_value_of_labels(name: str, expected: float) -> None:
+    assert METRICS[name](MARKS, CHANCES) == pytest.approx(expected, abs=1e-6)
+
+
+def test_values_of_numbers_and_of_two_classes() -> None:
+    target, value = np.array([[1.0], [2.0], [4.0], [5.0]]), np.array([[1.4], [2.0], [3.0], [9.0]])
+    errors = np.array([0.4, 0, 1, 4])
+    assert METRICS["rmse"](target, value) == pytest.approx(np.sqrt((errors**2).mean()))
+    assert METRICS["mae"](target, value) == pytest.approx(errors.mean())
+    assert METRICS["r2"](target, value) == pytest.approx(1 - (errors**2).sum() / 10)
+    assert METRICS["pearson"](target, -value) == pytest.approx(
+        -np.corrcoef(target.T, value.T)[0, 1]
+    )
+    assert METRICS["accuracy"](target, value) == 0.75  # 9 is the highest level, 5
+    two, share = np.array([0, 0, 1, 1]), np.array([0.1, 0.6, 0.7, 0.4])
+    prob = np.stack([1 - share, share], 1)
+    assert METRICS["f1"](two, prob) == pytest.approx(0.5)
+    assert METRICS["mcc"](two, prob) == pytest.approx(0)
+    assert METRICS["average_precision"](two, prob) == pytest.approx((1 + 2 / 3) / 2)
+    assert METRICS["balanced_accuracy"](np.array([0, 0, 0, 1]), prob) == pytest.approx(1 / 6)
+
+
 def test_classes_that_are_absent_do_not_break_auc_and_log_loss() -> None:
     some = TARGET < 2
     assert METRICS["auc"](TARGET[some], PROB[some]) == pytest.approx(np.mean([0.75 + 0.25, 1.0]))

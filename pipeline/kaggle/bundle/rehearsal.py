@@ -7,6 +7,7 @@ import json
 import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,9 +16,11 @@ from pipeline.base.cli import UserError
 from pipeline.base.competition import Competition
 from pipeline.base.config import Runtime, root
 from pipeline.base.csv_files import read_csv
+from pipeline.base.runs import load_blend
 from pipeline.data.prepared import prepared_data
 from pipeline.data.tables import read_test
 from pipeline.inference.predictions import Predictions
+from pipeline.inference.thresholds import Decision
 from pipeline.kaggle.bundle.notebook_file import BOOK
 from pipeline.kaggle.bundle.offline import execute
 
@@ -46,8 +49,11 @@ def rehearse(bundle: Path, competition: Competition, n: int | None) -> tuple[str
         scratch.mkdir()
         story = execute(bundle / "notebook" / BOOK, inputs, working, scratch)
         answers = read_csv(working / "submission.csv", [competition.id])
-    blend = Predictions.load(bundle.with_name("test.npz"))
-    return story, compare(answers, read_csv(local, []), ours, competition, blend, tolerance_here())
+    blend, record = load_blend(name)
+    margins = margins_of(Predictions.load(blend), record.get("decision"))
+    return story, compare(
+        answers, read_csv(local, []), ours, competition, margins, tolerance_here()
+    )
 
 
 def mount(bundle: Path, inputs: Path) -> None:
@@ -80,33 +86,48 @@ def hide(data: Path, competition: Competition, folder: Path, n: int) -> pd.Serie
     return known
 
 
+def margins_of(blend: Predictions, decision: dict[str, Any] | None) -> dict[str, float]:
+    """How far the prediction of each picture is from another answer."""
+    if decision:
+        margin = Decision(**decision).margin(blend.prob)
+    elif blend.kind == "shares":
+        best = np.sort(blend.prob)[:, -2:]
+        margin = best[:, 1] - best[:, 0]
+    else:
+        margin = np.abs(blend.prob - 0.5).min(1)
+    return dict(zip(blend.image, margin.tolist(), strict=True))
+
+
 def compare(
     answers: pd.DataFrame,
     local: pd.DataFrame,
     ours: pd.Series,
     competition: Competition,
-    blend: Predictions,
+    margins: dict[str, float],
     tolerance: float,
 ) -> str:
     """How the notebook's answers are to the local ones of the same pictures, row by row.
 
-    Labels may differ only where the blend's two best probabilities are within `tolerance`.
-    Raises UserError naming the first row that differs.
+    Labels may differ only where the blend's margin to another answer is below `tolerance`; numbers
+    by that share of their spread. Raises UserError naming the first row that differs.
     """
     column = competition.id
     if set(answers[column]) != set(ours.index) or len(answers) != len(ours):
         raise UserError(f"the notebook answers {len(answers)} ids, expected {len(ours)}")
     got = answers.set_index(column).loc[ours.index]
     want = local.set_index(column).loc[ours]
-    if competition.submission == "probability":
-        gaps = np.abs(got.to_numpy(dtype=float) - want[list(got)].to_numpy(dtype=float))
+    numbers = competition.task == "regression"
+    if competition.submission == "probability" or numbers:
+        theirs = want[list(got)].to_numpy(dtype=float)
+        gaps = np.abs(got.to_numpy(dtype=float) - theirs)
+        gaps /= np.where((spread := theirs.std(0)) > 0, spread, 1) if numbers else 1
         wrong = (gaps > tolerance).any(axis=1)
-        verdict = f"largest difference of a probability {gaps.max(initial=0):.1g}"
+        what = "number, in deviations," if numbers else "probability"
+        verdict = f"largest difference of a {what} {gaps.max(initial=0):.1g}"
     else:
-        differ = got[competition.label].to_numpy() != want[competition.label].to_numpy()
-        best = np.sort(blend.prob)[:, -2:]
-        tied = dict(zip(blend.image, best[:, 1] - best[:, 0] < tolerance, strict=True))
-        wrong = differ & ~np.array([tied[name] for name in ours], dtype=bool)
+        differ = (got.to_numpy() != want[list(got)].to_numpy()).any(axis=1)
+        tied = np.array([margins[name] < tolerance for name in ours], dtype=bool)
+        wrong = differ & ~tied
         verdict = f"{differ.sum()} other labels, all in a tie" if differ.any() else "equal labels"
     if wrong.any():
         first = ours.index[wrong.argmax()]

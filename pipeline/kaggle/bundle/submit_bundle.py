@@ -7,10 +7,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pipeline.base import records
 from pipeline.base.cli import UserError, mean_std
 from pipeline.base.competition import Competition, load_competition
 from pipeline.base.config import Predict
+from pipeline.base.forms import as_array
 from pipeline.base.runs import GIVEN, cv_of, folds_of, load_blend, model_path, prediction_path
 from pipeline.data.prepared import load_pictures
 from pipeline.inference.blending import Mean
@@ -31,15 +34,17 @@ def current_submission(name: str, owner: str) -> tuple[Path, Competition]:
     models, mean = find_models(record), record["key"].get("mean", Mean.PROBABILITIES)
     where = competition.slug or competition.name
     code, weights, kernel = (slug_of(where, name, end) for end in ("code", "weights", "submit"))
+    decision = {"decision": record["decision"]} if "decision" in record else {}
     key = {
+        **decision,
         "owner": owner,
-        "competition": competition.model_dump(mode="json"),
+        "competition": competition.key(),
         "models": {model.file: record_of(model)["digest"] for model in models},
         "blend": records.file_digest(blend),
     }
 
     def write(out: Path) -> None:
-        write_weights(out / "weights", competition, models, mean)
+        write_weights(out / "weights", competition, models, mean, record.get("decision"))
         write_code(out / "code")
         job = Job(competition=competition, weights=weights)
         write_submit_notebook(out, heading(name, where, record), job, competition, code)
@@ -51,18 +56,24 @@ def current_submission(name: str, owner: str) -> tuple[Path, Competition]:
 
 
 def write_weights(
-    folder: Path, competition: Competition, models: list[BundledModel], mean: Mean
+    folder: Path,
+    competition: Competition,
+    models: list[BundledModel],
+    mean: Mean,
+    decision: dict[str, Any] | None,
 ) -> None:
     """The models, their records and the manifest."""
     folder.mkdir(parents=True)
     first = models[0]
     classes = record_of(first)["classes"]
     rows = load_pictures(competition.name, first.pixels, first.fit, first.run).rows
-    shares = rows.label[rows.split == "train"].value_counts(normalize=True)
-    prior = [float(shares[label]) for label in classes]
+    targets = as_array(competition.form.targets(rows.label[rows.split == "train"], classes))
+    counted = targets.ndim == 1
+    sums = np.bincount(targets, minlength=len(classes)) if counted else targets.sum(0)
+    prior = (sums / len(targets)).tolist()
     for model in models:
         copy_model(model, folder)
-    manifest = Manifest(classes=classes, prior=prior, models=models, mean=mean)
+    manifest = Manifest(classes=classes, prior=prior, models=models, mean=mean, decision=decision)
     records.write_json(folder / FILE, manifest.model_dump(mode="json"))
 
 

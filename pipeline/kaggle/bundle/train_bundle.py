@@ -52,7 +52,7 @@ def current_training(
     key = {
         "job": job.model_dump(),
         "settings": settings.model_dump(mode="json"),
-        "competition": competition.model_dump(mode="json"),
+        "competition": competition.key(),
         "folds": {fold: train_key(settings, fold, prepared, table) for fold in chosen},
     }
     out = root("runs") / settings.name / "train-bundle"
@@ -86,6 +86,7 @@ def write_settings(package: Path, settings: Experiment, competition: Competition
     values["competition"] = competition.name
     write_yaml(package / "configs" / "experiments" / f"{settings.name}.yaml", values)
     values = competition.model_dump(mode="json", exclude_defaults=True, exclude={"name"})
+    values["metric"] = competition.metric  # its default is the task's
     write_yaml(package / "configs" / "competitions" / f"{competition.name}.yaml", values)
 
 

@@ -1,7 +1,7 @@
 """What a submission's dataset holds: models with their records, and how each sees a picture."""
 
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field
 
@@ -49,9 +49,10 @@ class BundledModel(Settings):
 
 class Manifest(Settings):
     classes: list[str]
-    prior: list[float]  # each class's share of the training images
+    prior: list[float]  # each class's share of the training images, or the mean of a number
     models: Annotated[list[BundledModel], Field(min_length=1)]
     mean: Mean = Mean.PROBABILITIES  # of runs
+    decision: dict[str, Any] | None = None  # thresholds or cuts, of the blend's record
 
     @classmethod
     def load(cls, folder: Path) -> Self:

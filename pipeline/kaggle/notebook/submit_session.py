@@ -50,9 +50,11 @@ class Submission:
         ids = list(self.sample[self.competition.id])
         every = np.tile(np.array(known.prior, dtype=np.float32), (len(ids), 1))
         every[pd.Index(ids).get_indexer(self.rows.id.iloc[good])] = prob
-        answers = Predictions(ids, known.classes, every)
+        answers = Predictions(ids, known.classes, every, kind=self.competition.form.kind)
         where = "the hidden sample"
-        table = submission.fill_sample(self.sample, answers, self.competition, where)
+        table = submission.fill_sample(
+            self.sample, answers, self.competition, where, known.decision
+        )
         submission.write_table(table, self.out)
 
     def audit(self) -> None:

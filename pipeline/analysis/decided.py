@@ -1,0 +1,58 @@
+"""The thresholds or cuts of a blend, and what they are worth: fitted on OOF, judged nested."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline.analysis.paired import FEW_DRAWS, resamples
+from pipeline.base.cli import UserError, short
+from pipeline.base.competition import Competition
+from pipeline.base.forms import as_array
+from pipeline.inference.blending import Mean
+from pipeline.inference.thresholds import DECIDED, judge, usual
+
+
+def task_key(rules: Competition, mean: str) -> dict[str, Any]:
+    """For a blend's key: what of a task other than `classes` its scores and decisions depend on.
+
+    Raises UserError for a mean that is of one class a picture.
+    """
+    if rules.form.kind != "shares" and mean != Mean.PROBABILITIES:
+        raise UserError(f"--mean {mean} is of one class a picture, not of {rules.form.word}")
+    if rules.task == "classes":
+        return {}
+    return {"task": {"name": rules.task, "metric": rules.metric, "answers": rules.submission}}
+
+
+def decisions(
+    scored: pd.DataFrame, prob: np.ndarray, classes: list[str], rules: Competition
+) -> dict[str, Any]:
+    """For a blend's record: by what its answers are decided, where the metric wants that.
+
+    `scored` are the rows of the folds file that `prob` [n, classes] holds out.
+    """
+    from pipeline.inference.metrics import METRICS  # late: scikit-learn
+
+    if rules.task == "classes" or rules.submission != "label" or rules.metric not in DECIDED:
+        return {}
+    used = (scored.fold >= 0).to_numpy()  # not what decisions about labels leave out
+    scored, prob = scored[used], prob[used]
+    target, fold = as_array(rules.form.targets(scored.label, classes)), scored.fold.to_numpy()
+    start = usual(target, prob, rules.form.kind)
+    if scored.fold.nunique() < 2:  # nothing to judge by
+        return {"decision": start.fact}
+    counts = resamples(scored.group, FEW_DRAWS)
+    draws = (np.repeat(np.arange(len(target)), count) for count in counts)
+    return judge(start, target, prob, fold, METRICS[rules.metric], draws).fact
+
+
+def decision_in_words(record: dict[str, Any]) -> str:
+    """What a blend's record says of its decision."""
+    made, found = record["decision"], record["decided"]
+    what = "cuts" if made["kind"] == "numbers" else "thresholds"
+    numbers = short(", ".join(f"{number:.3g}" for number in made["numbers"]))
+    gain = f"{found['nested'] - found['usual']:+.4f} nested"
+    interval = f"95 %: {found['low']:+.4f} to {found['high']:+.4f}"
+    end = f"{what} {numbers}" if found["taken"] else f"the usual {what} stay"
+    return f"fitted {what} give {record['metric']} {gain}, {interval}: {end}"

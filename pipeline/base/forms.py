@@ -1,0 +1,174 @@
+"""What a competition asks of a picture, its `task`, and all that follows from that.
+
+A form reads labels from the CSV and turns them into what a head is taught; it names the numbers
+that the head gives (`classes`), and knows which losses, metrics and answers make sense. All else
+asks the form, so that a new task is a class here and no more.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+import pandas as pd
+
+from pipeline.base.cli import UserError, short, shown
+
+if TYPE_CHECKING:
+    from pipeline.base.competition import Competition
+    from pipeline.base.config import Experiment
+
+Kind = Literal["shares", "chances", "numbers"]  # sum to 1; each between 0 and 1; any
+
+
+class OneClass:
+    """`classes`: one of many. A head gives shares, which sum to 1."""
+
+    kind: ClassVar[Kind] = "shares"
+    word: ClassVar[str] = "classes"
+    losses: ClassVar[tuple[str, ...]] = ("cross_entropy", "bce")
+    metrics: ClassVar[tuple[str, ...]] = (
+        "accuracy",
+        "log_loss",
+        "macro_f1",
+        "auc",
+        "quadratic_kappa",
+        "balanced_accuracy",
+        "mcc",
+    )
+    by_class: ClassVar[bool] = (
+        True  # a picture is of one class: samplers, reviews, reports rest on it
+    )
+
+    def __init__(self, rules: "Competition | None" = None):
+        self.rules = rules
+
+    def problem(self) -> str:
+        """Why the competition's settings do not go together, or nothing."""
+        if self.rules.submission == "label" and not isinstance(self.rules.label, str):
+            return "a list as label needs submission: probability"
+        return ""
+
+    def misfit(self, train: dict[str, Any], pseudo: bool) -> str:
+        """Which of an experiment's settings makes no sense for this task, or nothing."""
+        if train["loss"] in self.losses:
+            return ""
+        text = f"a task of {self.word} takes {' or '.join(self.losses)}"
+        return f"train.loss: {train['loss']}: {text}"
+
+    def labels(self, table: pd.DataFrame) -> pd.Series:
+        """The label of each row as a text: a column, or the name of the column that holds its 1.
+
+        It is empty where no column or several hold a 1.
+        """
+        if isinstance(self.rules.label, str):
+            return table[self.rules.label]
+        marks = marks_of(table[self.rules.label])
+        good = marks.notna().all(axis=1) & (marks.sum(axis=1) == 1)
+        return marks.fillna(0).idxmax(axis=1).where(good, "")
+
+    def fault(self, label: str) -> str:
+        """What is wrong with the label of a row, or nothing."""
+        if label.strip():
+            return ""
+        if isinstance(self.rules.label, str):
+            return "empty label; give one or drop the row"
+        return f"expected a 1 and else 0 among {short(', '.join(self.rules.label))}"
+
+    def parts(self, label: str) -> list[str]:
+        """The classes that a label names: of each, every fold must see some pictures."""
+        return [label]
+
+    def classes(self, labels: Iterable[str]) -> list[str]:
+        """What the numbers of a row of predictions are called, in their order."""
+        return class_order(set(labels))
+
+    def futile(self, classes: list[str]) -> str:
+        """Why there is nothing to learn from such labels, or nothing."""
+        if len(classes) == 1:
+            return f"all rows are of class {shown(classes[0])}: there is nothing to tell apart"
+        return ""
+
+    def targets(self, labels: pd.Series, classes: list[str]) -> pd.Series:
+        """What a head is taught: the number of the class; NaN for a label that is none.
+
+        Other forms: a tuple for each row, see `as_array`.
+        """
+        return labels.map({label: i for i, label in enumerate(classes)})
+
+    def strata(self, labels: pd.Series) -> pd.Series:
+        """Of what every fold shall have its share."""
+        return labels
+
+    def columns(self, classes: list[str]) -> list[str] | None:
+        """The columns that a sample must have beside its id; None: one, of any name."""
+        return classes if self.rules.submission == "probability" else [self.rules.label]
+
+    def answers(self, prob: np.ndarray, classes: list[str]) -> np.ndarray:
+        """What is written into the sample's columns [n, columns], of decided numbers."""
+        if self.rules.submission == "probability":
+            return prob
+        return np.array(classes, dtype=object)[prob.argmax(1)][:, None]
+
+
+class Binary(OneClass):
+    """`binary`: two classes, of which the `positive` one is asked for."""
+
+    metrics = ("auc", "log_loss", "accuracy", "f1", "average_precision", "mcc", "balanced_accuracy")
+
+    def problem(self) -> str:
+        return "" if isinstance(self.rules.label, str) else "task: binary has one column as label"
+
+    def classes(self, labels: Iterable[str]) -> list[str]:
+        """The positive one last."""
+        return sorted(class_order(set(labels)), key=lambda label: label == self.rules.positive)
+
+    def futile(self, classes: list[str]) -> str:
+        if len(classes) != 2:
+            return f"task: binary is of two labels, there are {len(classes)}: {shown(classes)}"
+        if classes[1] != self.rules.positive:
+            return f"no label is {shown(self.rules.positive)}: set positive: to one of {classes}"
+        return ""
+
+    def columns(self, classes: list[str]) -> list[str] | None:
+        return None
+
+    def answers(self, prob: np.ndarray, classes: list[str]) -> np.ndarray:
+        if self.rules.submission == "probability":
+            return prob[:, 1:]
+        return super().answers(prob, classes)
+
+
+def suited(experiment: "Experiment", form: OneClass) -> "Experiment":
+    """With the loss of its competition's task, unless it names one.
+
+    Raises UserError for a setting that makes no sense for the task.
+    """
+    train = experiment.train
+    if "loss" not in train.model_fields_set:
+        train = train.model_copy(update={"loss": form.losses[0]})
+    if problem := form.misfit(dict(train), experiment.pseudo is not None):
+        raise UserError(f"{experiment.name}: {problem}")
+    return experiment.model_copy(update={"train": train})
+
+
+def marks_of(table: pd.DataFrame) -> pd.DataFrame:
+    """Columns of 0 and 1 as numbers; NaN for what is neither."""
+    marks = table.apply(pd.to_numeric, errors="coerce")
+    return marks.where(marks.isin([0, 1]))
+
+
+def in_cells(rows: list[tuple[float, ...]], like: pd.Series) -> pd.Series:
+    """A tuple in each cell, which can be compared and counted as a label can."""
+    return pd.Series(rows, like.index, dtype=object)
+
+
+def as_array(target: pd.Series) -> np.ndarray:
+    """A form's targets: int [n], or bool or float [n, classes]."""
+    return np.array(target.tolist()) if target.dtype == object else target.to_numpy()
+
+
+def class_order(labels: set[str]) -> list[str]:
+    """Class names in the order of the probability columns: numbers by value, then by text."""
+    numeric = all(re.fullmatch(r"-?\d+", label) for label in labels)
+    return sorted(labels, key=lambda label: (int(label), label)) if numeric else sorted(labels)

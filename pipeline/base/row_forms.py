@@ -1,0 +1,170 @@
+"""Forms that teach a row of numbers a picture, and the table of all forms by the task's name."""
+
+import re
+from collections.abc import Iterable
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+
+from pipeline.base.cli import short, shown
+from pipeline.base.forms import Binary, OneClass, as_array, class_order, in_cells, marks_of
+
+BINS = 10  # of numbers, over which folds are even
+
+
+class Rows(OneClass):
+    """What forms share that teach a row of numbers a picture."""
+
+    by_class = False
+
+    def problem(self) -> str:
+        return ""
+
+    def misfit(self, train: dict[str, Any], pseudo: bool) -> str:
+        plain = {"class_weights": ("none",), "sampler": ("none",), "label_smoothing": (0,)}
+        plain["conflicts"] = ("keep", "soft")  # no picture has the label of most
+        odd = [f"train.{name}" for name, fine in plain.items() if train[name] not in fine]
+        odd += ["pseudo"] * pseudo
+        if odd:
+            return f"{odd[0]}: for one class a picture, not for a task of {self.word}"
+        return super().misfit(train, pseudo)
+
+
+class Labels(Rows):
+    """`multi-label`: any number of labels, joined in one column or a column of 0 and 1 for each.
+
+    A head gives the chance of each. A label's text is its parts in order, joined.
+    """
+
+    kind, word, losses = "chances", "labels", ("bce",)
+    metrics = (
+        "macro_f1",
+        "micro_f1",
+        "samples_f1",
+        "samples_f2",
+        "auc",
+        "average_precision",
+        "log_loss",
+        "accuracy",
+    )
+
+    @cached_property
+    def joint(self) -> str:
+        """Between the parts of a label's text."""
+        return self.rules.separator if isinstance(self.rules.label, str) else "|"
+
+    def problem(self) -> str:
+        if isinstance(self.rules.label, str):
+            return "" if self.rules.separator else "separator: is empty"
+        bad = [name for name in self.rules.label if self.joint in name]
+        return f"label: {shown(bad[0])} may not hold {self.joint!r}" if bad else ""
+
+    def labels(self, table: pd.DataFrame) -> pd.Series:
+        if isinstance(self.rules.label, str):
+            joined = table[self.rules.label].str.replace(r"^\[(.*)\]$", r"\1", regex=True)
+            return joined.map(lambda text: self.joint.join(sorted(set(self.parts(text)))))
+        marks = marks_of(table[self.rules.label])
+        names = np.array(self.rules.label, dtype=object)
+        texts = [self.joint.join(names[row]) for row in (marks == 1).to_numpy()]
+        return pd.Series(texts, table.index).where(marks.notna().all(axis=1), "\0")
+
+    def fault(self, label: str) -> str:
+        if isinstance(self.rules.label, str):
+            return super().fault(label)
+        names = short(", ".join(self.rules.label))
+        return f"expected 0 or 1 in each of {names}" if label == "\0" else ""
+
+    def parts(self, label: str) -> list[str]:
+        found = [part.strip().strip("'\"") for part in label.split(self.joint)]
+        return [part for part in found if part]
+
+    def classes(self, labels: Iterable[str]) -> list[str]:
+        if not isinstance(self.rules.label, str):
+            return list(self.rules.label)
+        return class_order({part for label in labels for part in self.parts(label)})
+
+    def targets(self, labels: pd.Series, classes: list[str]) -> pd.Series:
+        """A tuple of bool for each row."""
+        found = [set(self.parts(label)) for label in labels]
+        return in_cells([tuple(name in some for name in classes) for some in found], labels)
+
+    def answers(self, prob: np.ndarray, classes: list[str]) -> np.ndarray:
+        """Joined labels: those over .5, or the likeliest where none is."""
+        if self.rules.submission == "probability":
+            return prob
+        names, over = np.array(classes, dtype=object), prob >= 0.5
+        over[np.arange(len(prob)), prob.argmax(1)] |= ~over.any(1)
+        return np.array([[self.joint.join(names[row])] for row in over], dtype=object)
+
+
+class Numbers(Rows):
+    """`regression`: one or several numeric columns. A head gives their values."""
+
+    kind, word, losses = "numbers", "values", ("smooth_l1", "mse")
+    metrics = ("rmse", "mae", "r2", "pearson")
+    number: ClassVar[str] = r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?"
+
+    def labels(self, table: pd.DataFrame) -> pd.Series:
+        return table[self.rules.label_columns].agg(" ".join, axis=1)
+
+    def fault(self, label: str) -> str:
+        texts, columns = label.split(), self.rules.label_columns
+        good = len(texts) == len(columns) and all(re.fullmatch(self.number, x) for x in texts)
+        if good:
+            return ""
+        return f"expected a number in {short(', '.join(columns))}, not {shown(label)}"
+
+    def parts(self, label: str) -> list[str]:
+        return []
+
+    def classes(self, labels: Iterable[str]) -> list[str]:
+        return self.rules.label_columns
+
+    def futile(self, classes: list[str]) -> str:
+        return ""
+
+    def targets(self, labels: pd.Series, classes: list[str]) -> pd.Series:
+        """A tuple of floats for each row."""
+        return in_cells([tuple(map(float, label.split())) for label in labels], labels)
+
+    def strata(self, labels: pd.Series) -> pd.Series:
+        """Bins of about as many rows each, by the mean of the (standardised) columns."""
+        values = as_array(self.targets(labels, []))
+        spread = values.std(0)
+        mean = ((values - values.mean(0)) / np.where(spread > 0, spread, 1)).mean(1)
+        rank = pd.Series(mean, labels.index).rank(method="min")
+        return (rank * min(BINS, len(rank)) / (len(rank) + 1)).astype(int)
+
+    def columns(self, classes: list[str]) -> list[str] | None:
+        return classes if len(classes) > 1 else None
+
+    def answers(self, prob: np.ndarray, classes: list[str]) -> np.ndarray:
+        return prob
+
+
+class Levels(Numbers):
+    """`ordinal`: whole numbers in order. A head gives a place among them."""
+
+    word = "levels"
+    metrics = ("quadratic_kappa", "accuracy")
+    number = r"-?\d{1,6}"
+
+    def problem(self) -> str:
+        return "" if isinstance(self.rules.label, str) else "task: ordinal has one column as label"
+
+    def strata(self, labels: pd.Series) -> pd.Series:
+        return labels
+
+    def answers(self, prob: np.ndarray, classes: list[str]) -> np.ndarray:
+        return np.rint(prob).astype(int)
+
+
+FORMS: dict[str, type[OneClass]] = {
+    "classes": OneClass,
+    "binary": Binary,
+    "multi-label": Labels,
+    "ordinal": Levels,
+    "regression": Numbers,
+}

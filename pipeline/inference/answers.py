@@ -1,0 +1,35 @@
+"""What a head's numbers (logits) mean: shares of classes, chances of labels, or values."""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pipeline.base.forms import Kind
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Turns logits [n, classes] into predictions of the same shape.
+
+    A head of numbers is taught them standardised: `mean` and `std` of each column, of the
+    training part of its fold.
+    """
+
+    kind: Kind = "shares"
+    mean: list[float] = field(default_factory=list)
+    std: list[float] = field(default_factory=list)
+
+    def __call__(self, logits: "torch.Tensor") -> "torch.Tensor":
+        if self.kind == "numbers":
+            return logits * logits.new_tensor(self.std) + logits.new_tensor(self.mean)
+        return logits.softmax(1) if self.kind == "shares" else logits.sigmoid()
+
+    @property
+    def fact(self) -> dict[str, Any]:
+        """For the record of a model; nothing of shares."""
+        return {} if self.kind == "shares" else {"answer": vars(self)}
+
+
+SHARES = Answer()

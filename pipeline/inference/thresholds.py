@@ -1,0 +1,142 @@
+"""Decisions that a metric wants: thresholds of labels, cuts between levels.
+
+They are fitted on out-of-fold predictions, and judged nested: those of each fold on the other
+folds alone. They are taken only where the nested gain is real, that is, where 95 % of bootstrap
+draws agree on it.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+import numpy as np
+
+from pipeline.base.forms import Kind
+
+GRID = np.linspace(0.05, 0.95, 19)
+STEPS = 21  # places of a cut between its neighbours
+ROUNDS = 2  # over all numbers, each in turn
+DECIDED = {"f1", "macro_f1", "micro_f1", "samples_f1", "samples_f2", "accuracy"}
+DECIDED |= {"balanced_accuracy", "mcc", "quadratic_kappa"}
+Score = Callable[[np.ndarray, np.ndarray], float]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """`numbers` are a threshold per label, that of the second class, or cuts between levels."""
+
+    kind: Kind
+    numbers: list[float]
+    first: int = 0  # the lowest level
+
+    def __call__(self, prob: np.ndarray) -> np.ndarray:
+        """Predictions [n, classes] as decided: a metric then gives the score of the answers."""
+        if self.kind == "numbers":
+            return self.first + np.digitize(prob, np.sort(self.numbers)).astype(float)
+        over = prob >= np.array(self.numbers) if self.kind == "chances" else self._second(prob)
+        return over.astype(float)
+
+    def _second(self, prob: np.ndarray) -> np.ndarray:
+        second = prob[:, 1] >= self.numbers[0]
+        return np.stack([~second, second], 1)
+
+    def margin(self, prob: np.ndarray) -> np.ndarray:
+        """How far each row [n] is from another answer."""
+        seen = prob[:, 1:] if self.kind == "shares" else prob
+        numbers = np.array(self.numbers)
+        if self.kind == "chances":
+            return np.abs(seen - numbers).min(1)
+        return np.abs(seen - numbers[None]).min(1) if len(numbers) else np.full(len(prob), np.inf)
+
+    def with_number(self, i: int, value: float) -> Self:
+        numbers = [*self.numbers[:i], float(value), *self.numbers[i + 1 :]]
+        return type(self)(self.kind, numbers, self.first)
+
+    def candidates(self, i: int) -> np.ndarray:
+        if self.kind != "numbers":
+            return GRID
+        low, *_ = self.numbers[i - 1 : i] or [self.numbers[i] - 1]
+        high, *_ = self.numbers[i + 1 : i + 2] or [self.numbers[i] + 1]
+        return np.linspace(low, high, STEPS)
+
+    @property
+    def fact(self) -> dict[str, Any]:
+        """For a record."""
+        return asdict(self)
+
+
+def usual(target: np.ndarray, prob: np.ndarray, kind: Kind) -> Decision | None:
+    """Thresholds of .5 and cuts halfway; None where a class is simply the likeliest."""
+    if kind == "numbers":
+        low, high = int(target.min()), int(target.max())
+        return Decision(kind, [level + 0.5 for level in range(low, high)], low)
+    if kind == "chances":
+        return Decision(kind, [0.5] * prob.shape[1])
+    return Decision(kind, [0.5]) if prob.shape[1] == 2 else None
+
+
+def fit(start: Decision, target: np.ndarray, prob: np.ndarray, score: Score) -> Decision:
+    """The best on these rows, one number at a time; of equals the one that stood before."""
+    best, value = start, score(target, start(prob))
+
+    def try_all(others: Iterable[Decision]) -> bool:
+        nonlocal best, value
+        before = value
+        for other in others:
+            if (found := score(target, other(prob))) > value:
+                best, value = other, found
+        return value > before
+
+    n = len(start.numbers)
+    if start.kind == "chances":  # one threshold for all, to begin with
+        try_all(Decision("chances", [float(one)] * n) for one in GRID)
+    for _ in range(ROUNDS):
+        gains = [
+            try_all([best.with_number(i, one) for one in best.candidates(i)]) for i in range(n)
+        ]
+        if not any(gains):
+            break
+    return best
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A decision fitted on all rows, and what it is worth: scores and the gain's 95 % interval."""
+
+    decision: Decision
+    usual: float
+    nested: float
+    low: float
+    high: float
+    taken: bool
+
+    @property
+    def fact(self) -> dict[str, Any]:
+        """For a record: `decision` is what answers are made by."""
+        scores = ("usual", "nested", "low", "high")
+        found = {name: round(getattr(self, name), 5) for name in scores}
+        return {"decision": self.decision.fact, "decided": {"taken": self.taken, **found}}
+
+
+def judge(
+    start: Decision,
+    target: np.ndarray,
+    prob: np.ndarray,
+    fold: np.ndarray,
+    score: Score,
+    draws: Iterable[np.ndarray],
+) -> Verdict:
+    """Fit a decision on out-of-fold rows and compare it, nested, with `start`.
+
+    `fold` is int [n]; a draw holds the numbers of rows, drawn with replacement.
+    """
+    nested, plain = np.empty_like(start(prob)), start(prob)
+    for k in np.unique(fold):
+        own = fold == k
+        nested[own] = fit(start, target[~own], prob[~own], score)(prob[own])
+    scores = score(target, plain), score(target, nested)
+    gains = [score(target[rows], nested[rows]) - score(target[rows], plain[rows]) for rows in draws]
+    low, high = np.percentile(gains, [2.5, 97.5])
+    taken = bool(low > 0)
+    decision = fit(start, target, prob, score) if taken else start
+    return Verdict(decision, *scores, float(low), float(high), taken)

@@ -1,0 +1,59 @@
+"""Thresholds and cuts: gains that are planted are found, and none where there is none."""
+
+import numpy as np
+import pytest
+
+from pipeline.inference.metrics import METRICS
+from pipeline.inference.thresholds import Decision, Verdict, judge, usual
+
+
+def judged(target: np.ndarray, prob: np.ndarray, metric: str, kind: str) -> Verdict:
+    random, n = np.random.default_rng(1), len(target)
+    draws = (random.integers(n, size=n) for _ in range(100))
+    start = usual(target, prob, kind)
+    return judge(start, target, prob, np.arange(n) % 4, METRICS[metric], draws)
+
+
+def chances(n: int, shift: float) -> tuple[np.ndarray, np.ndarray]:
+    """Labels of one in eight pictures and their chances, whose logits are `shift` too low."""
+    random = np.random.default_rng(0)
+    target = random.random((n, 3)) < 0.125
+    seen = np.where(target, 1, -1) + random.normal(0, 1, (n, 3))
+    return target, 1 / (1 + np.exp(-(2 * seen + np.log(1 / 7) - shift)))
+
+
+@pytest.mark.parametrize("metric", ["macro_f1", "micro_f1", "samples_f2"])
+def test_a_planted_imbalance_is_made_up_for(metric: str) -> None:
+    found = judged(*chances(400, 2.0), metric, "chances")
+    assert found.taken and found.low > 0.05
+    assert found.nested > found.usual + 0.1
+    assert max(found.decision.numbers) < 0.4
+
+
+def test_thresholds_that_are_right_stay() -> None:
+    target, prob = chances(400, 0.0)
+    found = judged(target, prob, "micro_f1", "chances")
+    assert not found.taken and found.decision.numbers == [0.5] * 3
+    assert found.fact["decided"]["usual"] == round(METRICS["micro_f1"](target, prob), 5)
+
+
+def test_cuts_follow_a_bent_scale() -> None:
+    random = np.random.default_rng(0)
+    target = random.integers(1, 6, (400, 1)).astype(float)
+    value = 1.5 + 0.5 * target + random.normal(0, 0.15, target.shape)
+    found = judged(target, value, "quadratic_kappa", "numbers")
+    assert found.taken and found.nested > found.usual + 0.2
+    assert found.decision.first == 1 and found.decision.numbers == sorted(found.decision.numbers)
+    halfway = 1.5 + 0.5 * np.array([1.5, 2.5, 3.5, 4.5])
+    np.testing.assert_allclose(found.decision.numbers, halfway, atol=0.15)
+    assert set(found.decision(np.array([[-9.0], [9.0]])).ravel()) == {1, 5}
+
+
+def test_one_threshold_for_two_classes() -> None:
+    target, prob = chances(400, 2.0)
+    two = np.stack([1 - prob[:, 0], prob[:, 0]], 1)
+    found = judged(target[:, 0].astype(int), two, "f1", "shares")
+    assert found.taken and found.decision.numbers[0] < 0.4
+    decided = Decision("shares", [0.3])
+    assert decided(np.array([[0.6, 0.4], [0.8, 0.2]])).tolist() == [[0, 1], [1, 0]]
+    np.testing.assert_allclose(decided.margin(np.array([[0.6, 0.4], [0.8, 0.2]])), [0.1, 0.1])

@@ -1,0 +1,180 @@
+"""Every task from its pictures to its submission: scores, answers, and what stage 1 refuses."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from tiny_forms import FORMS, tiny_form
+
+from pipeline.base import records
+from pipeline.base.cli import UserError
+from pipeline.base.competition import Competition
+from pipeline.base.config import Folds, load_experiment
+from pipeline.base.forms import as_array
+from pipeline.data.tables import read_rows, refuse_futile
+from pipeline.folds import make_folds
+
+LEAST = {"binary": 0.95, "joined": 0.85, "columns": 0.95, "ordinal": 0.8, "regression": -15}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_from_pictures_to_answers(
+    name: str, space: Path, run: Callable[..., str], write: Callable[..., str]
+) -> None:
+    folder = space / "data" / name
+    (space / f"{name}.yaml").write_text(yaml.safe_dump(tiny_form(name, folder)))
+    experiment = write(
+        competition=str(space / f"{name}.yaml"),
+        model={"head_init": "lda", "features": "blocks"},
+        train={"epochs": int(name in ("joined", "regression")), "lr": 0.0001},
+    )
+    for stage in ("prepare", "folds", "train --fold 0", "train --fold 1", "predict", "ensemble"):
+        stage, *fold = stage.split()
+        run(stage, experiment, *fold)
+    assert "up to date" in run("ensemble", experiment)
+    run("submit", "tiny")
+    model = records.load(space / "runs/tiny/fold0/model.safetensors")
+    assert model["key"].get("task") == (None if name == "binary" else FORMS[name][1]["task"])
+    made = records.load(space / "submissions" / "tiny.csv")
+    sign = -1 if name == "regression" else 1
+    assert sign * made["cv"]["all"] > LEAST[name] and sign * made["hidden"] > LEAST[name]
+    sent = pd.read_csv(space / "submissions" / "tiny.csv")
+    sample = pd.read_csv(folder / "sample_submission.csv")
+    assert list(sent) == list(sample) and list(sent.id) == list(sample.id)
+    truth = pd.read_csv(folder / "solution.csv").iloc[:, 1:]
+    answers = sent.iloc[:, 1:]
+    if name == "joined":
+        pairs = zip(answers.labels, truth.labels, strict=True)
+        assert np.mean([{*a.split()} == {*b.split()} for a, b in pairs]) >= 0.8
+    elif name == "ordinal":
+        assert answers.diagnosis.dtype == int and set(answers.diagnosis) <= set(range(5))
+    else:
+        assert np.corrcoef(answers.to_numpy().ravel(), truth.to_numpy().ravel())[0, 1] > 0.8
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "said"),
+    [
+        ("binary", {"task": "classes"}, "asks for ['has_cactus'] beside 'id', and ['0', '1'] is"),
+        ("binary", {"task": "classes"}, "or is it task: binary?"),
+        ("binary", {"task": "classes", "submission": "label", "metric": "auc"}, "answers names"),
+        ("binary", {"positive": "yes"}, "no label is 'yes': set positive: to one of ['0', '1']"),
+        ("ordinal", {"task": "binary"}, "task: binary is of two labels, there are 5"),
+        (
+            "joined",
+            {"submission": "probability"},
+            "asks for ['labels'] beside 'id', and ['a_mould'",
+        ),
+        ("columns", {"label": ["rust", "scab"]}, "and ['rust', 'scab'] is what can be answered"),
+        (
+            "columns",
+            {"task": "regression", "label": "rust", "metric": "rmse"},
+            "answers one column",
+        ),
+        (
+            "joined",
+            {"task": "ordinal", "metric": "accuracy"},
+            "line 2: expected a number in labels",
+        ),
+        (
+            "ordinal",
+            {"label": ["diagnosis", "id"], "task": "multi-label"},
+            "expected 0 or 1 in each",
+        ),
+        ("regression", {"task": "ordinal"}, "line 2: expected a number in Pawpularity, not '2.0'"),
+    ],
+)
+def test_stage_1_refuses_what_the_task_cannot_answer(
+    name: str, changes: dict[str, object], said: str, tmp_path: Path
+) -> None:
+    settings = {**tiny_form(name, tmp_path), **changes}
+    if "task" in changes and "metric" not in changes:
+        settings.pop("metric", None)
+    with pytest.raises(UserError) as error:
+        competition = Competition(name=name, **settings)
+        refuse_futile(competition, tmp_path, read_rows(competition, tmp_path))
+    assert said in str(error.value).splitlines()[0]
+
+
+def test_settings_that_do_not_go_together(tmp_path: Path) -> None:
+    for settings, said in (
+        (
+            {"task": "regression", "metric": "auc"},
+            "task: regression takes no metric: auc, but rmse",
+        ),
+        ({"task": "binary", "label": ["a", "b"]}, "task: binary has one column as label"),
+        ({"task": "multi-label", "label": ["a|b", "c"]}, "'a|b' may not hold '|'"),
+        ({"label": ["a", "b"]}, "a list as label needs submission: probability"),
+    ):
+        with pytest.raises(ValueError, match="conflict") as error:
+            Competition(**settings)
+        assert said in str(error.value)
+    rules, path = tmp_path / "leaves.yaml", tmp_path / "e.yaml"
+    rules.write_text("task: multi-label\n")
+    text = f"competition: {rules}\nmodel: {{size: 64}}\n"
+    path.write_text(text)
+    assert load_experiment(str(path)).train.loss == "bce"
+    for train, said in (
+        (
+            "sampler: sqrt",
+            "e: train.sampler: for one class a picture, not for a task of labels",
+        ),
+        ("loss: mse", "e: train.loss: mse: a task of labels takes bce"),
+    ):
+        path.write_text(f"{text}train: {{{train}}}\n")
+        with pytest.raises(UserError) as error:
+            load_experiment(str(path))
+        assert str(error.value) == said
+
+
+def rows_of(name: str, folder: Path) -> tuple[Competition, pd.DataFrame]:
+    competition = Competition(name=name, **tiny_form(name, folder))
+    rows = read_rows(competition, folder)
+    return competition, rows[rows.split == "train"].assign(group=rows.id)
+
+
+def test_a_label_is_its_parts_in_order(tmp_path: Path) -> None:
+    for text in ("b a", "a  b", "['a' 'b']", "a b a"):
+        one = Competition(task="multi-label").form.labels(pd.DataFrame({"label": [text]}))
+        assert list(one) == ["a b"]
+    form = Competition(task="multi-label", separator=",").form
+    assert form.parts("big cat, dog") == ["big cat", "dog"]
+    _, joined = rows_of("joined", tmp_path / "joined")
+    competition, columns = rows_of("columns", tmp_path / "columns")  # the same marks
+    assert [{*a.replace("_", " ").split()} - {"healthy"} for a in joined.label] == [
+        {word for part in b.split("|") for word in part.split()} for b in columns.label
+    ]
+    target = as_array(competition.form.targets(columns.label, competition.label_columns))
+    given = pd.read_csv(tmp_path / "columns" / "train.csv")[competition.label_columns]
+    assert target.dtype == bool and (target == given.to_numpy(bool)).all()
+
+
+def test_folds_have_their_share_of_each_label_and_of_all_numbers() -> None:
+    random = np.random.default_rng(0)
+    marks, ids = random.random((300, 4)) < [0.5, 0.3, 0.1, 0.05], [f"{i:03d}" for i in range(300)]
+    label = [" ".join(np.array(list("abcd"))[row]) or "e" for row in marks]
+    train = pd.DataFrame({"id": ids, "label": label, "group": ids})
+    form = Competition(task="multi-label").form
+    pairs = train.assign(group=[ids[i - i % 2] for i in range(300)])
+    assert make_folds(pairs, Folds(n=5), form).groupby("group").fold.nunique().max() == 1
+    table = make_folds(train, Folds(n=5), form)
+    for name in "abcd":
+        counts = table[table.label.str.split().map(lambda parts, n=name: n in parts)].fold
+        assert np.ptp(counts.value_counts()) <= 2, name
+    value = (random.random(300) ** 3 * 100).round(2)
+    numbers = train.assign(label=value.astype(str))
+    table = make_folds(numbers, Folds(n=5), Competition(task="regression").form)
+    means = table.assign(label=table.label.astype(float)).groupby("fold").label.mean()
+    assert np.ptp(means) < 0.15 * value.std()
+
+
+def test_a_label_of_one_group_is_always_trained_on(capsys: pytest.CaptureFixture[str]) -> None:
+    labels = ["a", "b", "a b"] * 8 + ["a rare"]
+    train = pd.DataFrame({"id": [f"{i:02d}" for i in range(25)], "label": labels})
+    form = Competition(task="multi-label").form
+    table = make_folds(train.assign(group=train.id), Folds(n=2), form)
+    assert list(table.image[table.fold == -1]) == ["24"]
+    assert "rare (1)" in capsys.readouterr().err
