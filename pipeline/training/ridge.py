@@ -39,14 +39,15 @@ def ridge(features: torch.Tensor, labels: np.ndarray, classes: int) -> LinearHea
     of_labels = labels.dtype == bool
     rows = np.column_stack([labels.astype(float), np.ones(len(labels))])  # counts what there is
     held = np.arange(len(labels)) % HELD_OUT == 1
-    kept, rest = (row_moments(features, rows, np.flatnonzero(some)) for some in (~held, held))
+    moments = row_moments(features, rows, np.flatnonzero(~held))
     found = Settled(np.inf, 0.1, 1.0, None)
     if held.any():
         seen = features[held].flatten(0, 1).double()
         target = torch.from_numpy(rows[held, :-1]).repeat_interleave(features.shape[1], 0)
-        tried = [best_scale(kept, seen, target, s, of_labels) for s in SHRINKAGES]
+        tried = [best_scale(moments, seen, target, s, of_labels) for s in SHRINKAGES]
         found = min(tried, key=lambda one: one.loss)
-    weight, bias, mean = solve(kept + rest, found.shrinkage)
+    moments += row_moments(features, rows, np.flatnonzero(held))  # may be half a gigabyte
+    weight, bias, mean = solve(moments, found.shrinkage)
     if of_labels:
         slope = found.scale / odds(mean)
         offset = torch.logit(mean.clamp(RARE, 1 - RARE)) if found.offset is None else found.offset
