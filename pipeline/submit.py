@@ -53,6 +53,8 @@ def main(
         "solution": records.file_digest(solution_path) if solution_path.is_file() else None,
     }
 
+    if competition.k > 1:
+        key["k"] = competition.k
     decision = record.get("decision")
     if decision:
         key["decision"] = decision

@@ -17,7 +17,8 @@ from pipeline.base.forms import as_array
 from pipeline.data.tables import read_rows, refuse_futile
 from pipeline.folds import make_folds
 
-LEAST = {"binary": 0.95, "joined": 0.85, "columns": 0.95, "ordinal": 0.8, "regression": -15}
+LEAST = {"binary": 0.95, "joined": 0.85, "columns": 0.95, "ordinal": 0.8, "ranked": 0.8}
+LEAST["regression"] = -15
 
 
 @pytest.mark.parametrize("name", FORMS)
@@ -37,7 +38,8 @@ def test_from_pictures_to_answers(
     assert "up to date" in run("ensemble", experiment)
     run("submit", "tiny")
     model = records.load(space / "runs/tiny/fold0/model.safetensors")
-    assert model["key"].get("task") == (None if name == "binary" else FORMS[name][1]["task"])
+    task = FORMS[name][1].get("task") if name != "binary" else None
+    assert model["key"].get("task") == task
     made = records.load(space / "submissions" / "tiny.csv")
     sign = -1 if name == "regression" else 1
     assert sign * made["cv"]["all"] > LEAST[name] and sign * made["hidden"] > LEAST[name]
@@ -49,6 +51,10 @@ def test_from_pictures_to_answers(
     if name == "joined":
         pairs = zip(answers.labels, truth.labels, strict=True)
         assert np.mean([{*a.split()} == {*b.split()} for a, b in pairs]) >= 0.8
+    elif name == "ranked":
+        lists = answers.Id.str.split()
+        assert all(len({*some}) == 5 for some in lists)
+        assert (lists.str[0] == truth.Id).mean() >= 0.7
     elif name == "ordinal":
         assert answers.diagnosis.dtype == int and set(answers.diagnosis) <= set(range(5))
     else:
@@ -84,6 +90,7 @@ def test_from_pictures_to_answers(
             {"label": ["diagnosis", "id"], "task": "multi-label"},
             "expected 0 or 1 in each",
         ),
+        ("ranked", {"k": 9}, "k: 9 classes are to be answered, and there are"),
         ("regression", {"task": "ordinal"}, "line 2: expected a number in Pawpularity, not '2.0'"),
     ],
 )

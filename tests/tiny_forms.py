@@ -51,6 +51,12 @@ def regression(marks: np.ndarray, level: np.ndarray) -> tuple[pd.DataFrame, dict
     return pd.DataFrame({"Pawpularity": (1 + 99 * level).round(1)}), {"Pawpularity": 38.2}
 
 
+def ranked(marks: np.ndarray, level: np.ndarray) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """humpback: one of many, of which five are answered."""
+    names = [f"w_{i}" for i in marks @ [1, 2, 4]]
+    return pd.DataFrame({"Id": names}), {"Id": "w_0 w_1 w_2 w_3 w_4"}
+
+
 Answers = Callable[[np.ndarray, np.ndarray], tuple[pd.DataFrame, dict[str, Any]]]
 FORMS: dict[str, tuple[Answers, dict[str, Any]]] = {
     "binary": (binary, {"task": "binary", "label": "has_cactus", "submission": "probability"}),
@@ -66,6 +72,7 @@ FORMS: dict[str, tuple[Answers, dict[str, Any]]] = {
         },
     ),
     "ordinal": (ordinal, {"task": "ordinal", "label": "diagnosis"}),
+    "ranked": (ranked, {"label": "Id", "k": 5, "metric": "map_at_5"}),
     "regression": (regression, {"task": "regression", "label": "Pawpularity"}),
 }
 

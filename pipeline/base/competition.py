@@ -36,8 +36,10 @@ Metric = Literal[
     "mae",
     "r2",
     "pearson",
+    "map_at_3",
+    "map_at_5",
 ]
-LATER = ("task", "positive", "separator")  # settings that a key holds only where they are set
+LATER = ("task", "positive", "separator", "k")  # settings that a key holds only where they are set
 Inside = Annotated[str, AfterValidator(_inside)]
 
 
@@ -53,6 +55,7 @@ class Competition(Settings):
     label: str | Annotated[list[str], Field(min_length=2)] = "label"  # a list: one-hot columns
     positive: str = "1"  # binary: the label whose probability is asked for
     separator: str = " "  # multi-label: between the labels of one column
+    k: int = Field(1, ge=1, le=100)  # classes: so many are answered, the likeliest first
     group: str | None = None  # column whose equal values must stay in one fold
     train: Inside = "train.csv"  # CSV of ids and labels
     test: Inside = "test.csv"  # CSV of ids

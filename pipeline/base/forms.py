@@ -35,6 +35,8 @@ class OneClass:
         "quadratic_kappa",
         "balanced_accuracy",
         "mcc",
+        "map_at_3",
+        "map_at_5",
     )
     by_class: ClassVar[bool] = (
         True  # a picture is of one class: samplers, reviews, reports rest on it
@@ -47,7 +49,8 @@ class OneClass:
         """Why the competition's settings do not go together, or nothing."""
         if self.rules.submission == "label" and not isinstance(self.rules.label, str):
             return "a list as label needs submission: probability"
-        return ""
+        several = self.rules.k > 1 and self.rules.submission == "probability"
+        return "k: is of submission: label" if several else ""
 
     def misfit(self, train: dict[str, Any], pseudo: bool) -> str:
         """Which of an experiment's settings makes no sense for this task, or nothing."""
@@ -87,7 +90,12 @@ class OneClass:
         """Why there is nothing to learn from such labels, or nothing."""
         if len(classes) == 1:
             return f"all rows are of class {shown(classes[0])}: there is nothing to tell apart"
-        return ""
+        if self.rules.k == 1:
+            return ""
+        if len(classes) < self.rules.k:
+            return f"k: {self.rules.k} classes are to be answered, and there are {len(classes)}"
+        spaced = next((name for name in classes if len(name.split()) > 1), "")
+        return f"k: answers are joined by spaces, and one is in {shown(spaced)}" * bool(spaced)
 
     def targets(self, labels: pd.Series, classes: list[str]) -> pd.Series:
         """What a head is taught: the number of the class; NaN for a label that is none.
@@ -108,7 +116,8 @@ class OneClass:
         """What is written into the sample's columns [n, columns], of decided numbers."""
         if self.rules.submission == "probability":
             return prob
-        return np.array(classes, dtype=object)[prob.argmax(1)][:, None]
+        best = np.argsort(-prob, axis=1, kind="stable")[:, : self.rules.k]
+        return np.array([[" ".join(row)] for row in np.array(classes)[best]], dtype=object)
 
 
 class Binary(OneClass):

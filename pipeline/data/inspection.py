@@ -12,12 +12,20 @@ from pipeline.base import records
 from pipeline.base.cli import UserError
 from pipeline.base.competition import Competition
 from pipeline.base.csv_files import read_csv
-from pipeline.data.tables import FRACTION, image_paths, read_rows, refuse_futile
+from pipeline.data.guessing import guess_column, guess_columns
+from pipeline.data.tables import image_paths, read_rows, refuse_futile
 
 IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".gif", ".ppm"}
 ALWAYS = ("id", "label")  # shown even where the default says the same
 TRIED = 500  # rows, evenly spaced, on which a path template is tried
-GROUPS = ("group", "patient", "subject", "individual")  # in the names of columns
+GROUPS = (
+    "group",
+    "patient",
+    "subject",
+    "individual",
+    "study",
+    "site_id",
+)  # in the names of columns
 
 Settings = dict[str, Any]
 
@@ -80,7 +88,7 @@ def files_of(folder: Path, doubts: list[str]) -> dict[str, str]:
 def columns_of(
     train: pd.DataFrame, test: pd.DataFrame, sample: pd.DataFrame | None, doubts: list[str]
 ) -> Settings:
-    """id, label, group, submission and metric: the id is what sample and train share, each once."""
+    """id, group and what follows from the task; the id is what sample and train share."""
     asked = test if sample is None else sample
     shared = [name for name in asked if name in train]
     fits = [name for name in shared if asked[name].is_unique and train[name].is_unique]
@@ -88,16 +96,16 @@ def columns_of(
     answers = [] if sample is None else [name for name in sample if name != image_id]
     others = [name for name in train if name != image_id]
     found: Settings = {"id": image_id}
-    if len(answers) > 1:  # the classes: columns of train too, or the values of one
-        found |= {"submission": "probability", "metric": "log_loss", "label": answers}
-        if not set(answers) <= set(train):
-            hits = {name: len(set(train[name]) & set(answers)) for name in others}
-            found["label"] = max(hits, key=hits.get, default="label")
+    if len(answers) > 1:
+        found |= guess_columns(answers, train.drop(columns=image_id), doubts)
     else:
-        found["label"] = next((name for name in [*answers, *others] if name in train), "label")
-        values = pd.concat([train, sample]).get(found["label"], pd.Series(dtype=str))
-        if values.str.fullmatch(FRACTION, na=False).any():
-            doubts.append(f"label: {found['label']} holds fractions, is it a class?")
+        label = next((name for name in [*answers, *others] if name in train), "label")
+        found["label"] = label
+        if label in train:
+            asked = (
+                pd.Series(dtype=str) if sample is None else sample.get(label, sample.iloc[:, -1])
+            )
+            found |= guess_column(label, train[label], asked.astype(str), doubts)
     named = [name for name in others if any(word in name.lower() for word in GROUPS)]
     if groups := [name for name in named if name not in (found["label"], *answers)]:
         doubts.append(f"group: must rows of one {groups[0]} stay in one fold?")

@@ -14,8 +14,7 @@ from pipeline.base.cli import UserError, short, shown
 from pipeline.base.competition import Competition
 from pipeline.base.config import root
 from pipeline.base.csv_files import read_csv, read_lines, refuse_rows
-
-FRACTION = r"-?\d*\.\d*[1-9]\d*"
+from pipeline.data.guessing import FRACTION
 
 
 def data_folder(competition: Competition, override: Path | None = None) -> Path:

@@ -94,6 +94,15 @@ def quadratic_kappa(target: np.ndarray, prob: np.ndarray) -> float:
     return float(metrics.cohen_kappa_score(*both, labels=labels, weights="quadratic"))
 
 
+def map_at(target: np.ndarray, prob: np.ndarray, k: int) -> float:
+    """Mean average precision of the `k` likeliest classes: one over the place of the right one.
+
+    As `answers` has it, a class stands behind those that are as likely and come before.
+    """
+    best = np.argsort(-prob, axis=1, kind="stable")[:, :k]
+    return float(((best == target[:, None]) / np.arange(1, k + 1)[: best.shape[1]]).sum(1).mean())
+
+
 def rmse(target: np.ndarray, prob: np.ndarray) -> float:
     """Mean over the columns."""
     return float(np.sqrt(((target - prob) ** 2).mean(0)).mean())
@@ -127,6 +136,8 @@ METRICS: dict[str, Score] = {
     "micro_f1": partial(f_score, average="micro"),
     "samples_f1": partial(f_score, average="samples"),
     "samples_f2": partial(f_score, average="samples", beta=2),
+    "map_at_3": partial(map_at, k=3),
+    "map_at_5": partial(map_at, k=5),
     "rmse": rmse,
     "mae": mae,
     "r2": r2,

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 from test_competitions import COPIES, tiny_copy
+from tiny_forms import FORMS, tiny_form
 
 from pipeline.base.cli import UserError
 from pipeline.base.competition import Competition, load_competition
@@ -51,13 +52,13 @@ TRAIN = "image,label\na.jpg,x\nb.jpg,y\n"
         ("image: {image} finds the pictures of 1 of", {"train": TRAIN.replace("b.jpg", "gone")}),
         ("image: {image} finds the pictures of 0 of", {"train": "image,label\nu,x\nv,y\n"}),
         ("there is ['train_old.csv']", {"train": TRAIN, "train_old": "image,label\na.jpg,x\n"}),
-        ("label holds fractions, is it", {"train": TRAIN, "sample": SAMPLE.replace("x", "0.5")}),
+        ("positive: which of ['x', 'y']", {"train": TRAIN, "sample": SAMPLE.replace("x", "0.5")}),
         ("label holds fractions, is it", {"train": TRAIN.replace("x", "-1.5")}),
         ("asks for ['label'] beside 'image'", {"train": TRAIN.replace("label", "species")}),
         ("no column 'image', it has ['file'", {"train": TRAIN.replace("image", "file")}),
         (
-            "expected a 1 and else 0 among p, q",
-            {"train": "image,p,q\na.jpg,1,1\nb.jpg,1,0\n", "sample": "image,p,q\nc.jpg,0,0\n"},
+            "['p', 'q'] hold numbers: regression?",
+            {"train": "image,p,q\na.jpg,1,1\nb.jpg,1,2\n", "sample": "image,p,q\nc.jpg,0,0\n"},
         ),
         ("and ['x', 'y'] is what", {"train": TRAIN, "sample": "image,x,z\nc.jpg,0,0\n"}),
         ("as it stands: {} line 3: empty label", {"train": TRAIN.replace("y", "")}),
@@ -103,3 +104,16 @@ def test_a_group_column_is_found_by_its_name(tmp_path: Path) -> None:
     )
     assert yaml.safe_load(text)["group"] == "patient_id"
     assert "# unsure: group: must rows of one patient_id stay in one fold?" in text
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_each_task_is_recognised(name: str, tmp_path: Path) -> None:
+    wanted = tiny_form(name, tmp_path / name)
+    text = propose(tmp_path / name)
+    proposed = yaml.safe_load(text)
+    metric = {"joined": "macro_f1"}.get(name)  # no file tells it from others
+    assert proposed.pop("metric") in (metric, Competition(**wanted).metric)
+    wanted |= {"group": "patient"}
+    assert proposed == {name: wanted[name] for name in wanted if name != "metric"}
+    unsure = {"joined": "joined by ' '?", "ordinal": "is diagnosis in order"}
+    assert unsure.get(name, "patient stay in one fold?") in text

@@ -18,6 +18,8 @@ PROB = np.array([[0.7, 0.2, 0.1], [0.2, 0.7, 0.1], [0.1, 0.8, 0.1], [0.3, 0.3, 0
         ("auc", np.mean([0.75, 1.0, 1.0])),
         # squared distances: observed 1 (one 0 taken for 1); expected by the margins 5
         ("quadratic_kappa", 1 - 1 / 5),
+        ("balanced_accuracy", np.mean([0.5, 1, 1])),
+        ("map_at_3", np.mean([1, 1 / 2, 1, 1])),
     ],
 )
 def test_value(name: str, expected: float) -> None:

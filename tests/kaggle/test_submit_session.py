@@ -45,7 +45,7 @@ class Kaggle:
     def compare(self, answers: pd.DataFrame) -> str:
         local = pd.read_csv(self.home / "submissions" / "blend.csv", dtype=str)
         blend = Predictions.load(self.runs / "blend" / "test.npz")
-        return compare(answers, local, self.ours, self.competition, margins_of(blend, None), 1e-5)
+        return compare(answers, local, self.ours, self.competition, margins_of(blend), 1e-5)
 
     def expected(self, answers: pd.DataFrame, parts: dict[str, float]) -> list[str]:
         """Labels that a weighted mean of prediction files gives, in the order of the answers."""

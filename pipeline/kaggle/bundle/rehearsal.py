@@ -50,7 +50,7 @@ def rehearse(bundle: Path, competition: Competition, n: int | None) -> tuple[str
         story = execute(bundle / "notebook" / BOOK, inputs, working, scratch)
         answers = read_csv(working / "submission.csv", [competition.id])
     blend, record = load_blend(name)
-    margins = margins_of(Predictions.load(blend), record.get("decision"))
+    margins = margins_of(Predictions.load(blend), record.get("decision"), competition.k)
     return story, compare(
         answers, read_csv(local, []), ours, competition, margins, tolerance_here()
     )
@@ -86,13 +86,14 @@ def hide(data: Path, competition: Competition, folder: Path, n: int) -> pd.Serie
     return known
 
 
-def margins_of(blend: Predictions, decision: dict[str, Any] | None) -> dict[str, float]:
+def margins_of(
+    blend: Predictions, decision: dict[str, Any] | None = None, k: int = 1
+) -> dict[str, float]:
     """How far the prediction of each picture is from another answer."""
     if decision:
         margin = Decision(**decision).margin(blend.prob)
     elif blend.kind == "shares":
-        best = np.sort(blend.prob)[:, -2:]
-        margin = best[:, 1] - best[:, 0]
+        margin = np.diff(np.sort(blend.prob)[:, -1 - k :]).min(1)
     else:
         margin = np.abs(blend.prob - 0.5).min(1)
     return dict(zip(blend.image, margin.tolist(), strict=True))
