@@ -33,8 +33,8 @@ DEFECTS = [
     Defect(
         "classes reversed in predict",
         "predict.py",
-        'Predictions(list(chosen.id), record["classes"], prob)',
-        'Predictions(list(chosen.id), record["classes"][::-1], prob)',
+        'Predictions(list(chosen.id), self.record["classes"], prob)',
+        'Predictions(list(chosen.id), self.record["classes"][::-1], prob)',
         "test_predict.py",
     ),
     Defect(
@@ -116,7 +116,7 @@ DEFECTS = [
     ),
     Defect(
         "the notebook ignores weights",
-        "kaggle/notebook/submit_session.py",
+        "kaggle/notebook/models.py",
         "[share[run] for run in found]",
         "[1 for run in found]",
         "test_submit_session.py test_bundle.py",
@@ -365,6 +365,41 @@ DEFECTS = [
         "if owner in inner or not any(",
         "if owner in inner and not any(",
         "test_backbones.py",
+    ),
+    Defect(
+        "a process that died is not replaced",
+        "launchers/pool.py",
+        "or job in again:",
+        "or job not in again:",
+        "test_launch.py",
+    ),
+    Defect(
+        "shares of several GPUs in a row",
+        "kaggle/notebook/answer.py",
+        "prob[np.argsort(there)]",
+        "prob[there]",
+        "test_answer.py test_submit_session.py",
+    ),
+    Defect(
+        "the seed of a run that is one of several",
+        "launchers/local.py",
+        "load_experiment(experiment).train.seed",
+        "load_experiment(experiment).folds.seed",
+        "test_launch.py",
+    ),
+    Defect(
+        "seeds that count more than another run",
+        "analysis/members.py",
+        "weight=1 / len(runs)",
+        "weight=1",
+        "test_seeds.py",
+    ),
+    Defect(
+        "the newest features removed",
+        "inference/features.py",
+        "sorted(others, key=last_use, reverse=True)",
+        "sorted(others, key=last_use)",
+        "test_features.py",
     ),
 ]
 

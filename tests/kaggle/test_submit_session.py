@@ -296,19 +296,24 @@ def test_a_share_of_the_pictures_for_each_gpu(
     mounted: Callable, monkeypatch: pytest.MonkeyPatch, n: int
 ) -> None:
     """With three GPUs, which may be more than pictures; a process that dies once is replaced."""
-    kaggle, real, died = mounted("label", n), answer.Work.probabilities, []
+    kaggle, real, died = mounted("probability", n), answer.Work.probabilities, []
+    alone = kaggle.answers()
 
     def on_one_of_three(self: answer.Work, model: BundledModel, rows: np.ndarray) -> np.ndarray:
         assert len(rows) in (n // 3, n // 3 + 1)
-        died.append((model.name, rows[0]))
-        if died.count(("two fold 0", 1)) == 1:
+        died.append((model.fold, model.predict.tta, rows[0]))
+        if died.count((0, "hflip", 1)) == 1:
             raise RuntimeError("CUDA error: device-side assert triggered")
         return real(self, model, rows)
 
     monkeypatch.setattr(pool, "visible_gpus", lambda: ["a", "b", "c"])
     monkeypatch.setattr(answer.Work, "probabilities", on_one_of_three)
-    assert list(kaggle.answers().label) == kaggle.expected(kaggle.answers(), ALL)
-    assert died.count(("two fold 0", 1)) == (0 if n == 1 else 3)
+    shared = kaggle.answers()
+    assert list(shared.image) == list(alone.image)
+    values = [answers[kaggle.manifest.classes].astype(float) for answers in (alone, shared)]
+    np.testing.assert_allclose(*values, atol=1e-6)
+    assert n == 1 or np.abs(np.diff(values[0], axis=0)).max() > 1e-3, "no two are alike"
+    assert died.count((0, "hflip", 1)) == (0 if n == 1 else 2)
 
 
 def test_a_model_that_fails_is_given_up(

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.analysis.members import load_members
 from pipeline.base import records
 from pipeline.base.config import load_experiment
 from pipeline.base.derived import each_seed
@@ -64,7 +65,8 @@ def test_all_stages_take_the_seeds_of_the_file(
     np.testing.assert_allclose(whole, np.mean(probs, axis=0), atol=1e-6)
     alone = Predictions.load(space / "runs/tiny-seed3-fold1/test.npz").prob
     np.testing.assert_allclose(alone, probs[1], atol=1e-6)
-    run(
-        "ensemble", f"{experiment}:3", "tiny-seed3", *one, "--name", "both", "--no-report", expect=2
-    )
+    halves = load_members([f"{experiment}:3"], None, [1], None, "probabilities")
+    assert {half.name: half.weight for half in halves} == {"tiny": 1.5, "tiny-seed3": 1.5}
+    twice = run("ensemble", experiment, "tiny-seed3", *one, "--name", "both", expect=2)
+    assert "a run stands twice" in twice
     assert "tiny-fold1.csv" in run("submit", "tiny-fold1")
