@@ -30,7 +30,6 @@ from pipeline.base.config import Experiment
 from pipeline.base.device import make_accelerator, peak_memory_gb, workers
 from pipeline.inference.predictor import Predictor
 from pipeline.inference.tta import VIEWS
-from pipeline.model.fused import fuse
 from pipeline.training.trainer import Trainer
 from pipeline.tuning.machine import synchronize
 from pipeline.tuning.search import load_rate, step_rate
@@ -83,9 +82,6 @@ def rates(
                 torch.cuda.empty_cache()
                 torch.cuda.reset_peak_memory_stats()
             trainer = make(name, size, batch, model, compiled, pixels)
-            if how == "folded" and on_gpu(trainer):
-                fuse(trainer.bare_model.cpu(), size)
-                trainer.bare_model.cuda()
             found |= {f"{how}: {k}": v for k, v in ours(trainer, batch, seconds).items()}
             del trainer
     timms.append(timm_train(name, size, batch, seconds, compiled))
@@ -98,12 +94,11 @@ def rates(
 
 
 def recipes(weights: Path) -> dict[str, dict[str, Any]]:
-    """Settings of the model: as it comes, with its norms in its convolutions (as on a CPU), the
-    head's input alone as timm has it, and all as timm's benchmark has it."""
+    """Settings of the model: as it comes, the head's input alone as timm has it, and all as timm's
+    benchmark has it."""
     last = {"weights": str(weights), "features": "last", "head_init": "random"}
-    default = {"weights": str(weights)}
     plain = {**last, "batchnorm": "train"}
-    return {"default": default, "folded": default, "last": last, "plain": plain}
+    return {"default": {"weights": str(weights)}, "last": last, "plain": plain}
 
 
 def sized(name: str, size: int) -> dict[str, int]:

@@ -97,6 +97,7 @@ class Train(Settings):
     conflicts: Conflicts = Field("keep", alias="twins")
     clip_grad: float | None = Field(None, gt=0)  # largest gradient norm
     ema: Probability = 0.0  # averaging window as a share of all steps; 0: off
+    refit: bool = False  # after the last epoch: mean of the head and its closed form
     # of everything random in training; the split has its own. A list: a run for each
     seed: Annotated[int, BeforeValidator(first_of)] = 0
 

@@ -2,7 +2,8 @@
 
 It only scales and shifts: (w ∗ x - μ) γ/σ + β is a convolution with the weights w γ/σ. These are
 made anew in each pass, so that gradients reach w, γ and β, and parameters keep their names. lite0
-with a head of its blocks at 128 px on two cores: inference 1.1 times as fast, training 1.0.
+with a head of its blocks at 128 px on two cores: inference 1.1 times as fast, training 1.0;
+resnet50 at 224 px on an H200: training 1.5 times as fast in half the memory, inference .94.
 """
 
 from types import MethodType

@@ -11,6 +11,7 @@ from pipeline.base.cli import UserError, explain, short
 from pipeline.base.device import peak_memory_gb
 from pipeline.model.backbone import layout
 from pipeline.model.build import save_weights
+from pipeline.training.head_init import Fitted
 from pipeline.training.log import COLUMNS
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ def save(trainer: "Trainer", last: Path) -> None:
         state = {
             "epoch": trainer.epoch,
             "log": trainer.log,
+            "fitted": trainer.fitted and tuple(trainer.fitted),
             "model": trainer.bare_model.state_dict(),
             "ema": trainer.ema.module.state_dict() if trainer.ema else None,
             "optimizer": trainer.optimizer.state_dict(),
@@ -45,6 +47,7 @@ def resume(trainer: "Trainer", last: Path) -> None:
     try:
         state = torch.load(last, map_location="cpu", weights_only=True)
         trainer.epoch, trainer.log = state["epoch"], state["log"]
+        trainer.fitted = Fitted(*found) if (found := state.get("fitted")) else None
         trainer.bare_model.load_state_dict(state["model"])
         trainer.optimizer.load_state_dict(state["optimizer"])
         if trainer.ema:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from pipeline.base.cli import UserError
-from pipeline.base.config import Experiment, Model
+from pipeline.base.config import Experiment
 from pipeline.inference.features import MAX_IMAGES, FrozenFeatures
 from pipeline.inference.tta import VIEWS, View, dihedral
 from pipeline.model.head import BlockHead
@@ -25,7 +25,7 @@ AUGMENTED: dict[str, list[View]] = {
     "HorizontalFlip": [partial(dihedral, turns=0, flip=True)],
     "VerticalFlip": [partial(dihedral, turns=2, flip=True)],
 }
-SHRINKAGES = (0.01, 0.03, 0.1, 0.3)
+SHRINKAGES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 SCALES = np.geomspace(0.005, 2.0, 60)
 CHUNK_IMAGES = 1024
 HELD_OUT = 5  # every fifth image of a class judges shrinkage and scale
@@ -38,45 +38,99 @@ class LinearHead(NamedTuple):
     scale: float
 
 
-def init_head(features: FrozenFeatures, rows: np.ndarray, labels: np.ndarray, seed: int) -> str:
-    """Give a head its first weights from training images; returns what was done, to print.
+class Fitted(NamedTuple):
+    """What the closed form chose on held-out training pictures."""
 
-    `rows` [n] are those of the packed pixels, `labels` int [n] their classes.
+    shrinkage: float
+    scale: float
+
+
+def init_head(
+    features: FrozenFeatures, rows: np.ndarray, labels: np.ndarray, seed: int, closed_form: bool
+) -> Fitted | None:
+    """Give a head its first weights from training images, or standardise its inputs alone.
+
+    `rows` [n] are those of the packed pixels, `labels` int [n] their classes. Returns what the
+    closed form chose.
     """
     linear_head(features.model)  # before the minutes that features may take
-    labelled = (features.prepared.rows.split == "train").to_numpy()[rows]  # no pseudo-labels
+    rows, labels = chosen_images(features, rows, labels, seed)
+    # leaves-small, fold 0, D4 TTA: one view gives .798, two .844, four .849; random crops .813
+    values = features.of("train", rows, start_views(features.settings))
+    found = fit_head(features.model, values, labels, "lda" if closed_form else "random")
+    return found and Fitted(found.shrinkage, found.scale)
+
+
+def refit_head(
+    features: FrozenFeatures, rows: np.ndarray, labels: np.ndarray, seed: int, like: Fitted
+) -> None:
+    """Average a trained head with the closed form on the backbone that was trained with it.
+
+    The backbone knows the labels of these images by now: shrinkage and scale that they would
+    choose today are far too sure, so they are those of the start. The mean of the two heads'
+    logits is that of one linear layer.
+    """
+    model = features.model
+    rows, labels = chosen_images(features, rows, labels, seed)
+    values = torch.stack(features.compute(rows, start_views(features.settings)), 1)
+    trained = raw_inputs_head(model)
+    fit_head(model, values, labels, "lda", like)
+    fitted = raw_inputs_head(model)
+    mean = [(one + other) / 2 for one, other in zip(trained, fitted, strict=True)]
+    write_raw(model, *mean)
+
+
+def chosen_images(
+    features: FrozenFeatures, rows: np.ndarray, labels: np.ndarray, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and labels of the images that a head is fitted to: without pseudo-labels, at most."""
+    labelled = (features.prepared.rows.split == "train").to_numpy()[rows]
     rows, labels = rows[labelled], labels[labelled]
     chosen = np.random.default_rng(seed).permutation(len(rows))[:MAX_IMAGES]
-    # leaves-small, fold 0, D4 TTA: one view gives .798, two .844, four .849; random crops .813
-    views = [*VIEWS["none"], *augmented_views(features.settings)]
-    values = features.of("train", rows[chosen], views)
-    found = fit_head(features.model, values, labels[chosen], features.settings.model.head_init)
+    return rows[chosen], labels[chosen]
+
+
+def start_views(settings: Experiment) -> list[View]:
+    return [*VIEWS["none"], *augmented_views(settings)]
+
+
+def in_words(found: Fitted | None) -> str:
     if found is None:
         return "standardised"
     return f"closed form, shrinkage {found.shrinkage:g}, scale {found.scale:.2g}"
 
 
-def fits_features(how: Model) -> bool:
+def fits_features(settings: Experiment) -> bool:
     """Whether a head's start looks at the training images."""
-    return how.features == "blocks" or how.head_init == "lda"
+    how = settings.model
+    return how.features == "blocks" or how.head_init == "lda" or settings.train.refit
 
 
-def lda(features: torch.Tensor, labels: np.ndarray, classes: int) -> LinearHead:
+def lda(
+    features: torch.Tensor, labels: np.ndarray, classes: int, like: Fitted | None = None
+) -> LinearHead:
     """Linear discriminant analysis of standardised features [n, views, width], labels [n].
 
     Shrinkage of the covariance and scale of the logits (one over the temperature) are those of
-    the lowest log loss on held-out fifths of the training images: plain LDA is far too sure.
+    the lowest log loss on held-out fifths of the training images, plain LDA being far too sure,
+    or those that are given.
     """
+    if like:
+        every = ClassMoments.of(features, labels, classes, np.arange(len(labels)))
+        return scaled(*every.solve(like.shrinkage), like)
     rank = pd.Series(labels).groupby(labels).cumcount().to_numpy()
     held = rank % HELD_OUT == 1  # the first image of a class always stays
     kept, rest = np.flatnonzero(~held), np.flatnonzero(held)
     moments, best = ClassMoments.of(features, labels, classes, kept), (np.inf, 0.1, 1.0)
     if len(rest):
         best = min(best_scale(moments, features, labels, rest, s) for s in SHRINKAGES)
-    _, shrinkage, scale = best
     moments += ClassMoments.of(features, labels, classes, rest)  # each may be half a gigabyte
-    weight, bias = moments.solve(shrinkage)
-    return LinearHead((weight * scale).float(), (bias * scale).float(), shrinkage, scale)
+    chosen = Fitted(*best[1:])
+    return scaled(*moments.solve(chosen.shrinkage), chosen)
+
+
+def scaled(weight: torch.Tensor, bias: torch.Tensor, how: Fitted) -> LinearHead:
+    return LinearHead((weight * how.scale).float(), (bias * how.scale).float(), *how)
 
 
 def best_scale(
@@ -154,7 +208,11 @@ class ClassMoments(NamedTuple):
 
 
 def fit_head(
-    model: nn.Module, features: torch.Tensor, labels: np.ndarray, start: str
+    model: nn.Module,
+    features: torch.Tensor,
+    labels: np.ndarray,
+    start: str,
+    like: Fitted | None = None,
 ) -> LinearHead | None:
     """Standardise a BlockHead's inputs and, for start "lda", write the closed form into the head.
 
@@ -169,7 +227,7 @@ def fit_head(
         from pipeline.training.ridge import ridge  # late: it stands on the sums that are here
 
         closed_form = lda if labels.ndim == 1 else ridge
-        found = closed_form(features, labels, head.out_features)
+        found = closed_form(features, labels, head.out_features, like)
     if isinstance(model, BlockHead):
         # vectors of length 1 on average: a step of Adam, which moves all weights alike, does not
         # turn the logits over because there are thousands of them
@@ -199,6 +257,24 @@ def write_linear(layer: nn.Linear, weight: torch.Tensor, bias: torch.Tensor) -> 
     layer.weight.copy_(weight)
     if layer.bias is not None:
         layer.bias.copy_(bias)
+
+
+def raw_inputs_head(model: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight [classes, width] and bias of a head, for inputs that are not standardised."""
+    head = linear_head(model)
+    weight, bias = head.weight.detach().double(), head.bias.detach().double()
+    if isinstance(model, BlockHead):
+        weight = weight * model.scale
+        bias = bias - weight @ model.mean.double()
+    return weight, bias
+
+
+def write_raw(model: nn.Module, weight: torch.Tensor, bias: torch.Tensor) -> None:
+    """The reverse of `raw_inputs_head`."""
+    if isinstance(model, BlockHead):
+        bias = bias + weight @ model.mean.double()
+        weight = weight / model.scale
+    write_linear(linear_head(model), weight, bias)
 
 
 def linear_head(model: nn.Module) -> nn.Linear:

@@ -14,6 +14,7 @@ from pipeline.training.head_init import (
     HELD_OUT,
     SHRINKAGES,
     ClassMoments,
+    Fitted,
     LinearHead,
 )
 
@@ -30,18 +31,20 @@ class Settled(NamedTuple):
     offset: torch.Tensor | None  # [classes], of labels
 
 
-def ridge(features: torch.Tensor, labels: np.ndarray, classes: int) -> LinearHead:
+def ridge(
+    features: torch.Tensor, labels: np.ndarray, classes: int, like: Fitted | None = None
+) -> LinearHead:
     """Of standardised features [n, views, width] and rows [n, classes], bool or standardised.
 
-    Shrinkage and scale are those of the lowest loss on held-out fifths: of bool rows the log loss
-    of logits, of numbers the squared error.
+    Shrinkage and scale are those that are given, or of the lowest loss on held-out fifths: of bool
+    rows the log loss of logits, of numbers the squared error.
     """
     of_labels = labels.dtype == bool
     rows = np.column_stack([labels.astype(float), np.ones(len(labels))])  # counts what there is
     held = np.arange(len(labels)) % HELD_OUT == 1
     moments = row_moments(features, rows, np.flatnonzero(~held))
-    found = Settled(np.inf, 0.1, 1.0, None)
-    if held.any():
+    found = Settled(np.inf, *(like or (0.1, 1.0)), None)
+    if held.any() and not like:
         seen = features[held].flatten(0, 1).double()
         target = torch.from_numpy(rows[held, :-1]).repeat_interleave(features.shape[1], 0)
         tried = [best_scale(moments, seen, target, s, of_labels) for s in SHRINKAGES]

@@ -25,10 +25,10 @@ from pipeline.inference.answers import SHARES, Answer
 from pipeline.inference.features import FrozenFeatures, moves_batchnorm
 from pipeline.inference.predictor import Normalise, Predictor
 from pipeline.inference.tta import VIEWS
-from pipeline.model.build import build_model, preprocessing, to_device
+from pipeline.model.build import build_model, classifier, preprocessing, to_device
 from pipeline.model.freeze import freeze, settle_batchnorm, train_mode, unfreeze
 from pipeline.training import checkpoint, distributed
-from pipeline.training.head_init import fits_features, init_head
+from pipeline.training.head_init import Fitted, fits_features, in_words, init_head, refit_head
 from pipeline.training.log import describe, make_row
 from pipeline.training.loss import Loss, class_weights
 from pipeline.training.optim import make_ema, make_schedule, parameter_groups, warm_up_unfrozen
@@ -59,6 +59,7 @@ class Trainer:
         self.pixels, self.valid, self.watch = pixels, valid, bool  # `watch` is told of each epoch
         self.rows, self.labels = train.row.to_numpy(), as_array(train.target)
         self.seed = derive_seed(settings.train.seed, "fold", fold)
+        self.fitted: Fitted | None = None  # how the head's closed form was
         self.unfreezes, self.parts = settings.model.freeze_epochs, Parts(settings)
         self.accelerator = make_accelerator(settings.runtime, distributed.options(self.unfreezes))
         model = self._make_model()
@@ -73,9 +74,10 @@ class Trainer:
         runtime, how = self.settings.runtime, self.settings.model
         torch.manual_seed(self.seed)  # the random head
         model = build_model(how, len(self.classes), self.fold)
-        if how.batchnorm == "train":
+        fixed, device = how.batchnorm == "frozen", self.accelerator.device
+        if not fixed:
             model = distributed.sync_batchnorm(model)
-        model = to_device(model, runtime, how.size, self.accelerator.device)
+        model = to_device(model, runtime, how.size, device, training=fixed)
         if runtime.compile:
             model.compile(dynamic=False)  # batches have one size, or two
         return model
@@ -117,12 +119,14 @@ class Trainer:
         It ends before one that may end after the deadline; the first one here is always made.
         """
         if self.epoch == 0:
-            if fits_features(self.settings.model):
+            if fits_features(self.settings):
                 self.init_head()
             checkpoint.save_log(self, last)
         while self.epoch < self.settings.train.epochs:
             started = time.monotonic()
             loss, rate = self.train_epoch()
+            if self.settings.train.refit and self.epoch + 1 == self.settings.train.epochs:
+                self.refit_head()
             prob = self.validate(f"{self.label()} valid")
             self.check_finite(float(prob.sum()), "the sum of held-out probabilities")
             self.epoch += 1
@@ -191,7 +195,7 @@ class Trainer:
         predictor, views = self.predictor(self.final_model()), VIEWS["none"]
 
         def predict(rows: np.ndarray) -> np.ndarray:
-            if untrained and fits_features(self.settings.model):  # they are kept: no second pass
+            if untrained and fits_features(self.settings):  # they are kept: no second pass
                 return FrozenFeatures(predictor, self.settings).probabilities("train", rows, views)
             return predictor.probabilities(self.pixels, rows, views, label=label)
 
@@ -200,21 +204,39 @@ class Trainer:
 
     def init_head(self) -> None:
         """The head's first weights from one forward pass, scored in a log row of epoch 0."""
-        started, model = time.monotonic(), self.bare_model
-        if moves_batchnorm(self.settings):
+        started, model, how = time.monotonic(), self.bare_model, self.settings
+        if moves_batchnorm(how):
             self.set_mode()
             settle_batchnorm(model, (self.normalise(pixels) for pixels, _ in self.loader))
+        closed_form = how.model.head_init == "lda" or how.train.refit
 
-        def work() -> str:
+        def work() -> Fitted | None:
+            features = FrozenFeatures(self.predictor(model), how)
+            return init_head(features, self.rows, self.labels, self.seed, closed_form)
+
+        self.fitted = distributed.run_on_main(work, model, self.accelerator)
+        self.follow(model)
+        self.note(self.validate(f"fold {self.fold}  head valid", untrained=True), started)
+        self.tell(in_words(self.fitted))
+        if self.fitted and how.model.head_init == "random":  # it was fitted to be refitted
+            torch.manual_seed(self.seed)
+            classifier(model).reset_parameters()
+            self.follow(model)
+
+    def refit_head(self) -> None:
+        """Average the trained head with its closed form on the trained backbone."""
+        model = self.final_model()
+
+        def work() -> None:
             features = FrozenFeatures(self.predictor(model), self.settings)
-            return init_head(features, self.rows, self.labels, self.seed)
+            refit_head(features, self.rows, self.labels, self.seed, self.fitted)
 
-        text = distributed.run_on_main(work, model, self.accelerator)
+        distributed.run_on_main(work, model, self.accelerator)
+
+    def follow(self, model: nn.Module) -> None:
+        """Let the average of the weights begin with those of `model`."""
         if self.ema:
             self.ema.module.load_state_dict(model.state_dict())
-        prob = self.validate(f"fold {self.fold}  head valid", untrained=True)
-        self.note(prob, started)
-        self.tell(text)
 
     def set_rate(self, step: int) -> None:
         self.schedule.step_update(step)

@@ -55,10 +55,11 @@ def plan(
     test, held = int((prepared.rows.split == "test").sum()), int((table.fold >= 0).sum())
     train, valid = len(table) - held / n, held / n  # images of a fold
     images = min(len(table), MAX_IMAGES) * (1 + len(augmented_views(settings)))
-    images *= fits_features(settings.model)  # once for all folds
+    images *= fits_features(settings)  # once for all folds
+    again = rounds * settings.train.refit * images * train / len(table)
     return {
         "start of the folds": rounds * found["start"],
-        "head": images / rates["forward"] + rounds * found["head"],
+        "head": (images + again) / rates["forward"] + rounds * found["head"],
         "training": rounds * epochs * train / rates["both"],
         "validation": rounds * epochs * valid / rates["forward"],
         "predict oof": held / rates["tta"],

@@ -7,6 +7,8 @@ import timm
 import torch
 from torch import nn
 
+from pipeline.base.config import Runtime
+from pipeline.model.build import to_device
 from pipeline.model.freeze import train_mode
 from pipeline.model.fused import fuse
 from pipeline.model.head import BlockHead
@@ -113,3 +115,21 @@ def test_mean_and_deviation_of_half_precision_are_summed_in_float32(dtype: torch
         gradients.append(given.grad.double())
     step = torch.finfo(dtype).eps * exact.abs().max() * (weights.abs().max() / 3000)
     assert (gradients[0] - gradients[1]).abs().max() < 4 * step
+
+
+@pytest.mark.parametrize(
+    ("device", "training", "compiled", "folds"),
+    [
+        ("cpu", False, False, True),
+        ("meta", True, False, True),
+        ("meta", False, False, False),
+        ("meta", True, True, False),  # a compiler folds by itself
+    ],
+)
+def test_norms_are_folded_where_that_is_faster(
+    device: str, training: bool, compiled: bool, folds: bool
+) -> None:
+    """Any device but a CPU stands for a GPU."""
+    model, how = worn("test_efficientnet"), Runtime(compile=compiled)
+    to_device(model, how, 32, torch.device(device), training)
+    assert hasattr(model.conv_stem, "fused") is folds
