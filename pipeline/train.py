@@ -77,6 +77,8 @@ def main(
     on_cluster = launcher == ray_cluster.Launcher.RAY
     alone = len(runs) == len(folds) == runtime.gpus_per_fold == 1 and not on_cluster
     pooled = settings.train.epochs > 0 and not (alone or in_group)
+    if jobs:
+        say("train", f"recipe {settings.recipe}, {settings.train.epochs} epochs")
     if jobs and pooled:
         launch_folds = ray_cluster.train_folds if on_cluster else local.train_folds
         launch_folds(jobs, runtime, deadline)

@@ -17,6 +17,7 @@ from pipeline.base.cli import UserError, did_you_mean, shown
 from pipeline.base.competition import load_competition
 from pipeline.base.forms import suited
 from pipeline.base.label_settings import Conflicts, Pseudo
+from pipeline.base.recipes import over_recipe
 from pipeline.base.settings import CONFLICT, Name, Probability, Settings, Side, valid_name
 from pipeline.base.yaml_files import checked, find_yaml, known_yaml, read_based
 
@@ -153,6 +154,7 @@ class Experiment(Settings):
     name: Name = ""  # of its folder in runs/: the file's name
     # another experiment, or its file, of which this one holds what differs
     base: str | None = Field(None, exclude=True)
+    recipe: str = Field("short", exclude=True)  # of configs/recipes/; unnamed, by the epochs
     competition: str  # a name in pipeline/configs/competitions/, or a path that ends in .yaml
     folds: Folds = Folds()
     model: Model = Model()
@@ -218,7 +220,7 @@ def load_experiment(name: str) -> Experiment:
 def read_experiment(name: str) -> Experiment:
     """As it stands in its file and that of its base: without a size where both say none."""
     path = find_experiment(name)
-    return checked(Experiment, read_based(path, find_experiment), path)
+    return checked(Experiment, over_recipe(read_based(path, find_experiment)), path)
 
 
 def find_experiment(name: str) -> Path:

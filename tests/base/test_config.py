@@ -41,6 +41,33 @@ def test_every_experiment_opens_with_a_comment() -> None:
         assert (HERE / "experiments" / f"{name}.yaml").read_text().startswith("# "), name
 
 
+@pytest.mark.parametrize(
+    ("text", "recipe", "epochs", "lr", "refit"),
+    [
+        ("", "short", 5, 7e-5, False),
+        ("train: {epochs: 0}", "instant", 0, 7e-5, False),
+        ("train: {epochs: 9}", "short", 9, 7e-5, False),
+        ("train: {epochs: 10}", "long", 10, 5e-4, True),
+        ("train: {epochs: 12, lr: 1e-4}", "long", 12, 1e-4, True),
+        ("recipe: long", "long", 15, 5e-4, True),
+        ("recipe: short\ntrain: {epochs: 20}", "short", 20, 7e-5, False),
+    ],
+)
+def test_a_recipe_follows_from_the_epochs_and_lies_under_what_is_set(
+    text: str, recipe: str, epochs: int, lr: float, refit: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.yaml").write_text(f"competition: demo\nmodel: {{size: 64}}\n{text}\n")
+    found = load_experiment(str(tmp_path / "mine.yaml"))
+    assert (found.recipe, found.train.epochs, found.train.lr) == (recipe, epochs, lr)
+    assert found.train.refit is refit is (found.model.head_init == "random")
+    assert found.model.size == 64, "beside what the recipe says of the model"
+
+
+def test_a_recipe_that_there_is_not(tmp_path: Path) -> None:
+    said = fails("competition: demo\nrecipe: lang", tmp_path)
+    assert "no recipe 'lang'" in said and "did you mean 'long'" in said
+
+
 def test_unknown_key_names_file_key_and_neighbour(tmp_path: Path) -> None:
     message = fails("competition: demo\ntrain: {epoch: 3}\n", tmp_path)
     assert message.count("\n") == 0

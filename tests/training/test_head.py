@@ -1,6 +1,7 @@
 """The closed-form head: it separates what is separable, and is neither too sure nor too shy."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -20,13 +21,16 @@ from pipeline.training import head_init
 from pipeline.training.head_init import (
     CHUNK_IMAGES,
     ClassMoments,
+    Fitted,
     augmented_views,
     fit_head,
     lda,
+    refit_head,
 )
 from pipeline.tuning.budget import seconds_of_lda
 
 WIDTH = 12
+PART = ["test", "train", "train", "test"]
 
 
 def clouds(n: int, seed: int = 0, spread: float = 1.0) -> tuple[torch.Tensor, np.ndarray]:
@@ -135,6 +139,37 @@ def test_head_gives_the_logits_of_standardised_features(reads: str) -> None:
         assert 0.9 < lengths.mean() < 1.01, "features of length 1"
     logits = standard[:, 0] @ expected.weight.T + expected.bias
     torch.testing.assert_close(model.get_classifier()(given), logits, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("reads", ["blocks", "last"])
+def test_refitted_its_logits_are_the_mean_of_what_was_trained_and_the_closed_form(
+    reads: str, write: Callable[..., str]
+) -> None:
+    """Of the second and third picture in four alone: the others have no label of their own."""
+    torch.manual_seed(3)
+    model = timm.create_model("test_resnet", num_classes=3).eval()
+    model = BlockHead(model, 3).eval() if reads == "blocks" else model
+    head, labels = model.get_classifier(), np.arange(40) % 3
+    values = torch.randn(40, 2, head.in_features) + torch.from_numpy(labels)[:, None, None]
+    fit_head(model, values.clone() * 3 - 1, labels, "lda")  # other inputs: other means and scales
+    rows = np.flatnonzero(np.arange(40) % 4 % 3)
+
+    def logits() -> torch.Tensor:
+        given = (values[:, 0] - model.mean) * model.scale if reads == "blocks" else values[:, 0]
+        return head(given).detach()
+
+    trained, like = logits(), Fitted(0.05, 0.3)
+    features = SimpleNamespace(
+        model=model,
+        settings=load_experiment(write(augment=["HorizontalFlip"])),
+        prepared=SimpleNamespace(rows=pd.DataFrame({"split": np.resize(PART, 40)})),
+        compute=lambda rows, views: [values[rows, k].clone() for k in range(len(views))],
+    )
+    refit_head(features, np.arange(40), labels, 7, like)
+    mean = logits()
+    found = fit_head(model, values[rows].clone(), labels[rows], "lda", like)
+    assert (found.shrinkage, found.scale) == like
+    torch.testing.assert_close(mean, (trained + logits()) / 2, rtol=1e-3, atol=1e-3)
 
 
 def test_a_head_that_is_not_linear_is_refused() -> None:

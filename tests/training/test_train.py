@@ -39,6 +39,7 @@ HARD = {  # everything that draws random numbers or carries state from step to s
         "sampler": "balanced",
         "class_weights": "inverse",
         "conflicts": "soft",
+        "refit": True,
     },
 }
 
