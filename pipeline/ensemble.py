@@ -88,6 +88,8 @@ def main(
     facts: dict[str, Any] = {}
     if weights == Weights.FIT:
         key["fit"] = {"version": FIT, "of": records.digest(key)}
+        from pipeline.analysis.blend_weights import fitted  # late: SciPy, scikit-learn
+
         found = fitted(members, table, changes, rules, mean, key["fit"], out)
         facts, pairs = {"fitted": found}, zip(members, found["weights"], strict=True)
         members = [replace(member, weight=weight) for member, weight in pairs if weight]
@@ -96,7 +98,8 @@ def main(
     made = records.make(out, key, work)
     print_scores(records.load(out))
     say("ensemble", f"{out.parent}/{{oof,test}}.npz, {took(started) if made else 'up to date'}")
-    if not no_report and rules.form.by_class:  # the page speaks of one class a picture
+    # the page speaks of one class a picture, and of what is held out
+    if not no_report and rules.form.by_class and cv_of(records.load(out))["folds"]:
         tell(out.parent.name)
 
 
@@ -107,36 +110,6 @@ def members_key(members: list[Member]) -> dict[str, Any]:
         "weights": {m.name: m.weight / total for m in members},
         "members": {m.name: {"tta": m.views, **m.digests} for m in members},
     }
-
-
-def fitted(
-    members: list[Member],
-    table: pd.DataFrame,
-    changes: Changes,
-    rules: Competition,
-    mean: Mean,
-    of: dict[str, Any],
-    out: Path,
-) -> dict[str, Any]:
-    """Fitted weights and what they are worth, as the record of `out` has them if they are `of` it.
-
-    Raises UserError for one run, or one fold, on which nothing can be judged.
-    """
-    from pipeline.analysis.blend_weights import Held, fit  # late: SciPy, scikit-learn
-
-    if len(members) < 2 or len(members[0].folds) < 2:
-        raise UserError("--weights fit takes several runs and several folds")
-    record = records.load(out)
-    if record and record["key"].get("fit") == of:
-        return record["fitted"]
-    classes, scored = classes_of(table, rules.form), table[table.fold.isin(members[0].folds)]
-    mended = changes.applied(table).loc[scored.index]
-    used, names = (mended.fold >= 0).to_numpy(), [member.name for member in members]
-    answers = [out_of_fold(m.name, m.views, scored, classes)[used] for m in members]
-    rows, target = mended[used], as_array(rules.form.targets(mended.label[used], classes))
-    fold, group = rows.fold.to_numpy(), rows.group.to_numpy()
-    held = Held(answers, target, fold, group, rules.metric, mean)
-    return fit(held, names, [member.weight for member in members])
 
 
 def blend(
@@ -166,7 +139,9 @@ def blend(
     tests = ([m.of_fold(fold, "test", test_ids, classes) for fold in m.folds] for m in members)
     test = blended_runs(tests, weights, mean)
     kind = form.kind
-    Predictions(list(scored.image), classes, held_out, kind=kind).save(out.with_name("oof.npz"))
+    if len(scored):
+        answers = Predictions(list(scored.image), classes, held_out, kind=kind)
+        answers.save(out.with_name("oof.npz"))
     Predictions(test_ids, classes, test, kind=kind).save(out)
     scores = {
         f"{member.name} {member.views}": score(mended, prob, classes, metric, form)
@@ -174,7 +149,8 @@ def blend(
     }
     if len(members) > 1:
         scores["blend"] = score(mended, held_out, classes, metric, form)
-    facts |= decisions(mended, held_out, classes, rules)
+    if len(scored):
+        facts |= decisions(mended, held_out, classes, rules)
     return {"metric": metric, "scores": scores, **facts}
 
 

@@ -63,7 +63,8 @@ def main(
     own = {"own": True, **key}
     del own["seed"]  # nobody drew it
     if source is None and any(records.is_current(out, known) for known in (key, own)):
-        say("folds", f"{out}: {settings.folds.n} folds of {len(train):,} images, up to date")
+        what = f"{settings.folds.n} folds" if settings.folds.n > 1 else "no folds"
+        say("folds", f"{out}: {what} of {len(train):,} images, up to date")
         return
     with locked(out.parent):
         record = records.load(out)
@@ -128,6 +129,8 @@ def make_folds(train: pd.DataFrame, settings: Folds, form: OneClass | None = Non
     form = form or OneClass()
     table = train[["id", "label", "group"]].rename(columns={"id": "image"})
     table = table.sort_values("image", ignore_index=True)
+    if settings.n == 1:
+        return table.assign(fold=-1)
     pairs = parted(table, form)
     groups_per_class = pairs.groupby("label").group.nunique()
     lonely = set(groups_per_class.index[groups_per_class == 1])
@@ -210,6 +213,8 @@ def facts_of(table: pd.DataFrame, form: OneClass) -> dict[str, object]:
 
 def describe(table: pd.DataFrame, form: OneClass) -> str:
     scored = table[table.fold >= 0]
+    if not len(scored):
+        return f"all {len(table):,} images are trained on, none is held out"
     sizes = scored.fold.value_counts().sort_index()
     twins = scored[scored.duplicated("group", keep=False)]
     return (

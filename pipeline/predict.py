@@ -83,7 +83,8 @@ def outdated(
         if record["key"]["folds"] != folds_digest(table):
             raise UserError(f"{model}: trained on another split than the folds file holds now")
         held_out = list(table.image[table.fold == k])
-        found += [Part(settings, k, part, prepared, held_out, record) for part in parts]
+        own = parts if held_out else [part for part in parts if part == "test"]  # folds: all
+        found += [Part(settings, k, part, prepared, held_out, record) for part in own]
     return [part for part in found if not records.is_current(part.out, part.key)]
 
 

@@ -17,12 +17,12 @@ import pandas as pd
 import typer
 
 from pipeline.base import records
-from pipeline.base.cli import UserError, mean_std, run_stage, say, took, warn
+from pipeline.base.cli import UserError, run_stage, say, took, warn
 from pipeline.base.competition import Competition, load_competition
 from pipeline.base.config import root
 from pipeline.base.csv_files import read_csv
 from pipeline.base.forms import as_array
-from pipeline.base.runs import cv_of, load_blend
+from pipeline.base.runs import cv_of, cv_words, load_blend
 from pipeline.data.prepared import prepared_data
 from pipeline.inference.predictions import Predictions
 from pipeline.inference.submission import audit, fill_sample, write_table
@@ -137,10 +137,7 @@ def describe(out: Path) -> str:
     record = records.load(out)
     cv, metric = record["cv"], record["metric"]
     hidden = f", hidden test {record['hidden']:.4f}" if "hidden" in record else ""
-    return (
-        f"{out}: {record['rows']:,} rows, {metric} CV {mean_std(cv['folds'])}, "
-        f"OOF {cv['all']:.4f}{hidden}"
-    )
+    return f"{out}: {record['rows']:,} rows, {metric} {cv_words(cv)}{hidden}"
 
 
 if __name__ == "__main__":

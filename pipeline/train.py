@@ -221,8 +221,10 @@ def tell_if_lost(what: str, trained: list[dict[str, Any]]) -> None:
 
 def summary(settings: Experiment, folds: Sequence[int]) -> str:
     kept = [records.load(model_path(settings.name, k)) for k in folds]
-    scores = mean_std([record["scores"]["valid_score"] for record in kept])
     folder = model_path(settings.name, 0).parents[1]
+    if settings.folds.n == 1:
+        return f"{folder}: trained on all pictures, so there is no score"
+    scores = mean_std([record["scores"]["valid_score"] for record in kept])
     which = f"{len(kept)} folds" if len(kept) > 1 else f"fold {folds[0]}"
     return f"{folder}: {which}, {kept[0]['metric']} {scores} (plain, last epoch)"
 

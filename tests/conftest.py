@@ -19,6 +19,7 @@ from pipeline.base import records
 from pipeline.base.cli import run_stage
 from pipeline.base.config import Experiment, load_experiment, root
 from pipeline.base.runs import model_path, prediction_path
+from pipeline.base.yaml_files import laid_over
 from pipeline.data.prepared import load_prepared
 from pipeline.data.splits import classes_of, folds_digest, load_folds
 from pipeline.demo import draw_competition
@@ -135,12 +136,8 @@ def write(space: Path) -> Callable[..., str]:
     """Write an experiment: `write(train={"lr": 0.1})` changes the tiny one; returns its path."""
 
     def write_experiment(name: str = "tiny", **changes: object) -> str:
-        settings = {**TINY}
-        for key, value in changes.items():
-            old = settings.get(key)
-            settings[key] = {**old, **value} if isinstance(old, dict) else value
         path = space / f"{name}.yaml"
-        path.write_text(yaml.safe_dump(settings))
+        path.write_text(yaml.safe_dump(laid_over(TINY, changes)))
         return str(path)
 
     return write_experiment

@@ -2,13 +2,23 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from pipeline.analysis.leaderboard import sign_of
+from pipeline.analysis.members import Member
 from pipeline.analysis.paired import drawn_scores, per_row, resamples
-from pipeline.inference.blending import averaged, terms_of
+from pipeline.base import records
+from pipeline.base.cli import UserError
+from pipeline.base.competition import Competition
+from pipeline.base.forms import as_array
+from pipeline.data.decisions import Changes
+from pipeline.data.splits import classes_of
+from pipeline.inference.blending import Mean, averaged, terms_of
+from pipeline.inference.predictions import out_of_fold
 
 ROUNDS = 30  # runs drawn into the bag
 
@@ -29,6 +39,34 @@ class Held:
 
     def of(self, terms: Sequence[np.ndarray], rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
         return averaged([term[rows] for term in terms], weights, self.mean)
+
+
+def fitted(
+    members: list[Member],
+    table: pd.DataFrame,
+    changes: Changes,
+    rules: Competition,
+    mean: Mean,
+    of: dict[str, Any],
+    out: Path,
+) -> dict[str, Any]:
+    """Fitted weights and what they are worth, as the record of `out` has them if they are `of` it.
+
+    Raises UserError for one run, or one fold, on which nothing can be judged.
+    """
+    if len(members) < 2 or len(members[0].folds) < 2:
+        raise UserError("--weights fit takes several runs and several folds")
+    record = records.load(out)
+    if record and record["key"].get("fit") == of:
+        return record["fitted"]
+    classes, scored = classes_of(table, rules.form), table[table.fold.isin(members[0].folds)]
+    mended = changes.applied(table).loc[scored.index]
+    used, names = (mended.fold >= 0).to_numpy(), [member.name for member in members]
+    answers = [out_of_fold(m.name, m.views, scored, classes)[used] for m in members]
+    rows, target = mended[used], as_array(rules.form.targets(mended.label[used], classes))
+    fold, group = rows.fold.to_numpy(), rows.group.to_numpy()
+    held = Held(answers, target, fold, group, rules.metric, mean)
+    return fit(held, names, [member.weight for member in members])
 
 
 def fit(held: Held, names: Sequence[str], weights: Sequence[float]) -> dict[str, Any]:

@@ -80,6 +80,8 @@ def load_evidence(name: str, decided: bool = True) -> Evidence:
         raise UserError(f"{name}: of {form.word}; pages speak of one class a picture, as yet")
     settings, table = find_folds(trained_settings(record), record["key"]["folds"])
     classes, given = classes_of(table, form), table[table.fold.isin(folds_of(record))]
+    if not len(given):
+        raise UserError(f"{name}: all pictures were trained on: none is held out to tell of")
     prepared = load_prepared(settings)
     mended = load_changes(settings, prepared).applied(table) if decided else table
     used = (mended.loc[given.index].fold >= 0).to_numpy()

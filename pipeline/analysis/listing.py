@@ -92,7 +92,7 @@ def blend_row(name: str, record: dict[str, Any], known: dict[str, float | None])
         split=held_out(record),
         metric=record["metric"],
         scores=cv["folds"],
-        oof=cv["all"],
+        oof=cv.get("all"),
         tta=" + ".join(views),
         seconds=sum(model["seconds"] for found in models.values() for model in found),
         date=record["date"],
@@ -109,7 +109,7 @@ def run_row(name: str, trained: list[dict[str, Any]]) -> Row:
         name=name,
         split=(one["competition"], one["key"]["folds"], tuple(folds)),
         metric=one["metric"],
-        scores=[record["scores"]["valid_score"] for record in trained],
+        scores=[s for r in trained if (s := r["scores"]["valid_score"]) is not None],
         oof=None,
         tta="plain",
         seconds=sum(record["seconds"] for record in trained),
@@ -165,6 +165,7 @@ def in_order(rows: list[Row]) -> list[Row]:
 def print_split(rows: list[Row]) -> None:
     one, few = rows[0], rows[0].split[2]
     scored = f"fold {', '.join(map(str, few))}" if few else f"{len(one.scores)} folds"
+    scored = scored if one.scores else "all pictures trained on"
     known = [name for name in ("public", "hidden") if any(getattr(row, name) for row in rows)]
     print_table(
         list(cells(rows, known)),
@@ -179,7 +180,7 @@ def cells(rows: list[Row], known: list[str]) -> Iterator[list[str]]:
         scores = [row.oof, *(getattr(row, name) for name in known)]
         yield [
             row.name,
-            mean_std(row.scores) if row.scores else "-",
+            mean_std(row.scores),
             *("-" if score is None else f"{score:.4f}" for score in scores),
             row.tta,
             duration(row.seconds),

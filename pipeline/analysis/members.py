@@ -163,7 +163,7 @@ def _load(settings: Experiment, views: str, folds: list[int], asked: str) -> Mem
     folder = prepared_folder(settings.competition_name, settings.cache_size, settings.model.resize)
     prepared = records.load(folder / "images.csv")
     for fold in folds:
-        for split, pictures in (("oof", "train"), ("test", "test")):
+        for split, pictures in (("oof", "train"), ("test", "test"))[settings.folds.n == 1 :]:
             path = prediction_path(settings.name, fold, split, views)
             if (record := records.load(path)) is None:
                 raise UserError(
@@ -191,7 +191,7 @@ def refuse_mixed(members: list[Member], folds: str) -> None:
             raise UserError(f"{member.name} has answers of folds {member.folds}, {text}")
         for fold in member.folds:
             ours = member.views == GIVEN  # cut into our folds as they are now
-            if not ours and records.load(member.path(fold, "oof"))["folds"] != folds:
+            if not ours and records.load(member.path(fold, "test"))["folds"] != folds:
                 raise UserError(
                     f"{member.name} fold {fold} was trained on other folds than "
                     f"{first.name}: a blended score would leak"

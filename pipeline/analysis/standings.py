@@ -27,7 +27,9 @@ def print_leaderboard(names: list[str], share: float) -> None:
 
     Raises UserError where there are no scores of Kaggle.
     """
-    scored = [row for row in read_ledger() if row["status"] == "complete" and row["public"]]
+    scored = [
+        row for row in read_ledger() if row["status"] == "complete" and row["public"] and row["cv"]
+    ]
     if not scored:
         text = "no submission has a score; python -m pipeline.submit NAME --upload gets one"
         raise UserError(f"{ledger_path()}: {text}")

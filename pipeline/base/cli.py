@@ -218,6 +218,8 @@ def duration(seconds: float) -> str:
 
 def mean_std(scores: list[float]) -> str:
     """Mean and sample standard deviation over folds; of a single one just its score."""
+    if not scores:
+        return "none"
     if len(scores) == 1:
         return f"{scores[0]:.4f}"
     return f"{statistics.mean(scores):.4f} ± {statistics.stdev(scores):.4f}"

@@ -28,7 +28,8 @@ Root = Literal["data", "runs", "folds", "labels", "submissions", "weights"]
 
 
 class Folds(Settings):
-    n: int = Field(5, ge=2, le=1000)  # number of folds
+    # number of folds; 1, or folds: all: every picture is trained on and none scores
+    n: int = Field(5, ge=1, le=1000)
     seed: int = Field(42, ge=0, lt=2**32)  # of the split
     name: Name | None = None  # file name in folds/, for a second split of the same data
 
@@ -164,6 +165,11 @@ class Experiment(Settings):
     pseudo: Pseudo | None = None
     predict: Predict = Predict()
     runtime: Runtime = Runtime()
+
+    @field_validator("folds", mode="before")
+    @classmethod
+    def _all(cls, value: Any) -> Any:
+        return {"n": 1} if value == "all" else value
 
     @field_validator("competition")
     @classmethod

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.base import records
-from pipeline.base.cli import UserError, did_you_mean
+from pipeline.base.cli import UserError, did_you_mean, mean_std
 from pipeline.base.config import root
 from pipeline.base.settings import checked_name
 
@@ -62,6 +62,13 @@ def folds_of(blend: dict[str, Any]) -> list[int]:
     """The folds that a blend holds of each member, by its record."""
     member = next(iter(blend["key"]["members"].values()))
     return sorted(int(name[4:]) for name in member if re.fullmatch(r"test\d+", name))
+
+
+def cv_words(cv: dict[str, Any]) -> str:
+    """A blend's scores in a line."""
+    if not cv["folds"]:
+        return "no CV: all pictures were trained on"
+    return f"CV {mean_std(cv['folds'])}, OOF {cv['all']:.4f}"
 
 
 def cv_of(record: dict[str, Any]) -> dict[str, Any]:

@@ -121,8 +121,9 @@ def checked(cls: type[Loaded], values: dict[str, Any], path: Path | str) -> Load
         raise UserError(listing([_explain(cls, where, item) for item in error.errors()])) from None
     for section, part in found:
         fields = type(part).model_fields.items() if isinstance(part, Settings) else ()
+        given = values.get(section)
         for name, field in fields:
-            if field.alias in values.get(section, {}):
+            if isinstance(given, dict) and field.alias in given:
                 text = f"{path}: {section}.{field.alias} is called {section}.{name} now"
                 warn("settings", text)
     return found

@@ -38,7 +38,8 @@ def twin_groups(digests: list[str], groups: list[str], ids: list[str]) -> list[s
 
 def folds_path(experiment: Experiment) -> Path:
     split = experiment.folds
-    name = split.name or f"{experiment.competition_name}-{split.n}-seed{split.seed}"
+    drawn = f"{split.n}-seed{split.seed}" if split.n > 1 else "all"
+    name = split.name or f"{experiment.competition_name}-{drawn}"
     return root("folds") / f"{name}.csv"
 
 
@@ -73,8 +74,10 @@ def check_folds(
     if (spread > 1).any():
         text = f"group {spread.idxmax()!r} straddles {spread.max()} folds: it would leak"
         raise UserError(f"{where}: {text}")
-    if (found := set(table.fold) - {-1}) != set(range(n)):
-        raise UserError(f"{where}: folds {sorted(found)}, expected 0 to {n - 1}")
+    # of one none is held out: all pictures are trained on
+    expected, told = (set(range(n)), f"0 to {n - 1}") if n > 1 else (set(), "-1 alone")
+    if (found := set(table.fold) - {-1}) != expected:
+        raise UserError(f"{where}: folds {sorted(found)}, expected {told}")
     folds_per_class = parted(table, form).groupby("label").fold.agg(["nunique", "first"])
     alone = folds_per_class[(folds_per_class["nunique"] == 1) & (folds_per_class["first"] >= 0)]
     if len(alone):

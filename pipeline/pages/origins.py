@@ -139,7 +139,7 @@ def other_run(path: Path, evidence: Evidence) -> tuple[Experiment, dict[str, Any
     try:
         record = records.load(path)
         same = record and record["key"]["competition"] == evidence.record["key"]["competition"]
-        if not same or len(record["key"]["members"]) != 1:
+        if not same or len(record["key"]["members"]) != 1 or not cv_of(record)["folds"]:
             return None
         return trained_settings(record), record
     except UserError:  # damaged, or without its models

@@ -23,13 +23,17 @@ def make_row(
     rate: float | None = None,
     kind: Kind = "shares",
 ) -> Row:
-    """A row of the log; the head's start has neither training loss nor images/s."""
+    """A row of the log; the head's start has neither training loss nor images/s, and where all
+    images are trained on there is no score."""
+    loss_name = "rmse" if kind == "numbers" else "log_loss"
+    known = {"valid_loss": loss_name, "valid_score": metric} if len(target) else {}
+    scores = {name: round(METRICS[how](target, prob), 5) for name, how in known.items()}
     return {
         "epoch": epoch,
         "lr": lr,
         "train_loss": loss and round(loss, 5),
-        "valid_loss": round(METRICS["rmse" if kind == "numbers" else "log_loss"](target, prob), 5),
-        "valid_score": round(METRICS[metric](target, prob), 5),
+        "valid_loss": scores.get("valid_loss"),
+        "valid_score": scores.get("valid_score"),
         "images_per_s": rate and round(rate, 1),
         "seconds": round(time.monotonic() - started, 1),
     }
@@ -55,5 +59,7 @@ def describe(row: Row, fold: int, epochs: int, metric: str, start: str = "") -> 
     losses = [f"{name} {value:.3f}" for name, value in found.items() if value is not None]
     epoch = "head" if start else f"epoch {row['epoch']}/{epochs}"
     end = start or f"{row['images_per_s']:.0f} images/s"
-    score, seconds = f"{metric} {row['valid_score']:.4f}", f"{row['seconds']:.0f} s"
+    known = row["valid_score"] is not None
+    score = f"{metric} {row['valid_score']:.4f}" if known else "all pictures are trained on"
+    seconds = f"{row['seconds']:.0f} s"
     return "  ".join([f"fold {fold}", epoch, *losses, score, end, seconds])

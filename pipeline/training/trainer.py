@@ -200,6 +200,8 @@ class Trainer:
             return predictor.probabilities(self.pixels, rows, views, label=label)
 
         rows = self.valid.row.to_numpy()
+        if not len(rows):  # folds: all
+            return np.empty((0, len(self.classes)))
         return distributed.gather_predictions(predict, rows, len(self.classes), self.accelerator)
 
     def init_head(self) -> None:

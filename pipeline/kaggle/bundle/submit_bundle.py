@@ -10,11 +10,19 @@ from typing import Any
 import numpy as np
 
 from pipeline.base import records
-from pipeline.base.cli import UserError, mean_std
+from pipeline.base.cli import UserError
 from pipeline.base.competition import Competition, load_competition
 from pipeline.base.config import Predict
 from pipeline.base.forms import as_array
-from pipeline.base.runs import GIVEN, cv_of, folds_of, load_blend, model_path, prediction_path
+from pipeline.base.runs import (
+    GIVEN,
+    cv_of,
+    cv_words,
+    folds_of,
+    load_blend,
+    model_path,
+    prediction_path,
+)
 from pipeline.data.prepared import load_pictures
 from pipeline.inference.blending import Mean
 from pipeline.kaggle.bundle.notebook_file import (
@@ -81,8 +89,8 @@ def heading(name: str, competition: str, record: dict[str, Any]) -> str:
     cv, git = cv_of(record), record["git"] or "unknown"
     runs = ", ".join(f"{run} × {weight:.2g}" for run, weight in record["key"]["weights"].items())
     return (
-        f"# {name} on {competition}\n\n{record['metric']} CV {mean_std(cv['folds'])}, "
-        f"OOF {cv['all']:.4f}; runs: {runs}; git {git}.\n\n"
+        f"# {name} on {competition}\n\n{record['metric']} {cv_words(cv)}; "
+        f"runs: {runs}; git {git}.\n\n"
         f"Made by `python -m pipeline.bundle {name}`: change things there, not here."
     )
 
