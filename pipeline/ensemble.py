@@ -149,8 +149,8 @@ def blend(
     }
     if len(members) > 1:
         scores["blend"] = score(mended, held_out, classes, metric, form)
-    if len(scored):
-        facts |= decisions(mended, held_out, classes, rules)
+    whole = mended if len(scored) else table  # of folds: all, for the levels that there are
+    facts |= decisions(whole, held_out, classes, rules)
     return {"metric": metric, "scores": scores, **facts}
 
 

@@ -37,6 +37,9 @@ def decisions(
     if rules.task == "classes" or rules.submission != "label" or rules.metric not in DECIDED:
         return {}
     used = (scored.fold >= 0).to_numpy()  # not what decisions about labels leave out
+    if not used.any():  # folds: all
+        target = as_array(rules.form.targets(scored.label, classes))
+        return {"decision": usual(target, prob, rules.form.kind).fact}
     scored, prob = scored[used], prob[used]
     target, fold = as_array(rules.form.targets(scored.label, classes)), scored.fold.to_numpy()
     start = usual(target, prob, rules.form.kind)
