@@ -61,6 +61,7 @@ class Predictor:
         self.accelerator, self.runtime = accelerator, runtime
         self.device, self.precision = accelerator.device, inference_precision(accelerator)
         self.normalise = Normalise(preprocessing, accelerator.device)
+        self.at_once = 0  # pictures that a GPU has memory for; 0: a whole batch
 
     @classmethod
     def load(cls, path: Path, runtime: Runtime) -> Self:
@@ -120,7 +121,21 @@ class Predictor:
     ) -> list[torch.Tensor]:
         """What `function` gives for each view of a batch, in float32."""
         seen = (view(images).contiguous(memory_format=torch.channels_last) for view in views)
-        return [forward(function, one, self.precision) for one in seen]
+        return [self.in_parts(function, one) for one in seen]
+
+    def in_parts(
+        self, function: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor
+    ) -> torch.Tensor:
+        """Half as many at once, from then on, where a GPU has no memory for them."""
+        try:
+            parts = images.split(self.at_once or len(images))
+            return torch.cat([forward(function, part, self.precision) for part in parts])
+        except torch.OutOfMemoryError:
+            if (most := min(self.at_once or len(images), len(images))) < 2:
+                raise
+        self.at_once = -(-most // 2)
+        torch.cuda.empty_cache()
+        return self.in_parts(function, images)
 
     def check_sizes(self, sizes: Sequence[int], packed: int) -> None:
         """Raise UserError for a size beyond the packed pictures, or one the model cannot take.
@@ -170,22 +185,7 @@ def as_saved(model: nn.Module) -> Iterator[None]:
 def forward(
     function: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor, precision: Precision
 ) -> torch.Tensor:
-    """`function(images)` in float32; a batch with more than fp16 can hold is computed anew.
-
-    One that a GPU has no memory for is computed in halves.
-    """
-    try:
-        return forward_at_once(function, images, precision)
-    except torch.OutOfMemoryError:
-        if len(images) < 2:
-            raise
-    torch.cuda.empty_cache()
-    return torch.cat([forward(function, half, precision) for half in images.chunk(2)])
-
-
-def forward_at_once(
-    function: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor, precision: Precision
-) -> torch.Tensor:
+    """`function(images)` in float32; a batch with more than fp16 can hold is computed anew."""
     if precision == "fp16":
         with torch.autocast(images.device.type, torch.float16):
             out = function(images).float()
