@@ -33,7 +33,7 @@ for split in predict.Splits.OOF, predict.Splits.TEST:
 
 def test_folds_leave_nothing_behind(write: Callable[..., str], split: Callable[[str], str]) -> None:
     """Folds without epochs share a process, as predictions do; a resnet18 that stays is 47 MB."""
-    model = {"backbone": "resnet18", "features": "blocks", "head_init": "lda"}
+    model = {"backbone": "resnet18", "features": "last", "head_init": "lda"}
     experiment = split(write(folds={"n": 5}, model=model, train={"epochs": 0}))
     run = subprocess.run(
         [sys.executable, "-c", FOLDS, experiment],

@@ -30,7 +30,7 @@ EXACT = {  # all that carries state or is averaged, and nothing that draws rando
         "freeze": "layer2",
         "freeze_epochs": 1,
     },
-    "train": HARD["train"],
+    "train": {**HARD["train"], "refit": False},  # which multiplies roundings by a thousand
     "runtime": {"precision": "no", "device": "cpu"},
 }
 GROUP = """
