@@ -21,6 +21,7 @@ import typer
 from pipeline.base import records
 from pipeline.base.cli import UserError, duration, print_table, run_stage, say, took, warn
 from pipeline.base.config import Experiment, Runtime, load_experiment
+from pipeline.base.derived import seeds_of
 from pipeline.base.libc import cores
 from pipeline.data.prepared import Prepared, load_prepared
 from pipeline.data.splits import load_folds
@@ -49,7 +50,9 @@ def main(
         data = load_prepared(settings), load_folds(settings)
         out, found = card_of_experiment(settings, *data, started)
         if seconds:
-            print_plan(settings, plan(settings, *data, found), seconds)
+            parts = plan(settings, *data, found)
+            seeds = len(set(seeds_of(experiment)))
+            print_plan(settings, {name: s * seeds for name, s in parts.items()}, seconds)
     say("bench", f"{out}, {took(started)}")
 
 

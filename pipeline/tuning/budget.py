@@ -62,8 +62,8 @@ def plan(
         "head": (images + again) / rates["forward"] + rounds * found["head"],
         "training": rounds * epochs * train / rates["both"],
         "validation": rounds * epochs * valid / rates["forward"],
-        "predict oof": held / rates["tta"],
-        "predict test": (n if epochs else 1) * test / rates["tta"],  # untrained: one for all
+        "predict oof": (rounds * valid if epochs else held) / rates["tta"],
+        "predict test": (rounds if epochs else 1) * test / rates["tta"],  # untrained: one for all
     }
 
 
