@@ -24,6 +24,7 @@ import numpy as np
 import pandas as pd
 import typer
 
+from pipeline.analysis.answered import held_out, studies_of
 from pipeline.analysis.decided import decision_in_words, decisions, task_key
 from pipeline.analysis.members import Member, is_blend, load_members, refuse_mixed
 from pipeline.base import records
@@ -36,8 +37,9 @@ from pipeline.base.runs import cv_of
 from pipeline.base.settings import checked_name
 from pipeline.data.decisions import Changes, load_changes
 from pipeline.data.splits import classes_of, folds_digest, load_folds, slices
+from pipeline.data.studies import mean_by
 from pipeline.inference.blending import Mean, blended, blended_runs
-from pipeline.inference.predictions import Predictions, out_of_fold
+from pipeline.inference.predictions import Predictions
 
 VERSION = 1
 FIT = 1  # version of how weights are fitted
@@ -98,8 +100,7 @@ def main(
     made = records.make(out, key, work)
     print_scores(records.load(out))
     say("ensemble", f"{out.parent}/{{oof,test}}.npz, {took(started) if made else 'up to date'}")
-    # the page speaks of one class a picture, and of what is held out
-    if not no_report and rules.form.by_class and cv_of(records.load(out))["folds"]:
+    if not no_report and rules.has_pages and cv_of(records.load(out))["folds"]:  # of held-out ones
         tell(out.parent.name)
 
 
@@ -130,17 +131,17 @@ def blend(
     """
     form, metric = rules.form, rules.metric
     classes = classes_of(table, form)
-    scored = table[table.fold.isin(members[0].folds)]
-    mended = changes.applied(table).loc[scored.index]
+    mended, oof = held_out(members, table, changes, rules, classes)
     weights = [member.weight for member in members]
-    oof = [out_of_fold(m.name, m.views, scored, classes) for m in members]
     test_ids = Predictions.load(members[0].path(members[0].folds[0], "test")).image
-    held_out = blended(oof, weights, mean)
+    found = blended(oof, weights, mean)
     tests = ([m.of_fold(fold, "test", test_ids, classes) for fold in m.folds] for m in members)
     test = blended_runs(tests, weights, mean)
+    if rules.picture:
+        test_ids, test = mean_by(studies_of(members[0], "test", test_ids), test)
     kind = form.kind
-    if len(scored):
-        answers = Predictions(list(scored.image), classes, held_out, kind=kind)
+    if len(mended):
+        answers = Predictions(list(mended.image), classes, found, kind=kind)
         answers.save(out.with_name("oof.npz"))
     Predictions(test_ids, classes, test, kind=kind).save(out)
     scores = {
@@ -148,9 +149,9 @@ def blend(
         for member, prob in zip(members, oof, strict=True)
     }
     if len(members) > 1:
-        scores["blend"] = score(mended, held_out, classes, metric, form)
-    whole = mended if len(scored) else table  # of folds: all, for the levels that there are
-    facts |= decisions(whole, held_out, classes, rules)
+        scores["blend"] = score(mended, found, classes, metric, form)
+    whole = mended if len(mended) else table  # of folds: all, for the levels that there are
+    facts |= decisions(whole, found, classes, rules)
     return {"metric": metric, "scores": scores, **facts}
 
 

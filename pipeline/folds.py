@@ -87,7 +87,10 @@ def main(
 def training_images(rows: pd.DataFrame) -> pd.DataFrame:
     """Those of `prepare`, sorted by id; `group` ties pixel twins and equal group values."""
     train = rows[rows.split == "train"].sort_values("id", ignore_index=True)
-    return train.assign(group=twin_groups(list(train.hash), list(train.group), list(train.id)))
+    group = twin_groups(list(train.hash), list(train.group), list(train.id))
+    if "study" in train:
+        group = twin_groups(group, list(train.study), list(train.id))
+    return train.assign(group=group)
 
 
 def own_split(
@@ -219,7 +222,8 @@ def describe(table: pd.DataFrame, form: OneClass) -> str:
     twins = scored[scored.duplicated("group", keep=False)]
     return (
         f"{len(sizes)} folds of {sizes.min()}-{sizes.max()} images, "
-        f"{len(form.classes(scored.label))} {form.word}, {len(twins)} grouped images kept together"
+        f"{form.counted(len(form.classes(scored.label)))}, "
+        f"{len(twins)} grouped images kept together"
     )
 
 

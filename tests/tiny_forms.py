@@ -73,6 +73,16 @@ FORMS: dict[str, tuple[Answers, dict[str, Any]]] = {
     ),
     "ordinal": (ordinal, {"task": "ordinal", "label": "diagnosis"}),
     "ranked": (ranked, {"label": "Id", "k": 5, "metric": "map_at_5"}),
+    "studies": (
+        binary,
+        {
+            "task": "binary",
+            "id": "patient",
+            "picture": "id",
+            "label": "has_cactus",
+            "submission": "probability",
+        },
+    ),
     "regression": (regression, {"task": "regression", "label": "Pawpularity"}),
 }
 
@@ -82,6 +92,9 @@ def tiny_form(name: str, folder: Path, seed: int = 0) -> dict[str, Any]:
     random, n = np.random.default_rng(seed), TRAIN + TEST
     marks, level = (random.random((n, 3)) < 0.4).astype(int), random.random(n)
     answers, settings = FORMS[name]
+    key = settings.get("id", "id")
+    if key != "id":  # two pictures each, of one label
+        marks = marks[::2].repeat(2, 0)
     table, usual = answers(marks, level)
     ids = [f"{i:03d}" for i in range(n)]
     (folder / "pictures").mkdir(parents=True)
@@ -91,7 +104,9 @@ def tiny_form(name: str, folder: Path, seed: int = 0) -> dict[str, Any]:
     table["patient"] = [f"p{i // 2}" for i in range(n)]
     test = table.iloc[TRAIN:]
     table.iloc[:TRAIN].to_csv(folder / "train.csv", index=False)
-    test[["id"]].to_csv(folder / "test.csv", index=False)
-    test.drop(columns="patient").to_csv(folder / "solution.csv", index=False)
-    test[["id"]].assign(**usual).to_csv(folder / "sample_submission.csv", index=False)
+    test[list({"id", key})].to_csv(folder / "test.csv", index=False)
+    test = test.drop(columns={"id", "patient"} - {key}).drop_duplicates(key)
+    test = test[[key, *(column for column in test if column != key)]]
+    test.to_csv(folder / "solution.csv", index=False)
+    test[[key]].assign(**usual).to_csv(folder / "sample_submission.csv", index=False)
     return {"id": "id", "image": "pictures/{id}.png", **settings}

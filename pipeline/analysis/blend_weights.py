@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pipeline.analysis.answered import held_out
 from pipeline.analysis.leaderboard import sign_of
 from pipeline.analysis.members import Member
 from pipeline.analysis.paired import drawn_scores, per_row, resamples
@@ -18,7 +19,6 @@ from pipeline.base.forms import as_array
 from pipeline.data.decisions import Changes
 from pipeline.data.splits import classes_of
 from pipeline.inference.blending import Mean, averaged, terms_of
-from pipeline.inference.predictions import out_of_fold
 
 ROUNDS = 30  # runs drawn into the bag
 
@@ -59,10 +59,10 @@ def fitted(
     record = records.load(out)
     if record and record["key"].get("fit") == of:
         return record["fitted"]
-    classes, scored = classes_of(table, rules.form), table[table.fold.isin(members[0].folds)]
-    mended = changes.applied(table).loc[scored.index]
+    classes = classes_of(table, rules.form)
+    mended, oof = held_out(members, table, changes, rules, classes)
     used, names = (mended.fold >= 0).to_numpy(), [member.name for member in members]
-    answers = [out_of_fold(m.name, m.views, scored, classes)[used] for m in members]
+    answers = [prob[used] for prob in oof]
     rows, target = mended[used], as_array(rules.form.targets(mended.label[used], classes))
     fold, group = rows.fold.to_numpy(), rows.group.to_numpy()
     held = Held(answers, target, fold, group, rules.metric, mean)

@@ -18,11 +18,12 @@ def task_key(rules: Competition, mean: str) -> dict[str, Any]:
 
     Raises UserError for a mean that is of one class a picture.
     """
-    if rules.form.kind != "shares" and mean != Mean.PROBABILITIES:
-        raise UserError(f"--mean {mean} is of one class a picture, not of {rules.form.word}")
-    if rules.task == "classes":
-        return {}
-    return {"task": {"name": rules.task, "metric": rules.metric, "answers": rules.submission}}
+    if (rules.form.kind != "shares" or rules.picture) and mean != Mean.PROBABILITIES:
+        raise UserError(f"--mean {mean} is of one class a picture, and of one picture an id")
+    key: dict[str, Any] = {"picture": rules.picture} if rules.picture else {}
+    if rules.task != "classes":
+        key["task"] = {"name": rules.task, "metric": rules.metric, "answers": rules.submission}
+    return key
 
 
 def decisions(

@@ -75,11 +75,12 @@ def load_evidence(name: str, decided: bool = True) -> Evidence:
     """
     name = Path(name).stem if name.endswith((".yaml", ".yml")) else name
     path, record = load_blend(name)
-    form = load_competition(record["key"]["competition"]).form
-    if not form.by_class:
-        raise UserError(f"{name}: of {form.word}; pages speak of one class a picture, as yet")
+    rules = load_competition(record["key"]["competition"])
+    if not rules.has_pages:
+        text = "pages speak of one class a picture, and of one picture an id"
+        raise UserError(f"{name}: task: {rules.task} has no pages as yet: {text}")
     settings, table = find_folds(trained_settings(record), record["key"]["folds"])
-    classes, given = classes_of(table, form), table[table.fold.isin(folds_of(record))]
+    classes, given = classes_of(table, rules.form), table[table.fold.isin(folds_of(record))]
     if not len(given):
         raise UserError(f"{name}: all pictures were trained on: none is held out to tell of")
     prepared = load_prepared(settings)

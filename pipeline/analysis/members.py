@@ -148,11 +148,11 @@ def _leaves(name: str, mean: str) -> list[Member]:
 def _given_member(folder: Path, first: Member | None) -> Member:
     if first is None:
         raise UserError(f"{folder}: name a run of yours before the answers of others")
-    table, form = load_folds(first.settings), load_competition(first.settings.competition).form
-    if form.kind != "shares":
+    table, rules = load_folds(first.settings), load_competition(first.settings.competition)
+    if rules.form.kind != "shares" or rules.picture:
         raise UserError(f"{folder}: answers of others are of one class a picture, as yet")
     held_out, test = table[table.fold.isin(first.folds)], first.path(first.folds[0], "test")
-    name = take_given(folder, held_out, classes_of(table, form), Predictions.load(test).image)
+    name = take_given(folder, held_out, classes_of(table, rules.form), Predictions.load(test).image)
     settings = first.settings.model_copy(update={"name": name})
     return _load(settings, GIVEN, first.folds, str(folder))
 

@@ -39,7 +39,13 @@ Metric = Literal[
     "map_at_3",
     "map_at_5",
 ]
-LATER = ("task", "positive", "separator", "k")  # settings that a key holds only where they are set
+LATER = (
+    "task",
+    "picture",
+    "positive",
+    "separator",
+    "k",
+)  # in a key only where they are set
 Inside = Annotated[str, AfterValidator(_inside)]
 
 
@@ -52,6 +58,7 @@ class Competition(Settings):
     # what is asked of a picture; docs/tasks.md
     task: Literal["classes", "binary", "multi-label", "ordinal", "regression"] = "classes"
     id: str = "image"  # column that names a picture, in all CSVs
+    picture: str | None = None  # column that does so where an id, which is answered, has several
     label: str | Annotated[list[str], Field(min_length=2)] = "label"  # a list: one-hot columns
     positive: str = "1"  # binary: the label whose probability is asked for
     separator: str = " "  # multi-label: between the labels of one column
@@ -89,6 +96,11 @@ class Competition(Settings):
     def form(self) -> OneClass:
         """What follows from the task."""
         return FORMS[self.task](self)
+
+    @property
+    def has_pages(self) -> bool:
+        """Whether reports, comparisons and reviews can speak of it: of one class a picture."""
+        return self.form.by_class and self.picture is None
 
     def key(self) -> dict[str, Any]:
         """For the key of what all the settings go into."""

@@ -86,6 +86,10 @@ class OneClass:
         """What the numbers of a row of predictions are called, in their order."""
         return class_order(set(labels))
 
+    def counted(self, n: int) -> str:
+        """So many `classes`, in words."""
+        return f"{n} {self.word}"
+
     def futile(self, classes: list[str]) -> str:
         """Why there is nothing to learn from such labels, or nothing."""
         if len(classes) == 1:
@@ -165,6 +169,11 @@ def marks_of(table: pd.DataFrame) -> pd.DataFrame:
     """Columns of 0 and 1 as numbers; NaN for what is neither."""
     marks = table.apply(pd.to_numeric, errors="coerce")
     return marks.where(marks.isin([0, 1]))
+
+
+def joined(table: pd.DataFrame, columns: list[str], mark: str) -> pd.Series:
+    """The texts of some columns, row by row, in one."""
+    return pd.Series([mark.join(row) for row in table[columns].to_numpy()], table.index, dtype=str)
 
 
 def in_cells(rows: list[tuple[float, ...]], like: pd.Series) -> pd.Series:

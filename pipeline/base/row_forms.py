@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.base.cli import short, shown
-from pipeline.base.forms import Binary, OneClass, as_array, class_order, in_cells, marks_of
+from pipeline.base.forms import Binary, OneClass, as_array, class_order, in_cells, joined, marks_of
 
 BINS = 10  # of numbers, over which folds are even
 
@@ -107,7 +107,7 @@ class Numbers(Rows):
     number: ClassVar[str] = r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?"
 
     def labels(self, table: pd.DataFrame) -> pd.Series:
-        return table[self.rules.label_columns].agg(" ".join, axis=1)
+        return joined(table, self.rules.label_columns, " ")
 
     def fault(self, label: str) -> str:
         texts, columns = label.split(), self.rules.label_columns
@@ -121,6 +121,9 @@ class Numbers(Rows):
 
     def classes(self, labels: Iterable[str]) -> list[str]:
         return self.rules.label_columns
+
+    def counted(self, n: int) -> str:
+        return f"{n} column{'s' * (n > 1)} of {self.word}"
 
     def futile(self, classes: list[str]) -> str:
         return ""

@@ -94,8 +94,13 @@ def columns_of(
     fits = [name for name in shared if asked[name].is_unique and train[name].is_unique]
     image_id = (fits or list(asked))[0]
     answers = [] if sample is None else [name for name in sample if name != image_id]
-    others = [name for name in train if name != image_id]
     found: Settings = {"id": image_id}
+    if image_id in train and not train[image_id].is_unique:
+        unique = [name for name in train if name in test and train[name].is_unique]
+        if unique:
+            found["picture"] = unique[0]
+            doubts.append(f"picture: has a {image_id} several, each named by {unique[0]}?")
+    others = [name for name in train if name not in found.values()]
     if len(answers) > 1:
         found |= guess_columns(answers, train.drop(columns=image_id), doubts)
     else:

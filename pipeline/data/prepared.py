@@ -65,7 +65,8 @@ class Prepared:
 def list_digest(rows: pd.DataFrame, folder: Path) -> str:
     """Digest of rows, file sizes and times: a replaced picture is noticed without reading it."""
     stats = [file_stat(f"{folder}/{path}") for path in rows.path]
-    return records.digest([rows[COLUMNS].to_dict("split")["data"], stats])
+    known = rows[COLUMNS + ["study"] * ("study" in rows)]
+    return records.digest([known.to_dict("split")["data"], stats])
 
 
 def prepared_folder(competition: str, size: int, fit: str) -> Path:

@@ -14,7 +14,9 @@ from pipeline.base.cli import UserError, short, shown
 from pipeline.base.competition import Competition
 from pipeline.base.config import root
 from pipeline.base.csv_files import read_csv, read_lines, refuse_rows
+from pipeline.base.forms import joined
 from pipeline.data.guessing import FRACTION
+from pipeline.data.studies import answered
 
 
 def data_folder(competition: Competition, override: Path | None = None) -> Path:
@@ -31,6 +33,8 @@ def data_folder(competition: Competition, override: Path | None = None) -> Path:
 
 def read_rows(competition: Competition, folder: Path) -> pd.DataFrame:
     """All images of a competition, one row each: split, id, label, group, path.
+
+    Where an id has several pictures, `study` is that, and `id` names a picture of it.
 
     `label` and `group` are empty for test rows. Raises UserError naming each bad row.
     """
@@ -56,18 +60,26 @@ def _rows(competition: Competition, folder: Path, split: str) -> pd.DataFrame:
     file = folder / (competition.train if train else competition.test)
     group = [competition.group] if train and competition.group else []
     labels = competition.label_columns if train else []
-    table, lines = read_lines(file, [competition.id, *labels, *group])
+    several = [competition.picture] if competition.picture else []
+    table, lines = read_lines(file, [competition.id, *several, *labels, *group])
     template = competition.image if train else competition.test_image or competition.image
     rows = pd.DataFrame(
         {
             "split": split,
-            "id": table[competition.id],
+            "id": joined(table, [competition.id, *several], "/"),
             "label": competition.form.labels(table) if train else "",
             "group": table[group[0]] if group else "",
             "path": image_paths(file, table, template),
         }
     )
     refuse_rows(file, lines, _problems(competition, rows, lines, train))
+    if several:
+        rows["study"] = table[competition.id]
+        told = rows.groupby("study").label.transform("first")
+        text = "label {}, and {} of another picture of this id; the id has one".format
+        pairs = zip(rows.label, told, strict=True)
+        odd = [(i, text(shown(a), shown(b))) for i, (a, b) in enumerate(pairs) if a != b]
+        refuse_rows(file, lines, odd)
     return rows
 
 
@@ -139,7 +151,7 @@ def refuse_futile(competition: Competition, folder: Path, rows: pd.DataFrame) ->
     ids = sample[competition.id]
     if ids.duplicated().any():
         raise UserError(f"{path}: id {shown(ids[ids.duplicated()].iloc[0])} stands twice")
-    wanted, have = set(ids), set(rows.id[rows.split == "test"])
+    wanted, have = set(ids), set(answered(rows)[rows.split == "test"])
     if differ := sorted(wanted ^ have):
         where = "the sample" if differ[0] in wanted else competition.test
         text = f"{len(differ):,} ids differ from those of {competition.test}"

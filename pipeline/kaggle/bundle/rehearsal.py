@@ -18,6 +18,7 @@ from pipeline.base.config import Runtime, root
 from pipeline.base.csv_files import read_csv
 from pipeline.base.runs import load_blend
 from pipeline.data.prepared import prepared_data
+from pipeline.data.studies import answered
 from pipeline.data.tables import read_test
 from pipeline.inference.predictions import Predictions
 from pipeline.inference.thresholds import Decision
@@ -67,22 +68,27 @@ def hide(data: Path, competition: Competition, folder: Path, n: int) -> pd.Serie
     """Write a hidden test of `n` images into `folder`; returns our id of each, by its new one.
 
     Our pictures come in another order, more than once where they are too few, and all under ids
-    that nobody has seen.
+    that nobody has seen; the several pictures of an id stay together.
     """
     rows, column = read_test(competition, data), competition.id
-    chosen = np.random.default_rng(n).permutation(len(rows))[np.arange(n) % len(rows)]
-    ours = rows.id.iloc[chosen].tolist()
+    names = answered(rows).drop_duplicates()
+    chosen = np.random.default_rng(n).permutation(len(names))[np.arange(n) % len(names)]
+    ours = names.iloc[chosen].tolist()
     new = [str(Path(name).with_stem(f"{Path(name).stem}h{i}")) for i, name in enumerate(ours)]
     known = pd.Series(ours, index=new, dtype=object)
     test, sample = (read_csv(data / f, [column]) for f in (competition.test, competition.sample))
     for table, name, step in ((test, competition.test, 1), (sample, competition.sample, -1)):
-        hidden = table.set_index(column).loc[ours].assign(**{column: new})[list(table)]
+        pairs = pd.DataFrame({column: ours, "\0": new})
+        hidden = pairs.merge(table, on=column, how="left").assign(**{column: lambda t: t["\0"]})
+        hidden = hidden[list(table)]
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         hidden[::step].to_csv(folder / name, index=False)  # two orders, as on Kaggle
     path = dict(zip(rows.id, rows.path, strict=True))
-    for row in read_test(competition, folder).itertuples():
-        (folder / row.path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(data / path[known[row.id]], folder / row.path)
+    there = read_test(competition, folder)
+    for study, id_, target in zip(answered(there), there.id, there.path, strict=True):
+        (folder / target).parent.mkdir(parents=True, exist_ok=True)
+        source = path[known[study] + id_.removeprefix(study)]
+        shutil.copyfile(data / source, folder / target)
     return known
 
 

@@ -19,6 +19,7 @@ from pipeline.base.competition import Competition
 from pipeline.base.config import Runtime
 from pipeline.base.csv_files import read_csv
 from pipeline.base.deadline import Deadline
+from pipeline.data.studies import answered, mean_by
 from pipeline.data.tables import read_test
 from pipeline.inference import submission
 from pipeline.inference.predictions import Predictions
@@ -49,7 +50,10 @@ class Submission:
         """Answer the images of the row numbers `good` by `prob`, all others by the prior."""
         ids = list(self.sample[self.competition.id])
         every = np.tile(np.array(known.prior, dtype=np.float32), (len(ids), 1))
-        every[pd.Index(ids).get_indexer(self.rows.id.iloc[good])] = prob
+        names = answered(self.rows).iloc[good]
+        if "study" in self.rows:
+            names, prob = mean_by(list(names), prob)
+        every[pd.Index(ids).get_indexer(names)] = prob
         answers = Predictions(ids, known.classes, every, kind=self.competition.form.kind)
         where = "the hidden sample"
         table = submission.fill_sample(
@@ -93,10 +97,11 @@ def open_submission(competition: Competition) -> Submission:
 def complete_sample(sample: pd.DataFrame, rows: pd.DataFrame, column: str) -> pd.DataFrame:
     """The sample, and below it the rows of test images that it does not list."""
     listed = set(sample[column])
-    more = [name for name in rows.id if name not in listed]
+    asked = answered(rows).drop_duplicates()
+    more = [name for name in asked if name not in listed]
     if more:
         warn("notebook", f"the sample lacks {len(more)} test images, first {more[0]!r}: added")
-    if gone := listed - set(rows.id):
+    if gone := listed - set(asked):
         warn("notebook", f"{len(gone)} ids have no test image, first {min(gone)!r}: prior instead")
     extra = pd.DataFrame({name: more if name == column else "" for name in sample}, dtype=str)
     return pd.concat([sample, extra], ignore_index=True)
