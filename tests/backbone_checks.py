@@ -18,12 +18,12 @@ from torch import nn
 from pipeline import folds, predict, prepare, train
 from pipeline.base import records
 from pipeline.base.cli import Exit
-from pipeline.base.config import Model, Train, load_experiment
+from pipeline.base.config import Model, Runtime, Train, load_experiment
 from pipeline.base.runs import model_path, prediction_path
 from pipeline.data.splits import classes_of, load_folds
 from pipeline.inference.predictions import Predictions
 from pipeline.model.backbone import layout
-from pipeline.model.build import body, build_model, load_model, save_weights
+from pipeline.model.build import body, build_model, load_model, save_weights, to_device
 from pipeline.model.freeze import freeze, freeze_until, train_mode
 from pipeline.model.head import END, BlockHead, read_blocks, without_slope
 from pipeline.training.optim import parameter_groups
@@ -36,7 +36,8 @@ def worn(how: Model) -> nn.Module:
 
     Gains that begin at zero would keep all before them from a gradient.
     """
-    model = build_model(how, CLASSES, 0).eval()
+    model = build_model(how, CLASSES, 0)
+    model = to_device(model, Runtime(), how.size, torch.device("cpu")).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.01 * torch.randn_like(parameter)
@@ -123,18 +124,19 @@ def keep(model: BlockHead, how: Model, path: Path) -> None:
 def answers(path: Path, images: torch.Tensor) -> list[list[float]]:
     """Probabilities of a saved model."""
     torch.set_num_threads(1)
+    model = to_device(load_model(path)[0], Runtime(), images.shape[2], torch.device("cpu"))
     with torch.inference_mode():
-        return load_model(path)[0](images).softmax(1).tolist()
+        return model(images).softmax(1).tolist()
 
 
 def check_comes_back(model: BlockHead, how: Model, path: Path, pool: ProcessPoolExecutor) -> None:
     """Saved, and loaded in another process, it gives equal probabilities."""
     keep(model.eval(), how, path)
     with torch.inference_mode():
-        expected = model(pictures(how)).softmax(1)
-    assert expected.std(0).min() > 0, "pictures are told apart"
+        logits = model(pictures(how))
+    assert logits.std(0).min() > 0, "pictures are told apart"
     found = torch.tensor(pool.submit(answers, path, pictures(how)).result())
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(found, logits.softmax(1), rtol=0, atol=1e-5)
 
 
 def check_model(how: Model, path: Path, pool: ProcessPoolExecutor) -> BlockHead:

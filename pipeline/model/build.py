@@ -52,10 +52,25 @@ def to_device(
     """
     if device.type == "cpu" or (training and not runtime.compile):
         fuse(model, size)
+    if device.type == "cpu":
+        spare_strided(model)
     if not runtime.channels_last:
         model.to(memory_format=torch.contiguous_format)
         model.register_forward_pre_hook(_contiguous)  # pictures arrive channels-last
     return model.to(device)
+
+
+def spare_strided(model: nn.Module) -> None:
+    """Keep convolutions of 1 x 1 px, a stride and few channels from channels-last pictures.
+
+    PyTorch 2.14's backward of theirs on a CPU writes beyond its memory from 96 px on: MobileOne and
+    FastViT, whose stems hold one, crashed.
+    """
+    for conv in model.modules():
+        small = isinstance(conv, nn.Conv2d) and conv.kernel_size == (1, 1) and conv.in_channels < 16
+        if small and conv.stride != (1, 1):
+            conv.to(memory_format=torch.contiguous_format)
+            conv.register_forward_pre_hook(_contiguous)
 
 
 def _contiguous(_: nn.Module, given: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:

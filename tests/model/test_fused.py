@@ -70,6 +70,20 @@ def test_training_is_the_same(batchnorm: str) -> None:
             torch.testing.assert_close(mine, theirs, msg=name)
 
 
+def test_strided_convolutions_of_few_channels_see_no_channels_last_pictures() -> None:
+    """PyTorch's backward of these corrupts memory: MobileOne's training crashed."""
+    layers, seen = [nn.Conv2d(3, 16, 1, 2), nn.Conv2d(16, 4, 1, 2), nn.Conv2d(4, 4, 3, 2)], []
+    model = nn.Sequential(*layers).to(memory_format=torch.channels_last)
+    before = model(PICTURES)
+    to_device(model, Runtime(), 48, torch.device("cpu"))
+    for layer in layers:
+        layer.register_forward_pre_hook(lambda _, given: seen.append(given[0].is_contiguous()))
+    images = PICTURES.contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(model(images), before)
+    assert seen[0], "the stem of a MobileOne"
+    assert not any(seen[2:])
+
+
 def test_a_pair_that_is_none_is_undone() -> None:
     class Apart(nn.Module):
         """Lists a norm after a convolution that it does not follow."""
