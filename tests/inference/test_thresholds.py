@@ -9,7 +9,7 @@ from pipeline.inference.thresholds import Decision, Verdict, judge, usual
 
 def judged(target: np.ndarray, prob: np.ndarray, metric: str, kind: str) -> Verdict:
     random, n = np.random.default_rng(1), len(target)
-    draws = (random.integers(n, size=n) for _ in range(100))
+    draws = (random.integers(n, size=n) for _ in range(40))
     start = usual(target, prob, kind)
     return judge(start, target, prob, np.arange(n) % 4, METRICS[metric], draws)
 
@@ -39,13 +39,13 @@ def test_thresholds_that_are_right_stay() -> None:
 
 def test_cuts_follow_a_bent_scale() -> None:
     random = np.random.default_rng(0)
-    target = random.integers(1, 6, (400, 1)).astype(float)
+    target = random.integers(1, 6, (160, 1)).astype(float)
     value = 1.5 + 0.5 * target + random.normal(0, 0.15, target.shape)
     found = judged(target, value, "quadratic_kappa", "numbers")
-    assert found.taken and found.nested > found.usual + 0.2
+    assert found.taken and found.nested > found.usual + 0.15
     assert found.decision.first == 1 and found.decision.numbers == sorted(found.decision.numbers)
     halfway = 1.5 + 0.5 * np.array([1.5, 2.5, 3.5, 4.5])
-    np.testing.assert_allclose(found.decision.numbers, halfway, atol=0.15)
+    np.testing.assert_allclose(found.decision.numbers, halfway, atol=0.2)
     assert set(found.decision(np.array([[-9.0], [9.0]])).ravel()) == {1, 5}
 
 
