@@ -93,7 +93,7 @@ def blend_row(name: str, record: dict[str, Any], known: dict[str, float | None])
         metric=record["metric"],
         scores=cv["folds"],
         oof=cv.get("all"),
-        tta=" + ".join(views),
+        tta=views[0] if len(views) == 1 else "several",
         seconds=sum(model["seconds"] for found in models.values() for model in found),
         date=record["date"],
         **about,
@@ -171,7 +171,7 @@ def print_split(rows: list[Row]) -> None:
         list(cells(rows, known)),
         ["run", "CV", "OOF", *known, "TTA", "trained", "date", "what"],
         f"{Path(one.split[0]).stem}, {one.metric}, {scored}",
-        whole=("CV",),
+        whole=("run", "CV"),
     )
 
 
