@@ -101,7 +101,7 @@ def test_two_processes_train_the_weights_of_one(
     log, expected = (pd.read_csv(run / "log.csv") for run in (two, one))
     assert list(log.epoch) == [0, 1, 2, 3]
     same = ["epoch", "lr", "train_loss", "valid_loss", "valid_score"]
-    pd.testing.assert_frame_equal(log[same], expected[same], rtol=1e-5, atol=2e-5)
+    pd.testing.assert_frame_equal(log[same], expected[same], rtol=1e-4, atol=2e-5)
     record, expected = (records.load(run / "model.safetensors") for run in (two, one))
     assert record["key"] == expected["key"], "how many processes it took is in no key"
     assert (record["ranks"], expected["ranks"]) == (2, 1)
