@@ -65,7 +65,6 @@ SLOW = {
     "test_force_waits_for_the_process_that_trains",
     "test_help_says_what_is_read_and_written",
     "test_hostile_names_are_text_at_any_width",
-    "test_hours_end_it_after_an_epoch_and_it_goes_on_to_the_same_weights",
     "test_it_lies_where_the_head_looks",
     "test_kaggle_falls_ill_in_the_middle_of_the_night",
     "test_killed_at_any_moment_it_ends_in_the_same_weights",

@@ -76,20 +76,6 @@ def test_killed_at_any_moment_it_ends_in_the_same_weights(
     ]
 
 
-def test_hours_end_it_after_an_epoch_and_it_goes_on_to_the_same_weights(
-    run: Callable[..., str], write: Callable[..., str], split: Callable[[str], str], space: Path
-) -> None:
-    whole, limited = write("whole", **HARD), write("limited", **HARD)
-    split(whole)
-    run("train", whole, "--fold", "0")
-    for epoch in (1, 2):
-        said = run("train", limited, "--fold", "0", "--hours", "0", expect=75)
-        assert f"stops after epoch {epoch}" in said
-    run("train", limited, "--fold", "0", "--hours", "0")
-    assert same(weights(space, "whole"), weights(space, "limited"))
-    assert "limited: fold 0, accuracy" in run("train", limited, "--fold", "0", "--hours", "0")
-
-
 def kill_when(command: list[str], ready: Callable[[], bool]) -> None:
     """Start a real process and SIGKILL it at the first moment that `ready` says yes."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -112,9 +98,15 @@ def test_every_epoch_is_a_resume_point(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Stopped after each epoch in turn, also between the last epoch and the model file."""
-    whole, stopped = write("whole", **HARD), write("stopped", **HARD)
+    whole, stopped, limited = (write(name, **HARD) for name in ("whole", "stopped", "limited"))
     split(whole)
     run("train", whole, "--fold", "0")
+    for epoch in (1, 2):
+        said = run("train", limited, "--fold", "0", "--hours", "0", expect=75)
+        assert f"stops after epoch {epoch}" in said
+    run("train", limited, "--fold", "0", "--hours", "0")
+    assert same(weights(space, "whole"), weights(space, "limited"))
+    assert "limited: fold 0, accuracy" in run("train", limited, "--fold", "0", "--hours", "0")
     original, epochs = Trainer.train_epoch, []
 
     def one_epoch_then_stop(self: Trainer) -> tuple[float, float]:
