@@ -13,7 +13,7 @@ from kaggle_stub import KaggleStub, Trouble
 
 from pipeline.base import records, yaml_files
 from pipeline.base.cli import UserError
-from pipeline.base.config import Model, load_experiment
+from pipeline.base.config import Model, load_experiment, read_experiment
 from pipeline.data.prepared import load_prepared
 from pipeline.data.splits import load_folds
 from pipeline.kaggle.bundle.offline import execute
@@ -95,7 +95,7 @@ def test_what_the_bundle_holds(leaves: str, run: Callable[..., str], space: Path
     assert "up to date" in run("bundle", leaves, "--train")
     bundle = space / "runs" / "tiny" / "train-bundle"
     package = bundle / "code" / "project" / "pipeline"
-    shipped = load_experiment(str(package / "configs" / "experiments" / "tiny.yaml"))
+    shipped = read_experiment(str(package / "configs" / "experiments" / "tiny.yaml"))
     assert shipped.competition == "leaves" and shipped.key() == load_experiment(leaves).key()
     assert yaml.safe_load((package / "configs" / "competitions" / "leaves.yaml").read_text()) == {
         "slug": "leaves"
@@ -144,11 +144,12 @@ def test_a_runs_weights_travel(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     package = space / "package"
-    for folder in ("experiments", "competitions", "augmentations"):
+    for folder in ("experiments", "competitions", "augmentations", "recipes"):
         shutil.copytree(yaml_files.HERE / folder, package / folder)
     shutil.copy(trained, package / "experiments")
     monkeypatch.setattr(yaml_files, "HERE", package)
-    second = write("second", model={"weights": "run:tiny"})
+    # of many epochs, which another recipe would be for
+    second = write("second", model={"weights": "run:tiny"}, recipe="short", train={"epochs": 12})
     run("bundle", second, "--train", "--fold", "1")
     bundle, there = space / "runs" / "second" / "train-bundle", space / "there"
     shutil.copytree(bundle / "code" / "project", there)

@@ -83,6 +83,8 @@ def write_training(out: Path, job: Job, settings: Experiment, competition: Compe
 def write_settings(package: Path, settings: Experiment, competition: Competition) -> None:
     """The experiment and the competition by name, wherever their YAML lies here."""
     values = settings.model_dump(mode="json", exclude_defaults=True, exclude={"name"})
+    # whole, or a recipe there would change what is a default of the code here
+    values |= settings.model_dump(mode="json", include={"model", "mix", "train"})
     values["competition"] = competition.name
     write_yaml(package / "configs" / "experiments" / f"{settings.name}.yaml", values)
     values = competition.model_dump(mode="json", exclude_defaults=True, exclude={"name"})
