@@ -98,7 +98,8 @@ def test_what_the_bundle_holds(leaves: str, run: Callable[..., str], space: Path
     shipped = read_experiment(str(package / "configs" / "experiments" / "tiny.yaml"))
     assert shipped.competition == "leaves" and shipped.key() == load_experiment(leaves).key()
     assert yaml.safe_load((package / "configs" / "competitions" / "leaves.yaml").read_text()) == {
-        "slug": "leaves"
+        "slug": "leaves",
+        "metric": "accuracy",
     }
     assert sorted(path.name for path in (package.parent / "folds").iterdir()) == [
         "leaves-2-seed42.csv",
