@@ -47,9 +47,9 @@ def test_every_experiment_opens_with_a_comment() -> None:
         ("", "short", 5, 7e-5, False),
         ("train: {epochs: 0}", "instant", 0, 7e-5, False),
         ("train: {epochs: 9}", "short", 9, 7e-5, False),
-        ("train: {epochs: 10}", "long", 10, 5e-4, True),
+        ("train: {epochs: 10}", "long", 10, 1e-3, True),
         ("train: {epochs: 12, lr: 1e-4}", "long", 12, 1e-4, True),
-        ("recipe: long", "long", 15, 5e-4, True),
+        ("recipe: long", "long", 15, 1e-3, True),
         ("recipe: short\ntrain: {epochs: 20}", "short", 20, 7e-5, False),
     ],
 )
