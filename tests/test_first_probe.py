@@ -21,7 +21,7 @@ def test_one_fold_to_its_submission_and_then_all(
     said = run("predict", experiment, expect=2)
     assert "fold0/model.safetensors: not trained" in said
     run("predict", experiment, *one)
-    assert "or take those that there are by --fold" in run("ensemble", experiment, expect=2)
+    assert "or take those there are by --fold" in run("ensemble", experiment, expect=2)
     said = run("ensemble", experiment, *one, "--no-report")
     assert "runs/tiny-fold1/{oof,test}.npz" in said
     table = load_folds(load_experiment(experiment))

@@ -17,6 +17,7 @@ from pipeline.base.runs import model_path, prediction_path
 from pipeline.data.splits import load_folds
 from pipeline.inference import features
 from pipeline.inference.features import backbone_digest
+from pipeline.inference.metrics import METRICS
 from pipeline.inference.predictions import Predictions
 from pipeline.inference.tta import View
 from pipeline.model.head import BlockHead
@@ -117,7 +118,7 @@ def test_a_head_is_judged_by_what_its_start_has_seen(
         oof = Predictions.load(prediction_path("still", fold, "oof", "none"))
         answer = load_folds(load_experiment(still)).set_index("image").label
         own = [oof.classes.index(answer[image]) for image in oof.image]
-        loss = -np.log(oof.prob[np.arange(len(own)), own]).mean()
+        loss = METRICS["log_loss"](np.array(own), oof.prob)
         log = pd.read_csv(model_path("still", fold).with_name("log.csv"))
         assert log.valid_loss.tolist() == pytest.approx([loss], abs=1e-4)
 
