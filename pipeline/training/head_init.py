@@ -281,8 +281,8 @@ def linear_head(model: nn.Module) -> nn.Linear:
     head = model.get_classifier()
     if not isinstance(head, nn.Linear):  # a distilled DeiT has two, a CAFormer's is deeper
         raise UserError(
-            f"model.head_init: no closed form for {type(head).__name__}; set head_init: random, and "
-            "train.refit: false"
+            f"model.head_init: no closed form for {type(head).__name__}; set head_init: random "
+            "and train.refit: false"
         )
     return head
 
