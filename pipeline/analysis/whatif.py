@@ -1,6 +1,6 @@
 """What would dropping, relabelling or adding pictures do? Answered in seconds, without training.
 
-The closed-form head (training/head_init.py) follows from sums over pictures. What a change takes
+The closed-form head (training/discriminant.py) follows from sums over pictures. What a change takes
 away is subtracted from the sums of each fold and what it brings is added, then the head is solved
 again: exactly the head of the changed pictures. How well this tells what fine-tuning would gain,
 and where it does not, is measured in docs/labels.md.
@@ -16,7 +16,7 @@ import torch
 
 from pipeline.analysis.evidence import Evidence
 from pipeline.analysis.neighbours import load_features
-from pipeline.training.head_init import ClassMoments, lda
+from pipeline.training.discriminant import ClassMoments, lda
 
 # leaves-small, out of fold: 512 give .769, 1024 .789, 2048 .790 in seven times the time, all 3616
 # in two views .798

@@ -11,7 +11,7 @@ from pipeline.base.cli import UserError, explain, short
 from pipeline.base.device import peak_memory_gb
 from pipeline.model.backbone import layout
 from pipeline.model.build import save_weights
-from pipeline.training.head_init import Fitted
+from pipeline.training.discriminant import Fitted
 from pipeline.training.log import COLUMNS
 
 if TYPE_CHECKING:

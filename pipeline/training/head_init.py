@@ -5,12 +5,9 @@ ICLR 2022). A linear discriminant on the frozen backbone's features is a good he
 """
 
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from pipeline.base.cli import UserError
@@ -18,6 +15,8 @@ from pipeline.base.config import Experiment
 from pipeline.inference.features import MAX_IMAGES, FrozenFeatures
 from pipeline.inference.tta import VIEWS, View, dihedral
 from pipeline.model.head import BlockHead
+from pipeline.training.discriminant import Fitted, LinearHead, lda
+from pipeline.training.ridge import ridge
 
 AUGMENTED: dict[str, list[View]] = {
     "SquareSymmetry": VIEWS["diagonals"][1:],
@@ -25,24 +24,6 @@ AUGMENTED: dict[str, list[View]] = {
     "HorizontalFlip": [partial(dihedral, turns=0, flip=True)],
     "VerticalFlip": [partial(dihedral, turns=2, flip=True)],
 }
-SHRINKAGES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
-SCALES = np.geomspace(0.005, 2.0, 60)
-CHUNK_IMAGES = 1024
-HELD_OUT = 5  # every fifth image of a class judges shrinkage and scale
-
-
-class LinearHead(NamedTuple):
-    weight: torch.Tensor  # [classes, width], for standardised features
-    bias: torch.Tensor  # [classes]
-    shrinkage: float
-    scale: float
-
-
-class Fitted(NamedTuple):
-    """What the closed form chose on held-out training pictures."""
-
-    shrinkage: float
-    scale: float
 
 
 def init_head(
@@ -106,107 +87,6 @@ def fits_features(settings: Experiment) -> bool:
     return how.features == "blocks" or how.head_init == "lda" or settings.train.refit
 
 
-def lda(
-    features: torch.Tensor, labels: np.ndarray, classes: int, like: Fitted | None = None
-) -> LinearHead:
-    """Linear discriminant analysis of standardised features [n, views, width], labels [n].
-
-    Shrinkage of the covariance and scale of the logits (one over the temperature) are those of
-    the lowest log loss on held-out fifths of the training images, plain LDA being far too sure,
-    or those that are given.
-    """
-    if like:
-        every = ClassMoments.of(features, labels, classes, np.arange(len(labels)))
-        return scaled(*every.solve(like.shrinkage), like)
-    rank = pd.Series(labels).groupby(labels).cumcount().to_numpy()
-    held = rank % HELD_OUT == 1  # the first image of a class always stays
-    kept, rest = np.flatnonzero(~held), np.flatnonzero(held)
-    moments, best = ClassMoments.of(features, labels, classes, kept), (np.inf, 0.1, 1.0)
-    if len(rest):
-        best = min(best_scale(moments, features, labels, rest, s) for s in SHRINKAGES)
-    moments += ClassMoments.of(features, labels, classes, rest)  # each may be half a gigabyte
-    chosen = Fitted(*best[1:])
-    return scaled(*moments.solve(chosen.shrinkage), chosen)
-
-
-def scaled(weight: torch.Tensor, bias: torch.Tensor, how: Fitted) -> LinearHead:
-    return LinearHead((weight * how.scale).float(), (bias * how.scale).float(), *how)
-
-
-def best_scale(
-    moments: "ClassMoments",
-    features: torch.Tensor,
-    labels: np.ndarray,
-    images: np.ndarray,
-    shrinkage: float,
-) -> tuple[float, float, float]:
-    """Lowest log loss of some `images` over the scales, with its settings."""
-    weight, bias = moments.solve(shrinkage)
-    chunks = torch.from_numpy(images).split(CHUNK_IMAGES)
-    logits = torch.cat([features[i].flatten(0, 1).double() @ weight.T for i in chunks]) + bias
-    target = torch.from_numpy(labels[images]).repeat_interleave(features.shape[1])
-    losses = [F.cross_entropy(logits * scale, target).item() for scale in SCALES]
-    i = int(np.argmin(losses))
-    return losses[i], shrinkage, float(SCALES[i])
-
-
-class ClassMoments(NamedTuple):
-    """Sums from which class means and the covariance within classes follow; they can be added."""
-
-    count: torch.Tensor  # [classes], images times views
-    sums: torch.Tensor  # [classes, width]
-    products: torch.Tensor  # [width, width], sum of the outer products
-
-    @classmethod
-    def of(
-        cls, features: torch.Tensor, labels: np.ndarray, classes: int, images: np.ndarray
-    ) -> "ClassMoments":
-        """Of some `images` of standardised features, a chunk at a time: all would be gigabytes.
-
-        A chunk is multiplied in single precision, twice as fast, and added up in double.
-        """
-        views, width = features.shape[1:]
-        target = torch.from_numpy(labels)
-        count = views * torch.bincount(target[images], minlength=classes).double()
-        sums = torch.zeros(classes, width, dtype=torch.double)
-        products = torch.zeros(width, width, dtype=torch.double)
-        for chunk in torch.from_numpy(images).split(CHUNK_IMAGES):
-            sums.index_add_(0, target[chunk], features[chunk].sum(1, dtype=torch.double))
-            flat = features[chunk].flatten(0, 1)
-            products += flat.T @ flat
-        return cls(count, sums, products)
-
-    def __add__(self, other: "ClassMoments") -> "ClassMoments":
-        return ClassMoments(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
-
-    def __sub__(self, other: "ClassMoments") -> "ClassMoments":
-        return ClassMoments(*(mine - theirs for mine, theirs in zip(self, other, strict=True)))
-
-    @property
-    def means(self) -> torch.Tensor:
-        """[classes, width]; zeros for a class without images."""
-        return self.sums / self.count.clamp(min=1)[:, None]
-
-    def covariance(self) -> torch.Tensor:
-        """[width, width], a new one: it is changed in place, as it may be half a gigabyte."""
-        within = torch.addmm(self.products, self.sums.T, self.means, alpha=-1)
-        return within.div_(max(1, self.count.sum() - len(self.count)))
-
-    def solve(self, shrinkage: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """Weight and bias of the discriminant, its covariance shrunk towards a multiple of 1.
-
-        All classes are as likely: the imbalance of a small sample is not worth its variance.
-        """
-        means, shrunk = self.means, self.covariance()
-        spread = shrunk.diagonal().mean()
-        shrunk.mul_(1 - shrinkage)
-        shrunk.diagonal().add_(shrinkage * spread + 1e-9)
-        factor = torch.linalg.cholesky(shrunk)
-        del shrunk
-        weight = torch.cholesky_solve(means.T, factor).T
-        return weight, -0.5 * (weight * means).sum(1)
-
-
 def fit_head(
     model: nn.Module,
     features: torch.Tensor,
@@ -224,8 +104,6 @@ def fit_head(
     mean, scale = standardise(features)
     found = None
     if start == "lda":
-        from pipeline.training.ridge import ridge  # late: it stands on the sums that are here
-
         closed_form = lda if labels.ndim == 1 else ridge
         found = closed_form(features, labels, head.out_features, like)
     if isinstance(model, BlockHead):

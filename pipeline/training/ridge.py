@@ -9,13 +9,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from pipeline.training.head_init import (
-    CHUNK_IMAGES,
+from pipeline.training.discriminant import (
     HELD_OUT,
     SHRINKAGES,
     ClassMoments,
     Fitted,
     LinearHead,
+    solve_shrunk,
+    summed,
 )
 
 RARE = 1e-4  # share of a label that no picture has, or all
@@ -63,11 +64,7 @@ def row_moments(features: torch.Tensor, rows: np.ndarray, images: np.ndarray) ->
     views, width = features.shape[1:]
     each = torch.from_numpy(rows)
     sums = torch.zeros(rows.shape[1], width, dtype=torch.double)
-    products = torch.zeros(width, width, dtype=torch.double)
-    for chunk in torch.from_numpy(images).split(CHUNK_IMAGES):
-        sums += each[chunk].T @ features[chunk].sum(1, dtype=torch.double)
-        flat = features[chunk].flatten(0, 1)
-        products += flat.T @ flat
+    products = summed(features, images, lambda i, total: sums.add_(each[i].T @ total))
     return ClassMoments(views * each[images].sum(0), sums, products)
 
 
@@ -120,9 +117,6 @@ def solve(
     n, total = moments.count[-1], moments.sums[-1]
     centre, mean = total / n, moments.count[:-1] / n
     covariance = torch.addr(moments.products, total, centre, alpha=-1).div_(n)
-    spread = covariance.diagonal().mean()
-    covariance.mul_(1 - shrinkage)
-    covariance.diagonal().add_(shrinkage * spread + 1e-9)
     with_rows = moments.sums[:-1] / n - torch.outer(mean, centre)
-    weight = torch.cholesky_solve(with_rows.T, torch.linalg.cholesky(covariance)).T
+    weight = solve_shrunk(covariance, shrinkage, with_rows)
     return weight, mean - weight @ centre, mean

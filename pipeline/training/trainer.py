@@ -28,7 +28,8 @@ from pipeline.inference.tta import VIEWS
 from pipeline.model.build import build_model, classifier, preprocessing, to_device
 from pipeline.model.freeze import freeze, settle_batchnorm, train_mode, unfreeze
 from pipeline.training import checkpoint, distributed
-from pipeline.training.head_init import Fitted, fits_features, in_words, init_head, refit_head
+from pipeline.training.discriminant import Fitted
+from pipeline.training.head_init import fits_features, in_words, init_head, refit_head
 from pipeline.training.log import describe, make_row
 from pipeline.training.loss import Loss, class_weights
 from pipeline.training.optim import make_ema, make_schedule, parameter_groups, warm_up_unfrozen

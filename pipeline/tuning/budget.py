@@ -30,7 +30,7 @@ def seconds_of_lda(images: int, views: int, width: int, classes: int) -> float:
     """What `lda` will take on this machine, from a chunk of images and one solution."""
     import torch  # late
 
-    from pipeline.training.head_init import CHUNK_IMAGES, SHRINKAGES, ClassMoments
+    from pipeline.training.discriminant import CHUNK_IMAGES, SHRINKAGES, ClassMoments
 
     some, started = min(images, CHUNK_IMAGES), time.monotonic()
     labels = np.arange(some) % max(1, min(classes, some // 2))  # two of each, or nothing varies

@@ -17,16 +17,9 @@ from pipeline.base.cli import UserError
 from pipeline.base.config import load_experiment
 from pipeline.base.runs import model_path
 from pipeline.model.head import BlockHead
-from pipeline.training import head_init
-from pipeline.training.head_init import (
-    CHUNK_IMAGES,
-    ClassMoments,
-    Fitted,
-    augmented_views,
-    fit_head,
-    lda,
-    refit_head,
-)
+from pipeline.training import discriminant
+from pipeline.training.discriminant import CHUNK_IMAGES, ClassMoments, Fitted, lda
+from pipeline.training.head_init import augmented_views, fit_head, refit_head
 from pipeline.tuning.budget import seconds_of_lda
 
 WIDTH = 12
@@ -90,7 +83,7 @@ def test_statistics_of_some_images_in_chunks(monkeypatch: pytest.MonkeyPatch) ->
     features, labels = clouds(90)
     some = np.arange(3, 90, 2)
     alone = statistics(features[some], labels[some])
-    monkeypatch.setattr(head_init, "CHUNK_IMAGES", 7)
+    monkeypatch.setattr(discriminant, "CHUNK_IMAGES", 7)
     chunked = ClassMoments.of(features, labels, 3, some)
     torch.testing.assert_close(chunked.means, alone.means)
     torch.testing.assert_close(chunked.covariance(), alone.covariance(), rtol=1e-5, atol=1e-5)

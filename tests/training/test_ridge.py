@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from pipeline.training.head_init import SHRINKAGES
+from pipeline.training.discriminant import SHRINKAGES
 from pipeline.training.ridge import ridge, row_moments, solve
 
 
