@@ -19,33 +19,8 @@ def _inside(value: str) -> str:
     return value
 
 
-Metric = Literal[
-    "accuracy",
-    "log_loss",
-    "macro_f1",
-    "auc",
-    "quadratic_kappa",
-    "balanced_accuracy",
-    "mcc",
-    "f1",
-    "average_precision",
-    "micro_f1",
-    "samples_f1",
-    "samples_f2",
-    "rmse",
-    "mae",
-    "r2",
-    "pearson",
-    "map_at_3",
-    "map_at_5",
-]
-LATER = (
-    "task",
-    "picture",
-    "positive",
-    "separator",
-    "k",
-)  # in a key only where they are set
+METRICS = tuple(dict.fromkeys(name for form in FORMS.values() for name in form.metrics))
+LATER = ("task", "picture", "positive", "separator", "k")  # in a key only where they are set
 Inside = Annotated[str, AfterValidator(_inside)]
 
 
@@ -72,7 +47,7 @@ class Competition(Settings):
     test_image: Inside | None = None  # when test pictures lie elsewhere
     submission: Literal["label", "probability"] = "label"  # a class name a row, or a column a class
     # of all scores: folds, blends, hidden tests; each task takes some of them
-    metric: Metric = "accuracy"
+    metric: Literal[METRICS] = "accuracy"
     limit_hours: float = Field(9.0, ge=0.5)  # of a notebook, where notebooks are submitted
     code_competition: bool = False  # Kaggle runs notebooks again, on a test that nobody has seen
     accelerator: Literal["t4x2", "l4x4", "cpu"] = "t4x2"  # of notebooks on Kaggle
