@@ -195,7 +195,7 @@ def make_trainer(
     changes = load_changes(settings, prepared)
     train, valid = split_rows(prepared.rows, table, classes, fold, changes, form)
     train = settled(settings.train, train, classes)
-    train, answer = standardised_targets(train, form.kind)
+    train, answer = standardised_targets(train, form.kind, rules.transform)
     targets = training_targets(settings.train, train, len(classes))
     train, targets = with_pseudo(settings, fold, prepared, classes, train, targets)
     return Trainer(settings, fold, classes, prepared.pixels, train, valid, metric, targets, answer)

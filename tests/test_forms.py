@@ -27,7 +27,8 @@ def test_from_pictures_to_answers(
     name: str, space: Path, run: Callable[..., str], write: Callable[..., str]
 ) -> None:
     folder = space / "data" / name
-    (space / f"{name}.yaml").write_text(yaml.safe_dump(tiny_form(name, folder)))
+    rules = tiny_form(name, folder) | ({"transform": "sqrt"} if name == "regression" else {})
+    (space / f"{name}.yaml").write_text(yaml.safe_dump(rules))
     experiment = write(
         competition=str(space / f"{name}.yaml"),
         model={"head_init": "lda", "features": "blocks"},
@@ -41,6 +42,7 @@ def test_from_pictures_to_answers(
     model = records.load(space / "runs/tiny/fold0/model.safetensors")
     task = FORMS[name][1].get("task", "binary")
     assert model["key"].get("task") == (task if task != "binary" else None)
+    assert model["key"].get("transform") == rules.get("transform")
     made = records.load(space / "submissions" / "tiny.csv")
     sign = -1 if name == "regression" else 1
     assert sign * made["cv"]["all"] > LEAST[name] and sign * made["hidden"] > LEAST[name]
@@ -88,6 +90,7 @@ def test_from_pictures_to_answers(
             "expected 0 or 1 in each",
         ),
         ("ranked", {"k": 9}, "k: 9 classes are to be answered, and there are"),
+        ("regression", {"transform": "sqrt"}, "takes numbers from 0 on, not '-1'"),
         ("regression", {"task": "ordinal"}, "line 2: expected a number in Pawpularity, not '2.0'"),
     ],
 )
@@ -95,6 +98,9 @@ def test_stage_1_refuses_what_the_task_cannot_answer(
     name: str, changes: dict[str, object], said: str, tmp_path: Path
 ) -> None:
     settings = {**tiny_form(name, tmp_path), **changes}
+    if "transform" in changes:
+        lines = (tmp_path / "train.csv").read_text().splitlines()
+        (tmp_path / "train.csv").write_text("\n".join([*lines[:-1], "x,-1,p"]))
     if "task" in changes and "metric" not in changes:
         settings.pop("metric", None)
     with pytest.raises(UserError) as error:
@@ -109,6 +115,7 @@ def test_settings_that_do_not_go_together(tmp_path: Path) -> None:
             {"task": "regression", "metric": "auc"},
             "task: regression takes no metric: auc, but rmse",
         ),
+        ({"task": "ordinal", "transform": "sqrt"}, "transform: sqrt is of task: regression"),
         ({"task": "binary", "label": ["a", "b"]}, "task: binary has one column as label"),
         ({"task": "multi-label", "label": ["a|b", "c"]}, "'a|b' may not hold '|'"),
         ({"label": ["a", "b"]}, "a list as label needs submission: probability"),

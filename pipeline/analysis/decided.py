@@ -10,7 +10,7 @@ from pipeline.base.cli import UserError, short
 from pipeline.base.competition import Competition
 from pipeline.base.forms import as_array
 from pipeline.inference.blending import Mean
-from pipeline.inference.thresholds import DECIDED, judge, usual
+from pipeline.inference.thresholds import DECIDED, SCALED, judge, usual
 
 
 def task_key(rules: Competition, mean: str) -> dict[str, Any]:
@@ -35,7 +35,8 @@ def decisions(
     """
     from pipeline.inference.metrics import METRICS  # late: scikit-learn
 
-    if rules.task == "classes" or rules.submission != "label" or rules.metric not in DECIDED:
+    wanting = (SCALED if rules.k == 1 else set()) if rules.task == "classes" else DECIDED
+    if rules.submission != "label" or rules.metric not in wanting:
         return {}
     used = (scored.fold >= 0).to_numpy()  # not what decisions about labels leave out
     if not used.any():  # folds: all
@@ -54,7 +55,7 @@ def decisions(
 def decision_in_words(record: dict[str, Any]) -> str:
     """What a blend's record says of its decision."""
     made, found = record["decision"], record["decided"]
-    what = "cuts" if made["kind"] == "numbers" else "thresholds"
+    what = {"numbers": "cuts", "scales": "scales"}.get(made["kind"], "thresholds")
     numbers = short(", ".join(f"{number:.3g}" for number in made["numbers"]))
     gain = f"{found['nested'] - found['usual']:+.4f} nested"
     interval = f"95 %: {found['low']:+.4f} to {found['high']:+.4f}"

@@ -20,7 +20,8 @@ def _inside(value: str) -> str:
 
 
 METRICS = tuple(dict.fromkeys(name for form in FORMS.values() for name in form.metrics))
-LATER = ("task", "picture", "positive", "separator", "k")  # in a key only where they are set
+# in a key only where they are set
+LATER = ("task", "picture", "positive", "separator", "k", "transform")
 Inside = Annotated[str, AfterValidator(_inside)]
 
 
@@ -38,6 +39,8 @@ class Competition(Settings):
     positive: str = "1"  # binary: the label whose probability is asked for
     separator: str = " "  # multi-label: between the labels of one column
     k: int = Field(1, ge=1, le=100)  # classes: so many are answered, the likeliest first
+    # regression: what heads are taught of numbers from 0 on; answers are turned back
+    transform: Literal["none", "log1p", "sqrt"] = "none"
     group: str | None = None  # column whose equal values must stay in one fold
     train: Inside = "train.csv"  # CSV of ids and labels
     test: Inside = "test.csv"  # CSV of ids
@@ -61,6 +64,8 @@ class Competition(Settings):
     @model_validator(mode="after")
     def _answered(self) -> "Competition":
         known, problem = self.form.metrics, self.form.problem()
+        if self.transform != "none" and self.task != "regression":
+            problem = f"transform: {self.transform} is of task: regression"
         if not problem and self.metric not in known:
             problem = f"task: {self.task} takes no metric: {self.metric}, but {', '.join(known)}"
         if problem:

@@ -34,6 +34,7 @@ class OneClass:
         "auc",
         "quadratic_kappa",
         "balanced_accuracy",
+        "balanced_log_loss",
         "mcc",
         "map_at_3",
         "map_at_5",
@@ -127,7 +128,16 @@ class OneClass:
 class Binary(OneClass):
     """`binary`: two classes, of which the `positive` one is asked for."""
 
-    metrics = ("auc", "log_loss", "accuracy", "f1", "average_precision", "mcc", "balanced_accuracy")
+    metrics = (
+        "auc",
+        "log_loss",
+        "balanced_log_loss",
+        "accuracy",
+        "f1",
+        "average_precision",
+        "mcc",
+        "balanced_accuracy",
+    )
 
     def problem(self) -> str:
         return "" if isinstance(self.rules.label, str) else "task: binary has one column as label"

@@ -112,9 +112,11 @@ class Numbers(Rows):
     def fault(self, label: str) -> str:
         texts, columns = label.split(), self.rules.label_columns
         good = len(texts) == len(columns) and all(re.fullmatch(self.number, x) for x in texts)
-        if good:
+        if not good:
+            return f"expected a number in {short(', '.join(columns))}, not {shown(label)}"
+        if self.rules.transform == "none" or min(map(float, texts)) >= 0:
             return ""
-        return f"expected a number in {short(', '.join(columns))}, not {shown(label)}"
+        return f"transform: {self.rules.transform} takes numbers from 0 on, not {shown(label)}"
 
     def parts(self, label: str) -> list[str]:
         return []

@@ -13,17 +13,24 @@ if TYPE_CHECKING:
 class Answer:
     """Turns logits [n, classes] into predictions of the same shape.
 
-    A head of numbers is taught them standardised: `mean` and `std` of each column, of the
-    training part of its fold.
+    A head of numbers is taught them transformed and standardised: `mean` and `std` of each
+    column, of the training part of its fold. `low` and `high` are those that it was taught, and
+    beyond them it answers nothing: what it extrapolates, an exponential would blow up.
     """
 
     kind: Kind = "shares"
     mean: list[float] = field(default_factory=list)
     std: list[float] = field(default_factory=list)
+    low: list[float] = field(default_factory=list)
+    high: list[float] = field(default_factory=list)
+    transform: str = "none"
 
     def __call__(self, logits: "torch.Tensor") -> "torch.Tensor":
         if self.kind == "numbers":
-            return logits * logits.new_tensor(self.std) + logits.new_tensor(self.mean)
+            values = logits * logits.new_tensor(self.std) + logits.new_tensor(self.mean)
+            if self.low:
+                values = values.clamp(logits.new_tensor(self.low), logits.new_tensor(self.high))
+            return BACK[self.transform](values)
         return logits.softmax(1) if self.kind == "shares" else logits.sigmoid()
 
     @property
@@ -33,3 +40,4 @@ class Answer:
 
 
 SHARES = Answer()
+BACK = {"none": lambda x: x, "log1p": lambda x: x.expm1(), "sqrt": lambda x: x * x}

@@ -1,4 +1,4 @@
-"""Decisions that a metric wants: thresholds of labels, cuts between levels.
+"""Decisions that a metric wants: thresholds of labels, cuts between levels, scales of classes.
 
 They are fitted on out-of-fold predictions, and judged nested: those of each fold on the other
 folds alone. They are taken only where the nested gain is real, that is, where 95 % of bootstrap
@@ -7,30 +7,36 @@ draws agree on it.
 
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 
 from pipeline.base.forms import Kind
 
 GRID = np.linspace(0.05, 0.95, 19)
+SCALES = np.geomspace(1 / 8, 8, 13)
 STEPS = 21  # places of a cut between its neighbours
 ROUNDS = 2  # over all numbers, each in turn
 DECIDED = {"f1", "macro_f1", "micro_f1", "samples_f1", "samples_f2", "accuracy"}
 DECIDED |= {"balanced_accuracy", "mcc", "quadratic_kappa"}
+SCALED = {"macro_f1", "balanced_accuracy", "mcc"}  # of many classes: rare ones count alike
 Score = Callable[[np.ndarray, np.ndarray], float]
 
 
 @dataclass(frozen=True)
 class Decision:
-    """`numbers` are a threshold per label, that of the second class, or cuts between levels."""
+    """`numbers` are a threshold per label, that of the second class, cuts between levels, or what
+    the shares of each class are multiplied by."""
 
-    kind: Kind
+    kind: Kind | Literal["scales"]
     numbers: list[float]
     first: int = 0  # the lowest level
 
     def __call__(self, prob: np.ndarray) -> np.ndarray:
         """Predictions [n, classes] as decided: a metric then gives the score of the answers."""
+        if self.kind == "scales":
+            scaled = prob * np.array(self.numbers)
+            return scaled / scaled.sum(1, keepdims=True)
         if self.kind == "numbers":
             return self.first + np.digitize(prob, np.sort(self.numbers)).astype(float)
         over = prob >= np.array(self.numbers) if self.kind == "chances" else self._second(prob)
@@ -42,6 +48,8 @@ class Decision:
 
     def margin(self, prob: np.ndarray) -> np.ndarray:
         """How far each row [n] is from another answer."""
+        if self.kind == "scales":
+            return np.diff(np.sort(self(prob))[:, -2:])[:, 0]
         seen = prob[:, 1:] if self.kind == "shares" else prob
         numbers = np.array(self.numbers)
         if self.kind == "chances":
@@ -54,7 +62,7 @@ class Decision:
 
     def candidates(self, i: int) -> np.ndarray:
         if self.kind != "numbers":
-            return GRID
+            return SCALES if self.kind == "scales" else GRID
         low, *_ = self.numbers[i - 1 : i] or [self.numbers[i] - 1]
         high, *_ = self.numbers[i + 1 : i + 2] or [self.numbers[i] + 1]
         return np.linspace(low, high, STEPS)
@@ -65,14 +73,16 @@ class Decision:
         return asdict(self)
 
 
-def usual(target: np.ndarray, prob: np.ndarray, kind: Kind) -> Decision | None:
-    """Thresholds of .5 and cuts halfway; None where a class is simply the likeliest."""
+def usual(target: np.ndarray, prob: np.ndarray, kind: Kind) -> Decision:
+    """Thresholds of .5, cuts halfway, all classes alike."""
     if kind == "numbers":
         low, high = int(target.min()), int(target.max())
         return Decision(kind, [level + 0.5 for level in range(low, high)], low)
     if kind == "chances":
         return Decision(kind, [0.5] * prob.shape[1])
-    return Decision(kind, [0.5]) if prob.shape[1] == 2 else None
+    return (
+        Decision(kind, [0.5]) if prob.shape[1] == 2 else Decision("scales", [1.0] * prob.shape[1])
+    )
 
 
 def fit(start: Decision, target: np.ndarray, prob: np.ndarray, score: Score) -> Decision:

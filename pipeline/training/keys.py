@@ -43,7 +43,8 @@ def train_key(
 def task_key(settings: Experiment) -> dict[str, str]:
     """For the key of what is not of one class a picture; labels alone do not tell it."""
     rules = load_competition(settings.competition)
-    return {} if rules.form.kind == "shares" else {"task": rules.task}
+    found = {} if rules.form.kind == "shares" else {"task": rules.task}
+    return found | ({} if rules.transform == "none" else {"transform": rules.transform})
 
 
 def is_trained(model: Path, key: dict[str, Any], force: bool = False) -> bool:

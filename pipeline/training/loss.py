@@ -19,6 +19,7 @@ from pipeline.data.mix import as_rows
 from pipeline.inference.answers import Answer
 
 OF_NUMBERS = {"smooth_l1": F.smooth_l1_loss, "mse": F.mse_loss}
+FORTH = {"none": np.asarray, "log1p": np.log1p, "sqrt": np.sqrt}
 
 
 class Loss(nn.Module):
@@ -114,15 +115,19 @@ def training_targets(settings: Train, train: pd.DataFrame, classes: int) -> np.n
     return twin_rows(rows.astype(np.float32), train.hash.to_numpy())
 
 
-def standardised_targets(train: pd.DataFrame, kind: Kind) -> tuple[pd.DataFrame, Answer]:
-    """The training part of a fold with numbers of mean 0 and deviation 1, and what undoes it."""
+def standardised_targets(
+    train: pd.DataFrame, kind: Kind, transform: str = "none"
+) -> tuple[pd.DataFrame, Answer]:
+    """The training part of a fold with numbers transformed to mean 0 and deviation 1, and what
+    undoes it."""
     if kind != "numbers":
         return train, Answer(kind)
-    values = as_array(train.target)
+    values = FORTH[transform](as_array(train.target))
     mean, std = values.mean(0), values.std(0)
     std[std == 0] = 1
     rows = [tuple(row) for row in ((values - mean) / std).tolist()]
-    answer = Answer(kind, mean.tolist(), std.tolist())
+    facts = [fact.tolist() for fact in (mean, std, values.min(0), values.max(0))]
+    answer = Answer(kind, *facts, transform)
     return train.assign(target=in_cells(rows, train.target)), answer
 
 

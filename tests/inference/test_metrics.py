@@ -14,6 +14,7 @@ PROB = np.array([[0.7, 0.2, 0.1], [0.2, 0.7, 0.1], [0.1, 0.8, 0.1], [0.3, 0.3, 0
     [
         ("accuracy", 0.75),
         ("log_loss", -np.log([0.7, 0.2, 0.8, 0.4]).mean()),
+        ("balanced_log_loss", -np.log([[0.7, 0.2], [0.8, 0.8], [0.4, 0.4]]).mean()),
         ("macro_f1", np.mean([2 / 3, 2 / 3, 1])),
         ("auc", np.mean([0.75, 1.0, 1.0])),
         # squared distances: observed 1 (one 0 taken for 1); expected by the margins 5

@@ -57,3 +57,18 @@ def test_one_threshold_for_two_classes() -> None:
     decided = Decision("shares", [0.3])
     assert decided(np.array([[0.6, 0.4], [0.8, 0.2]])).tolist() == [[0, 1], [1, 0]]
     np.testing.assert_allclose(decided.margin(np.array([[0.6, 0.4], [0.8, 0.2]])), [0.1, 0.1])
+
+
+def test_scales_of_classes_make_up_for_a_rare_one() -> None:
+    random, n = np.random.default_rng(0), 600
+    target = random.choice(3, n, p=[0.8, 0.15, 0.05])
+    logits = np.eye(3)[target] * 2 + np.log([0.8, 0.15, 0.05]) + random.normal(0, 1, (n, 3))
+    prob = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    found = judged(target, prob, "macro_f1", "shares")
+    assert found.taken and found.nested > found.usual + 0.02
+    assert found.decision.kind == "scales" and found.decision.numbers[2] > found.decision.numbers[0]
+    decided = Decision("scales", [1.0, 4.0, 1.0])
+    row = np.array([[0.6, 0.3, 0.1]])
+    np.testing.assert_allclose(decided(row), [[6 / 19, 12 / 19, 1 / 19]])
+    np.testing.assert_allclose(decided.margin(row), [6 / 19])
+    assert not judged(target, np.eye(3)[target] * 0.7 + 0.1, "macro_f1", "shares").taken

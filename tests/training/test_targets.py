@@ -8,12 +8,15 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from pipeline.base.cli import UserError
 from pipeline.base.config import Train, load_experiment
+from pipeline.base.forms import as_array, in_cells
 from pipeline.data.prepared import load_prepared
 from pipeline.data.splits import classes_of, load_folds, split_rows
-from pipeline.training.loss import settled, training_targets, twin_rows
+from pipeline.inference.answers import Answer
+from pipeline.training.loss import settled, standardised_targets, training_targets, twin_rows
 
 
 def targets(experiment: str, fold: int = 0) -> tuple[np.ndarray, pd.DataFrame, list[str]]:
@@ -69,3 +72,18 @@ def test_what_was_called_twins_hard_is_conflicts_keep() -> None:
     assert Train(twins="hard") == Train() and Train(twins="soft").conflicts == "soft"
     key = Train().model_dump(mode="json", by_alias=True)
     assert key["twins"] == "hard" and "conflicts" not in key, "runs of before are not trained anew"
+
+
+def test_numbers_are_taught_transformed_and_turned_back_within_their_range() -> None:
+    values = [(0.0, 1.0), (3.0, 1.0), (8.0, 5.0), (99.0, 2.0)]
+    train = pd.DataFrame({"target": in_cells(values, pd.Series(range(4)))})
+    for transform, of in (("none", np.asarray), ("log1p", np.log1p), ("sqrt", np.sqrt)):
+        taught, answer = standardised_targets(train, "numbers", transform)
+        rows = as_array(taught.target)
+        np.testing.assert_allclose(rows.mean(0), 0, atol=1e-9)
+        np.testing.assert_allclose(rows * of(values).std(0), of(values) - of(values).mean(0))
+        np.testing.assert_allclose(answer(torch.tensor(rows)), values, rtol=1e-5)
+        beyond = answer(torch.tensor([[50.0, -50.0]]))
+        np.testing.assert_allclose(beyond, [[99, 1]], rtol=1e-5)
+        assert Answer(**answer.fact["answer"]) == answer
+    assert Answer("numbers", [1.0], [2.0])(torch.tensor([[50.0]])).item() == 101  # of before
