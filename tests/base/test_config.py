@@ -47,9 +47,9 @@ def test_every_experiment_opens_with_a_comment() -> None:
         ("", "short", 5, 7e-5, False),
         ("train: {epochs: 0}", "instant", 0, 7e-5, False),
         ("train: {epochs: 9}", "short", 9, 7e-5, False),
-        ("train: {epochs: 10}", "long", 10, 1e-3, True),
+        ("train: {epochs: 10}", "long", 10, 2e-3, True),
         ("train: {epochs: 12, lr: 1e-4}", "long", 12, 1e-4, True),
-        ("recipe: long", "long", 15, 1e-3, True),
+        ("recipe: long", "long", 15, 2e-3, True),
         ("recipe: short\ntrain: {epochs: 20}", "short", 20, 7e-5, False),
     ],
 )
@@ -61,6 +61,19 @@ def test_a_recipe_follows_from_the_epochs_and_lies_under_what_is_set(
     assert (found.recipe, found.train.epochs, found.train.lr) == (recipe, epochs, lr)
     assert found.train.refit is refit is (found.model.head_init == "random")
     assert found.model.size == 64, "beside what the recipe says of the model"
+
+
+def test_a_long_training_without_batchnorm_takes_published_rates(tmp_path: Path) -> None:
+    for backbone, recipe, rates in (
+        ("vit_tiny_patch16_224", "long-layernorm", (1e-4, 0.8)),
+        ("resnet18.a1_in1k", "long", (2e-3, 1.0)),
+    ):
+        text = f"competition: demo\nmodel: {{backbone: {backbone}}}\ntrain: {{epochs: 12}}\n"
+        (tmp_path / "mine.yaml").write_text(text)
+        found = load_experiment(str(tmp_path / "mine.yaml"))
+        assert (found.recipe, found.train.lr, found.train.layer_decay) == (recipe, *rates)
+        assert (found.mix.cutmix, found.train.refit) == (1.0, True), "the rest is that of long"
+        assert found.base is None
 
 
 def test_a_recipe_that_there_is_not(tmp_path: Path) -> None:
