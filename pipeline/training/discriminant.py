@@ -1,7 +1,8 @@
 """The closed form of a head that tells classes apart: linear discriminant analysis, by sums."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from functools import cache
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,8 @@ SHRINKAGES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 SCALES = np.geomspace(0.005, 2.0, 60)
 CHUNK_IMAGES = 1024
 HELD_OUT = 5  # every fifth image of a class judges shrinkage and scale
+
+Tried = TypeVar("Tried", bound=tuple)
 
 
 class LinearHead(NamedTuple):
@@ -33,9 +36,9 @@ def lda(
 ) -> LinearHead:
     """Linear discriminant analysis of standardised features [n, views, width], labels [n].
 
-    Shrinkage of the covariance and scale of the logits (one over the temperature) are those of
-    the lowest log loss on held-out fifths of the training images, plain LDA being far too sure,
-    or those that are given.
+    Shrinkage of the covariance and scale of the logits (one over the temperature) are those that
+    `downhill` finds by the log loss on held-out fifths of the training images, plain LDA being far
+    too sure, or those that are given.
     """
     if like:
         every = ClassMoments.of(features, labels, classes, np.arange(len(labels)))
@@ -45,7 +48,7 @@ def lda(
     kept, rest = np.flatnonzero(~held), np.flatnonzero(held)
     moments, best = ClassMoments.of(features, labels, classes, kept), (np.inf, 0.1, 1.0)
     if len(rest):
-        best = min(best_scale(moments, features, labels, rest, s) for s in SHRINKAGES)
+        best = downhill(lambda s: best_scale(moments, features, labels, rest, s))
     moments += ClassMoments.of(features, labels, classes, rest)  # each may be half a gigabyte
     chosen = Fitted(*best[1:])
     return scaled(*moments.solve(chosen.shrinkage), chosen)
@@ -53,6 +56,22 @@ def lda(
 
 def scaled(weight: torch.Tensor, bias: torch.Tensor, how: Fitted) -> LinearHead:
     return LinearHead((weight * how.scale).float(), (bias * how.scale).float(), *how)
+
+
+def downhill(tried: Callable[[float], Tried]) -> Tried:
+    """What the shrinkage before the one of the lowest loss gives, the first item being its loss.
+
+    Losses fall and rise again along the shrinkages, and each costs a factorisation of seconds: the
+    search goes down from the middle. One step less is taken, as the head that is kept sees a fourth
+    more images than the judged one (leaves-small, one view, five folds: .796 instead of .781; four
+    views .829 instead of .828).
+    """
+    at = cache(lambda i: tried(SHRINKAGES[i]))
+    i, last = len(SHRINKAGES) // 2, len(SHRINKAGES) - 1
+    for step in (-1, 1):
+        while 0 <= i + step <= last and at(i + step)[0] < at(i)[0]:
+            i += step
+    return at(max(i - 1, 0))
 
 
 def best_scale(
@@ -63,7 +82,7 @@ def best_scale(
     shrinkage: float,
 ) -> tuple[float, float, float]:
     """Lowest log loss of some `images` over the scales, with its settings."""
-    weight, bias = moments.solve(shrinkage)
+    weight, bias = moments.solve(shrinkage, torch.float)  # to choose by, half the time will do
     chunks = torch.from_numpy(images).split(CHUNK_IMAGES)
     logits = torch.cat([features[i].flatten(0, 1).double() @ weight.T for i in chunks]) + bias
     target = torch.from_numpy(labels[images]).repeat_interleave(features.shape[1])
@@ -107,13 +126,16 @@ class ClassMoments(NamedTuple):
         within = torch.addmm(self.products, self.sums.T, self.means, alpha=-1)
         return within.div_(max(1, self.count.sum() - len(self.count)))
 
-    def solve(self, shrinkage: float) -> tuple[torch.Tensor, torch.Tensor]:
+    def solve(
+        self, shrinkage: float, precision: torch.dtype = torch.double
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Weight and bias of the discriminant, its covariance shrunk towards a multiple of 1.
 
         All classes are as likely: the imbalance of a small sample is not worth its variance.
         """
         means = self.means
-        weight = solve_shrunk(self.covariance(), shrinkage, means)
+        covariance = self.covariance().to(precision)
+        weight = solve_shrunk(covariance, shrinkage, means.to(precision)).double()
         return weight, -0.5 * (weight * means).sum(1)
 
 

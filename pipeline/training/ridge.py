@@ -11,10 +11,10 @@ import torch.nn.functional as F
 
 from pipeline.training.discriminant import (
     HELD_OUT,
-    SHRINKAGES,
     ClassMoments,
     Fitted,
     LinearHead,
+    downhill,
     solve_shrunk,
     summed,
 )
@@ -48,8 +48,7 @@ def ridge(
     if held.any() and not like:
         seen = features[held].flatten(0, 1).double()
         target = torch.from_numpy(rows[held, :-1]).repeat_interleave(features.shape[1], 0)
-        tried = [best_scale(moments, seen, target, s, of_labels) for s in SHRINKAGES]
-        found = min(tried, key=lambda one: one.loss)
+        found = downhill(lambda s: best_scale(moments, seen, target, s, of_labels))
     moments += row_moments(features, rows, np.flatnonzero(held))  # may be half a gigabyte
     weight, bias, mean = solve(moments, found.shrinkage)
     if of_labels:
@@ -76,7 +75,7 @@ def best_scale(
     of_labels: bool,
 ) -> Settled:
     """Lowest loss over the scales; numbers have no scale."""
-    weight, bias, mean = solve(moments, shrinkage)
+    weight, bias, mean = solve(moments, shrinkage, torch.float)
     found = features @ weight.T + bias
     if not of_labels:
         return Settled(F.mse_loss(found, target).item(), shrinkage, 1.0, None)
@@ -111,12 +110,12 @@ def fitted_offset(logits: torch.Tensor, target: torch.Tensor, mean: torch.Tensor
 
 
 def solve(
-    moments: ClassMoments, shrinkage: float
+    moments: ClassMoments, shrinkage: float, precision: torch.dtype = torch.double
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Weight [classes, width] and bias of the regression, and the rows' mean [classes]."""
     n, total = moments.count[-1], moments.sums[-1]
     centre, mean = total / n, moments.count[:-1] / n
     covariance = torch.addr(moments.products, total, centre, alpha=-1).div_(n)
     with_rows = moments.sums[:-1] / n - torch.outer(mean, centre)
-    weight = solve_shrunk(covariance, shrinkage, with_rows)
+    weight = solve_shrunk(covariance.to(precision), shrinkage, with_rows.to(precision)).double()
     return weight, mean - weight @ centre, mean

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.precision
 REPO = Path(__file__).parents[2]
 
 
-def test_training_beats_its_start_with_two_folds_at_once(
+def test_training_beats_its_start_by_each_recipe_and_with_two_folds_at_once(
     run: Callable[..., str], space: Path
 ) -> None:
     draw_competition(space / "data" / "small", train=160, test=8, species=8, size=64, workers=1)
@@ -41,6 +41,13 @@ def test_training_beats_its_start_with_two_folds_at_once(
     assert scores["folds"] == pytest.approx([log.valid_score[2] for log in logs], abs=1e-4)
     assert scores["all"] > 0.8
     assert len(Predictions.load(space / "runs/plain/test.npz").image) == 8
+
+    settings |= {"train": {"epochs": 10, "batch_size": 16}}  # of which the recipe is another
+    (space / "long.yaml").write_text(yaml.safe_dump(settings))
+    run("train", str(space / "long.yaml"), "--fold", "0")
+    log = pd.read_csv(space / "runs/long/fold0/log.csv", index_col="epoch")
+    assert log.valid_loss[1] > 1.5, "a random head"
+    assert log.valid_loss[10] < 0.8 * log.valid_loss[0] < 0.6
 
 
 def test_the_reference_pipeline_starts_an_absolute_interpreter(tmp_path: Path) -> None:

@@ -18,7 +18,14 @@ from pipeline.base.config import load_experiment
 from pipeline.base.runs import model_path
 from pipeline.model.head import BlockHead
 from pipeline.training import discriminant
-from pipeline.training.discriminant import CHUNK_IMAGES, ClassMoments, Fitted, lda
+from pipeline.training.discriminant import (
+    CHUNK_IMAGES,
+    SHRINKAGES,
+    ClassMoments,
+    Fitted,
+    downhill,
+    lda,
+)
 from pipeline.training.head_init import augmented_views, fit_head, refit_head
 from pipeline.tuning.budget import seconds_of_lda
 
@@ -68,6 +75,18 @@ def test_shrinkage_and_scale_fit_pictures_not_seen() -> None:
     assert fitted < 0.5 * plain
     assert fitted < np.log(3)
     assert found.scale < 1
+
+
+@pytest.mark.parametrize("lowest", range(len(SHRINKAGES)))
+def test_the_search_looks_at_few_and_takes_one_less_than_the_lowest(lowest: int) -> None:
+    seen = []
+
+    def tried(shrinkage: float) -> tuple[float, float]:
+        seen.append(shrinkage)
+        return abs(SHRINKAGES.index(shrinkage) - lowest), shrinkage
+
+    assert downhill(tried)[1] == SHRINKAGES[max(lowest - 1, 0)]
+    assert len(seen) == len(set(seen)) <= 4
 
 
 def test_views_count_as_more_pictures() -> None:
