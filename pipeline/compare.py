@@ -31,6 +31,8 @@ from pipeline.base.runs import load_blend, model_path
 from pipeline.training.keys import in_todays_terms
 
 SHOWN = 10  # pictures that changed sides
+WON = {"chances": " (more labels right)", "numbers": " (nearer)"}
+MEASURED = {"shares": "p(label)", "chances": "labels wrong", "numbers": "off by"}
 
 
 def main(
@@ -57,20 +59,27 @@ def print_pair(a: Evidence, b: Evidence) -> None:
     """What `b` has won and lost against `a`, by chance or not, and by which settings."""
     found, metric = paired(a, b), a.record["metric"]
     differ, lead = found.won + found.lost, found.won - found.lost
-    say("compare", f"{b.name} against {a.name}, on {len(a.target):,} held-out pictures:")
+    what, won = ("ids" if a.rules.picture else "pictures"), WON.get(a.kind, "")
+    say("compare", f"{b.name} against {a.name}, on {len(a.target):,} held-out {what}:")
     interval = f"95 % interval {found.low:+.4f} to {found.high:+.4f}"
     less = " (less is better)" if sign_of(metric) < 0 else ""
     say("compare", f"{metric}{less} {found.delta:+.4f}, {interval}")
-    say("compare", f"{differ} differ: {found.won} won, {found.lost} lost (p {found.p:.2g})")
+    if all("decided" in one.record for one in (a, b)):
+        nested = [one.record["decided"]["nested"] for one in (a, b)]
+        say("compare", "as decided, nested: {:.4f} → {:.4f}".format(*nested))
+    say(
+        "compare",
+        f"{differ:,} differ: {found.won:,} won{won}, {found.lost:,} lost (p {found.p:.2g})",
+    )
     if found.needed is None:
         text = "too few differ for any lead to matter: it takes 6"
     else:
         verdict = "no more than luck" if abs(lead) < found.needed else "more than luck"
-        text = f"of {differ} a lead of {found.needed} is needed, it is {lead:+d}: {verdict}"
+        text = f"of {differ:,} a lead of {found.needed} is needed, it is {lead:+d}: {verdict}"
     say("compare", text)
     for change in setting_changes(a, b):
         say("compare", f"setting  {short(change, 61)}")
-    print_sides(changed_sides(a, b), a.name, b.name)
+    print_sides(changed_sides(a, b), a, b)
 
 
 def setting_changes(a: Evidence, b: Evidence) -> list[str]:
@@ -88,16 +97,17 @@ def settings_of(one: Evidence) -> dict[str, Any]:
     return {**science, "tta": member["tta"]}
 
 
-def print_sides(sides: pd.DataFrame, a: str, b: str) -> None:
-    """The clearest of the pictures that one of both alone has right."""
-    for side, wrong, name in (("won", "a", a), ("lost", "b", b)):
+def print_sides(sides: pd.DataFrame, a: Evidence, b: Evidence) -> None:
+    """The clearest of the pictures of which one run is nearer to the truth."""
+    digits = "{:.0f} → {:.0f}" if a.decision and a.kind != "shares" else "{:.2f} → {:.2f}"
+    for side, wrong, name in (("won", "a", a.name), ("lost", "b", b.name)):
         rows = sides[sides.side == side]
         more = f", the clearest {SHOWN}" if len(rows) > SHOWN else ""
-        changes = [f"{x:.2f} → {y:.2f}" for x, y in zip(rows.prob_a, rows.prob_b, strict=True)]
+        changes = [digits.format(*pair) for pair in zip(rows.of_a, rows.of_b, strict=True)]
         cells = list(zip(rows.image, rows.label, rows[wrong], changes, strict=True))[:SHOWN]
-        head = ["picture", "label", f"{name} says", "p(label)"]
+        head = ["id" if a.rules.picture else "picture", "label", f"{name} says", MEASURED[a.kind]]
         if cells:
-            print_table(cells, head, f"{side} by {b}: {len(rows)}{more}")
+            print_table(cells, head, f"{side} by {b.name}: {len(rows):,}{more}")
 
 
 if __name__ == "__main__":

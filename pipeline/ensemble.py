@@ -100,7 +100,7 @@ def main(
     made = records.make(out, key, work)
     print_scores(records.load(out))
     say("ensemble", f"{out.parent}/{{oof,test}}.npz, {took(started) if made else 'up to date'}")
-    if not no_report and rules.has_pages and cv_of(records.load(out))["folds"]:  # of held-out ones
+    if not no_report and cv_of(records.load(out))["folds"]:  # of held-out ones
         tell(out.parent.name)
 
 
@@ -131,14 +131,16 @@ def blend(
     """
     form, metric = rules.form, rules.metric
     classes = classes_of(table, form)
-    mended, oof = held_out(members, table, changes, rules, classes)
+    first = members[0]
+    runs = {member.name: member.views for member in members}
+    mended, oof = held_out(first.settings, runs, first.folds, table, changes, classes)
     weights = [member.weight for member in members]
-    test_ids = Predictions.load(members[0].path(members[0].folds[0], "test")).image
+    test_ids = Predictions.load(first.path(first.folds[0], "test")).image
     found = blended(oof, weights, mean)
     tests = ([m.of_fold(fold, "test", test_ids, classes) for fold in m.folds] for m in members)
     test = blended_runs(tests, weights, mean)
-    if rules.picture:
-        test_ids, test = mean_by(studies_of(members[0], "test", test_ids), test)
+    if names := studies_of(first.settings, "test", test_ids):
+        test_ids, test = mean_by(names, test)
     kind = form.kind
     if len(mended):
         answers = Predictions(list(mended.image), classes, found, kind=kind)

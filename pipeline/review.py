@@ -65,7 +65,8 @@ def take_over(evidence: "Evidence", source: Path) -> None:
     if not source.exists():
         raise UserError(f"{source}: no such file")
     log, rows = read_log(source), evidence.prepared.rows
-    changes = changes_of(standing(log), rows[rows.split == "train"], source)
+    train = rows[rows.split == "train"]
+    changes = changes_of(standing(log), train, source, evidence.rules.form)
     path = decisions_path(evidence.settings.competition_name)
     added = append(path, log.to_dict("records"))
     say("review", f"{path}: {added} lines of {source} added: {changes}")

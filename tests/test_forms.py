@@ -18,7 +18,15 @@ from pipeline.data.tables import read_rows, refuse_futile
 from pipeline.folds import make_folds
 from pipeline.inference.predictions import Predictions
 from pipeline.inference.submission import fill_sample
+from pipeline.pages.compose import write_report
 
+TOLD = {  # on the page about it
+    "binary": ["held-out pictures are called wrong, of 2 classes.", "ROC curve, area"],
+    "joined": ["labels are missed and", 'id="label-table"', "a_<wbr>mould"],
+    "ordinal": ["are called another level", "Predictions by level"],
+    "studies": ["of 20 held-out ids are called wrong", "ROC curve"],
+    "regression": ["40 held-out pictures are off by", "Pearson"],
+}
 LEAST = {"binary": 0.95, "joined": 0.85, "ordinal": 0.8, "studies": 0.95, "regression": -15}
 
 
@@ -43,6 +51,8 @@ def test_from_pictures_to_answers(
     task = FORMS[name][1].get("task", "binary")
     assert model["key"].get("task") == (task if task != "binary" else None)
     assert model["key"].get("transform") == rules.get("transform")
+    page = write_report("tiny", full=False).read_text()
+    assert all(text in page for text in TOLD[name]), name
     made = records.load(space / "submissions" / "tiny.csv")
     sign = -1 if name == "regression" else 1
     assert sign * made["cv"]["all"] > LEAST[name] and sign * made["hidden"] > LEAST[name]

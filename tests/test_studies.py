@@ -9,6 +9,8 @@ import pytest
 import yaml
 from tiny_forms import tiny_form
 
+from pipeline.analysis.evidence import load_evidence
+from pipeline.analysis.suspects import committee_of
 from pipeline.base.cli import UserError
 from pipeline.base.competition import Competition, load_competition
 from pipeline.base.config import load_experiment
@@ -20,6 +22,8 @@ from pipeline.inference.predictions import Predictions
 from pipeline.kaggle.bundle.rehearsal import hide
 from pipeline.kaggle.notebook.manifest import Manifest
 from pipeline.kaggle.notebook.submit_session import Submission, complete_sample
+from pipeline.pages.album import Album, tiled
+from pipeline.pages.compose import write_report
 
 
 def test_a_name_has_the_mean_of_its_rows() -> None:
@@ -60,7 +64,20 @@ def test_folds_blend_and_notebook_go_by_the_id(
     run("submit", name)
     sent = pd.read_csv(space / "submissions" / "tiny.csv").set_index("patient").has_cactus
     np.testing.assert_allclose(sent[blend.image], blend.prob[:, 1], atol=1e-6)
-    assert "has no pages as yet" in run("report", name, expect=2)
+    known = load_evidence(name)
+    np.testing.assert_allclose(
+        known.members[name], oof.aligned(list(known.table.image), ["0", "1"])
+    )
+    assert [list(rows.id[known.pictures[row]]) for row in known.table.row[:2]] == [
+        list(rows.id[rows.study == some]) for some in known.table.image[:2]
+    ]
+    np.testing.assert_allclose(np.mean(committee_of(known), axis=0), known.test_prob, atol=1e-6)
+    page = write_report(name, full=False).read_text()
+    assert f"{(~known.right).sum()} of 20 held-out ids are called wrong, of 2 classes." in page
+    album = Album(known.prepared, known.pictures)
+    row = int(known.table.row[0])
+    two = known.pictures[row]
+    assert (album.best(row)[:144, 144:] == tiled(album.pixels, two[1:], 1, 144)).all()
     rules = load_competition(str(space / "studies.yaml"))
     ours = hide(folder, rules, space / "hidden", 4)
     test = read_test(rules, space / "hidden")

@@ -60,8 +60,9 @@ def fitted(
     if record and record["key"].get("fit") == of:
         return record["fitted"]
     classes = classes_of(table, rules.form)
-    mended, oof = held_out(members, table, changes, rules, classes)
-    used, names = (mended.fold >= 0).to_numpy(), [member.name for member in members]
+    runs = {member.name: member.views for member in members}
+    mended, oof = held_out(members[0].settings, runs, members[0].folds, table, changes, classes)
+    used, names = (mended.fold >= 0).to_numpy(), list(runs)
     answers = [prob[used] for prob in oof]
     rows, target = mended[used], as_array(rules.form.targets(mended.label[used], classes))
     fold, group = rows.fold.to_numpy(), rows.group.to_numpy()

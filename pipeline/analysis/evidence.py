@@ -1,29 +1,35 @@
 """What a finished blend knows of its pictures: all that report, review and suspects begin with."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from pydantic import ValidationError
 
-from pipeline.base import records
-from pipeline.base.cli import UserError, short
-from pipeline.base.competition import load_competition
-from pipeline.base.config import Experiment, Mix, Model, Predict, Train, root
-from pipeline.base.runs import folds_of, load_blend, model_path
-from pipeline.data.decisions import load_changes
+from pipeline.analysis.answered import held_out
+from pipeline.analysis.past import find_folds, trained_settings
+from pipeline.base.cli import UserError
+from pipeline.base.competition import Competition, load_competition
+from pipeline.base.config import Experiment
+from pipeline.base.forms import as_array
+from pipeline.base.runs import folds_of, load_blend
+from pipeline.data.decisions import Changes, load_changes
 from pipeline.data.prepared import Prepared, load_prepared
-from pipeline.data.splits import classes_of, folds_digest, load_folds, slices
-from pipeline.inference.predictions import Predictions, out_of_fold
+from pipeline.data.splits import classes_of, slices
+from pipeline.data.studies import answered
+from pipeline.inference.predictions import Predictions
+from pipeline.inference.thresholds import Decision, usual
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """A blend, its members and their pictures; n scored training rows, m test rows, C classes."""
+    """A blend, its members and their pictures; n scored training rows, m test rows, C classes.
+
+    Where an id has several pictures a row is an id, and `row` the first of them.
+    """
 
     name: str
     settings: Experiment  # of the first member, as it was trained
@@ -35,6 +41,7 @@ class Evidence:
     test: pd.DataFrame  # [m] image, row
     test_prob: np.ndarray  # float32 [m, C]
     prepared: Prepared
+    rules: Competition = field(default_factory=Competition)
 
     @property
     def folds(self) -> list[int]:
@@ -43,18 +50,97 @@ class Evidence:
 
     @cached_property
     def target(self) -> np.ndarray:
-        """int [n]"""
-        return self.table.target.to_numpy()
+        """What is true: int [n] of classes, bool [n, C] of labels, float [n, C] of numbers."""
+        return as_array(self.table.target)
+
+    @property
+    def kind(self) -> str:
+        """shares, chances or numbers: what `prob` holds."""
+        return self.rules.form.kind
+
+    @cached_property
+    def decision(self) -> Decision | None:
+        """Its thresholds or cuts; None where the likeliest class is answered, or numbers."""
+        if made := self.record.get("decision"):
+            return Decision(**made)
+        decided = self.rules.task not in ("classes", "regression")
+        return usual(self.target, self.prob, self.kind) if decided else None
 
     @cached_property
     def answer(self) -> np.ndarray:
-        """int [n], the class with the largest probability."""
-        return self.prob.argmax(1)
+        """What is answered, in the form of `target`."""
+        return self.answers(self.prob)
+
+    def answers(self, prob: np.ndarray) -> np.ndarray:
+        """The same of any predictions [m, C]: by the blend's decision."""
+        found = self.decision(prob) if self.decision else prob
+        if self.kind == "shares":
+            return found.argmax(1)
+        return found.astype(bool) if self.kind == "chances" else found
+
+    @cached_property
+    def errors(self) -> np.ndarray:
+        """float [n], how far an answer is from the truth: 0 where it is right, 1 where it is not.
+
+        Where k classes are answered what average precision lacks to 1; of labels how many are
+        wrong; of a number how far off it is, of several the mean in deviations of their column.
+        """
+        off = self.answer != self.target
+        if self.kind == "chances":
+            return off.sum(1).astype(float)
+        if self.kind == "numbers":
+            spread = self.target.std(0) if self.target.shape[1] > 1 else 1.0
+            return (np.abs(self.answer - self.target) / np.maximum(spread, 1e-12)).mean(1)
+        if self.rules.k == 1:
+            return off.astype(float)
+        best = np.argsort(-self.prob, axis=1, kind="stable")[:, : self.rules.k]
+        return 1 - ((best == self.target[:, None]) / np.arange(1, best.shape[1] + 1)).sum(1)
+
+    @cached_property
+    def surprise(self) -> np.ndarray:
+        """float [n], how little the truth was expected: less its class's probability, the furthest
+        that a label's chance is off, the mean distance of its numbers in deviations."""
+        if self.kind == "shares":
+            return -self.prob[np.arange(len(self.prob)), self.target]
+        off = np.abs(self.prob - self.target)
+        if self.kind == "chances":
+            return off.max(1)
+        return (off / np.maximum(self.target.std(0), 1e-12)).mean(1)
 
     @cached_property
     def right(self) -> np.ndarray:
-        """bool [n]"""
-        return self.answer == self.target
+        """bool [n], all that is answered is true; where k classes are, the first of them."""
+        off = self.answer != self.target
+        return ~off if off.ndim == 1 else ~off.any(1)
+
+    @property
+    def verb(self) -> str:
+        """What is done with a picture, before an answer."""
+        return "called" if self.rules.task != "regression" else "predicted"
+
+    def told(self, answers: np.ndarray) -> list[str]:
+        """Answers as people read them, a text a row."""
+        names = self.classes
+        if self.kind == "shares":
+            return [names[i] for i in answers]
+        if self.kind == "chances":
+            found = (np.array(names, dtype=object)[row] for row in answers)
+            return [", ".join(row) or "no label" for row in found]
+        if len(names) == 1:
+            return [f"{row[0]:.4g}" for row in answers]
+        return [
+            ", ".join(f"{name} {x:.4g}" for name, x in zip(names, row, strict=True))
+            for row in answers
+        ]
+
+    @cached_property
+    def pictures(self) -> dict[int, np.ndarray]:
+        """By `row` all rows of the packed pixels that are of its id; none where each has one."""
+        rows = self.prepared.rows
+        if "study" not in rows:
+            return {}
+        found = rows.groupby(["split", "study"], sort=False).groups.values()
+        return {int(some[0]): some.to_numpy() for some in found}
 
     @cached_property
     def twins(self) -> np.ndarray:
@@ -76,25 +162,20 @@ def load_evidence(name: str, decided: bool = True) -> Evidence:
     name = Path(name).stem if name.endswith((".yaml", ".yml")) else name
     path, record = load_blend(name)
     rules = load_competition(record["key"]["competition"])
-    if not rules.has_pages:
-        text = "pages speak of one class a picture, and of one picture an id"
-        raise UserError(f"{name}: task: {rules.task} has no pages as yet: {text}")
     settings, table = find_folds(trained_settings(record), record["key"]["folds"])
-    classes, given = classes_of(table, rules.form), table[table.fold.isin(folds_of(record))]
-    if not len(given):
+    classes, folds = classes_of(table, rules.form), folds_of(record)
+    if not table.fold.isin(folds).any():
         raise UserError(f"{name}: all pictures were trained on: none is held out to tell of")
     prepared = load_prepared(settings)
-    mended = load_changes(settings, prepared).applied(table) if decided else table
-    used = (mended.loc[given.index].fold >= 0).to_numpy()
-    scored = mended.loc[given.index[used]].reset_index(drop=True)
+    changes = load_changes(settings, prepared) if decided else Changes(Path())
+    runs = {run: about["tta"] for run, about in record["key"]["members"].items()}
+    given, each = held_out(settings, runs, folds, table, changes, classes)
+    used = (given.fold >= 0).to_numpy()
+    scored = given[used].reset_index(drop=True)
     oof, test = Predictions.load(path.with_name("oof.npz")), Predictions.load(path)
-    scored["target"] = scored.label.map({label: i for i, label in enumerate(classes)})
+    scored["target"] = rules.form.targets(scored.label, classes)
     scored["row"] = pixel_rows(prepared, "train", list(scored.image))
     tested = {"image": test.image, "row": pixel_rows(prepared, "test", test.image)}
-    members = {
-        run: out_of_fold(run, about["tta"], given, classes)[used]
-        for run, about in record["key"]["members"].items()
-    }
     return Evidence(
         name=name,
         settings=settings,
@@ -102,10 +183,11 @@ def load_evidence(name: str, decided: bool = True) -> Evidence:
         table=scored,
         classes=classes,
         prob=oof.aligned(list(given.image), classes)[used],
-        members=members,
+        members={run: prob[used] for run, prob in zip(runs, each, strict=True)},
         test=pd.DataFrame(tested),
         test_prob=test.aligned(test.image, classes),
         prepared=prepared,
+        rules=rules,
     )
 
 
@@ -121,12 +203,9 @@ def load_current(name: str) -> Evidence:
 
 def untouched(evidence: Evidence) -> Evidence:
     """Without the rows whose labels people decided anew: what runs before and after can share."""
-    changes = load_changes(evidence.settings, evidence.prepared)
-    if not changes:
+    if "touched" not in evidence.table:
         return evidence
-    _, whole = find_folds(evidence.settings, evidence.record["key"]["folds"])
-    touched = changes.applied(whole).set_index("image").touched
-    kept = ~touched.loc[evidence.table.image].to_numpy()
+    kept = ~evidence.table.touched.to_numpy(bool)
     return with_rows(evidence, evidence.table[kept].reset_index(drop=True), kept)
 
 
@@ -136,52 +215,13 @@ def with_rows(evidence: Evidence, table: pd.DataFrame, kept: np.ndarray) -> Evid
     return replace(evidence, table=table, prob=evidence.prob[kept], members=members)
 
 
-def trained_settings(record: dict[str, Any], run: str = "") -> Experiment:
-    """Settings of a blend's run, or the first of them, whatever its YAML says by now."""
-    run = run or next(iter(record["key"]["members"]))
-    about = record["key"]["members"][run]
-    model = model_path(run, folds_of(record)[0])
-    trained = records.load(model)
-    if trained is None:
-        raise UserError(f"{model}: no trained model; run python -m pipeline.train {run}")
-    parts = {part: trained["key"][part] for part in ("model", "augment", "mix", "train")}
-    for part, cls in {"model": Model, "mix": Mix, "train": Train}.items():  # on or off, it is past
-        parts[part] = {name: v for name, v in parts[part].items() if name not in cls.RETIRED}
-    split = {"n": record["key"].get("of", len(folds_of(record)))}
-    try:
-        return Experiment(
-            name=run,
-            competition=record["key"]["competition"],
-            predict=Predict.named(about["tta"]),
-            folds=split,
-            **parts,
-        )
-    except ValidationError as error:
-        text = f"settings of another version ({short(error, 120)})"
-        raise UserError(f"{model}.json: {text}; train it under a new name") from None
-
-
-def find_folds(settings: Experiment, digest: str) -> tuple[Experiment, pd.DataFrame]:
-    """The folds file of a digest, which may have any name. Raises UserError where it is gone."""
-    paths = sorted(root("folds").glob("*.csv"))
-    usual = [path for path in paths if path.stem.startswith(settings.competition_name)]
-    for path in usual + [path for path in paths if path not in usual]:
-        split = settings.folds.model_copy(update={"name": path.stem})
-        named = settings.model_copy(update={"folds": split})
-        try:
-            table = load_folds(named)
-        except UserError:  # of other folds, or none at all
-            continue
-        if folds_digest(table) == digest:
-            return named, table
-    text = f"no file holds the folds that {settings.name} was trained on"
-    raise UserError(f"{root('folds')}: {text}; bring it back, or train under a new name")
-
-
 def pixel_rows(prepared: Prepared, split: str, images: Sequence[str]) -> np.ndarray:
-    """Where in the packed pixels pictures lie, int [n]. Raises UserError for one that is gone."""
-    rows = prepared.rows[prepared.rows.split == split]
-    where = dict(zip(rows.id, rows.index, strict=True))
+    """Where in the packed pixels (the first pictures of) ids lie, int [n].
+
+    Raises UserError for one that is gone.
+    """
+    names = answered(prepared.rows[prepared.rows.split == split]).drop_duplicates()
+    where = dict(zip(names, names.index, strict=True))
     if gone := [image for image in images if image not in where]:
         text = f"{len(gone)} {split} pictures are not there, first {gone[0]!r}"
         raise UserError(f"{prepared.folder}: {text}; run python -m pipeline.prepare")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.analysis.evidence import find_folds, trained_settings
+from pipeline.analysis.past import find_folds, trained_settings
 from pipeline.base import records
 from pipeline.base.cli import UserError, did_you_mean
 from pipeline.base.competition import load_competition

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.analysis.evidence import Evidence
+from pipeline.data.studies import mean_by
 
 if TYPE_CHECKING:
     import torch
@@ -26,9 +27,8 @@ def load_features(evidence: Evidence, width: int = WIDTH) -> tuple[np.ndarray, n
     """
     from sklearn.decomposition import PCA  # late: scikit-learn
 
-    settings = evidence.settings
-    train = raw_features(settings, "train", evidence.table.row.to_numpy())
-    test = raw_features(settings, "test", evidence.test.row.to_numpy())
+    train = id_features(evidence, "train", evidence.table.row.to_numpy())
+    test = id_features(evidence, "test", evidence.test.row.to_numpy())
     mean, deviation = train.mean(0), train.std(0)
     deviation = np.maximum(deviation, 0.1 * deviation.mean() + 1e-9)  # a dead channel stays dead
     train, test = (train - mean) / deviation, (test - mean) / deviation
@@ -36,6 +36,15 @@ def load_features(evidence: Evidence, width: int = WIDTH) -> tuple[np.ndarray, n
     # one iteration: half the time, and the same neighbours (leaves-small)
     pca = PCA(size, svd_solver="randomized", iterated_power=1, random_state=0).fit(train)
     return pca.transform(train), pca.transform(test)
+
+
+def id_features(evidence: Evidence, split: str, rows: np.ndarray) -> np.ndarray:
+    """As `raw_features`; of an id of several pictures their mean."""
+    if not evidence.pictures:
+        return raw_features(evidence.settings, split, rows)
+    parts = [evidence.pictures[row] for row in rows]
+    found = raw_features(evidence.settings, split, np.concatenate(parts))
+    return mean_by(np.repeat(rows, [len(part) for part in parts]), found)[1]
 
 
 def raw_features(settings: "Experiment", split: str, rows: np.ndarray) -> np.ndarray:

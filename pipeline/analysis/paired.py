@@ -17,7 +17,7 @@ FEW_DRAWS = 200  # of a metric that is no mean over rows, which takes its time
 class Paired(NamedTuple):
     """The second run against the first. `low` to `high` is the 95 % interval of `delta`."""
 
-    won: int  # pictures that the second alone has right
+    won: int  # pictures of which the second is nearer to the truth: of one class, alone right
     lost: int
     p: float  # that as unequal a split of these comes about by chance: McNemar's test, exact
     needed: int | None  # the lead that it takes for p < .05; None: too few differ for any
@@ -30,7 +30,7 @@ def paired(a: Evidence, b: Evidence) -> Paired:
     """Both on the rows that they have in common, resampled together (paired bootstrap)."""
     from scipy.stats import binomtest  # late: a second
 
-    won, lost = int((b.right & ~a.right).sum()), int((a.right & ~b.right).sum())
+    won, lost = int((b.errors < a.errors).sum()), int((b.errors > a.errors).sum())
     p = binomtest(won, won + lost).pvalue if won + lost else 1.0
     metric = a.record["metric"]
     draws = drawn_scores(a.target, [a.prob, b.prob], metric, resamples(a.table.group))
@@ -85,32 +85,41 @@ def drawn_scores(
 
 def per_row(target: np.ndarray, prob: np.ndarray, metric: str) -> np.ndarray:
     """float [n], whose mean is the accuracy or the log loss."""
+    from pipeline.inference.metrics import TINY, decided  # late: scikit-learn
+
     if metric == "accuracy":
-        return (prob.argmax(1) == target).astype(float)
+        right = decided(target, prob) == target
+        return (right if target.ndim == 1 else right.all(1)).astype(float)
+    if target.ndim == 2:
+        prob = prob.astype(float).clip(TINY, 1 - TINY)
+        return -np.log(np.where(target, prob, 1 - prob)).mean(1)
     own = prob[np.arange(len(target)), target].astype(float) / prob.sum(1, dtype=float)
     return -np.log(np.maximum(own, np.finfo(float).eps))
 
 
 def changed_sides(a: Evidence, b: Evidence) -> pd.DataFrame:
-    """The pictures that one run alone has right, the clearest first; the index is that of `table`.
+    """The pictures of which one run is nearer to the truth, the clearest first; the index is that
+    of `table`.
 
-    Columns: image, label, side (won or lost by `b`), the answers a and b, and the probabilities of
-    the label prob_a and prob_b.
+    Columns: image, label, side (won or lost by `b`), the answers a and b, and `of_a` and `of_b`:
+    the probability of the label, else the errors.
     """
     at = np.arange(len(a.target))
-    names = np.array(a.classes, dtype=object)
+    of_a, of_b = (
+        one.prob[at, one.target] if one.kind == "shares" else one.errors for one in (a, b)
+    )
     found = pd.DataFrame(
         {
             "image": a.table.image,
-            "label": a.table.label,
-            "side": np.where(b.right, "won", "lost"),
-            "a": names[a.answer],
-            "b": names[b.answer],
-            "prob_a": a.prob[at, a.target],
-            "prob_b": b.prob[at, a.target],
+            "label": a.told(a.target),
+            "side": np.where(b.errors < a.errors, "won", "lost"),
+            "a": a.told(a.answer),
+            "b": b.told(b.answer),
+            "of_a": of_a,
+            "of_b": of_b,
         }
-    )[a.right != b.right]
-    order = (found.prob_a - found.prob_b).abs().sort_values(ascending=False, kind="stable").index
+    )[a.errors != b.errors]
+    order = (found.of_a - found.of_b).abs().sort_values(ascending=False, kind="stable").index
     return found.loc[order]
 
 

@@ -105,7 +105,7 @@ def print_advice(runs: list[Evidence], both: Belief, n_private: int) -> None:
         pair = pair if gain.mean() > 0 else best
     first, second = (runs[i] for i in pair)
     text = "which are the two best" if set(pair) == set(best) else "not the two best"
-    differ = int((first.right != second.right).sum())
+    differ = int((first.errors != second.errors).sum())
     say("compare", f"select {first.name} and {second.name}: {text}, {differ} pictures differ")
 
 

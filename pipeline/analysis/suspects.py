@@ -10,7 +10,9 @@ import numpy as np
 import pandas as pd
 
 from pipeline.analysis.evidence import Evidence
+from pipeline.analysis.row_suspects import label_suspects, number_suspects
 from pipeline.base.runs import prediction_path
+from pipeline.data.studies import answered, mean_by
 from pipeline.inference.predictions import Predictions
 
 LOST = 0.1  # of a class's mean confidence: below that the model sees nothing of the class
@@ -42,8 +44,13 @@ def suspects(evidence: Evidence, near: tuple[np.ndarray, np.ndarray]) -> pd.Data
     A kind is "pair contradictory" where the same pixels have two labels, whatever the model says;
     "model wrong" where the look-alikes hold with the label; "label wrong" where they do not, every
     member says the other class, and the label's own probability is a tenth or less of what its
-    class is given on average (the threshold of a class); else "really ambiguous".
+    class is given on average (the threshold of a class); else "really ambiguous". Of several labels
+    or numbers a picture: `label_suspects`, `number_suspects`.
     """
+    if evidence.kind == "chances":
+        return label_suspects(evidence, near)
+    if evidence.kind == "numbers":
+        return number_suspects(evidence, near, contradictory(evidence))
     seen = weigh(evidence, near)
     confidence = class_confidence(evidence.prob, evidence.target)
     lost = seen.own_prob <= LOST * confidence[evidence.target]
@@ -114,22 +121,31 @@ def reasons(evidence: Evidence, seen: Views) -> list[str]:
 def doubt(evidence: Evidence) -> pd.DataFrame:
     """Test pictures, those first that a label would teach most of; rows of `evidence.test`.
 
-    entropy (nats) of the blend; margin between its two best classes; disagreement: the entropy
-    minus the mean entropy of all fold models (BALD, Houlsby et al. 2011), 0 where they agree;
-    rare: how much its likely classes would grow by it, the mean of 1 / pictures of the class.
+    entropy (nats) of the blend; margin between its two best classes, of labels to a threshold;
+    disagreement: the entropy minus the mean entropy of all fold models (BALD, Houlsby et al. 2011),
+    0 where they agree; rare: how much its likely classes would grow by it, the mean of 1 /
+    pictures of the class. Of numbers the spread alone: how far those models lie apart, in
+    deviations of the labels.
     """
-    prob = evidence.test_prob.astype(float)
+    from pipeline.inference.metrics import rows_of  # late: scikit-learn
+
+    prob, committee = evidence.test_prob.astype(float), committee_of(evidence)
+    if evidence.kind == "numbers":
+        spread = np.std(committee, axis=0) / np.maximum(evidence.target.std(0), 1e-12)
+        found = pd.DataFrame({"spread": spread.mean(1)})
+        return found.sort_values("spread", ascending=False, kind="stable")
+    one_class = evidence.kind == "shares"
     best = np.sort(prob, axis=1)[:, -2:]
-    committee = [entropy(one) for one in committee_of(evidence)]
-    counts = np.bincount(evidence.target, minlength=prob.shape[1])
+    counts = rows_of(evidence.target, prob).sum(0)
     found = pd.DataFrame(
         {
-            "entropy": entropy(prob),
-            "margin": best[:, 1] - best[:, 0],
-            "disagreement": np.maximum(entropy(prob) - np.mean(committee, axis=0), 0),
+            "entropy": entropy(prob, one_class),
+            "margin": best[:, 1] - best[:, 0] if one_class else evidence.decision.margin(prob),
+            "disagreement": entropy(prob, one_class)
+            - np.mean([entropy(one, one_class) for one in committee], axis=0),
             "rare": (prob / np.maximum(counts, 1)).sum(1),
         }
-    )
+    ).clip(lower=0)
     return found.sort_values("entropy", ascending=False, kind="stable")
 
 
@@ -140,10 +156,19 @@ def committee_of(evidence: Evidence) -> list[np.ndarray]:
         for run, about in evidence.record["key"]["members"].items()
         for fold in evidence.folds
     ]
-    image, classes = list(evidence.test.image), evidence.classes
-    return [Predictions.load(path).aligned(image, classes).astype(float) for path in paths]
+    ids, classes = list(evidence.test.image), evidence.classes
+    found = [Predictions.load(path) for path in paths]
+    if evidence.rules.picture:
+        rows = evidence.prepared.rows
+        name = answered(rows.set_index("id")[(rows.split == "test").to_numpy()])
+        means = [mean_by(name.loc[one.image], one.aligned(one.image, classes)) for one in found]
+        found = [Predictions(names, classes, prob) for names, prob in means]
+    return [one.aligned(ids, classes).astype(float) for one in found]
 
 
-def entropy(prob: np.ndarray) -> np.ndarray:
-    """In nats, of each row."""
-    return -(prob * np.log(np.maximum(prob, 1e-12))).sum(1)
+def entropy(prob: np.ndarray, one_class: bool = True) -> np.ndarray:
+    """In nats, of each row: of a class, or the mean over labels that are there or not."""
+    found = -prob * np.log(np.maximum(prob, 1e-12))
+    if one_class:
+        return found.sum(1)
+    return (found - (1 - prob) * np.log(np.maximum(1 - prob, 1e-12))).mean(1)

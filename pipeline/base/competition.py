@@ -77,11 +77,6 @@ class Competition(Settings):
         """What follows from the task."""
         return FORMS[self.task](self)
 
-    @property
-    def has_pages(self) -> bool:
-        """Whether reports, comparisons and reviews can speak of it: of one class a picture."""
-        return self.form.by_class and self.picture is None
-
     def key(self) -> dict[str, Any]:
         """For the key of what all the settings go into."""
         usual = {name: type(self).model_fields[name].default for name in LATER}

@@ -39,9 +39,7 @@ class OneClass:
         "map_at_3",
         "map_at_5",
     )
-    by_class: ClassVar[bool] = (
-        True  # a picture is of one class: samplers, reviews, reports rest on it
-    )
+    by_class: ClassVar[bool] = True  # a picture is of one class: samplers rest on it
 
     def __init__(self, rules: "Competition | None" = None):
         self.rules = rules
@@ -82,6 +80,10 @@ class OneClass:
     def parts(self, label: str) -> list[str]:
         """The classes that a label names: of each, every fold must see some pictures."""
         return [label]
+
+    def canonical(self, label: str) -> str:
+        """The text that a label which a person gave has among those of `labels`."""
+        return label
 
     def classes(self, labels: Iterable[str]) -> list[str]:
         """What the numbers of a row of predictions are called, in their order."""

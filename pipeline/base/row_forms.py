@@ -64,7 +64,7 @@ class Labels(Rows):
     def labels(self, table: pd.DataFrame) -> pd.Series:
         if isinstance(self.rules.label, str):
             joined = table[self.rules.label].str.replace(r"^\[(.*)\]$", r"\1", regex=True)
-            return joined.map(lambda text: self.joint.join(sorted(set(self.parts(text)))))
+            return joined.map(self.canonical)
         marks = marks_of(table[self.rules.label])
         names = np.array(self.rules.label, dtype=object)
         texts = [self.joint.join(names[row]) for row in (marks == 1).to_numpy()]
@@ -79,6 +79,13 @@ class Labels(Rows):
     def parts(self, label: str) -> list[str]:
         found = [part.strip().strip("'\"") for part in label.split(self.joint)]
         return [part for part in found if part]
+
+    def canonical(self, label: str) -> str:
+        parts = set(self.parts(label))
+        own = self.rules.label
+        return self.joint.join(
+            sorted(parts) if isinstance(own, str) else filter(parts.__contains__, own)
+        )
 
     def classes(self, labels: Iterable[str]) -> list[str]:
         if not isinstance(self.rules.label, str):

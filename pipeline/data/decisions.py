@@ -22,9 +22,10 @@ from pipeline.base.cli import UserError, did_you_mean, shown
 from pipeline.base.competition import load_competition
 from pipeline.base.config import Experiment, root
 from pipeline.base.csv_files import read_lines, refuse_rows
+from pipeline.base.forms import OneClass
 from pipeline.base.locks import locked
 from pipeline.data.prepared import Prepared, load_prepared
-from pipeline.data.splits import check_folds
+from pipeline.data.splits import check_folds, parted
 
 # click: a name for one press of a key, so that one that is sent again counts once
 COLUMNS = ["click", "when", "who", "action", "id", "pixel_hash", "old", "new", "note"]
@@ -122,6 +123,7 @@ class Changes:
     dropped: frozenset[str] = frozenset()  # ids
     confirmed: int = 0  # looked at, and the label stays
     foreign: int = 0  # for an id that is not there, or that has other pixels now
+    form: OneClass = field(default_factory=OneClass)
 
     def __bool__(self) -> bool:
         return bool(self.label or self.dropped)
@@ -151,9 +153,10 @@ class Changes:
         fold = table.fold.mask(dropped, DROPPED)
         mended = table.assign(label=label, fold=fold, touched=dropped | (label != table.label))
         left = mended[~dropped]
-        if gone := sorted(set(table.label) - set(left.label)):
+        before, after = (set(parted(one, self.form).label) for one in (table, left))
+        if gone := sorted(before - after):
             raise UserError(f"{self.path}: leaves no picture of class {shown(gone[0])}; undo one")
-        check_folds(left, table.fold.max() + 1, self.path)
+        check_folds(left, table.fold.max() + 1, self.path, self.form)
         return mended
 
 
@@ -165,22 +168,29 @@ def load_changes(settings: Experiment, prepared: Prepared | None = None) -> Chan
     path = decisions_path(settings.competition_name)
     if not path.exists():
         return Changes(path)
-    if not load_competition(settings.competition).form.by_class:
-        text = "decisions are of one class a picture, as this competition's task has not"
-        raise UserError(f"{path}: {text}; move the file away")
-    rows = (prepared or load_prepared(settings)).rows
-    return changes_of(standing(read_log(path)), rows[rows.split == "train"], path)
-
-
-def changes_of(decisions: pd.DataFrame, train: pd.DataFrame, path: Path) -> Changes:
-    """What `standing` decisions change in the training rows of `prepare`."""
-    classes = set(train.label)
-    if unknown := sorted(set(decisions.new[decisions.action == "label"]) - classes):
-        near = did_you_mean(unknown[0], classes)
-        raise UserError(f"{path}: the competition has no class {shown(unknown[0])}{near}")
-    ours = decisions.merge(
-        train[["id", "hash", "label"]], left_on=["id", "pixel_hash"], right_on=["id", "hash"]
+    rows, form = (
+        (prepared or load_prepared(settings)).rows,
+        load_competition(settings.competition).form,
     )
+    return changes_of(standing(read_log(path)), rows[rows.split == "train"], path, form)
+
+
+def changes_of(
+    decisions: pd.DataFrame, train: pd.DataFrame, path: Path, form: OneClass | None = None
+) -> Changes:
+    """What `standing` decisions change in the training rows of `prepare`.
+
+    What is decided of one picture of an id holds for all of them.
+    """
+    form = form or OneClass()
+    for new in sorted(set(decisions.new[decisions.action == "label"])):
+        if problem := no_label(new, train.label, form):
+            raise UserError(f"{path}: {problem}")
+    decisions = decisions.assign(new=decisions.new.map(form.canonical))
+    ours = decisions.merge(train, left_on=["id", "pixel_hash"], right_on=["id", "hash"])
+    foreign = len(decisions) - len(ours)
+    if "study" in train:
+        ours = ours.drop(columns="id").merge(train[["study", "id"]], on="study")
     left_out = ours.action.isin(LEFT_OUT)
     differs = (ours.action == "label") & (ours.new != ours.label)
     return Changes(
@@ -188,5 +198,16 @@ def changes_of(decisions: pd.DataFrame, train: pd.DataFrame, path: Path) -> Chan
         dict(zip(ours.id[differs], ours.new[differs], strict=True)),
         frozenset(ours.id[left_out]),
         confirmed=int((~left_out & ~differs).sum()),
-        foreign=len(decisions) - len(ours),
+        foreign=foreign,
+        form=form,
     )
+
+
+def no_label(new: str, labels: pd.Series, form: OneClass) -> str:
+    """Why a label that a person gave is none of the competition's `labels`, or nothing."""
+    if problem := form.fault(form.canonical(new)):
+        return problem
+    known = set(form.classes(labels))
+    unknown = next((part for part in form.parts(new) if part not in known), None)
+    near = did_you_mean(unknown, known) if unknown else ""
+    return f"the competition has no class {shown(unknown)}{near}" if unknown else ""

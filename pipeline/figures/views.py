@@ -4,8 +4,9 @@ import numpy as np
 import pandas as pd
 
 from pipeline.base.cli import UserError, did_you_mean
+from pipeline.base.competition import load_competition
 from pipeline.base.config import Experiment
-from pipeline.base.forms import class_order
+from pipeline.base.forms import as_array
 from pipeline.data.images import Pixels
 from pipeline.data.prepared import Prepared
 from pipeline.figures.pictures import Label, Strip
@@ -27,7 +28,8 @@ def training_views(
     table = prepared.rows
     order = np.random.default_rng(seed).permutation(np.flatnonzero(table.split == "train"))
     row = order[0] if image is None else find_row(table, image)
-    classes = class_order(set(table.label[order]))
+    form = load_competition(settings.competition).form
+    classes = form.classes(table.label[order])
     views = Views(settings, prepared.pixels, classes, seed)
     original = f"framed: the original, {readable(table.label[row])} ({table.id[row]})"
     steps = " · ".join(name for step in settings.augment for name in step)
@@ -35,7 +37,8 @@ def training_views(
     strips = [Strip("Augmentation", f"{steps or 'none'}; {original}", pictures, marked=True)]
     others = np.resize(order[1:], (len(METHODS), columns))
     for method, batch in zip(methods(settings) or [None], others, strict=False):
-        strips.append(views.batch(batch, table.label[batch], method))
+        target = as_array(form.targets(table.label[batch], classes))
+        strips.append(views.batch(batch, target, form.kind, method))
     return strips
 
 
@@ -67,14 +70,14 @@ class Views:
         ((images, _),) = make_loader(pictures, [batch], workers=0, pin=False)
         return images.numpy()
 
-    def batch(self, rows: np.ndarray, labels: pd.Series, method: str | None) -> Strip:
-        """A training batch and the labels it is trained on; plain where `method` is None."""
-        shares = np.eye(len(self.classes))[[self.classes.index(label) for label in labels]]
+    def batch(self, rows: np.ndarray, target: np.ndarray, kind: str, method: str | None) -> Strip:
+        """A training batch and what it is taught; plain where `method` is None."""
+        shares = np.eye(len(self.classes))[target] if kind == "shares" else target.astype(float)
         title, caption = METHODS.get(method, ("A batch", "nothing is mixed: each has its label"))
         pictures = self.augmented(rows, method or "batch")
         if method:
             pictures, shares = self.mixed(pictures, shares, method)
-        labels = [label_shares(row, self.classes) for row in shares]
+        labels = [label_shares(row, self.classes, kind) for row in shares]
         return Strip(title[0].upper() + title[1:], caption, list(pictures), labels)
 
     def mixed(
@@ -91,8 +94,14 @@ class Views:
         return images.round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy(), rows.numpy()
 
 
-def label_shares(shares: np.ndarray, classes: list[str]) -> Label:
-    """The largest `shares` [classes] as ("quercus alba", "38 %"); what rounds to 0 is left out."""
+def label_shares(shares: np.ndarray, classes: list[str], kind: str = "shares") -> Label:
+    """The largest `shares` [classes] as ("quercus alba", "38 %"); what rounds to 0 is left out.
+
+    Numbers are one text.
+    """
+    if kind == "numbers":
+        names = [f"{readable(name)} " if len(classes) > 1 else "" for name in classes]
+        return [(", ".join(f"{name}{x:.4g}" for name, x in zip(names, shares, strict=True)), "")]
     largest = np.argsort(-shares, kind="stable")[:NAMED]
     percents = [(readable(classes[i]), round(100 * float(shares[i]))) for i in largest]
     return [(label, f"{percent} %") for label, percent in percents if percent]

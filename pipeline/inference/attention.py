@@ -33,7 +33,8 @@ def attention(
     with torch.inference_mode(False), torch.enable_grad():
         logits, maps = read(model, images.clone())
         target = torch.as_tensor(targets, device=logits.device).long()[:, None]
-        score = (logits.gather(1, target)[:, 0] - logits.mean(1)).sum()
+        others = logits.mean(1) if logits.shape[1] > 1 else 0  # of one number there are none
+        score = (logits.gather(1, target)[:, 0] - others).sum()
         slopes = torch.autograd.grad(score, maps)
     cam = torch.zeros_like(images[:, :1])
     for x, slope in zip(maps, slopes, strict=True):

@@ -9,21 +9,26 @@ import numpy as np
 from pipeline.base.cli import UserError
 from pipeline.data.images import Pixels, decode
 from pipeline.data.prepared import Prepared
+from pipeline.data.studies import answered
 from pipeline.pages.page import data_uri, thumbnail
 
 SIDES = (288, 224, 160, 112)  # px of the longer side, the first that fits
 BUDGET, SHEET_BUDGET = 2_600_000, 1_500_000  # characters of all pictures, and of the map's
+MOST_TILES = 9  # pictures of an id that are shown
 MOST_PIXELS = 1 << 20  # of a file that is read again; of larger ones the packed picture is shown
 TILES = (112, 80, 56)  # px of the map's pictures, the first that fits
 
 
 class Album:
-    """Collects the rows that a page shows; `store` then gives their pixels, by `key`."""
+    """Collects the rows that a page shows; `store` then gives their pixels, by `key`.
 
-    def __init__(self, prepared: Prepared):
-        self.prepared, self.pixels = prepared, prepared.pixels
+    `of_id` has the rows of each id of several pictures by the first of them, which stands for all.
+    """
+
+    def __init__(self, prepared: Prepared, of_id: dict[int, np.ndarray] | None = None):
+        self.prepared, self.pixels, self.of_id = prepared, prepared.pixels, of_id or {}
         rows = prepared.rows
-        self.ids, self.paths = rows.id.to_numpy(), rows.path.to_numpy()
+        self.ids, self.paths = answered(rows).to_numpy(), rows.path.to_numpy()
         self.area = rows.width.astype(int).to_numpy() * rows.height.astype(int).to_numpy()
         self.rows: set[int] = set()
         self.extra: dict[str, str] = {}
@@ -52,7 +57,12 @@ class Album:
         return dict(zip(map(str, rows), sources, strict=True)) | self.extra
 
     def best(self, row: int) -> np.ndarray:
-        """The file's own pixels where they are few, else the packed ones; uint8 [h, w, 3]."""
+        """The file's own pixels where they are few, else the packed ones; uint8 [h, w, 3].
+
+        Of an id of several pictures those of `together`.
+        """
+        if len(some := self.of_id.get(row, [])) > 1:
+            return together(self.pixels, some)
         if self.area[row] <= MOST_PIXELS:
             try:
                 return shrunk(decode(self.prepared.data / self.paths[row]).rgb, SIDES[0])
@@ -68,6 +78,14 @@ class Album:
             if len(src) <= SHEET_BUDGET:
                 break
         return {"src": src, "columns": columns, "side": side}
+
+
+def together(pixels: Pixels, rows: np.ndarray | list[int]) -> np.ndarray:
+    """The packed picture of one row, or the first MOST_TILES of several, side by side."""
+    if len(rows) == 1:
+        return np.asarray(pixels[rows[0]])
+    columns = int(np.ceil(np.sqrt(min(len(rows), MOST_TILES))))
+    return tiled(pixels, rows[:MOST_TILES], columns, 2 * SIDES[0] // columns)
 
 
 def tiled(pixels: Pixels, rows: np.ndarray, columns: int, side: int) -> np.ndarray:

@@ -19,8 +19,10 @@ MOST_DRAWN = 100_000  # probabilities of a metric that is no mean over rows
 
 def tested_pictures(evidence: Evidence, album: Album) -> list[Picture]:
     """Test pictures whose answer is least certain, with the two best classes."""
-    found = []
-    for row in doubt(evidence).index[:STRIP]:
+    found, doubted = [], doubt(evidence)
+    if evidence.kind != "shares":
+        return [tested(evidence, album, row) for row in doubted.index[:STRIP]]
+    for row in doubted.index[:STRIP]:
         first, second = np.argsort(-evidence.test_prob[row])[:2]
         shares = [percent(evidence.test_prob[row, i], 0) for i in (first, second)]
         text = f"{shares[0]}; or {evidence.classes[second]} {shares[1]}"
@@ -40,9 +42,9 @@ def drifted(evidence: Evidence, album: Album, found: Drift) -> dict[str, Any]:
 
 
 def tested(evidence: Evidence, album: Album, row: int) -> Picture:
-    best = int(evidence.test_prob[row].argmax())
-    text = f"{percent(evidence.test_prob[row, best], 0)} sure"
-    return album.picture(evidence.test.row[row], evidence.classes[best], text)
+    prob = evidence.test_prob[row : row + 1]
+    text = f"{percent(prob.max(), 0)} sure" if evidence.kind == "shares" else ""
+    return album.picture(evidence.test.row[row], *evidence.told(evidence.answers(prob)), text)
 
 
 def against(evidence: Evidence, album: Album, name: str) -> dict[str, Any] | None:
@@ -63,46 +65,73 @@ def against(evidence: Evidence, album: Album, name: str) -> dict[str, Any] | Non
         shown[side] = [training_picture(evidence, album, row) for row in rows]
         for picture, row in zip(shown[side], rows, strict=True):
             picture["text"] = f"{sides.a[row]} → {sides.b[row]}"
+    what = {"chances": ", by the labels that are right", "numbers": ", by which is nearer"}
     luck = found.needed is None or abs(found.won - found.lost) < found.needed
-    return {"name": name, **found._asdict(), "luck": luck, "shown": shown}
+    return {
+        "name": name,
+        **found._asdict(),
+        "luck": luck,
+        "shown": shown,
+        "by": what.get(evidence.kind, ""),
+    }
 
 
 def disagreement(evidence: Evidence, album: Album) -> dict[str, Any] | None:
     """How often two members differ, and the pictures on which most of them do; for blends only."""
     if len(evidence.members) < 2:
         return None
-    answers = np.stack([prob.argmax(1) for prob in evidence.members.values()])
-    mean = np.mean(list(evidence.members.values()), axis=0)
-    spread = np.abs(np.stack(list(evidence.members.values())) - mean).sum((0, 2))
-    spread[(answers == answers[0]).all(0)] = -1
-    rows = [row for row in np.argsort(-spread, kind="stable")[:STRIP] if spread[row] >= 0]
+    probs = np.stack(list(evidence.members.values()))
+    answers = [evidence.told(evidence.answers(prob)) for prob in probs]
+    spread = np.abs(probs - probs.mean(0)).sum((0, 2))
+    same = np.array([len(set(row)) == 1 for row in zip(*answers, strict=True)])
+    rows = [row for row in np.argsort(-spread, kind="stable")[:STRIP] if not same[row]]
     shown = []
     for row in rows:
         picture = training_picture(evidence, album, row)
-        picture["text"] = " · ".join(evidence.classes[answer] for answer in answers[:, row])
+        picture["text"] = " · ".join(one[row] for one in answers)
         shown.append(picture)
-    matrix = (answers[:, None] != answers[None]).mean(2)
-    return {"names": list(evidence.members), "matrix": matrix.tolist(), "shown": shown}
+    regression = evidence.rules.task == "regression"
+    flat = probs.reshape(len(probs), -1)
+    codes = np.unique(answers, return_inverse=True)[1].reshape(len(probs), -1)
+    shares = np.corrcoef(flat) if regression else (codes[:, None] != codes[None]).mean(2)
+    told = "Correlation of the numbers that two members predict."
+    told = told if regression else "Share of pictures on which two members answer differently."
+    matrix = [[f"{x:.4f}" if regression else percent(x) for x in row] for row in shares]
+    return {"names": list(evidence.members), "matrix": matrix, "shown": shown, "told": told}
 
 
 def picture_map(
     evidence: Evidence, album: Album, train: np.ndarray, test: np.ndarray
 ) -> dict[str, Any]:
     """Places of the pictures (all errors, then others by chance), and tiles to show at them."""
+    from scipy.stats import rankdata  # late: a second
+
     n, draw = len(train), np.random.default_rng(0)
     order = draw.permutation(n + len(test))
-    wrong = np.append(~evidence.right, np.zeros(len(test), bool))
+    errors, regression = evidence.errors, evidence.rules.task == "regression"
+    wrong = errors > np.quantile(errors, 0.95) if regression else ~evidence.right
+    wrong = np.append(wrong, np.zeros(len(test), bool))
     kept = np.sort(np.concatenate([order[wrong[order]], order[~wrong[order]]])[:ON_MAP])
     places = layout(np.concatenate([train, test])[kept])
     rows = np.append(evidence.table.row, evidence.test.row)[kept]
-    answer = np.append(evidence.answer, evidence.test_prob.argmax(1))[kept]
-    label = np.append(evidence.target, np.full(len(test), -1))[kept]
+    answers = np.concatenate([evidence.answer, evidence.answers(evidence.test_prob)])
+    said, own = evidence.told(answers), evidence.told(evidence.target)
+    names = evidence.classes if evidence.kind == "shares" else sorted({*said, *own})
+    number = {name: i for i, name in enumerate(names)}
+    answer = np.array([number[name] for name in said])[kept]
+    label = np.append([number[name] for name in own], np.full(len(test), -1))[kept]
+    hue = answer * 137.5 % 360
+    if evidence.kind == "numbers":
+        hue = 240 * (1 - rankdata(answers[kept, 0]) / len(kept))  # from blue to red
     return {
         "x": (1000 * places[:, 0]).astype(int).tolist(),
         "y": (1000 * places[:, 1]).astype(int).tolist(),
         "label": label.tolist(),
         "answer": answer.tolist(),
-        "classes": evidence.classes,
+        "hue": hue.round(1).tolist(),
+        "wrong": wrong[kept].astype(int).tolist(),
+        "classes": names,
+        "verb": evidence.verb,
         "id": [str(album.ids[row]) for row in rows],
         "key": rows.tolist(),
         "tiles": album.sheet(rows),

@@ -9,16 +9,20 @@ import numpy as np
 from pipeline.analysis.evidence import Evidence, load_current
 from pipeline.base import records
 from pipeline.base.config import root
-from pipeline.pages import beyond, origins, sections
+from pipeline.pages import beyond, origins, sections, tasks
 from pipeline.pages.album import Album
 from pipeline.pages.page import environment
 
-VERSION = 1
+VERSION = 2
 VIEWS = 12  # of one picture, augmented
 PARTS = {
     "score": "Score",
     "folds": "Folds",
-    "confidence": "Confidence",
+    "threshold": "Threshold",
+    "labels": "Labels",
+    "levels": "Levels",
+    "numbers": "Numbers",
+    "calibration": "Confidence",
     "classes": "Classes",
     "confusions": "Confusions",
     "losses": "Errors",
@@ -31,7 +35,13 @@ PARTS = {
     "against": "Against another run",
     "settings": "Settings",
 }
-ANCHORS = {"losses": "errors", "extremes": "sure", "strips": "views", "disagreement": "members"}
+ANCHORS = {
+    "calibration": "confidence",
+    "losses": "errors",
+    "extremes": "sure",
+    "strips": "views",
+    "disagreement": "members",
+}
 
 
 def report_path(name: str) -> Path:
@@ -65,10 +75,10 @@ def write_report(name: str, full: bool) -> Path:
 
 def contents(evidence: Evidence, full: bool) -> dict[str, Any]:
     """What the template lays out; the pictures last, when all parts have named theirs."""
-    album = Album(evidence.prepared)
+    album = Album(evidence.prepared, evidence.pictures)
     values = parts_of(evidence, album) | (slow_parts(evidence, album) if full else {})
     known = {"map": None, "drift": None, "strips": None, **values}
-    shown = {"score", "folds", "confidence", "test", "settings"} | {k for k in known if known[k]}
+    shown = {"score", "folds", "test", "settings"} | {k for k in known if known[k]}
     more = "" if full else f"python -m pipeline.report {evidence.name} adds map, drift, attention"
     return {
         **known,
@@ -76,6 +86,7 @@ def contents(evidence: Evidence, full: bool) -> dict[str, Any]:
         "competition": evidence.settings.competition_name,
         "made": evidence.record["date"],
         "n": len(evidence.table),
+        "kind": evidence.kind,
         "parts": [(ANCHORS.get(key, key), title) for key, title in PARTS.items() if key in shown],
         "note": more or "No network was asked for anything on this page.",
         "sources": album.store(),
@@ -85,15 +96,16 @@ def contents(evidence: Evidence, full: bool) -> dict[str, Any]:
 def parts_of(evidence: Evidence, album: Album) -> dict[str, Any]:
     """All that takes seconds."""
     nearest = origins.nearest_run(evidence)
-    comparable = nearest and nearest["same"]
+    comparable, one_class = nearest and nearest["same"], evidence.kind == "shares"
     return {
-        "overview": sections.overview(evidence) | {"classes": len(evidence.classes)},
+        **tasks.own_parts(evidence, album),
+        "overview": sections.overview(evidence),
         "training": sections.training(evidence),
         "calibration": sections.calibration(evidence),
-        "classes": sections.classes(evidence),
-        "confusions": sections.confusions(evidence, album),
+        "classes": sections.classes(evidence) if one_class else None,
+        "confusions": sections.confusions(evidence, album) if one_class else None,
         "losses": sections.losses(evidence, album, None),
-        "extremes": sections.extremes(evidence, album),
+        "extremes": sections.extremes(evidence, album) if one_class else None,
         "twins": sections.twins(evidence, album),
         "doubted": beyond.tested_pictures(evidence, album),
         "disagreement": beyond.disagreement(evidence, album),
@@ -142,4 +154,4 @@ def described(labels: list[list[tuple[str, str]]], i: int) -> tuple[str, str]:
     """Title and text under a picture of the sheet; the first view is the original."""
     if not labels:
         return (f"view {i}" if i else "original"), ""
-    return labels[i][0][0], ", ".join(f"{name} {share}" for name, share in labels[i])
+    return labels[i][0][0], ", ".join(f"{name} {share}" for name, share in labels[i] if share)

@@ -18,17 +18,20 @@ from pipeline.data.decisions import (
     changes_of,
     decisions_path,
     new_line,
+    no_label,
     read_log,
     standing,
 )
 from pipeline.data.images import BadImageError, decode
+from pipeline.data.studies import answered
+from pipeline.pages.album import together
+from pipeline.pages.choices import choices, sides
 
 if TYPE_CHECKING:
     from pipeline.analysis.whatif import WhatIf
     from pipeline.pages.spotlight import Spotlight
 
 PAGE = 120  # pictures that a list gives at a time
-TOP = 9  # classes of a picture: as many as there are keys
 NEAR = 6  # pictures of a class that look alike
 VOTES = 10  # look-alikes that speak for or against a label
 PAIRS = 40  # of classes, those that are confused most
@@ -50,9 +53,11 @@ class Desk:
         self.evidence = evidence
         self.features, self.test_features = features, test_features
         self.near = neighbours(self.features, self.features, VOTES)
-        self.queue = suspects(self.evidence, self.near)
+        found = suspects(self.evidence, self.near)
+        self.queue = found[~found.index.duplicated()]  # of several labels the most suspect
         self.path = decisions_path(self.evidence.settings.competition_name)
         self.rows = self.evidence.prepared.rows
+        self.ids = answered(self.rows)
         self.train = self.rows[self.rows.split == "train"]
         self.at = {int(row): i for i, row in enumerate(self.evidence.table.row)}
         self.tested = {int(row): i for i, row in enumerate(self.evidence.test.row)}
@@ -99,14 +104,16 @@ class Desk:
         if row in self.tested:
             seen = self.doubts.loc[self.tested[row]].round(3).to_dict()
             text = ", ".join(f"{name} {value:g}" for name, value in seen.items())
-            kind, about = "test", {"reason": text, "suggested": "", "label": ""}
+            said = self.evidence.answers(self.evidence.test_prob[[self.tested[row]]])
+            (said,) = self.evidence.told(said)
+            kind, about = "test", {"reason": text, "suggested": "", "label": "", "said": said}
         else:
             i = self.at[row]
             kind = self.queue.kind[i] if i in self.queue.index else ""
             about = {"label": self.evidence.table.label[i], "now": self.now(row)}
             if kind:
                 about |= self.queue.loc[i, ["reason", "suggested"]].to_dict()
-        return {"row": row, "id": self.rows.id[row], "kind": kind, **about}
+        return {"row": row, "id": self.ids[row], "kind": kind, **about}
 
     def listed(self, view: str, a: str = "", b: str = "", start: int = 0) -> Item:
         """PAGE items of a view from number `start` on, and how many there are in all."""
@@ -121,16 +128,20 @@ class Desk:
             return evidence.test.row.to_numpy()[self.doubts.index]
         if view == "suspects":
             return evidence.table.row[queue.index[queue.kind.eq(a) | (a == "")]].to_numpy()
-        own = evidence.prob[np.arange(len(evidence.prob)), evidence.target]
+        own = -evidence.surprise
         names = {name for name in (a, b) if name}
         chosen = np.flatnonzero(evidence.table.label.isin(names) | (not names))
+        if evidence.kind == "chances" and a in evidence.classes:
+            chosen = np.flatnonzero(evidence.target[:, evidence.classes.index(a)])
         if view == "pair" and names <= set(evidence.classes) and len(names) == 2:
             columns = [evidence.classes.index(name) for name in (a, b)]
             own = 2 * own - evidence.prob[:, columns].sum(1)
         return evidence.table.row.to_numpy()[chosen[np.argsort(own[chosen], kind="stable")]]
 
     def pairs(self) -> list[tuple[str, str, int]]:
-        """Classes that are taken for each other, and how often."""
+        """Classes that are taken for each other, and how often; none of other tasks."""
+        if self.evidence.kind != "shares":
+            return []
         wrong = np.stack([self.evidence.target, self.evidence.answer])[:, ~self.evidence.right]
         pairs = pd.Series(map(tuple, np.sort(wrong, axis=0).T.tolist()), dtype=object)
         names = self.evidence.classes
@@ -138,55 +149,42 @@ class Desk:
         return [(names[a], names[b], int(count)) for (a, b), count in counts]
 
     def picture(self, row: int) -> Item:
-        """All about one picture: its classes with every member's probability, and look-alikes."""
-        evidence, item = self.evidence, self.item(row)
-        test = row in self.tested
+        """All about one picture: what it may be with every member's number, and look-alikes."""
+        evidence, item, test = self.evidence, self.item(row), row in self.tested
         i = self.tested[row] if test else self.at[row]
-        prob = (evidence.test_prob if test else evidence.prob)[i]
-        likely = max(3, min(TOP, int((prob > 0.001).sum())))
-        order = [int(c) for c in np.argsort(-prob, kind="stable")[:likely]]
-        for name in {item["label"], item.get("suggested", "")} - {""}:
-            if (c := evidence.classes.index(name)) not in order:
-                order[-1 if name == item["label"] or len(order) < 2 else -2] = c
-        members = {} if test or len(evidence.members) < 2 else evidence.members
-        item["top"] = [
-            {
-                "class": evidence.classes[c],
-                "target": c,
-                "prob": round(float(prob[c]), 4),
-                "members": {name: round(float(p[i][c]), 3) for name, p in members.items()},
-            }
-            for c in order
-        ]
-        own = evidence.classes.index(item["label"]) if item["label"] else order[0]
-        other = next((c for c in order if c != own), own)
-        if item.get("suggested"):
-            other = evidence.classes.index(item["suggested"])
-        item["near"] = [self.look_alikes(i, test, c) for c in dict.fromkeys([own, other])]
+        asked = [item["label"], item.get("suggested", "")]
+        item["top"] = choices(evidence, i, test, asked)
+        found = sides(evidence, item["top"], asked)
+        item["near"] = [{"of": name, "pictures": self.alike(i, test, of)} for name, of in found]
         every = [one for side in item["near"] for one in side["pictures"]]
         best = max(every, key=lambda one: one["similarity"], default=None)
         item["twin"] = best and self.rows.id[best["row"]]
         return item
 
-    def look_alikes(self, i: int, test: bool, target: int) -> Item:
-        """The nearest pictures of a class, by features that saw no labels."""
+    def alike(self, i: int, test: bool, of: np.ndarray) -> list[Item]:
+        """The nearest of some training pictures (bool [n]), by features that saw no labels."""
         query = (self.test_features if test else self.features)[i][None]
-        of_class = np.flatnonzero(self.evidence.target == target)
-        of_class = of_class if test else of_class[of_class != i]
-        found: list[Item] = []
-        if len(of_class):
-            rows, similarity = neighbours(self.features[of_class], query, NEAR)
-            packed = self.evidence.table.row.to_numpy()[of_class[rows[0]]]
-            pairs = zip(packed.tolist(), similarity[0].tolist(), strict=True)
-            found = [{"row": row, "similarity": round(value, 3)} for row, value in pairs]
-        return {"class": self.evidence.classes[target], "pictures": found}
+        some = np.flatnonzero(of)
+        some = some if test else some[some != i]
+        if not len(some):
+            return []
+        rows, similarity = neighbours(self.features[some], query, NEAR)
+        at, table = some[rows[0]], self.evidence.table
+        labels = self.evidence.told(self.evidence.target[at])
+        found = zip(table.row.to_numpy()[at].tolist(), similarity[0].tolist(), labels, strict=True)
+        shown = self.evidence.kind == "numbers"
+        return [
+            {"row": row, "similarity": round(value, 3)} | ({"label": label} if shown else {})
+            for row, value, label in found
+        ]
 
     def decide(self, row: int, click: str, action: str, new: str = "", note: str = "") -> Item:
         """Write a decision about a training picture down. Raises NoDecisionError."""
         if row not in self.at or action not in ACTIONS or not click.isalnum():
             raise NoDecisionError(f"no decision: {shown([row, click, action])}")
-        if (action == "label") != (new in self.evidence.classes):
-            raise NoDecisionError(f"no class of the competition: {shown(new)}")
+        wrong = no_label(new, self.train.label, self.evidence.rules.form)
+        if wrong if action == "label" else new:
+            raise NoDecisionError(wrong or f"no decision: {shown([action, new])}")
         now, given = self.now(row), self.evidence.table.label[self.at[row]]
         old = now["new"] if now and now["action"] == "label" else given
         line = new_line(click, action, self.rows.loc[row], old, new=new, note=note)
@@ -197,8 +195,8 @@ class Desk:
     def what_if(self, more: str = "", count: int = 0) -> Item:
         """What the decisions would do to the closed-form head, out of fold; and `count` pictures
         more of class `more`, for which the likeliest of the test pictures stand."""
-        table, classes = self.evidence.table, self.evidence.classes
-        index = {image: i for i, image in enumerate(table.image)}
+        classes = self.evidence.classes
+        index = {self.rows.id[row]: i for row, i in self.at.items()}
         held = changes_of(standing(read_log(self.path)), self.train, self.path)
         drop = [index[image] for image in held.dropped if image in index]
         label = {index[id_]: classes.index(new) for id_, new in held.label.items() if id_ in index}
@@ -210,7 +208,8 @@ class Desk:
     def warm_up(self) -> None:
         """Make what the first question after an effect would wait for."""
         with self.solving:
-            self.heads  # noqa: B018 - it is kept
+            if self.evidence.kind == "shares":
+                self.heads  # noqa: B018 - it is kept
 
     @cached_property
     def heads(self) -> "WhatIf":
@@ -220,10 +219,16 @@ class Desk:
 
     def large(self, row: int) -> np.ndarray:
         """The picture as it lies in the competition's folder, or else as it was packed."""
+        if len(self.evidence.pictures.get(row, [])) > 1:
+            return self.packed(row)
         try:
             return decode(self.evidence.prepared.data / self.rows.path[row]).rgb
         except BadImageError:
-            return self.evidence.prepared.pixels[row]
+            return self.packed(row)
+
+    def packed(self, row: int) -> np.ndarray:
+        """As it was packed; of an id of several pictures all of them, side by side."""
+        return together(self.evidence.prepared.pixels, self.evidence.pictures.get(row, [row]))
 
     def attention(self, row: int, target: int) -> np.ndarray:
         """What speaks for a class to a model that has not seen the picture. Raises UserError."""

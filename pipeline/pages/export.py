@@ -5,6 +5,7 @@ import hashlib
 from typing import TYPE_CHECKING, Any
 
 from pipeline.data.decisions import COLUMNS
+from pipeline.pages.choices import about
 from pipeline.pages.page import HERE, environment, thumbnail
 
 if TYPE_CHECKING:
@@ -19,15 +20,13 @@ def static_page(desk: "Desk") -> str:
     rows = desk.order("suspects")[:MOST].tolist()
     items = [{**desk.picture(row), "hash": desk.rows.hash[row], "now": None} for row in rows]
     near = {one["row"] for item in items for side in item["near"] for one in side["pictures"]}
-    pixels = desk.evidence.prepared.pixels
-    pictures = {row: thumbnail(pixels[row], SMALL) for row in near}
+    pictures = {row: thumbnail(desk.packed(row), SMALL) for row in near}
     pictures |= {row: thumbnail(desk.large(row), SIDE) for row in rows}
     style = "".join((HERE / name).read_text() for name in ("style.css", "review.css"))
-    script = "".join((HERE / name).read_text() for name in ("review.js", "static.js"))
+    script = "".join((HERE / name).read_text() for name in ("labels.js", "review.js", "static.js"))
     data: dict[str, Any] = {
         "live": False,
-        "name": desk.evidence.name,
-        "classes": desk.evidence.classes,
+        **about(desk.evidence),
         "kinds": desk.queue.kind[:MOST].value_counts().to_dict(),
         "pairs": [],
         "columns": COLUMNS,

@@ -15,8 +15,13 @@ SIDE = 64  # px of an overlay, which is smooth
 
 def overlays(evidence: Evidence, album: Album, rows: np.ndarray) -> dict[int, str]:
     """The `src` of what speaks for the answer to each of `rows`, by the first member's model that
-    has not seen it; nothing for a backbone without a map of places."""
+    has not seen it; nothing for a backbone without a map of places, or ids of several pictures.
+
+    Of several labels it is what speaks for the one that is most wrong, of numbers for a larger one.
+    """
     found: dict[int, str] = {}
+    if evidence.rules.picture:
+        return found
     for fold in sorted(set(evidence.table.fold.iloc[rows])):
         held_out = rows[(evidence.table.fold.iloc[rows] == fold).to_numpy()]
         try:
@@ -31,7 +36,7 @@ def overlays(evidence: Evidence, album: Album, rows: np.ndarray) -> dict[int, st
 
 
 def looked_at(evidence: Evidence, rows: np.ndarray, fold: int) -> np.ndarray:
-    """Maps float32 [len(rows), size, size] of 0..1 for the answers, by a fold's model."""
+    """Maps float32 [len(rows), size, size] of 0..1 of what was asked, by a fold's model."""
     from pipeline.base.device import tuned  # late: torch
     from pipeline.inference.attention import attention
     from pipeline.inference.predictor import Predictor
@@ -40,7 +45,11 @@ def looked_at(evidence: Evidence, rows: np.ndarray, fold: int) -> np.ndarray:
     path = model_path(settings.name, fold)
     predictor = Predictor.load(path, tuned(settings).runtime)
     own = records.load(path).get("classes", evidence.classes)
-    targets = [own.index(evidence.classes[evidence.answer[row]]) for row in rows]
+    if evidence.kind == "shares":
+        asked = evidence.answer[rows]
+    else:
+        asked = np.abs(evidence.prob[rows] - evidence.target[rows]).argmax(1)
+    targets = [own.index(evidence.classes[i]) for i in asked]
     pixels, size = evidence.prepared.pixels, predictor.preprocessing["size"]
     found = []
     for images in predictor.batches(pixels, evidence.table.row.to_numpy()[rows], size, "attention"):

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline.analysis.evidence import Evidence, trained_settings
+from pipeline.analysis.evidence import Evidence
 from pipeline.analysis.leaderboard import sign_of
+from pipeline.analysis.past import trained_settings
 from pipeline.base import records
 from pipeline.base.cli import UserError, duration, mean_std
 from pipeline.base.config import Experiment, root

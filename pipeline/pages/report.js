@@ -84,7 +84,7 @@ if (map) {
   const { side, columns } = map.tiles, pad = 14;
   let wide = 0, high = 0;
   const name = (i) => (i < 0 ? "test picture" : map.classes[i]);
-  const wrong = (i) => map.label[i] >= 0 && map.label[i] !== map.answer[i];
+  const wrong = (i) => map.wrong[i];
   const place = (i) => [
     pad + (map.x[i] / 1000) * (wide - 2 * pad), pad + (map.y[i] / 1000) * (high - 2 * pad),
   ];
@@ -98,9 +98,9 @@ if (map) {
     const dark = matchMedia("(prefers-color-scheme: dark)").matches;
     const order = map.x.map((_, i) => i).sort((a, b) => wrong(a) - wrong(b));
     for (const i of order) {
-      const [x, y] = place(i), hue = (map.answer[i] * 137.5) % 360;
+      const [x, y] = place(i);
       brush.globalAlpha = text && !told(i).includes(text) ? 0.06 : 1;
-      brush.fillStyle = `hsl(${hue} ${dark ? "55% 62%" : "52% 45%"})`;
+      brush.fillStyle = `hsl(${map.hue[i]} ${dark ? "55% 62%" : "52% 45%"})`;
       brush.strokeStyle = style.getPropertyValue(wrong(i) ? "--bad" : "--soft");
       brush.lineWidth = wrong(i) ? 2.5 : 1;
       brush.beginPath();
@@ -123,7 +123,7 @@ if (map) {
     const best = far.indexOf(Math.min(...far));
     return far[best] < 24 ? best : -1;
   }
-  const words = (i) => (map.label[i] >= 0 && !wrong(i) ? "" : `called ${map.classes[map.answer[i]]}`);
+  const words = (i) => (map.label[i] === map.answer[i] ? "" : `${map.verb} ${map.classes[map.answer[i]]}`);
   canvas.onpointermove = (event) => {
     const i = nearest(event);
     tip.hidden = i < 0;

@@ -1,22 +1,14 @@
 "use strict";
-const data = JSON.parse(document.getElementById("data").textContent);
-const $ = (id) => document.getElementById(id);
 const KEPT = `review:${data.name}`; // in this browser: what is not saved yet, or a static page's log
 const RETRY = 1500; // ms
 let view = {}, items = [], loaded = 0, total = 0, at = -1, shown = null, looking = 0, mine = [];
 
-function el(tag, props = {}, ...inside) {
-  const made = Object.assign(document.createElement(tag), props);
-  made.append(...inside.filter((one) => one));
-  return made;
-}
 const newClick = () => crypto.getRandomValues(new BigUint64Array(1))[0].toString(16).padStart(16, "0");
-const readable = (label) => label.replaceAll("_", " ");
 const percent = (share, digits = 0) => `${(100 * share).toFixed(digits)} %`;
 const kept = () => JSON.parse(localStorage.getItem(KEPT) || "[]");
 const keep = (lines) => localStorage.setItem(KEPT, JSON.stringify(lines));
 const WORDS = { label: "relabelled", keep: "kept", drop: "dropped", twin: "twin" };
-const said = (now) => (now.action === "label" ? readable(now.new) : WORDS[now.action]);
+const said = (now) => (now.action === "label" ? named(now.new) : WORDS[now.action]);
 /* from the server, or from the page itself */
 const source = (row, small) =>
   data.live ? `image/${row}.webp${small ? "?small" : ""}` : data.pictures[row] || "";
@@ -65,7 +57,7 @@ function thumb(item) {
   return mark(item);
 }
 function mark(item) {
-  const plain = readable(item.label || item.id) + (item.suggested ? ` → ${readable(item.suggested)}` : "");
+  const plain = (item.kind === "test" ? item.said : named(item.label)) + (item.suggested ? ` → ${readable(item.suggested)}` : "");
   item.button.dataset.action = item.now ? item.now.action : "";
   item.button.lastChild.textContent = item.now ? said(item.now) : plain;
   return item.button;
@@ -92,27 +84,29 @@ function draw(item) {
   const test = item.kind === "test", now = item.now;
   look(0);
   $("kind").textContent = [item.kind || "not suspected", item.id].join(" · ");
-  $("title").textContent = test ? `${readable(shown.top[0].class)}?` : readable(item.label);
+  $("title").textContent = test ? `${readable(shown.said)}?` : named(item.label);
   if (item.suggested) $("title").append(el("span", {}, ` → ${readable(item.suggested)}?`));
   $("reason").textContent = item.reason || "";
   $("verdict").textContent = now ? `Decided: ${said(now)}${now.who ? ` (${now.who})` : ""}` : "";
   $("classes").replaceChildren(...shown.top.map((one, number) => classLine(item, one, number)));
   $("actions").hidden = test;
   $("near").replaceChildren(...shown.near.map((side) => el("div", {},
-    el("h3", {}, `Most alike of ${readable(side.class)}`),
+    el("h3", {}, `Most alike ${readable(side.of)}`),
     el("div", { className: "strip" }, ...side.pictures.map((one) =>
-      picture(one.row, percent(one.similarity), "look at it", () => visit(one.row)))))));
+      picture(one.row, one.label ? `${one.label} · ${percent(one.similarity)}` : percent(one.similarity), "look at it", () => visit(one.row)))))));
   mark(item);
 }
 function classLine(item, one, number) {
   const members = Object.entries(one.members).map(([name, prob]) => `${name} ${prob.toFixed(2)}`).join(", ");
   const bar = el("i");
-  bar.style.width = `${100 * one.prob}%`;
-  const name = el("span", {}, readable(one.class), one.class === item.label && el("small", {}, " its label"),
+  bar.style.width = `${100 * (one.prob || 0)}%`;
+  const its = several ? partsOf(held(item)).includes(one.class) : one.class === item.label;
+  const name = el("span", {}, readable(one.class), its && el("small", {}, several ? " is labelled" : " its label"),
     members && el("small", { className: "members" }, members));
-  const made = el("button", { className: "class", disabled: item.kind === "test", onclick: () => take(one.class) },
-    el("kbd", {}, `${number + 1}`), name, el("span", { className: "meter" }, bar),
-    el("span", { className: "n" }, percent(one.prob, 1)));
+  const made = el("button", { className: "class", disabled: numbers || item.kind === "test", onclick: () => take(one.class) },
+    !numbers && el("kbd", {}, `${number + 1}`), name, !numbers && el("span", { className: "meter" }, bar),
+    el("span", { className: "n" }, one.text || percent(one.prob, 1)));
+  made.ariaPressed = several ? its : null;
   return el("li", {}, made);
 }
 async function visit(row) {
@@ -129,21 +123,23 @@ function look(step) { // 0: the picture; then what speaks for the model's answer
   const sides = [null, ...(data.live ? new Set([shown.top[0], own].filter(Boolean)) : [])];
   looking = step % sides.length;
   const side = sides[looking];
-  $("looking").textContent = side ? `for ${readable(side.class)}` : "";
+  const what = data.kind === "numbers" ? "a larger number" : readable(side?.class || "");
+  $("looking").textContent = side ? `for ${what}` : "";
   const src = side ? `attention/${shown.row}/${side.target}.webp` : source(shown.row);
   Object.assign($("large"), { src, alt: `picture ${shown.id}` });
 }
 
 /* decisions: each has a click of its own, so that one that is sent again counts once */
-const take = (label) => decide(...(label === items[at].label ? ["keep"] : ["label", label]));
-function decide(action, label = "", note = "") {
+const take = (label) => several ? toggle(label) : decide(...(label === items[at].label ? ["keep"] : ["label", label]));
+function decide(action, label = "", note = "", stay = false) {
   const item = items[at], click = newClick();
   if (!shown || item.kind === "test") return;
   mine.push({ item, click });
   item.now = { action, new: label, click };
   mark(item);
   save({ row: item.row, click, action, new: label, note }, item);
-  go(at + 1 + Math.max(items.slice(at + 1).findIndex((one) => !one.now), 0));
+  if (stay) draw(item);
+  else go(at + 1 + Math.max(items.slice(at + 1).findIndex((one) => !one.now), 0));
 }
 function undo() {
   const now = items[at]?.now, last = mine.pop() || (now && { item: items[at], click: now.click });
@@ -159,7 +155,7 @@ function save(line, item) {
   send();
 }
 /* live: what the server has not confirmed is sent again */
-let sending = false, asked = 0;
+let sending = false;
 async function send() {
   if (sending) return;
   sending = true;
@@ -183,24 +179,6 @@ function told(problem) {
   if (problem.status === 403) return "The server was started anew: open the address that it shows. Nothing is lost.";
   return problem.status ? `Not saved: ${problem.message}` : "Not saved yet: the server does not answer. It is sent again.";
 }
-async function whatIf() {
-  const number = ++asked;
-  await new Promise((wake) => setTimeout(wake, 400));
-  const more = new URLSearchParams({ more: $("asked").value, count: $("count").value });
-  const found = number === asked && await ask(`whatif?${more}`).catch(() => null);
-  if (!found || number !== asked) return; // another decision came
-  const points = (share) => `${share < 0 ? "−" : "+"}${Math.abs(100 * share).toFixed(2)}`;
-  $("what-if").hidden = false;
-  const guessed = `, ${found.added} test pictures as ${readable($("asked").value)} (what the head takes for it, unseen)`;
-  const what = `${found.changed} relabelled, ${found.dropped} left out${found.added ? guessed : ""}: on the other ` +
-    "pictures a closed-form head ";
-  const none = !(found.changed + found.dropped + found.added);
-  $("effect").textContent = none ? "No label is changed yet." : what + (found.won + found.lost
-    ? `goes from ${percent(found.before, 2)} to ${percent(found.after, 2)} out of fold, ${points(found.delta)} ` +
-      `points (95 %: ${points(found.low)} to ${points(found.high)}; ${found.won} won, ${found.lost} lost).`
-    : "answers as before.");
-}
-
 function drawProgress(found) {
   const parts = Object.entries(found.actions).map(([action, n]) => `${n} ${WORDS[action]}`);
   Object.assign($("progress").firstElementChild, { max: found.queue || 1, value: found.done });
@@ -223,14 +201,14 @@ Object.assign(keys, { j: keys.ArrowRight, ArrowDown: keys.ArrowRight, ArrowUp: k
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
   if (/^(input|select)$/i.test(event.target.tagName)) return;
-  const one = shown?.top[Number(event.key) - 1], act = keys[event.key] || (one && (() => take(one.class)));
+  const one = shown?.top[Number(event.key) - 1], act = keys[event.key] || (one && !numbers && (() => take(one.class)));
   if (!act) return;
   event.preventDefault();
   if (!event.repeat || act === keys.ArrowRight || act === keys.ArrowLeft) act();
 });
 function search() {
   const field = $("search").querySelector("input"), plain = (text) => readable(text).toLowerCase();
-  const hits = () => data.classes.filter((name) => plain(name).includes(plain(field.value))).slice(0, 12);
+  const hits = () => numbers ? [field.value.trim()].filter((text) => /\d/.test(text)) : data.classes.filter((name) => plain(name).includes(plain(field.value))).slice(0, 12);
   const chosen = (name) => { $("search").close(); take(name); };
   field.oninput = () => $("search").querySelector("ul").replaceChildren(...hits().map((name) =>
     el("li", {}, el("button", { className: "plain", onclick: () => chosen(name) }, readable(name)))));
@@ -248,9 +226,6 @@ for (const one of document.querySelectorAll("#views button")) one.onclick = () =
 for (const one of document.querySelectorAll("#filters select")) one.onchange = () => open(one.dataset.view);
 const watch = new IntersectionObserver((seen) => seen.at(-1).isIntersecting && loaded < total && more()); // of several the latest
 if (data.live) {
-  $("asked").append(...data.classes.map((name) => el("option", { value: name }, readable(name))));
-  $("asked").onchange = $("count").onchange = whatIf;
-  whatIf();
   drawProgress(data.progress);
   send();
 }

@@ -34,7 +34,7 @@ def overview(evidence: Evidence) -> dict[str, Any]:
     scores, metric = cv_of(evidence.record), evidence.record["metric"]
     group, parts = evidence.table.group.to_numpy(), []
     for name, rows in slices(evidence.table).items():
-        if rows.any() and name in scores:
+        if name in scores and (name == "all" or 0 < rows.sum() < len(rows)):
             low, high = interval(metric, evidence.target[rows], evidence.prob[rows], group[rows])
             about = {"name": SLICES[name], "score": f"{scores[name]:.4f}", "n": int(rows.sum())}
             parts.append(about | {"low": f"{low:.4f}", "high": f"{high:.4f}"})
@@ -43,11 +43,36 @@ def overview(evidence: Evidence) -> dict[str, Any]:
         "cv": mean_std(scores["folds"]),
         "folds": len(scores["folds"]),
         "slices": parts,
-        "wrong": int((~evidence.right).sum()),
+        "told": told(evidence),
         "hidden": hidden_score(evidence.name),
         "cost": cost_of(evidence).words(),
         "members": members_of(evidence),
     }
+
+
+def told(evidence: Evidence) -> str:
+    """What the whole page is about, in a sentence."""
+    n, wrong = len(evidence.table), int((~evidence.right).sum())
+    what, of = ("ids" if evidence.rules.picture else "pictures"), len(evidence.classes)
+    if evidence.kind == "chances":
+        missed, added = evidence.target & ~evidence.answer, evidence.answer & ~evidence.target
+        text = f"{missed.sum():,} labels are missed and {added.sum():,} wrongly given"
+        return f"On {wrong:,} of {n:,} held-out {what} one of {of} labels or more is wrong: {text}."
+    if evidence.rules.task == "ordinal":
+        far = (evidence.errors > 1).sum()
+        text = f"{wrong:,} of {n:,} held-out {what} are called another level"
+        return f"{text}, {far:,} of them by more than one."
+    if evidence.kind == "numbers":
+        off = np.abs(evidence.prob - evidence.target).mean(0)
+        each = " and ".join(
+            f"{x:.3g}{f' ({name})' * (of > 1)}"
+            for name, x in zip(evidence.classes, off, strict=True)
+        )
+        return f"{n:,} held-out {what} are off by {each} on average."
+    text = f"{wrong:,} of {n:,} held-out {what} are called wrong, of {of} classes"
+    if (k := evidence.rules.k) > 1:
+        text += f"; of {(evidence.errors == 1).sum():,} the class is not among the {k} answered"
+    return f"{text}."
 
 
 def training(evidence: Evidence) -> dict[str, Any]:
@@ -61,14 +86,23 @@ def training(evidence: Evidence) -> dict[str, Any]:
     }
 
 
-def calibration(evidence: Evidence) -> dict[str, Any]:
-    confidence = evidence.prob.max(1)
-    found = reliability(confidence, evidence.right)
+def calibration(evidence: Evidence) -> dict[str, Any] | None:
+    """Of the answers, or of every label's chance; numbers have none."""
+    if evidence.kind == "numbers":
+        return None
+    confidence, right = evidence.prob.max(1), evidence.right
+    names, x, y = ("right", "wrong"), "confidence of the answer", "share that is right"
+    if evidence.kind == "chances":
+        confidence, right = evidence.prob.ravel(), evidence.target.ravel()
+        names, x, y = ("has the label", "has it not"), "chance of a label", "share that has it"
+    found = reliability(confidence, right)
     return {
         "ece": found.ece,
         "gap": found.overconfident,
-        "reliability": draw_reliability(found),
-        "confidence": draw_confidence(confidence, evidence.right),
+        "reliability": draw_reliability(found, x, y),
+        "confidence": draw_confidence(confidence, right, names, x),
+        "words": (f"{y}, by {x}".capitalize(), x.capitalize()),
+        "chances": evidence.kind == "chances",
     }
 
 
@@ -109,28 +143,32 @@ def surest(evidence: Evidence, rows: np.ndarray) -> np.ndarray:
 
 def answered(evidence: Evidence, album: Album, row: int) -> Picture:
     """A training picture with its label, and where the answer is another one with that."""
-    label, answer = evidence.table.label.iloc[row], evidence.classes[evidence.answer[row]]
+    (label,), (answer,) = (
+        evidence.told(x[row : row + 1]) for x in (evidence.target, evidence.answer)
+    )
+    right, at = bool(evidence.right[row]), evidence.table.row.iloc[row]
+    if evidence.kind != "shares":
+        mark = "" if right or evidence.decision is None else "bad"
+        return album.picture(at, label, f"{evidence.verb} {answer}", mark)
     sure, own = evidence.prob[row].max(), evidence.prob[row, evidence.target[row]]
-    right = bool(evidence.right[row])
     wrong = f"called {answer} {percent(sure, 0)}, label {percent(own, 0)}"
     text = f"{percent(sure, 0)} sure" if right else wrong
-    at = evidence.table.row.iloc[row]
     return album.picture(at, label, text, "" if right else "bad")
 
 
 def losses(evidence: Evidence, album: Album, features: np.ndarray | None) -> list[dict[str, Any]]:
-    """The pictures whose label got the least probability.
+    """The pictures whose label got the least probability, or whose numbers lie furthest off.
 
     With features: the nearest in training, what kind of error it is, and where the model looked.
     """
-    own = evidence.prob[np.arange(len(evidence.prob)), evidence.target]
-    worst = np.argsort(own, kind="stable")[:LOSSES]
+    worst = np.argsort(-evidence.surprise, kind="stable")[:LOSSES]
     worst = worst[~evidence.right[worst]]
     found = [{"picture": answered(evidence, album, row), "near": [], "kind": ""} for row in worst]
     if features is None or not found:
         return found
     near = neighbours(features, features, NEAR)
     kinds, heats = suspects(evidence, near).kind, overlays(evidence, album, worst)
+    kinds = kinds[~kinds.index.duplicated()]
     for row, error in zip(worst, found, strict=True):
         alike = near[0][row][:NEAREST]
         error["near"] = [training_picture(evidence, album, other) for other in alike]
@@ -140,7 +178,9 @@ def losses(evidence: Evidence, album: Album, features: np.ndarray | None) -> lis
 
 
 def training_picture(evidence: Evidence, album: Album, row: int) -> Picture:
-    return album.picture(evidence.table.row.iloc[row], evidence.table.label.iloc[row])
+    return album.picture(
+        evidence.table.row.iloc[row], *evidence.told(evidence.target[row : row + 1])
+    )
 
 
 def extremes(evidence: Evidence, album: Album) -> dict[str, list[Picture]]:
@@ -155,14 +195,16 @@ def extremes(evidence: Evidence, album: Album) -> dict[str, list[Picture]]:
     }
 
 
-def twins(evidence: Evidence, album: Album) -> dict[str, Any]:
+def twins(evidence: Evidence, album: Album) -> dict[str, Any] | None:
     """Groups of equal pictures whose labels contradict each other, and what they cost."""
     table, conflicts = evidence.table, evidence.conflicts
+    if not evidence.twins.any():
+        return None
     groups = [rows for _, rows in table[conflicts].groupby("group", sort=False).groups.items()]
     return {
         "twins": int(evidence.twins.sum()),
         "conflicts": int(conflicts.sum()),
         "groups": len(groups),
-        "ceiling": ceiling(table.group, table.label),
+        "ceiling": ceiling(table.group, table.label) if evidence.kind == "shares" else None,
         "shown": [[answered(evidence, album, row) for row in rows[:4]] for rows in groups[:STRIP]],
     }

@@ -18,6 +18,7 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Mount, Route
 
 from pipeline.base.cli import UserError, explain, say
+from pipeline.pages.choices import about
 from pipeline.pages.desk import Desk, NoDecisionError
 from pipeline.pages.page import HERE, environment, shrunk, webp
 
@@ -32,7 +33,8 @@ HEADERS = {
 }
 KEPT = {"Cache-Control": "private, max-age=3600"}  # pictures do not change while the page is open
 FIELDS = ("row", "click", "action", "new", "note")  # of a decision
-OWN_FILES = {"review.js": "text/javascript", "review.css": "text/css", "style.css": "text/css"}
+OWN_FILES = {f"{name}.js": "text/javascript" for name in ("review", "labels", "whatif")}
+OWN_FILES |= {f"{name}.css": "text/css" for name in ("review", "style")}
 
 
 def serve(desk: Desk, port: int) -> None:
@@ -104,8 +106,7 @@ class Answers:
         desk = self.desk
         data = {
             "live": True,
-            "name": desk.evidence.name,
-            "classes": desk.evidence.classes,
+            **about(desk.evidence),
             "kinds": desk.queue.kind.value_counts().to_dict(),
             "pairs": desk.pairs(),
             "progress": desk.progress(),
@@ -136,7 +137,7 @@ class Answers:
     def image(self, request: Request) -> Response:
         row = self.row(request)
         if "small" in request.query_params:
-            body = webp(shrunk(self.desk.evidence.prepared.pixels[row], SMALL))
+            body = webp(shrunk(self.desk.packed(row), SMALL))
         else:
             body = webp(shrunk(self.desk.large(row), LARGE), 85)
         return Response(body, media_type="image/webp", headers=KEPT)

@@ -1,5 +1,8 @@
 """Two runs on the same pictures: what is luck, what is not, and which pictures changed sides."""
 
+import re
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,6 +18,9 @@ from pipeline.analysis.paired import (
     resamples,
 )
 from pipeline.base.cli import UserError
+from pipeline.base.competition import Competition
+from pipeline.base.forms import in_cells
+from pipeline.compare import print_pair
 from pipeline.inference.metrics import METRICS
 
 
@@ -85,6 +91,51 @@ def test_equal_runs_differ_by_nothing() -> None:
     assert found == (0, 0, 1.0, None, 0, 0, 0)
 
 
+def of_rows(task: str, metric: str, target: list[list[float]], prob: list[list[float]]) -> Evidence:
+    """Of a task whose targets are rows: three pictures, two columns at most."""
+    names, n = ["rust", "scab"][: len(target[0])], len(target)
+    rows = [f"{i}.jpg" for i in range(n)]
+    table = pd.DataFrame({"image": rows, "label": "?", "group": rows})
+    table["target"] = in_cells([tuple(row) for row in target], table.image)
+    prob = np.array(prob, np.float32)
+    about = (table, names, prob, {"one": prob, "two": prob}, None, None, None)
+    record = {"metric": metric, "key": {"weights": {"a": 1}}}
+    return Evidence("a", None, record, *about, rules=Competition(task=task, metric=metric))
+
+
+def test_won_are_more_labels_or_what_is_nearer() -> None:
+    """By hand: the first picture is won, the second lost, the third is as it was."""
+    marks = [[True, False], [True, True], [False, False]]
+    chances = [[0.2, 0.9], [0.9, 0.6], [0.1, 0.7]], [[0.6, 0.7], [0.9, 0.2], [0.2, 0.8]]
+    a, b = (of_rows("multi-label", "samples_f1", marks, prob) for prob in chances)
+    assert a.errors.tolist() == [2, 0, 1] and b.errors.tolist() == [1, 1, 1]
+    found = paired(a, b)
+    assert (found.won, found.lost) == (1, 1) and found.delta == pytest.approx(4 / 9 - 1 / 3)
+    sides = changed_sides(a, b).loc[0]
+    assert (sides.label, sides.a, sides.b) == ("rust", "scab", "rust, scab")
+    levels = [[3.0], [1.0], [2.0]]
+    places = [[4.6], [1.2], [2.9]], [[3.2], [3.1], [2.6]]
+    a, b = (of_rows("ordinal", "accuracy", levels, prob) for prob in places)
+    assert a.decision.numbers == [1.5, 2.5], "and nothing is over 3, the highest level"
+    assert a.errors.tolist() == [0, 0, 1] and b.errors.tolist() == [0, 2, 1]
+    a, b = (of_rows("regression", "rmse", levels, prob) for prob in places)
+    assert a.errors == pytest.approx([1.6, 0.2, 0.9]) and not a.right.any()
+    assert (paired(a, b).won, paired(a, b).lost) == (2, 1)
+    ranked = evidence(np.array([True, False, False]))
+    ranked = replace(ranked, rules=Competition(k=2, metric="map_at_3"))
+    assert ranked.errors == pytest.approx([0, 0.5, 0.5]) and ranked.right.tolist() == [1, 0, 0]
+
+
+def test_a_pair_speaks_the_task(capsys: pytest.CaptureFixture[str]) -> None:
+    places = [[4.6], [1.2], [2.9]], [[3.25], [3.1], [2.6]]
+    a, b = (of_rows("regression", "rmse", [[3.0], [1.0], [2.0]], prob) for prob in places)
+    print_pair(a, b)
+    said = capsys.readouterr().out
+    assert "compare   rmse (less is better) +0.2" in said
+    assert "3 differ: 2 won (nearer), 1 lost" in said
+    assert re.search(r"^0.jpg +3 +4.6 +1.60 → 0.25$", said, re.MULTILINE), said
+
+
 @pytest.mark.parametrize("metric", ["accuracy", "log_loss", "macro_f1"])
 def test_a_draw_is_scored_like_its_rows(metric: str) -> None:
     a, b = pair(60, won=8, lost=3)
@@ -112,7 +163,7 @@ def test_pictures_that_changed_sides_the_clearest_first() -> None:
     assert dict(sides.side) == {0: "won", 1: "won", 2: "lost"}
     row = sides.loc[1]
     assert (row.image, row.label, row.a, row.b) == ("1.jpg", "dog", "cat", "dog")
-    assert (row.prob_a, row.prob_b) == pytest.approx((0.2, 0.999))
+    assert (row.of_a, row.of_b) == pytest.approx((0.2, 0.999))
 
 
 def test_other_competitions_and_other_folds_have_no_pictures_in_common() -> None:

@@ -152,7 +152,7 @@ def test_one_picture(client: TestClient) -> None:
     }
     assert CLASSES[0] in [one["class"] for one in found["top"]]
     own, other = found["near"]
-    assert (own["class"], other["class"]) == (CLASSES[0], CLASSES[1])
+    assert (own["of"], other["of"]) == (f"of {CLASSES[0]}", f"of {CLASSES[1]}")
     assert row not in [one["row"] for one in own["pictures"]]
     assert other["pictures"][0]["similarity"] > own["pictures"][-1]["similarity"]
     image = client.get(f"/{TOKEN}/image/{row}.webp?small")
