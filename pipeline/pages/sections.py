@@ -150,7 +150,7 @@ def answered(evidence: Evidence, album: Album, row: int) -> Picture:
     if evidence.kind != "shares":
         mark = "" if right or evidence.decision is None else "bad"
         return album.picture(at, label, f"{evidence.verb} {answer}", mark)
-    sure, own = evidence.prob[row].max(), evidence.prob[row, evidence.target[row]]
+    sure, own = (evidence.prob[row, x[row]] for x in (evidence.answer, evidence.target))
     wrong = f"called {answer} {percent(sure, 0)}, label {percent(own, 0)}"
     text = f"{percent(sure, 0)} sure" if right else wrong
     return album.picture(at, label, text, "" if right else "bad")
