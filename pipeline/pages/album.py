@@ -90,7 +90,7 @@ def together(pixels: Pixels, rows: np.ndarray | list[int]) -> np.ndarray:
 
 def tiled(pixels: Pixels, rows: np.ndarray, columns: int, side: int) -> np.ndarray:
     """uint8 [h, w, 3]: squares of `side` px, `columns` of them in a row."""
-    canvas = np.zeros((-(-len(rows) // columns) * side, columns * side, 3), dtype=np.uint8)
+    canvas = np.full((-(-len(rows) // columns) * side, columns * side, 3), 127, np.uint8)
 
     def put(i: int) -> None:
         y, x = (side * n for n in divmod(i, columns))

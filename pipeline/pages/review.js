@@ -103,7 +103,7 @@ function classLine(item, one, number) {
   const its = several ? partsOf(held(item)).includes(one.class) : one.class === item.label;
   const name = el("span", {}, readable(one.class), its && el("small", {}, several ? " is labelled" : " its label"),
     members && el("small", { className: "members" }, members));
-  const made = el("button", { className: "class", disabled: numbers || item.kind === "test", onclick: () => take(one.class) },
+  const made = el("button", { className: numbers ? "class number" : "class", disabled: numbers || item.kind === "test", onclick: () => take(one.class) },
     !numbers && el("kbd", {}, `${number + 1}`), name, !numbers && el("span", { className: "meter" }, bar),
     el("span", { className: "n" }, one.text || percent(one.prob, 1)));
   made.ariaPressed = several ? its : null;
@@ -187,7 +187,7 @@ function drawProgress(found) {
 
 /* keys, search, buttons */
 const keys = {
-  k: () => decide("keep"),
+  k: () => (several && items[at]?.now?.action === "label" ? go(at + 1) : decide("keep")),
   d: () => decide("drop"),
   t: () => shown?.twin && decide("twin", "", shown.twin),
   u: undo,

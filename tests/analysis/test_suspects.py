@@ -10,6 +10,8 @@ from flipped_labels import flipped
 from pipeline.analysis import suspects as module
 from pipeline.analysis.evidence import Evidence
 from pipeline.analysis.suspects import class_confidence, contradictory, doubt, suspects
+from pipeline.base.competition import Competition
+from pipeline.base.forms import in_cells
 
 # of the class b: a planted error, a hard picture, one of no class, a twin; the rest is as it should
 LABELS = ["a", "a", "a", "b", "b", "b", "b", "c", "c", "c"]
@@ -89,6 +91,58 @@ def test_a_class_that_the_model_hardly_knows_has_a_lower_threshold() -> None:
     assert suspects(evidence([prob], prob=prob), near()).kind[3] == "really ambiguous"
     prob[3] = [0.91, 0.05, 0.04]
     assert suspects(evidence([prob], prob=prob), near()).kind[3] == "label wrong"
+
+
+def of_rows(
+    task: str, target: list[list[float]], prob: list[list[float]], **about: object
+) -> Evidence:
+    """Of a task whose targets are rows; the pixels of 0 and 1 are equal."""
+    n, prob = len(target), np.array(prob)
+    names = ["rust", "scab"][: prob.shape[1]]
+    table = pd.DataFrame(
+        {"image": range(n), "label": [str(row) for row in target], "row": range(n)}
+    )
+    table["target"] = in_cells([tuple(row) for row in target], table.image)
+    rows = pd.DataFrame({"hash": ["same", "same", *range(2, n)]})
+    facts = {"table": table, "prob": prob, "members": [prob], "classes": names, **about}
+    facts |= {"prepared": SimpleNamespace(rows=rows), "rules": Competition(task=task)}
+    return evidence(**facts)
+
+
+def test_of_several_labels_each_is_weighed() -> None:
+    marks = [[True, False], [False, False], [True, False], [True, True], [False, True]]
+    prob = [[0.9, 0.3], [0.2, 0.1], [0.9, 0.8], [0.02, 0.9], [0.1, 0.6]]
+    near = np.array([[2, 3], [0, 4], [3, 4], [1, 4], [3, 2]]), np.full((5, 2), [0.6, 0.2])
+    found = suspects(of_rows("multi-label", marks, prob), near)
+    kinds = dict(zip(zip(found.index, found.suggested, strict=True), found.kind, strict=True))
+    assert kinds == {
+        (2, "rust, scab"): "really ambiguous",  # .2 is more than a tenth of what none is given
+        (3, "scab"): "label wrong",
+        (0, "no label"): "pair contradictory",
+        (1, "rust"): "pair contradictory",
+    }
+    # 3 is given rust by .02, and by none of its look-alikes
+    assert found.score[3] == pytest.approx(1 - 0.02 / 2) and found.index[0] == 3
+    assert found.reason[3] == "rust is labelled; held out: 0.02; look-alikes: 0%"
+    hold = near[0].copy(), near[1]
+    hold[0][3] = [0, 2]  # which are labelled rust
+    assert suspects(of_rows("multi-label", marks, prob), hold).kind[3] == "model wrong"
+
+
+def test_of_numbers_the_furthest_off() -> None:
+    own, said = np.zeros((30, 1)), np.full((30, 1), 0.1)
+    said[[4, 7]], said[5] = 3.0, -0.1
+    near = np.tile([10, 11], (30, 1)), np.full((30, 2), 0.5)
+    found = suspects(of_rows("regression", own, said), near)
+    assert found.kind.to_dict() == {4: "model wrong", 7: "model wrong"}
+    own[[10, 11]] = 2.0
+    near[0][4], near[0][10:12] = [12, 13], [12, 13]
+    found = suspects(of_rows("regression", own, said), near)
+    assert found.kind.to_dict()[7] == "label wrong" and found.kind[4] == "model wrong"
+    assert found.reason[7] == "held out 3, label 0; look-alikes 2"
+    assert found.score[7] == pytest.approx(3 / (said - own).std())
+    levels = suspects(of_rows("ordinal", own, said), near)
+    assert levels.index[0] in (4, 7) and levels.suggested[7] == "2", "the highest that there is"
 
 
 def test_only_equal_pixels_contradict_each_other() -> None:

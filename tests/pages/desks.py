@@ -6,6 +6,7 @@ With WHEN (`before` or `after` the line is on the disk) the process dies of its 
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.analysis.evidence import Evidence
+from pipeline.base.competition import Competition
 from pipeline.pages import desk as module
 from pipeline.pages.desk import Desk
 from pipeline.pages.server import serve
@@ -20,6 +22,25 @@ from pipeline.pages.server import serve
 # what a page must show as text, a CSV must give back, and no shell or spreadsheet may act on
 CLASSES = ["<img src=x onerror=alert(1)>", '=1+1,"quoted"', "plain_name", "日本 & co</script>"]
 TEST = 5
+
+
+def make_rows_desk(task: str) -> Desk:
+    """As `make_desk`, of two labels or a level; picture 0 lacks what its look-alikes have."""
+    rules = Competition(task=task)
+    one, n = make_desk(8), 8
+    if task == "multi-label":
+        names, labels = ["rust", "scab"], ["scab", *["rust scab"] * 3, *["rust"] * 4]
+        prob = np.array([[0.97, 0.9], *[[0.9, 0.8]] * 3, *[[0.8, 0.1]] * 4])
+    else:
+        names, labels = ["label"], ["1", *["4"] * 3, *["0"] * 4]
+        prob = np.array([[3.8], *[[4.1]] * 3, *[[0.2]] * 4])
+    table = one.evidence.table.assign(label=labels)
+    table["target"] = rules.form.targets(table.label, names)
+    one.evidence.prepared.rows.loc[TEST:, "label"] = labels
+    features = np.repeat([[1.0, 0], [0, 1]], n // 2, 0) + 0.01 * np.arange(n)[:, None]
+    about = {"rules": rules, "table": table, "classes": names, "prob": prob, "members": {"a": prob}}
+    evidence = replace(one.evidence, **about, test_prob=prob[:TEST])
+    return Desk(evidence, features, features[:TEST])
 
 
 def make_desk(n: int = 40) -> Desk:

@@ -14,14 +14,21 @@ import numpy as np
 import pytest
 import uvicorn
 from browser import overflow
-from desks import CLASSES, TEST, make_desk
+from desks import CLASSES, TEST, make_desk, make_rows_desk
 from starlette.testclient import TestClient
 
 from pipeline.analysis.evidence import load_evidence
 from pipeline.analysis.whatif import WhatIf
-from pipeline.data.decisions import append, decisions_path, new_line, read_log
+from pipeline.data.decisions import (
+    append,
+    changes_of,
+    decisions_path,
+    new_line,
+    read_log,
+    standing,
+)
 from pipeline.pages import desk as module
-from pipeline.pages.desk import PAGE, Desk
+from pipeline.pages.desk import PAGE, Desk, NoDecisionError
 from pipeline.pages.export import static_page
 from pipeline.pages.server import listening, make_app
 from pipeline.review import take_over
@@ -303,6 +310,54 @@ def test_hostile_names_are_text_at_any_width(
     assert not page.locator("#actions").is_visible(), "test pictures get no labels"
     page.keyboard.press("k")
     assert page.evaluate("localStorage.getItem(KEPT)") in (None, "[]")
+
+
+def test_labels_are_given_and_taken_one_by_one(labels: Path, open_page: Ask) -> None:
+    desk = make_rows_desk("multi-label")
+    assert list(desk.queue.index) == [0] and desk.queue.suggested[0] == "rust, scab"
+    with serving(desk) as address:
+        page = open_page(address, allowed=address)
+        page.wait_for_selector("#classes button")
+        assert page.locator("#title").text_content() == "scab → rust, scab?"
+        assert page.locator("#classes .class").all_text_contents() == [
+            "1rust97.0 %",
+            "2scab is labelled90.0 %",
+        ]
+        for key in ("1", "2"):
+            page.keyboard.press(key)
+        until(page, "localStorage.getItem(KEPT) === '[]'")
+        assert page.locator("#verdict").text_content().startswith("Decided: rust")
+        page.keyboard.press("1")  # it would have none then
+        assert "one label at least" in page.locator("#trouble").text_content()
+        assert not page.locator("#what-if").is_visible()
+    assert list(read_log(labels).new) == ["scab rust", "rust"]
+    rows = desk.train
+    changes = changes_of(standing(read_log(labels)), rows, labels, desk.evidence.rules.form)
+    assert changes.label == {rows.id[TEST]: "rust"}
+
+
+def test_a_level_is_given_by_its_key_and_a_number_by_typing(labels: Path, open_page: Ask) -> None:
+    desk = make_rows_desk("ordinal")
+    assert desk.picture(TEST)["reason"].startswith("held out 3.8, label 1; look-alikes 3.7")
+    seen = [(one["class"], round(one["prob"], 2)) for one in desk.picture(TEST)["top"]]
+    assert seen == [("0", 0), ("1", 0), ("4", 0.8)]
+    with serving(desk) as address:
+        page = open_page(address, allowed=address)
+        page.wait_for_selector("#classes button")
+        page.keyboard.press("3")
+        until(page, "localStorage.getItem(KEPT) === '[]'")
+    assert list(read_log(labels).new) == ["4"]
+    number = make_rows_desk("regression")
+    with serving(number) as address:
+        page = open_page(address, allowed=address)
+        page.wait_for_selector("#classes button")
+        assert page.locator("#classes .class").text_content() == "label3.8 (+2.8)"
+        for key in ("/", "2", ".", "5", "Enter"):
+            page.keyboard.press(key)
+        until(page, "localStorage.getItem(KEPT) === '[]'")
+    assert list(read_log(labels).new) == ["4", "2.5"]
+    with pytest.raises(NoDecisionError, match="expected a number in label, not 'x'"):
+        number.decide(TEST, "c1", "label", "x")
 
 
 def test_20_000_pictures_scroll(
