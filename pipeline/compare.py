@@ -17,7 +17,7 @@ import typer
 from pipeline.analysis.evidence import Evidence, load_evidence, untouched
 from pipeline.analysis.leaderboard import sign_of
 from pipeline.analysis.listing import SCIENCE, blend_row, print_rows
-from pipeline.analysis.paired import changed_sides, paired, refuse_foreign
+from pipeline.analysis.paired import changed_sides, is_luck, paired, refuse_foreign
 from pipeline.analysis.standings import print_leaderboard
 from pipeline.base import records
 from pipeline.base.cli import (
@@ -65,16 +65,19 @@ def print_pair(a: Evidence, b: Evidence) -> None:
     less = " (less is better)" if sign_of(metric) < 0 else ""
     say("compare", f"{metric}{less} {found.delta:+.4f}, {interval}")
     if all("decided" in one.record for one in (a, b)):
-        nested = [one.record["decided"]["nested"] for one in (a, b)]
+        judged = [one.record["decided"] for one in (a, b)]
+        nested = [one["nested" if one["taken"] else "usual"] for one in judged]
         say("compare", "as decided, nested: {:.4f} → {:.4f}".format(*nested))
     say(
         "compare",
         f"{differ:,} differ: {found.won:,} won{won}, {found.lost:,} lost (p {found.p:.2g})",
     )
-    if found.needed is None:
+    verdict = "no more than luck" if is_luck(found, a.kind == "shares") else "more than luck"
+    if a.kind != "shares":
+        text = f"by the interval: {verdict}"
+    elif found.needed is None:
         text = "too few differ for any lead to matter: it takes 6"
     else:
-        verdict = "no more than luck" if abs(lead) < found.needed else "more than luck"
         text = f"of {differ:,} a lead of {found.needed} is needed, it is {lead:+d}: {verdict}"
     say("compare", text)
     for change in setting_changes(a, b):

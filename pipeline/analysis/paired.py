@@ -40,6 +40,14 @@ def paired(a: Evidence, b: Evidence) -> Paired:
     return Paired(won, lost, float(p), needed_lead(won + lost), *map(float, (delta, low, high)))
 
 
+def is_luck(found: Paired, one_class: bool) -> bool:
+    """Whether chance may have made the difference: by the lead, or where more than right and wrong
+    counts by the interval of the metric."""
+    if one_class:
+        return found.needed is None or abs(found.won - found.lost) < found.needed
+    return found.low <= 0 <= found.high
+
+
 def needed_lead(n: int) -> int | None:
     """The least won - lost among `n` pictures that chance gives in less than one of 20 cases."""
     from scipy.stats import binom  # late: a second

@@ -10,7 +10,7 @@ import pandas as pd
 from pipeline.analysis.evidence import Evidence
 
 LOST = 0.1  # of a label's mean confidence: below that the model sees nothing of it
-FAR = 2.0  # deviations of all residuals: a number is looked at from here on
+FAR, LOST_NUMBER = 1.25, 3.0  # deviations: a number is looked at, or called wrong, from here on
 Near = tuple[np.ndarray, np.ndarray]
 
 
@@ -57,19 +57,30 @@ def label_suspects(evidence: Evidence, near: Near) -> pd.DataFrame:
 def number_suspects(evidence: Evidence, near: Near, pairs: np.ndarray) -> pd.DataFrame:
     """Rows whose level is answered otherwise or whose number lies far off, the furthest first.
 
-    The score is the largest residual of the row's columns, in deviations of that column's
-    residuals. `pairs` [n] are twins with unequal labels.
+    The score is how far the prediction and the mean of the look-alikes lie off, the mean of both,
+    in deviations of all such distances; of several columns that of the furthest. `pairs` [n] are
+    twins with unequal labels.
     """
-    target, prob = evidence.target, evidence.prob.astype(float)
-    spread = np.maximum((prob - target).std(0), 1e-12)
-    residual = (prob - target) / spread
-    at, column = np.arange(len(target)), np.abs(residual).argmax(1)
-    far, own = np.abs(residual[at, column]), target[at, column]
-    said, alike = prob[at, column], near_mean(target, near)[at, column]
+    target, prob, means = (
+        evidence.target,
+        evidence.prob.astype(float),
+        near_mean(evidence.target, near),
+    )
+    off, other = (
+        np.abs(x - target) / np.maximum((x - target).std(0), 1e-12) for x in (prob, means)
+    )
+    score = (off + other) / 2
+    at, column = np.arange(len(target)), score.argmax(1)
+    own, said, alike = (x[at, column] for x in (target, prob, means))
+    far = score[at, column]
     others = np.stack([one[at, column] - own for one in evidence.members.values()])
     agreed = (np.sign(others) == np.sign(said - own)).all(0)
     kind = np.select(
-        [pairs, np.abs(alike - own) < np.abs(alike - said), agreed & (far > 1.5 * FAR)],
+        [
+            pairs,
+            np.abs(alike - own) < np.abs(alike - said),
+            agreed & (off[at, column] > LOST_NUMBER),
+        ],
         ["pair contradictory", "model wrong", "label wrong"],
         "really ambiguous",
     )

@@ -6,7 +6,7 @@ import numpy as np
 
 from pipeline.analysis.drift import Drift, layout
 from pipeline.analysis.evidence import Evidence, load_current
-from pipeline.analysis.paired import MEANS, changed_sides, paired
+from pipeline.analysis.paired import MEANS, changed_sides, is_luck, paired
 from pipeline.analysis.suspects import doubt
 from pipeline.base.cli import UserError
 from pipeline.pages.album import Album
@@ -66,7 +66,7 @@ def against(evidence: Evidence, album: Album, name: str) -> dict[str, Any] | Non
         for picture, row in zip(shown[side], rows, strict=True):
             picture["text"] = f"{sides.a[row]} → {sides.b[row]}"
     what = {"chances": ", by the labels that are right", "numbers": ", by which is nearer"}
-    luck = found.needed is None or abs(found.won - found.lost) < found.needed
+    luck = is_luck(found, evidence.kind == "shares")
     return {
         "name": name,
         **found._asdict(),

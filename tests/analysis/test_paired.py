@@ -10,8 +10,10 @@ from scipy.stats import binomtest
 
 from pipeline.analysis.evidence import Evidence
 from pipeline.analysis.paired import (
+    Paired,
     changed_sides,
     drawn_scores,
+    is_luck,
     needed_lead,
     paired,
     refuse_foreign,
@@ -133,6 +135,9 @@ def test_a_pair_speaks_the_task(capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().out
     assert "compare   rmse (less is better) +0.2" in said
     assert "3 differ: 2 won (nearer), 1 lost" in said
+    assert "by the interval: no more than luck" in said
+    better = Paired(10, 12, 0.8, None, 0.1, 0.05, 0.2)  # two large errors mended, many small made
+    assert is_luck(better, one_class=True) and not is_luck(better, one_class=False)
     assert re.search(r"^0.jpg +3 +4.6 +1.60 → 0.25$", said, re.MULTILINE), said
 
 

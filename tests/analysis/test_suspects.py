@@ -140,7 +140,9 @@ def test_of_numbers_the_furthest_off() -> None:
     found = suspects(of_rows("regression", own, said), near)
     assert found.kind.to_dict()[7] == "label wrong" and found.kind[4] == "model wrong"
     assert found.reason[7] == "held out 3, label 0; look-alikes 2"
-    assert found.score[7] == pytest.approx(3 / (said - own).std())
+    alike = np.full((30, 1), 2.0)
+    alike[[4, 10, 11]] = 0
+    assert found.score[7] == pytest.approx(1.5 / (said - own).std() + 1 / (alike - own).std())
     levels = suspects(of_rows("ordinal", own, said), near)
     assert levels.index[0] in (4, 7) and levels.suggested[7] == "2", "the highest that there is"
 
