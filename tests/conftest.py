@@ -82,7 +82,7 @@ SLOW = {
     "test_the_real_pieces_are_measured_and_training_goes_by_what_was_chosen",
     "test_the_same_probabilities_as_from_pictures",
     "test_trained_weights_are_not_predicted_from_first_ones",
-    "test_training_beats_its_start_with_two_folds_at_once",
+    "test_training_beats_its_start_by_each_recipe_and_with_two_folds_at_once",
     "test_training_draws_and_outlives_what_cannot_be_drawn",
     "test_training_tells_its_tracker",
     "test_training_tells_the_epoch",
