@@ -143,7 +143,7 @@ def test_settings_that_do_not_go_together(tmp_path: Path) -> None:
             "sampler: sqrt",
             "e: train.sampler: for one class a picture, not for a task of labels",
         ),
-        ("loss: mse", "e: train.loss: mse: a task of labels takes bce"),
+        ("loss: mse", "e: train.loss: mse: a task of labels takes bce or asymmetric"),
     ):
         path.write_text(f"{text}train: {{{train}}}\n")
         with pytest.raises(UserError) as error:

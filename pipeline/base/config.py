@@ -83,14 +83,17 @@ class Train(Settings):
     epochs: int = Field(5, ge=0)  # 0: the head's closed form is all
     batch_size: int = Field(64, ge=2)  # pictures a step, over all GPUs of a fold
     accumulate: int = Field(1, ge=1)  # batches per optimizer step
-    lr: float = Field(7e-5, gt=0)  # of the backbone, at its peak; AdamW, then a half cosine to 0
+    # adamw is PyTorch's; lion, lamb, nadamw, muon and 60 more are timm's
+    optimizer: str = "adamw"
+    lr: float = Field(7e-5, gt=0)  # of the backbone, at its peak; then a half cosine to 0
     head_lr_mult: float = Field(5.0, gt=0, le=10_000)  # the head's rate is lr times this
     # rate of a layer as a share of the next one's; 1: one rate for all
     layer_decay: float = Field(1.0, gt=0, le=1)
     weight_decay: float = Field(0.05, ge=0, le=1000)  # not on norms and biases
     warmup: Probability = 0.1  # share of all steps
-    # labels take bce, one yes-or-no question a class; numbers smooth_l1 (their default) or mse
-    loss: Literal["cross_entropy", "bce", "smooth_l1", "mse"] = "cross_entropy"
+    # labels take bce (a yes-or-no question a class) or asymmetric, which rare labels need;
+    # numbers smooth_l1 (their default) or mse
+    loss: Literal["cross_entropy", "bce", "asymmetric", "smooth_l1", "mse"] = "cross_entropy"
     label_smoothing: Probability = 0.0  # share of the target spread evenly over all classes
     # weight of a class in the loss; inverse: 1 / its number of images
     class_weights: Literal["none", "inverse"] = "none"
@@ -99,6 +102,7 @@ class Train(Settings):
     conflicts: Conflicts = Field("keep", alias="twins")
     clip_grad: float | None = Field(None, gt=0)  # largest gradient norm
     ema: Probability = 0.0  # averaging window as a share of all steps; 0: off
+    grad_checkpointing: bool = False  # blocks are computed twice, in less memory
     refit: bool = False  # after the last epoch: mean of the head and its closed form
     # of everything random in training; the split has its own. A list: a run for each
     seed: Annotated[int, BeforeValidator(first_of)] = 0

@@ -38,7 +38,7 @@ class Labels(Rows):
     A head gives the chance of each. A label's text is its parts in order, joined.
     """
 
-    kind, word, losses = "chances", "labels", ("bce",)
+    kind, word, losses = "chances", "labels", ("bce", "asymmetric")
     metrics = (
         "macro_f1",
         "micro_f1",

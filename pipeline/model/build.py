@@ -14,7 +14,7 @@ from pipeline.base.cli import UserError
 from pipeline.base.config import Model, Runtime
 from pipeline.model.backbone import as_recorded, build_backbone, drops, layout, read_weights
 from pipeline.model.fused import fuse
-from pipeline.model.head import BlockHead, final_features
+from pipeline.model.head import FOREIGN, BlockHead, final_features
 
 
 def build_model(settings: Model, classes: int, fold: int) -> nn.Module:
@@ -26,6 +26,15 @@ def build_model(settings: Model, classes: int, fold: int) -> nn.Module:
     else:
         model.reset_classifier(classes)
     return model.to(memory_format=torch.channels_last)
+
+
+def recompute(model: nn.Module) -> None:
+    """Blocks are computed again in the backward pass, which then keeps their inputs alone."""
+    try:
+        body(model).set_grad_checkpointing(True)
+    except FOREIGN:
+        kind = type(body(model)).__name__
+        raise UserError(f"train.grad_checkpointing: a {kind} has none; set it to false") from None
 
 
 def preprocessing(model: nn.Module, settings: Model) -> dict[str, Any]:

@@ -53,7 +53,7 @@ class BlockHead(nn.Module):
         cut_head(backbone, taps)
         self.backbone, self.taps, self.unread = backbone, taps, list(unread)
         self.channels_last = is_channels_last(backbone)
-        self.pooled: list[torch.Tensor] = []
+        self.pooled: list[torch.Tensor] | None = None
         for name in [tap for tap in self.taps if tap != END]:
             backbone.get_submodule(name).register_forward_hook(self._pool)
         width = sum(self.taps.values())
@@ -68,7 +68,7 @@ class BlockHead(nn.Module):
             return final_features(self.backbone, images).float()
         self.pooled = []
         self.backbone.forward_features(images)
-        pooled, self.pooled = torch.cat(self.pooled, 1), []
+        pooled, self.pooled = torch.cat(self.pooled, 1), None
         return pooled
 
     def from_statistics(self, pooled: torch.Tensor) -> torch.Tensor:
@@ -88,7 +88,9 @@ class BlockHead(nn.Module):
             self.backbone.get_parameter(name).requires_grad = False
 
     def _pool(self, block: nn.Module, _: object, out: torch.Tensor) -> None:
-        self.pooled += pool(out, self.channels_last)
+        pooled = pool(out, self.channels_last)
+        if self.pooled is not None:  # else a checkpoint computes the block again
+            self.pooled += pooled
 
 
 def cut_head(backbone: nn.Module, taps: Iterable[str] = ()) -> None:

@@ -18,16 +18,32 @@ from pipeline.base.forms import Kind, as_array, in_cells
 from pipeline.data.mix import as_rows
 from pipeline.inference.answers import Answer
 
-OF_NUMBERS = {"smooth_l1": F.smooth_l1_loss, "mse": F.mse_loss}
 FORTH = {"none": np.asarray, "log1p": np.log1p, "sqrt": np.sqrt}
+
+
+def asymmetric(logits: torch.Tensor, rows: torch.Tensor, reduction: str) -> torch.Tensor:
+    """timm's AsymmetricLossMultiLabel (Ridnik et al. 2021), whose versions sum it differently."""
+    p = logits.float().sigmoid()
+    q = (1.05 - p).clamp(max=1)  # a label that is rightly thought unlikely costs nothing
+    loss = rows * p.clamp(min=1e-8).log() + (1 - rows) * q.log()
+    return -loss * (1 - p * rows - q * (1 - rows)) ** (4 - 3 * rows)
+
+
+# of each number of a row of logits and targets
+LOSSES = {
+    "bce": F.binary_cross_entropy_with_logits,
+    "asymmetric": asymmetric,
+    "smooth_l1": F.smooth_l1_loss,
+    "mse": F.mse_loss,
+}
 
 
 class Loss(nn.Module):
     """Mean over a batch of weight × loss; `class_weights` is float32 [classes], None: all 1.
 
     cross_entropy: PyTorch's. bce: one yes-or-no question per class, summed, which spares the
-    softmax its race between classes (Wightman et al. 2021, ResNet strikes back). smooth_l1 and
-    mse: PyTorch's, of numbers, summed over their columns.
+    softmax its race between classes (Wightman et al. 2021, ResNet strikes back). asymmetric: bce
+    that is led by the labels that are there. smooth_l1 and mse: PyTorch's, of numbers, summed.
 
     Prediction is a softmax for both. For bce that is right too: of independent yes-or-no
     answers with odds exp(logit), given that exactly one is yes, class c has p = softmax(logits)c.
@@ -50,11 +66,9 @@ class Loss(nn.Module):
         if self.kind == "cross_entropy":
             smoothing = self.smoothing
             return F.cross_entropy(logits, target, reduction="none", label_smoothing=smoothing)
-        if self.kind in OF_NUMBERS:
-            return OF_NUMBERS[self.kind](logits, target, reduction="none").sum(1)
         rows = as_rows(target, logits.shape[1], self.smoothing)
         # the sum, not timm's mean: its size does not shrink with the number of classes
-        return F.binary_cross_entropy_with_logits(logits, rows, reduction="none").sum(1)
+        return LOSSES[self.kind](logits, rows, reduction="none").sum(1)
 
 
 def row_weights(target: torch.Tensor, class_weights: torch.Tensor) -> torch.Tensor:

@@ -3,12 +3,14 @@
 import math
 from typing import Any
 
+import timm.optim
 import torch
 from timm.optim import param_groups_layer_decay
 from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEmaV3
 from torch import nn
 
+from pipeline.base.cli import UserError, did_you_mean, short, shown
 from pipeline.base.config import Train
 from pipeline.model.build import body, classifier
 
@@ -37,6 +39,30 @@ def parameter_groups(model: nn.Module, settings: Train) -> list[dict[str, Any]]:
         if params:
             split.append({"params": params, "head": True, **wanted})
     return split
+
+
+def make_optimizer(groups: list[dict[str, Any]], settings: Train) -> torch.optim.Optimizer:
+    """PyTorch's AdamW, or timm's optimizer of that name. Raises UserError for one that is neither.
+
+    The groups hold their own weight decay.
+    """
+    name, rates = settings.optimizer, {"lr": settings.lr, "weight_decay": settings.weight_decay}
+    if name == "adamw":
+        return torch.optim.AdamW(groups, lr=settings.lr, fused=True)
+    if name not in (known := list_optimizers()):
+        near = did_you_mean(name, known)
+        text = f"timm has no {shown(name)}{near}; there are: {', '.join(known)}"
+        raise UserError(f"train.optimizer: {text}")
+    try:
+        return timm.optim.create_optimizer_v2(groups, name, **rates)
+    except Exception as error:  # a package that it lacks, a parameter that it cannot take
+        raise UserError(f"train.optimizer: {name}: {short(error)}") from None
+
+
+def list_optimizers() -> list[str]:
+    """Names of timm's whose step needs no more than the gradients."""
+    every = timm.optim.list_optimizers()
+    return [name for name in every if not timm.optim.get_optimizer_info(name).second_order]
 
 
 def make_schedule(

@@ -25,14 +25,13 @@ from pipeline.inference.answers import SHARES, Answer
 from pipeline.inference.features import FrozenFeatures, moves_batchnorm
 from pipeline.inference.predictor import Normalise, Predictor
 from pipeline.inference.tta import VIEWS
-from pipeline.model.build import build_model, classifier, preprocessing, to_device
+from pipeline.model.build import build_model, classifier, preprocessing, recompute, to_device
 from pipeline.model.freeze import freeze, settle_batchnorm, train_mode, unfreeze
-from pipeline.training import checkpoint, distributed
+from pipeline.training import checkpoint, distributed, optim
 from pipeline.training.discriminant import Fitted
 from pipeline.training.head_init import fits_features, in_words, init_head, refit_head
 from pipeline.training.log import describe, make_row
 from pipeline.training.loss import Loss, class_weights
-from pipeline.training.optim import make_ema, make_schedule, parameter_groups, warm_up_unfrozen
 from pipeline.training.parts import Parts
 
 
@@ -75,6 +74,8 @@ class Trainer:
         runtime, how = self.settings.runtime, self.settings.model
         torch.manual_seed(self.seed)  # the random head
         model = build_model(how, len(self.classes), self.fold)
+        if self.settings.train.grad_checkpointing:
+            recompute(model)
         fixed, device = how.batchnorm == "frozen", self.accelerator.device
         if not fixed:
             model = distributed.sync_batchnorm(model)
@@ -102,14 +103,14 @@ class Trainer:
     def _make_optimizer(self, model: nn.Module) -> None:
         settings = self.settings.train
         # before freezing: the groups hold also what is unfrozen later
-        groups = parameter_groups(model, settings)
-        optimizer = torch.optim.AdamW(groups, lr=settings.lr, fused=True)
-        self.schedule = make_schedule(optimizer, settings, self.steps)
+        groups = optim.parameter_groups(model, settings)
+        optimizer = optim.make_optimizer(groups, settings)
+        self.schedule = optim.make_schedule(optimizer, settings, self.steps)
         # before DDP, which then leaves frozen parameters out; but it takes on none later
         if not self.unfreezes:
             freeze(model, self.settings.model)
         # before `prepare`, which wraps `forward`: the average is a copy of the bare model
-        self.ema = make_ema(model, settings, self.steps)
+        self.ema = optim.make_ema(model, settings, self.steps)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         if self.unfreezes:
             freeze(model, self.settings.model)
@@ -245,7 +246,7 @@ class Trainer:
         self.schedule.step_update(step)
         if self.unfreezes and self.epoch >= self.unfreezes:
             since = step - self.unfreezes * self.epoch_steps
-            warm_up_unfrozen(self.optimizer, self.settings.train, self.steps, since)
+            optim.warm_up_unfrozen(self.optimizer, self.settings.train, self.steps, since)
 
     def set_mode(self) -> None:
         """Training mode, with layers unfrozen when their time has come."""

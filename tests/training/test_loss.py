@@ -5,6 +5,7 @@ from math import exp, log
 import numpy as np
 import pytest
 import torch
+from timm.loss import AsymmetricLossMultiLabel
 
 from pipeline.base.config import Train
 from pipeline.data.mix import as_rows
@@ -33,6 +34,17 @@ def test_bce() -> None:
     first = 0.5 * log(3 / 2) + 0.5 * log(3) + log(2) + log(2)
     second = log(2) + 0.25 * log(7 / 6) + 0.75 * log(7) + log(2)
     assert loss(SOFT, loss="bce") == pytest.approx((first + second) / 2)
+
+
+def test_asymmetric() -> None:
+    """timm's of one row, which all its versions sum alike; a mean over the batch of ours."""
+    each = [AsymmetricLossMultiLabel()(LOGITS[[i]], SOFT[[i]]).item() for i in (0, 1)]
+    assert loss(SOFT, loss="asymmetric") == pytest.approx(sum(each) / 2)
+    sure = torch.tensor([[-9.0, 9.0]], requires_grad=True)
+    value = Loss(Train(loss="asymmetric"))(sure, torch.tensor([[0.0, 1.0]]))
+    value.backward()
+    assert value.item() < 1e-6
+    assert sure.grad[0, 0] == 0, "a label that is rightly thought unlikely teaches nothing"
 
 
 @pytest.mark.parametrize("kind", ["cross_entropy", "bce"])

@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from pipeline.base import records
 from pipeline.base.config import Train, load_experiment
 from pipeline.training.log import training_lost
-from pipeline.training.trainer import Trainer, make_ema, make_schedule
+from pipeline.training.optim import make_ema, make_schedule
+from pipeline.training.trainer import Trainer
 
 pytestmark = pytest.mark.precision
 HARD = {  # everything that draws random numbers or carries state from step to step
@@ -98,7 +99,9 @@ def test_every_epoch_is_a_resume_point(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Stopped after each epoch in turn, also between the last epoch and the model file."""
-    whole, stopped, limited = (write(name, **HARD) for name in ("whole", "stopped", "limited"))
+    other = {"train": HARD["train"] | {"optimizer": "lamb", "grad_checkpointing": True}}
+    names = ("whole", "stopped", "limited")
+    whole, stopped, limited = (write(name, **HARD | other) for name in names)
     split(whole)
     run("train", whole, "--fold", "0")
     for epoch in (1, 2):
