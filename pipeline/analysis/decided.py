@@ -21,6 +21,8 @@ def task_key(rules: Competition, mean: str) -> dict[str, Any]:
     if (rules.form.kind != "shares" or rules.picture) and mean != Mean.PROBABILITIES:
         raise UserError(f"--mean {mean} is of one class a picture, and of one picture an id")
     key: dict[str, Any] = {"picture": rules.picture} if rules.picture else {}
+    if rules.plugins:
+        key["plugins"] = rules.key()["plugins"]
     if rules.task != "classes":
         key["task"] = {"name": rules.task, "metric": rules.metric, "answers": rules.submission}
     return key

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from enum import IntEnum
 from functools import wraps
 from pathlib import Path
+from traceback import walk_tb
 from types import FrameType
 
 import typer
@@ -21,6 +22,7 @@ from pipeline import exit_at_once
 
 UsageError = typer.BadParameter.__mro__[1]  # click's, or that of the copy in newer typers
 
+PLUGINS: set[str] = set()  # a person's own files that were run
 MOST_PROBLEMS = 20  # named in full before "and N more"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a file over the size that is allowed, too
 _REPR = reprlib.Repr()
@@ -109,6 +111,8 @@ def explain(error: Exception) -> str | None:
     if isinstance(error, UserError):  # without the traceback that a loader's worker puts before it
         worker = r"\ACaught \w+ in DataLoader worker(.|\n)*\n[\w.]+Error: "
         return re.sub(worker, "", str(error)).strip()
+    if found := in_plugins(error):
+        return found
     if is_full(error):
         return "the disk is full; free some space, then the same command"
     if isinstance(error, OSError):
@@ -129,6 +133,18 @@ def explain(error: Exception) -> str | None:
             f"predictions lower runtime.predict_batch ({short(error, 120)})"
         )
     return None
+
+
+def in_plugins(error: BaseException) -> str | None:
+    """An error of a person's own file, with its line in it; None for one from elsewhere."""
+    places = [(f.f_code.co_filename, n, f.f_code.co_name) for f, n in walk_tb(error.__traceback__)]
+    # a loader's worker sends its traceback as text
+    places += re.findall(r'File "(.+?)", line (\d+), in (\S+)', str(error))
+    if not (places := [place for place in places if place[0] in PLUGINS]):
+        return None
+    text = str(error).rstrip().rpartition("\n")[2] if "Traceback" in str(error) else str(error)
+    kind = "" if text != str(error) else f"{type(error).__name__}: "
+    return "{} line {}, in {}: ".format(*places[-1]) + kind + short(text, 400)
 
 
 def is_full(error: BaseException | None) -> bool:

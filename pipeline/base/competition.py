@@ -1,15 +1,18 @@
 """Settings of a competition: where its files lie, what they hold, how it is scored."""
 
 from functools import cached_property
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
+from pipeline.base import records
 from pipeline.base.forms import OneClass
 from pipeline.base.row_forms import FORMS
 from pipeline.base.settings import CONFLICT, Name, Settings
 from pipeline.base.yaml_files import find_yaml, load_yaml
+from pipeline.plugins import read_plugins
 
 
 def _inside(value: str) -> str:
@@ -21,7 +24,7 @@ def _inside(value: str) -> str:
 
 METRICS = tuple(dict.fromkeys(name for form in FORMS.values() for name in form.metrics))
 # in a key only where they are set
-LATER = ("task", "picture", "positive", "separator", "k", "transform")
+LATER = ("task", "picture", "positive", "separator", "k", "transform", "plugins")
 Inside = Annotated[str, AfterValidator(_inside)]
 
 
@@ -50,7 +53,8 @@ class Competition(Settings):
     test_image: Inside | None = None  # when test pictures lie elsewhere
     submission: Literal["label", "probability"] = "label"  # a class name a row, or a column a class
     # of all scores: folds, blends, hidden tests; each task takes some of them
-    metric: Literal[METRICS] = "accuracy"
+    metric: Annotated[str, WithJsonSchema({"enum": METRICS})] = "accuracy"
+    plugins: str | None = None  # your own file that holds the metric: mine.py
     limit_hours: float = Field(9.0, ge=0.5)  # of a notebook, where notebooks are submitted
     code_competition: bool = False  # Kaggle runs notebooks again, on a test that nobody has seen
     accelerator: Literal["t4x2", "l4x4", "cpu"] = "t4x2"  # of notebooks on Kaggle
@@ -63,7 +67,8 @@ class Competition(Settings):
 
     @model_validator(mode="after")
     def _answered(self) -> "Competition":
-        known, problem = self.form.metrics, self.form.problem()
+        known = [*self.form.metrics, *read_plugins(self.plugins)["metric"]]
+        problem = self.form.problem()
         if self.transform != "none" and self.task != "regression":
             problem = f"transform: {self.transform} is of task: regression"
         if not problem and self.metric not in known:
@@ -81,6 +86,8 @@ class Competition(Settings):
         """For the key of what all the settings go into."""
         usual = {name: type(self).model_fields[name].default for name in LATER}
         found = self.model_dump(mode="json")
+        if self.plugins:
+            found["plugins"] = records.file_digest(Path(self.plugins))
         return {k: v for k, v in found.items() if k not in usual or v != usual[k]}
 
     @property

@@ -9,7 +9,14 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from pipeline.base.augment_settings import Augmentation
@@ -20,11 +27,17 @@ from pipeline.base.label_settings import Conflicts, Pseudo
 from pipeline.base.recipes import over_recipe
 from pipeline.base.settings import CONFLICT, Name, Probability, Settings, Side, valid_name
 from pipeline.base.yaml_files import checked, find_yaml, known_yaml, read_based
+from pipeline.plugins import read_plugins
 
 Alpha = Annotated[float, Field(ge=0, le=1000)]
 TTAName = Literal["none", "hflip", "flips", "diagonals", "d4"]
 TTA = StrEnum("TTA", [(name, name) for name in get_args(TTAName)])  # an option of commands
 Root = Literal["data", "runs", "folds", "labels", "submissions", "weights"]
+
+
+def of_ours(*names: str) -> WithJsonSchema:
+    """What the table of settings says of a name that plugins may hold, too."""
+    return WithJsonSchema({"enum": list(names)})
 
 
 class Folds(Settings):
@@ -43,6 +56,8 @@ class Model(Settings):
     # how a picture becomes a square
     resize: Literal["stretch", "pad"] = Field("stretch", alias="fit")
     features: Literal["blocks", "last"] = Field("blocks", alias="reads")  # what the head is given
+    # or a head of your plugins, on the backbone's last map
+    classifier: Annotated[str, of_ours("linear")] = "linear"
     head_init: Literal["lda", "random"] = Field("lda", alias="head")  # the head's first weights
     batchnorm: Literal["frozen", "train"] = "frozen"  # its running statistics
     depthwise: Literal["frozen", "train"] = "train"  # convolutions of a channel each, their norms
@@ -58,6 +73,10 @@ class Model(Settings):
             raise PydanticCustomError(CONFLICT, text)
         if self.freeze_epochs and not self.freeze:
             raise PydanticCustomError(CONFLICT, "model.freeze_epochs needs freeze:")
+        plain = self.features == "last" and self.head_init == "random"
+        if self.classifier != "linear" and not plain:
+            text = "model.classifier: your own needs features: last and head_init: random"
+            raise PydanticCustomError(CONFLICT, text)
         return self
 
 
@@ -72,6 +91,9 @@ class Mix(Settings):
     off_epochs: int = Field(0, ge=0)  # the last epochs, which see real pictures only
 
 
+LOSSES = ("cross_entropy", "bce", "asymmetric", "smooth_l1", "mse")
+
+
 def first_of(seed: Any) -> Any:
     """The run of an experiment's own name has the first seed of a list; `each_seed` the others."""
     return seed[0] if isinstance(seed, list) and seed else seed
@@ -83,7 +105,7 @@ class Train(Settings):
     epochs: int = Field(5, ge=0)  # 0: the head's closed form is all
     batch_size: int = Field(64, ge=2)  # pictures a step, over all GPUs of a fold
     accumulate: int = Field(1, ge=1)  # batches per optimizer step
-    # adamw is PyTorch's; lion, lamb, nadamw, muon and 60 more are timm's
+    # adamw is PyTorch's; lion, lamb, nadamw, muon and 60 more are timm's; or of your plugins
     optimizer: str = "adamw"
     lr: float = Field(7e-5, gt=0)  # of the backbone, at its peak; then a half cosine to 0
     head_lr_mult: float = Field(5.0, gt=0, le=10_000)  # the head's rate is lr times this
@@ -92,8 +114,8 @@ class Train(Settings):
     weight_decay: float = Field(0.05, ge=0, le=1000)  # not on norms and biases
     warmup: Probability = 0.1  # share of all steps
     # labels take bce (a yes-or-no question a class) or asymmetric, which rare labels need;
-    # numbers smooth_l1 (their default) or mse
-    loss: Literal["cross_entropy", "bce", "asymmetric", "smooth_l1", "mse"] = "cross_entropy"
+    # numbers smooth_l1 (their default) or mse; or one of your plugins
+    loss: Annotated[str, of_ours(*LOSSES)] = "cross_entropy"
     label_smoothing: Probability = 0.0  # share of the target spread evenly over all classes
     # weight of a class in the loss; inverse: 1 / its number of images
     class_weights: Literal["none", "inverse"] = "none"
@@ -161,6 +183,8 @@ class Experiment(Settings):
     base: str | None = Field(None, exclude=True)
     recipe: str = Field("short", exclude=True)  # of configs/recipes/; unnamed, by the epochs
     competition: str  # a name in pipeline/configs/competitions/, or a path that ends in .yaml
+    # your own file of losses, transforms, heads and optimizers: mine.py
+    plugins: str | None = None
     folds: Folds = Folds()
     model: Model = Model()
     augment: Augmentation = "light"  # a preset of configs/augmentations/, or a list like theirs
@@ -195,6 +219,10 @@ class Experiment(Settings):
         """What a trained model depends on."""
         science = {"model", "augment", "mix", "train"}
         return self.model_dump(include=science, mode="json", by_alias=True)
+
+    def own(self, kind: str) -> dict[str, Any]:
+        """What your plugins hold of a kind. Raises UserError for a file that cannot be run."""
+        return read_plugins(self.plugins)[kind]
 
     @property
     def competition_name(self) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.base.cli import UserError, short, shown
+from pipeline.plugins import refuse_unknown
 
 if TYPE_CHECKING:
     from pipeline.base.competition import Competition
@@ -172,8 +173,14 @@ def suited(experiment: "Experiment", form: OneClass) -> "Experiment":
     train = experiment.train
     if "loss" not in train.model_fields_set:
         train = train.model_copy(update={"loss": form.losses[0]})
-    if problem := form.misfit(dict(train), experiment.pseudo is not None):
-        raise UserError(f"{experiment.name}: {problem}")
+    own, known = experiment.own("loss"), dict(train)
+    if train.loss in own:
+        known["loss"] = form.losses[0]
+    if problem := form.misfit(known, experiment.pseudo is not None):
+        told = f"; of your plugins: {', '.join(own)}" * bool(own)
+        raise UserError(f"{experiment.name}: {problem}{told}")
+    where, heads = f"{experiment.name}: model.classifier", experiment.own("head")
+    refuse_unknown(where, experiment.model.classifier, ["linear", *heads])
     return experiment.model_copy(update={"train": train})
 
 

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from pydantic import ValidationError
 
-from pipeline.base.cli import UserError, did_you_mean, short, shown
+from pipeline.base.cli import UserError, did_you_mean, in_plugins, short, shown
 
 Transform = A.BasicTransform
 INTERPOLATION = {
@@ -27,12 +27,22 @@ INTERPOLATION = {
 }
 
 
+TRANSFORMS = {n: c for n, c in vars(A).items() if isinstance(c, type) if issubclass(c, Transform)}
+
+
 class Augment:
     """Random pictures of one size from uint8 [h, w, 3], equal for an equal seed."""
 
-    def __init__(self, specs: list[dict[str, dict[str, Any]]], size: int, interpolation: str):
-        mode = INTERPOLATION[interpolation]
-        steps = [_transform(name, kw, size, mode) for spec in specs for name, kw in spec.items()]
+    def __init__(
+        self,
+        specs: list[dict[str, dict[str, Any]]],
+        size: int,
+        interpolation: str,
+        own: dict[str, type[Transform]] | None = None,  # the user's
+    ):
+        mode, known = INTERPOLATION[interpolation], TRANSFORMS | (own or {})
+        pairs = [pair for spec in specs for pair in spec.items()]
+        steps = [_transform(name, kw, size, mode, known) for name, kw in pairs]
         self.compose = A.Compose([*steps, A.Resize(size, size, interpolation=mode)])
 
     def try_on(self, pixels: np.ndarray) -> None:
@@ -47,7 +57,7 @@ class Augment:
                 pixels = A.Compose([step], seed=0)(image=pixels)["image"]
             except Exception as error:  # of OpenCV, NumPy or albumentations itself
                 text = f"augment: {name} fails on pictures of {width} x {height} px"
-                raise UserError(f"{text}: {short(error)}") from None
+                raise UserError(f"{text}: {in_plugins(error) or short(error)}") from None
             if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
                 made = f"{pixels.dtype} {list(pixels.shape)}"
                 raise UserError(f"augment: {name} makes {made} of pictures, not uint8 [h, w, 3]")
@@ -72,10 +82,13 @@ class Resize:
         return cv2.resize(pixels, self.size, interpolation=self.mode)
 
 
-def _transform(name: str, kwargs: dict[str, Any], size: int, mode: int) -> Transform:
-    every = {n: c for n, c in vars(A).items() if isinstance(c, type) if issubclass(c, Transform)}
+def _transform(
+    name: str, kwargs: dict[str, Any], size: int, mode: int, every: dict[str, type[Transform]]
+) -> Transform:
     if name not in every:
-        raise UserError(f"augment: albumentations has no {shown(name)}{did_you_mean(name, every)}")
+        near, own = did_you_mean(name, every), every.keys() - TRANSFORMS
+        told = f"; of your plugins: {', '.join(sorted(own))}" * bool(own)
+        raise UserError(f"augment: albumentations has no {shown(name)}{near}{told}")
     cls = every[name]
     known = inspect.signature(cls.__init__).parameters
     if "size" in known:  # what the backbone wants, unless the YAML says otherwise

@@ -53,7 +53,10 @@ class Views:
 
         size = settings.model.size
         mode = timm.get_pretrained_cfg(settings.model.backbone).interpolation
-        self.original_of, self.augment = Resize(size, mode), Augment(settings.augment, size, mode)
+        self.original_of, self.augment = (
+            Resize(size, mode),
+            Augment(settings.augment, size, mode, settings.own("transform")),
+        )
         self.mixer = Mixer(settings.mix, len(classes), settings.train.epochs)
         self.pixels, self.classes, self.seed = pixels, classes, seed
 

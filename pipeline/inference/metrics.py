@@ -5,12 +5,15 @@ The target is int [n] (a class a picture), bool [n, classes] (labels) or float [
 the likeliest class, labels from .5 on, and the nearest whole number.
 """
 
+from collections import ChainMap
 from collections.abc import Callable
 from functools import partial
 
 import numpy as np
 from scipy.stats import rankdata
 from sklearn import metrics
+
+from pipeline import plugins
 
 Score = Callable[[np.ndarray, np.ndarray], float]
 TINY = 1e-7  # float32 knows no probability between it and 1
@@ -134,7 +137,7 @@ def pearson(target: np.ndarray, prob: np.ndarray) -> float:
     return float(np.mean([np.corrcoef(a, b)[0, 1] for a, b in pairs]))
 
 
-METRICS: dict[str, Score] = {
+OURS: dict[str, Score] = {
     "accuracy": accuracy,
     "log_loss": log_loss,
     "macro_f1": partial(f_score, average="macro"),
@@ -155,4 +158,6 @@ METRICS: dict[str, Score] = {
     "r2": r2,
     "pearson": pearson,
 }
-LOWER_IS_BETTER = {"log_loss", "balanced_log_loss", "rmse", "mae"}
+METRICS = ChainMap(OURS, plugins.METRICS)
+LOWER_IS_BETTER = plugins.LOWER_IS_BETTER
+LOWER_IS_BETTER |= {"log_loss", "balanced_log_loss", "rmse", "mae"}

@@ -155,8 +155,9 @@ def _from_run(settings: Model, path: Path, **drops: float) -> nn.Module:
     if record["model"]["backbone"] != name:
         raise UserError(f"model.weights: {path} holds a {record['model']['backbone']}, not {name}")
     built, state, kwargs = record.get("arguments", {}), read_weights(path), drops
-    cut = record["model"]["reads"] == "blocks"  # what follows the last block
-    if cut and settings.features != "blocks":
+    blocks = record["model"]["reads"] == "blocks"
+    cut = blocks or bool(record.get("taps"))  # what follows the last block, or that of the user
+    if blocks and settings.features != "blocks":
         raise UserError(f"model.weights: {path} ends at its last block: set features: blocks")
     if cut:
         inside = [name for name in state if name.startswith("backbone.")]

@@ -1,5 +1,6 @@
 """A backbone with a new head: building, saving and loading."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,21 @@ from pipeline.base.cli import UserError
 from pipeline.base.config import Model, Runtime
 from pipeline.model.backbone import as_recorded, build_backbone, drops, layout, read_weights
 from pipeline.model.fused import fuse
-from pipeline.model.head import FOREIGN, BlockHead, final_features
+from pipeline.model.head import FOREIGN, BlockHead, OwnHead, final_features
+from pipeline.plugins import read_plugins
 
 
-def build_model(settings: Model, classes: int, fold: int) -> nn.Module:
-    """Backbone with first weights, and a new random head for so many `classes`."""
+def build_model(
+    settings: Model, classes: int, fold: int, own: Callable[..., nn.Module] | None = None
+) -> nn.Module:
+    """Backbone with first weights, and a new random head for so many `classes`, or the `own` one
+    of the user."""
     model = build_backbone(settings, fold, **drops(settings))
     if settings.features == "blocks":
         found = layout(settings)
         model = BlockHead(model, classes, settings.drop_rate, found.taps, found.unread)
+    elif own:
+        model = OwnHead(model, own, classes)
     else:
         model.reset_classifier(classes)
     return model.to(memory_format=torch.channels_last)
@@ -107,10 +114,30 @@ def load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
         if record["model"]["reads"] == "blocks":
             model = BlockHead(model, len(record["classes"]), taps=record.get("taps"))
             cut_to(model, state)
+        elif own := own_head(path, record):
+            model = OwnHead(model, own, len(record["classes"]))
         else:
             model.reset_classifier(len(record["classes"]))
         model.load_state_dict(state)
     return model.to(memory_format=torch.channels_last).eval(), record
+
+
+def own_head(path: Path, record: dict[str, Any]) -> Callable[..., nn.Module] | None:
+    """The user's head of a trained model, from the file that lies beside it; None: it is linear.
+
+    Raises UserError unless that is the file of the record: no other is run.
+    """
+    if (name := record["model"].get("classifier", "linear")) == "linear":
+        return None
+    file = own_file(path)
+    if not (file.is_file() and records.file_digest(file) == record["plugins"]):
+        raise UserError(f"{file}: not the plugins that the record of the model describes")
+    return read_plugins(file)["head"][name]
+
+
+def own_file(path: Path) -> Path:
+    """Where the plugins of a model's own head lie."""
+    return path.with_suffix(".plugins.py")
 
 
 def cut_to(model: nn.Module, state: dict[str, torch.Tensor]) -> None:
@@ -139,7 +166,7 @@ def head_logits(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
 
 def body(model: nn.Module) -> nn.Module:
     """The timm model itself."""
-    return model.backbone if isinstance(model, BlockHead) else model
+    return model.backbone if isinstance(model, BlockHead | OwnHead) else model
 
 
 def classifier(model: nn.Module) -> nn.Module:

@@ -6,7 +6,7 @@ of Gatys et al. 2016 (style), read linearly as in Head2Toe (Evci et al., ICML 20
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from os.path import commonpath
 from typing import Any
 
@@ -91,6 +91,27 @@ class BlockHead(nn.Module):
         pooled = pool(out, self.channels_last)
         if self.pooled is not None:  # else a checkpoint computes the block again
             self.pooled += pooled
+
+
+class OwnHead(nn.Module):
+    """Backbone, and a head of the user's: `own` makes it of the width and the number of classes.
+
+    It is given the last map float [batch, width, h, w], of a ViT tokens [batch, n, width].
+    """
+
+    def __init__(self, backbone: nn.Module, own: Callable[..., nn.Module], classes: int):
+        super().__init__()
+        self.taps = {END: backbone.num_features}
+        cut_head(backbone, self.taps)
+        self.backbone, self.head = backbone, own(backbone.num_features, classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        last = self.backbone.forward_features(images)
+        maps = last.ndim == 4 and is_channels_last(self.backbone)
+        return self.head(last.permute(0, 3, 1, 2) if maps else last)
+
+    def get_classifier(self) -> nn.Module:
+        return self.head
 
 
 def cut_head(backbone: nn.Module, taps: Iterable[str] = ()) -> None:

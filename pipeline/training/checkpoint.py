@@ -1,5 +1,6 @@
 """What of a fold lies on the disk: its log, the last finished epoch, and the finished model."""
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from pipeline.base import records
 from pipeline.base.cli import UserError, explain, short
 from pipeline.base.device import peak_memory_gb
 from pipeline.model.backbone import layout
-from pipeline.model.build import save_weights
+from pipeline.model.build import own_file, save_weights
 from pipeline.training.discriminant import Fitted
 from pipeline.training.log import COLUMNS
 
@@ -65,6 +66,11 @@ def resume(trainer: "Trainer", last: Path) -> None:
 def finish(trainer: "Trainer", out: Path, key: dict[str, Any]) -> dict[str, Any]:
     """Write the model, and remove what a killed run would go on from; returns its record."""
     save_weights(trainer.final_model(), out)
+    own = {}
+    if trainer.settings.model.classifier != "linear":  # without it nobody could build the model
+        with records.writing(own_file(out)) as tmp:
+            shutil.copyfile(trainer.settings.plugins, tmp)
+        own = {"plugins": records.file_digest(own_file(out))}
     settings, accelerator, log = trainer.settings, trainer.accelerator, trainer.log
     records.commit(
         out,
@@ -85,6 +91,7 @@ def finish(trainer: "Trainer", out: Path, key: dict[str, Any]) -> dict[str, Any]
         taps=getattr(trainer.bare_model, "taps", None),
         arguments=layout(settings.model).arguments,
         **trainer.answer.fact,
+        **own,
     )
     out.with_name("last.pt").unlink(missing_ok=True)
     out.with_name("started.json").unlink()

@@ -37,6 +37,7 @@ def train_key(
         **load_changes(settings, prepared).key(),
         **pseudo_key(settings, fold, prepared, folds),
         **task_key(settings),
+        **({"plugins": records.file_digest(Path(settings.plugins))} if settings.plugins else {}),
     }
 
 

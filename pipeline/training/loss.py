@@ -6,6 +6,8 @@ comes last, here and nowhere else: it is linear, so that smoothing a mixture equ
 rows. The validation loss is plain log loss whatever is set here.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
 import torch
@@ -49,8 +51,14 @@ class Loss(nn.Module):
     answers with odds exp(logit), given that exactly one is yes, class c has p = softmax(logits)c.
     """
 
-    def __init__(self, settings: Train, class_weights: torch.Tensor | None = None):
+    def __init__(
+        self,
+        settings: Train,
+        class_weights: torch.Tensor | None = None,
+        own: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
+    ):
         super().__init__()
+        self.own = own
         self.kind, self.smoothing = settings.loss, settings.label_smoothing
         self.register_buffer("class_weights", class_weights)
 
@@ -61,12 +69,24 @@ class Loss(nn.Module):
             loss = loss * row_weights(target, self.class_weights)
         return loss.mean()
 
+    def try_on(self, logits: torch.Tensor) -> None:
+        """The user's `own` loss once, before hours go by. Raises UserError for what is no loss."""
+        if self.own:
+            found = self.per_row(logits, torch.ones_like(logits) / logits.shape[1])
+            made = getattr(found, "shape", type(found).__name__)
+            if made not in ((), (len(logits),)) or (made == () and self.class_weights is not None):
+                wanted = "a number a row" + ", or their mean" * (self.class_weights is None)
+                text = f"{self.kind} gives {shown(made)} for {len(logits)} rows, not {wanted}"
+                raise UserError(f"train.loss: {text}")
+
     def per_row(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Unweighted loss, float [batch]."""
+        """Unweighted loss, float [batch]; of the user's `own` function a mean [] as well."""
         if self.kind == "cross_entropy":
             smoothing = self.smoothing
             return F.cross_entropy(logits, target, reduction="none", label_smoothing=smoothing)
         rows = as_rows(target, logits.shape[1], self.smoothing)
+        if self.own:
+            return self.own(logits, rows)
         # the sum, not timm's mean: its size does not shrink with the number of classes
         return LOSSES[self.kind](logits, rows, reduction="none").sum(1)
 

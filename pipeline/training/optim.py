@@ -10,9 +10,10 @@ from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEmaV3
 from torch import nn
 
-from pipeline.base.cli import UserError, did_you_mean, short, shown
+from pipeline.base.cli import UserError, short
 from pipeline.base.config import Train
 from pipeline.model.build import body, classifier
+from pipeline.plugins import refuse_unknown
 
 
 def parameter_groups(model: nn.Module, settings: Train) -> list[dict[str, Any]]:
@@ -41,18 +42,19 @@ def parameter_groups(model: nn.Module, settings: Train) -> list[dict[str, Any]]:
     return split
 
 
-def make_optimizer(groups: list[dict[str, Any]], settings: Train) -> torch.optim.Optimizer:
-    """PyTorch's AdamW, or timm's optimizer of that name. Raises UserError for one that is neither.
+def make_optimizer(
+    groups: list[dict[str, Any]], settings: Train, own: dict[str, Any]
+) -> torch.optim.Optimizer:
+    """PyTorch's AdamW, one of the user's `own`, or timm's of that name. Raises UserError.
 
     The groups hold their own weight decay.
     """
     name, rates = settings.optimizer, {"lr": settings.lr, "weight_decay": settings.weight_decay}
     if name == "adamw":
         return torch.optim.AdamW(groups, lr=settings.lr, fused=True)
-    if name not in (known := list_optimizers()):
-        near = did_you_mean(name, known)
-        text = f"timm has no {shown(name)}{near}; there are: {', '.join(known)}"
-        raise UserError(f"train.optimizer: {text}")
+    if name in own:
+        return own[name](groups, **rates)
+    refuse_unknown("train.optimizer", name, [*own, *list_optimizers()])
     try:
         return timm.optim.create_optimizer_v2(groups, name, **rates)
     except Exception as error:  # a package that it lacks, a parameter that it cannot take

@@ -68,12 +68,16 @@ class Trainer:
         self._make_data(targets)
         self._make_optimizer(model)
         weights = class_weights(settings.train, targets, len(self.classes))
-        self.loss = Loss(settings.train, weights).to(self.accelerator.device)
+        own = settings.own("loss").get(settings.train.loss)
+        self.loss = Loss(settings.train, weights, own).to(self.accelerator.device)
+        device = self.accelerator.device
+        self.loss.try_on(torch.zeros(2, len(self.classes), device=device, requires_grad=True))
 
     def _make_model(self) -> nn.Module:
         runtime, how = self.settings.runtime, self.settings.model
         torch.manual_seed(self.seed)  # the random head
-        model = build_model(how, len(self.classes), self.fold)
+        own = self.settings.own("head").get(how.classifier)
+        model = build_model(how, len(self.classes), self.fold, own)
         if self.settings.train.grad_checkpointing:
             recompute(model)
         fixed, device = how.batchnorm == "frozen", self.accelerator.device
@@ -92,7 +96,7 @@ class Trainer:
         self.steps = settings.epochs * self.epoch_steps
         self.mixer = Mixer(self.settings.mix, len(self.classes), settings.epochs)
         size, mode = self.preprocessing["size"], self.preprocessing["interpolation"]
-        augment = Augment(self.settings.augment, size, mode)
+        augment = Augment(self.settings.augment, size, mode, self.settings.own("transform"))
         augment.try_on(self.pixels[self.rows[0]])
         pictures = Pictures(self.pixels, self.rows, targets, augment)
         least = 2 if self.settings.model.batchnorm == "train" else 1
@@ -104,7 +108,7 @@ class Trainer:
         settings = self.settings.train
         # before freezing: the groups hold also what is unfrozen later
         groups = optim.parameter_groups(model, settings)
-        optimizer = optim.make_optimizer(groups, settings)
+        optimizer = optim.make_optimizer(groups, settings, self.settings.own("optimizer"))
         self.schedule = optim.make_schedule(optimizer, settings, self.steps)
         # before DDP, which then leaves frozen parameters out; but it takes on none later
         if not self.unfreezes:

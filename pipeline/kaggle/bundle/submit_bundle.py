@@ -54,7 +54,11 @@ def current_submission(name: str, owner: str) -> tuple[Path, Competition]:
     def write(out: Path) -> None:
         write_weights(out / "weights", competition, models, mean, record.get("decision"))
         write_code(out / "code")
-        job = Job(competition=competition, weights=weights)
+        # no score is computed there: a metric of the user's is not asked for
+        rules = competition.model_copy(
+            update={"plugins": None, "metric": competition.form.metrics[0]}
+        )
+        job = Job(competition=rules if competition.plugins else competition, weights=weights)
         write_submit_notebook(out, heading(name, where, record), job, competition, code)
         datasets = {"code": code, "weights": weights}
         write_metadata(out, owner, kernel, competition, competition.limit_hours, datasets)
@@ -140,6 +144,10 @@ def copy_model(model: BundledModel, folder: Path) -> None:
     source, target = model_path(model.run, model.fold), folder / model.file
     shutil.copyfile(source, target)
     record = record_of(model)
+    if "plugins" in record:
+        from pipeline.model.build import own_file  # late: torch
+
+        shutil.copyfile(own_file(source), own_file(target))
     if "taps" not in record:  # trained before they were written down
         from pipeline.model.build import load_model  # late: torch
 

@@ -100,6 +100,8 @@ def files_of_home(settings: Experiment, folds: list[int]) -> list[Path]:
     """The split, decisions about labels and what folds start from, with their records."""
     labels = decisions_path(settings.competition_name)
     files = {folds_path(settings)} | ({labels} if labels.exists() else set())
+    own = (settings.plugins, load_competition(settings.competition).plugins)
+    files |= {Path(plugins) for plugins in own if plugins}
     for fold in folds:
         files |= {path for path in [first_weights(settings, fold)] if path}
     return sorted(files | {path for path in map(records.record_path, files) if path.is_file()})

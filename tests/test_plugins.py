@@ -1,0 +1,163 @@
+"""A file of the user's own: every kind of function works, is in the key, travels, and is told."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from pipeline.base import records
+from pipeline.base.cli import UserError, explain
+from pipeline.base.config import load_experiment
+from pipeline.base.runs import model_path
+from pipeline.kaggle.bundle.submit_bundle import copy_model
+from pipeline.kaggle.bundle.train_bundle import files_of_home
+from pipeline.kaggle.notebook.manifest import BundledModel
+from pipeline.model.build import load_model
+from pipeline.plugins import read_plugins
+
+MINE = """
+import albumentations as A
+import numpy as np
+import torch
+from torch import nn
+
+from pipeline.plugins import head, loss, metric, optimizer, transform
+
+
+@loss
+def steep(logits, target):
+    return -(target * logits.log_softmax(1)).sum(1) * 2
+
+
+@metric(lower_is_better=True)
+def misses(target, prob):
+    return float((prob.argmax(1) != target).mean())
+
+
+@transform
+class Stripe(A.ImageOnlyTransform):
+    def __init__(self, rows=2, p=0.5):
+        super().__init__(p=p)
+        self.rows = rows
+
+    def apply(self, img, **params):
+        img = img.copy()
+        img[: self.rows] = 255
+        return img
+
+
+@head
+class GeM(nn.Module):
+    def __init__(self, width, classes):
+        super().__init__()
+        self.power, self.fc = nn.Parameter(torch.tensor(3.0)), nn.Linear(width, classes)
+
+    def forward(self, maps):
+        return self.fc(maps.clamp(min=1e-6).pow(self.power).mean((2, 3)).pow(1 / self.power))
+
+
+@optimizer
+def descent(groups, lr, weight_decay):
+    return torch.optim.SGD(groups, lr=lr, momentum=0.9)
+"""
+OWN = {
+    "plugins": "mine.py",
+    "augment": [{"Stripe": {"rows": 3}}],
+    "model": {"classifier": "GeM"},
+    "train": {"loss": "steep", "optimizer": "descent", "epochs": 1},
+}
+
+
+@pytest.fixture
+def mine(space: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(space)
+    path = space / "mine.py"
+    path.write_text(MINE)
+    rules = {"metric": "misses", "plugins": "mine.py"}
+    (space / "ours.yaml").write_text(yaml.safe_dump(rules))
+    return path
+
+
+def test_every_kind_trains_predicts_and_travels(
+    run: Callable[..., str], write: Callable[..., str], split: Callable[[str], str], mine: Path
+) -> None:
+    (mine.parent / "data" / "demo").rename(mine.parent / "data" / "ours")
+    experiment = split(write(competition="ours.yaml", **OWN))
+    told = run("train", experiment, "--fold", "0")
+    assert re.search(r"misses 0\.\d+", told), told
+    record = records.load(path := model_path("tiny", 0))
+    assert record["key"]["plugins"] == record["plugins"] == records.file_digest(mine)
+    model = load_model(path)[0]
+    assert model.head.power.item() != 3, "it trained"
+    settings = load_experiment(experiment)
+    assert Path("mine.py") in files_of_home(settings, [0])
+    mine.write_text(MINE + "# other\n")
+    told = run("train", experiment, "--fold", "0", expect=2)
+    assert re.search(r"plugins: \"\w+\" → \"\w+\"; give the experiment a new name", told)
+    run("predict", experiment, "--fold", "0", "--split", "test")
+    mine.unlink()
+    one = {"file": "tiny-fold0.safetensors", "run": "tiny", "fold": 0, "weight": 1, "pixels": 40}
+    bundle = mine.parent / "bundle"
+    bundle.mkdir()
+    copy_model(BundledModel(**one, fit="stretch", predict={}), bundle)
+    images = torch.randn(2, 3, 32, 32)
+    again = load_model(bundle / one["file"])[0]
+    assert torch.equal(again(images), model(images))
+    (own := bundle / "tiny-fold0.plugins.py").write_text("raise SystemExit\n")
+    with pytest.raises(UserError, match=f"{own}: not the plugins that the record"):
+        load_model(bundle / one["file"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"plugins": "no.py"}, "plugins: no file 'no.py'"),
+        ({"train": {"loss": "step"}}, "takes cross_entropy or bce; of your plugins: steep"),
+        ({"model": {"classifier": "Gem"}}, "did you mean 'GeM'?; there are: linear, GeM"),
+        ({"augment": ["Strip"]}, "no 'Strip'; did you mean 'Stripe'?; of your plugins: Stripe"),
+        ({"train": {"optimizer": "descend"}}, "did you mean 'descent'?; there are: descent, adab"),
+        (
+            {"model": {"classifier": "GeM", "head_init": "lda"}},
+            "needs features: last and head_init: random",
+        ),
+    ],
+)
+def test_a_wrong_name_is_one_line_of_what_there_is(
+    changes: dict, said: str, run: Callable, write: Callable, split: Callable, mine: Path
+) -> None:
+    split(write())
+    assert said in run("train", write(**OWN | changes), "--fold", "0", expect=2)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("import torch\n", "import torch\nx = 1 / 0\n", "line 5, in <module>: ZeroDivisionError: "),
+        ("def steep(", "def steep((", "line 11: "),
+        ("* 2\n", "* torch.ones(7)\n", "line 12, in steep: RuntimeError: The size of tensor"),
+        (".sum(1) * 2", "", "steep gives torch.Size([2, 4]) for 2 rows, not a number a row, or"),
+        ("= 255", "= self.no", "line 28, in apply: AttributeError: 'Stripe' object has no"),
+        ("self.fc(maps", "self.fc(map", "line 39, in forward: AttributeError: "),
+    ],
+)
+def test_what_raises_is_told_by_its_line(
+    old: str, new: str, said: str, run: Callable, write: Callable, split: Callable, mine: Path
+) -> None:
+    split(write())
+    mine.write_text(MINE.replace(old, new, 1))
+    told = run("train", write(**OWN), "--fold", "0", expect=2)
+    assert (f"mine.py {said}" if said.startswith("line") else said) in told
+    assert "Traceback" not in told
+
+
+def test_a_line_is_told_from_a_loader_process(mine: Path) -> None:
+    read_plugins(mine)
+    text = f'Caught KeyError in DataLoader worker process 0.\nOriginal Traceback\n  File "{mine}", '
+    error = KeyError(f"{text}line 28, in apply\n    x\nKeyError: 'rows'")
+    error.args = (type("Message", (str,), {"__repr__": str.__str__})(error.args[0]),)
+    assert explain(error) == f"{mine} line 28, in apply: KeyError: 'rows'"
+    assert np.isclose(read_plugins(mine)["metric"]["misses"](np.array([1, 0]), np.eye(2)), 1)
