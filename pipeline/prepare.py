@@ -11,6 +11,7 @@ about labels is counted too; it holds from `train` on, and the split stays as it
 """
 
 import time
+from collections import Counter
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -21,15 +22,16 @@ import typer
 
 from pipeline.base import records
 from pipeline.base.cli import UserError, run_stage, say, short, took, warn
-from pipeline.base.competition import load_competition
+from pipeline.base.competition import Competition, load_competition
 from pipeline.base.config import Experiment, load_experiment
 from pipeline.base.csv_files import write_csv
 from pipeline.base.derived import NameOption, SetOption, derived
 from pipeline.base.forms import OneClass
 from pipeline.data.decisions import Changes, load_changes
+from pipeline.data.extra import extra_folder, left_out, read_extra
 from pipeline.data.images import DARK
 from pipeline.data.inspection import propose
-from pipeline.data.prepared import Prepared, list_digest, prepared_folder
+from pipeline.data.prepared import Prepared, list_digest, load_prepared, prepared_folder
 from pipeline.data.reading import read_all
 from pipeline.data.tables import data_folder, read_rows, refuse_futile
 
@@ -68,6 +70,8 @@ def main(
         )
     else:
         say("prepare", f"{out.parent}: {len(rows):,} images, up to date")
+    if settings.extra:
+        make_extra(settings, competition)
     tell_changes(load_changes(settings))
 
 
@@ -97,6 +101,30 @@ def make(
         "audit": audit_of(facts, form),
         "pixels": records.fingerprint(out.with_name("pixels.npy")) if packed else {},
     }
+
+
+def make_extra(settings: Experiment, competition: Competition) -> None:
+    """Read the external pictures likewise, and compare them with the competition's."""
+    rows, folder = read_extra(settings.extra, competition)
+    prepared, form = load_prepared(settings), competition.form
+    out, started = extra_folder(settings) / "images.csv", time.monotonic()
+    known = {name: prepared.record["key"][name] for name in ("size", "fit")}
+    key = {"version": VERSION, **known, "files": list_digest(rows, folder)}
+    key |= {"compared": prepared.record["digests"]}
+
+    def work() -> dict[str, Any]:
+        facts = make(rows, folder, out, settings, form)
+        return {
+            **facts,
+            "left_out": left_out(Prepared(out.parent, {"key": key, **facts}), prepared, form),
+        }
+
+    forget_damaged(out)
+    made = records.make(out, key, work)
+    why = Counter(records.load(out)["left_out"].values())
+    told = f"{len(rows) - why.total():,} of {len(rows):,} external pictures are trained on"
+    told += "; left out: " * bool(why) + ", ".join(f"{n:,} {reason}" for reason, n in why.items())
+    say("prepare", f"{settings.extra.csv}: {told}, {took(started) if made else 'up to date'}")
 
 
 def prepare(

@@ -32,6 +32,7 @@ from pipeline.base.derived import NameOption, SeedOption, SetOption, derived, ea
 from pipeline.base.locks import locked
 from pipeline.base.runs import model_path
 from pipeline.data.decisions import load_changes
+from pipeline.data.extra import with_extra
 from pipeline.data.prepared import Prepared, load_prepared
 from pipeline.data.splits import chosen_folds, classes_of, load_folds, split_rows
 from pipeline.launchers import local, ray_cluster
@@ -194,11 +195,12 @@ def make_trainer(
     classes = classes_of(table, form)
     changes = load_changes(settings, prepared)
     train, valid = split_rows(prepared.rows, table, classes, fold, changes, form)
+    train, pixels = with_extra(settings, prepared, train, classes, form)
     train = settled(settings.train, train, classes)
     train, answer = standardised_targets(train, form.kind, rules.transform)
     targets = training_targets(settings.train, train, len(classes))
     train, targets = with_pseudo(settings, fold, prepared, classes, train, targets)
-    return Trainer(settings, fold, classes, prepared.pixels, train, valid, metric, targets, answer)
+    return Trainer(settings, fold, classes, pixels, train, valid, metric, targets, answer)
 
 
 def tell_scores(settings: Experiment, folds: Sequence[int], made: bool, started: float) -> None:

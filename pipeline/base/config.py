@@ -23,7 +23,7 @@ from pipeline.base.augment_settings import Augmentation
 from pipeline.base.cli import UserError, did_you_mean, shown
 from pipeline.base.competition import load_competition
 from pipeline.base.forms import suited
-from pipeline.base.label_settings import Conflicts, Pseudo
+from pipeline.base.label_settings import Conflicts, Extra, Pseudo
 from pipeline.base.recipes import over_recipe
 from pipeline.base.settings import CONFLICT, Name, Probability, Settings, Side, valid_name
 from pipeline.base.yaml_files import checked, find_yaml, known_yaml, read_based
@@ -190,6 +190,7 @@ class Experiment(Settings):
     augment: Augmentation = "light"  # a preset of configs/augmentations/, or a list like theirs
     mix: Mix = Mix()
     train: Train = Train()
+    extra: Extra | None = None
     pseudo: Pseudo | None = None
     predict: Predict = Predict()
     runtime: Runtime = Runtime()
@@ -209,6 +210,8 @@ class Experiment(Settings):
     def _trained(self) -> "Experiment":
         if self.train.epochs == 0 and self.model.head_init == "random":
             raise PydanticCustomError(CONFLICT, "train.epochs: 0 needs model.head_init: lda")
+        if self.train.epochs == 0 and self.extra:  # a closed form is of the competition's own
+            raise PydanticCustomError(CONFLICT, "extra: needs train.epochs")
         plain = self.train.loss == "cross_entropy" and not self.train.label_smoothing
         if self.pseudo and not (plain and self.train.epochs):  # a weight scales a plain row alone
             text = "pseudo: needs train.epochs, loss: cross_entropy and label_smoothing: 0"

@@ -14,6 +14,14 @@ Conflicts = Annotated[
 ]
 
 
+class Extra(Settings):
+    """External data: pictures with labels that all folds are trained on, and never scored."""
+
+    csv: str  # its path in the project; with the columns of the competition's train.csv
+    # path template of a picture beside it, over its columns; None: the competition's
+    image: str | None = None
+
+
 class Pseudo(Settings):
     """Sure test pictures of a finished blend, taught as it answers them; fold k by its fold k."""
 

@@ -81,7 +81,11 @@ def load_prepared(experiment: Experiment) -> Prepared:
 
 def load_pictures(competition: str, size: int, fit: str, run: str) -> Prepared:
     """Those that `run` was trained on, whatever its experiment says now. Raises UserError."""
-    folder = prepared_folder(competition, size, fit)
+    return load_folder(prepared_folder(competition, size, fit), run)
+
+
+def load_folder(folder: Path, run: str) -> Prepared:
+    """What `prepare` left there for a `run`. Raises UserError."""
     record = records.load(folder / "images.csv")
     if record is None:
         raise UserError(f"{folder}: no pictures; run python -m pipeline.prepare {run}")

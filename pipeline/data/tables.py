@@ -38,7 +38,7 @@ def read_rows(competition: Competition, folder: Path) -> pd.DataFrame:
 
     `label` and `group` are empty for test rows. Raises UserError naming each bad row.
     """
-    train, test = _rows(competition, folder, "train"), read_test(competition, folder)
+    train, test = read_train(competition, folder), read_test(competition, folder)
     for rows, file in ((train, competition.train), (test, competition.test)):
         if rows.empty:
             raise UserError(f"{folder / file}: no rows below the column names")
@@ -47,6 +47,11 @@ def read_rows(competition: Competition, folder: Path) -> pd.DataFrame:
         text = f"{len(both):,} pictures stand in train and test, first {short(both.iloc[0])}"
         raise UserError(f"{folder}: {text}")
     return pd.concat([train, test], ignore_index=True)
+
+
+def read_train(competition: Competition, folder: Path) -> pd.DataFrame:
+    """The training images alone, as `read_rows` has them."""
+    return _rows(competition, folder, "train")
 
 
 def read_test(competition: Competition, folder: Path) -> pd.DataFrame:

@@ -65,7 +65,8 @@ def chosen_images(
     features: FrozenFeatures, rows: np.ndarray, labels: np.ndarray, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rows and labels of the images that a head is fitted to: without pseudo-labels, at most."""
-    labelled = (features.prepared.rows.split == "train").to_numpy()[rows]
+    known = (features.prepared.rows.split == "train").to_numpy()
+    labelled = np.append(known, False)[np.minimum(rows, len(known))]  # those beyond are external
     rows, labels = rows[labelled], labels[labelled]
     chosen = np.random.default_rng(seed).permutation(len(rows))[:MAX_IMAGES]
     return rows[chosen], labels[chosen]

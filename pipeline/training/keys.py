@@ -12,6 +12,7 @@ from pipeline.base.config import Experiment, Mix, Model, Train
 from pipeline.base.locks import locked
 from pipeline.base.runs import model_path
 from pipeline.data.decisions import load_changes
+from pipeline.data.extra import extra_key
 from pipeline.data.splits import folds_digest
 from pipeline.training.pseudo import pseudo_key
 
@@ -37,6 +38,7 @@ def train_key(
         **load_changes(settings, prepared).key(),
         **pseudo_key(settings, fold, prepared, folds),
         **task_key(settings),
+        **extra_key(settings),
         **({"plugins": records.file_digest(Path(settings.plugins))} if settings.plugins else {}),
     }
 

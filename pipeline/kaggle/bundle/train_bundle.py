@@ -14,6 +14,7 @@ from pipeline.base.cli import UserError
 from pipeline.base.competition import Competition, load_competition
 from pipeline.base.config import Experiment, load_experiment, root
 from pipeline.data.decisions import decisions_path
+from pipeline.data.extra import read_extra
 from pipeline.data.prepared import load_prepared
 from pipeline.data.splits import chosen_folds, folds_path, load_folds
 from pipeline.kaggle.bundle.notebook_file import (
@@ -102,6 +103,9 @@ def files_of_home(settings: Experiment, folds: list[int]) -> list[Path]:
     files = {folds_path(settings)} | ({labels} if labels.exists() else set())
     own = (settings.plugins, load_competition(settings.competition).plugins)
     files |= {Path(plugins) for plugins in own if plugins}
+    if settings.extra:
+        rows, folder = read_extra(settings.extra, load_competition(settings.competition))
+        files |= {Path(settings.extra.csv), *(folder / path for path in rows.path)}
     for fold in folds:
         files |= {path for path in [first_weights(settings, fold)] if path}
     return sorted(files | {path for path in map(records.record_path, files) if path.is_file()})

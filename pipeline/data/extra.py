@@ -1,0 +1,117 @@
+"""External data: pictures and labels of one's own, which every fold is trained on and none scores.
+
+A picture that the competition has as well is left out: of a training picture, its fold would be
+scored on what it was taught; of a test picture, the leaderboard would be. So is one that only looks
+the same, saved again in another size or quality. One in a hundred that is left out by mistake
+(measured on leaves-small) costs less than one leak.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from pipeline.base import records
+from pipeline.base.competition import Competition
+from pipeline.base.config import Experiment
+from pipeline.base.forms import OneClass
+from pipeline.base.label_settings import Extra
+from pipeline.data.images import Pixels
+from pipeline.data.prepared import Prepared, load_folder, load_prepared
+from pipeline.data.tables import read_train
+
+SIDE = 16  # px of the thumbnails that are compared
+ALIKE = 0.98  # correlation: copies at 60 % of the size and JPEG 70 have .981 at least (160 px)
+CHUNK = 1024
+
+
+def read_extra(extra: Extra, rules: Competition) -> tuple[pd.DataFrame, Path]:
+    """Its rows, as `read_rows` has those of the competition, and the folder of its pictures."""
+    path = Path(extra.csv)
+    own = {"train": path.name, "image": extra.image or rules.image, "group": None}
+    return read_train(rules.model_copy(update=own), path.parent), path.parent
+
+
+def extra_folder(settings: Experiment) -> Path:
+    """Beside the competition's own pictures of that size: they are compared with each other."""
+    name = records.digest(settings.extra.model_dump())
+    return load_prepared(settings).folder / f"extra-{name}"
+
+
+def left_out(extra: Prepared, prepared: Prepared, form: OneClass) -> dict[str, str]:
+    """Why a picture of the external data is not trained on, by its id.
+
+    Its label is none of the competition's, or a picture in train or test equals it or looks alike.
+    """
+    rows, theirs = extra.rows, prepared.rows
+    known = set(form.classes(theirs.label[theirs.split == "train"]))
+    own, others = (thumbnails(one.pixels, len(one.rows)) for one in (extra, prepared))
+    found = {}
+    for start in range(0, len(rows), CHUNK):
+        alike = own[start : start + CHUNK] @ others.T
+        for row, best, how in zip(
+            rows[start : start + CHUNK].itertuples(), alike.argmax(1), alike.max(1), strict=True
+        ):
+            same = theirs.split[theirs.hash == row.hash]
+            if not known.issuperset(form.parts(row.label)):
+                found[row.id] = "of another class"
+            elif len(same) or how >= ALIKE:
+                found[row.id] = f"as in {same.iloc[0] if len(same) else theirs.split[best]}"
+    return found
+
+
+def thumbnails(pixels: Pixels, n: int) -> np.ndarray:
+    """float32 [n, 3 * SIDE²], whose products are correlations."""
+    small = np.empty((n, SIDE, SIDE, 3), np.float32)
+    for i in range(n):
+        small[i] = cv2.resize(np.asarray(pixels[i]), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+    flat = small.reshape(n, -1)
+    flat -= flat.mean(1, keepdims=True)
+    return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
+
+
+def load_extra(settings: Experiment) -> tuple[Prepared, pd.DataFrame]:
+    """What `prepare` made of the external data, and its rows that are trained on."""
+    found = load_folder(extra_folder(settings), settings.name)
+    return found, found.rows[~found.rows.id.isin(found.record["left_out"])]
+
+
+def extra_key(settings: Experiment) -> dict[str, Any]:
+    """For a fold's key: nothing without external data."""
+    if settings.extra is None:
+        return {}
+    used = load_extra(settings)[1]
+    return {"extra": records.digest(used[["id", "label", "hash"]].to_numpy().tolist())}
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Pixels of two sets, in which rows from `n` on are those of the second."""
+
+    first: Pixels
+    n: int
+    second: Pixels
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        return self.first[row] if row < self.n else self.second[row - self.n]
+
+
+def with_extra(
+    settings: Experiment,
+    prepared: Prepared,
+    train: pd.DataFrame,
+    classes: list[str],
+    form: OneClass,
+) -> tuple[pd.DataFrame, Pixels]:
+    """The training part of a fold with the external pictures at its end, and the pixels of all."""
+    if settings.extra is None:
+        return train, prepared.pixels
+    extra, rows = load_extra(settings)
+    n = len(prepared.rows)
+    target = form.targets(rows.label, classes)
+    names = {"image": rows.id, "row": rows.index + n, "hash": rows.hash, "target": target}
+    more = pd.DataFrame(names).assign(fold=-1)  # never scored
+    return pd.concat([train, more], ignore_index=True), Joined(prepared.pixels, n, extra.pixels)

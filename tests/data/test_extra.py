@@ -1,0 +1,111 @@
+"""External data: trained on in every fold, never scored, and never a picture that is scored."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.base import records
+from pipeline.base.competition import load_competition
+from pipeline.base.config import load_experiment
+from pipeline.base.runs import model_path
+from pipeline.data.extra import load_extra, with_extra
+from pipeline.data.prepared import load_prepared
+from pipeline.data.splits import classes_of, load_folds, split_rows
+from pipeline.kaggle.bundle.train_bundle import files_of_home
+from pipeline.train import make_trainer
+
+
+@pytest.fixture
+def more(space: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Three new pictures, copies of a test and of two training pictures, one of them blurred."""
+    monkeypatch.chdir(space)
+    home = Path("data/demo")
+    train, test = (pd.read_csv(home / f"{name}.csv", dtype=str) for name in ("train", "test"))
+    known = [cv2.imread(str(home / name)) for name in (*train.image[:2], test.image[0])]
+    known[1] = cv2.resize(cv2.resize(known[1], (36, 36)), (48, 48))
+    noise = np.random.default_rng(0).integers(0, 256, (4, 5, 5, 3), dtype=np.uint8)
+    new = [cv2.resize(one, (60, 50), interpolation=cv2.INTER_CUBIC) for one in noise]
+    folder = Path("data/more")
+    (folder / "jpg").mkdir(parents=True)
+    for i, picture in enumerate([*known, *new]):
+        cv2.imwrite(str(folder / "jpg" / f"{i}.png"), picture)
+    label = [*train.label[:2], *train.label[[0, 5, 9, 9]], "a stone"]
+    pd.DataFrame({"image": range(7), "label": label}).to_csv(folder / "more.csv", index=False)
+    return folder / "more.csv"
+
+
+EXTRA = {"extra": {"csv": "data/more/more.csv", "image": "jpg/{image}.png"}}
+
+
+def test_new_pictures_join_the_training_part_alone(
+    run: Callable[..., str], write: Callable[..., str], more: Path
+) -> None:
+    experiment = write("with", **EXTRA)
+    told = run("prepare", experiment)
+    assert (
+        f"{more}: 3 of 7 external pictures are trained on; left out: 2 as in train, 1 as in test, "
+        "1 of another class"
+    ) in told
+    run("folds", experiment)
+    settings = load_experiment(experiment)
+    prepared, table = load_prepared(settings), load_folds(settings)
+    extra, rows = load_extra(settings)
+    assert extra.record["left_out"] == {
+        "0": "as in train",
+        "1": "as in train",
+        "2": "as in test",
+        "6": "of another class",
+    }
+    assert len(table) == 60, "the split is the competition's own"
+    trainer = make_trainer(settings, 0, prepared, table)
+    assert len(trainer.rows) == (table.fold != 0).sum() + 3
+    assert len(trainer.valid) == (table.fold == 0).sum()
+    for row, its in zip(trainer.rows[-3:], rows.index, strict=True):
+        assert np.array_equal(trainer.pixels[row], extra.pixels[its])
+    assert np.array_equal(trainer.pixels[7], prepared.pixels[7])
+    classes = classes_of(table)
+    train = split_rows(prepared.rows, table, classes, 0)[0]
+    both = with_extra(settings, prepared, train, classes, load_competition("demo").form)[0]
+    assert [classes[t] for t in both.target[-3:]] == list(rows.label)
+    assert set(both.fold[-3:]) == {-1}
+
+
+def test_they_are_in_the_key_and_travel(
+    run: Callable[..., str], write: Callable[..., str], split: Callable[[str], str], more: Path
+) -> None:
+    lda = {"model": {"features": "blocks", "head_init": "lda"}, "train": {"epochs": 1}}
+    experiment = split(write("with", **EXTRA | lda))
+    run("train", experiment, "--fold", "0")
+    record = records.load(model_path("with", 0))
+    assert record["images"] == {"train": 33, "valid": 30}
+    files = files_of_home(load_experiment(experiment), [0])
+    assert {more, *(more.parent / "jpg" / f"{i}.png" for i in range(7))} <= set(files)
+    assert "7 external" in run("prepare", experiment)
+    more.write_text(more.read_text().replace("\n6,a stone", ""))
+    assert "no pictures" not in run("prepare", experiment)
+    assert "up to date" in run("train", experiment, "--fold", "0"), "the same are trained on"
+    table = pd.read_csv(more, dtype=str)
+    table.label = table.label[::-1].to_numpy()
+    table.to_csv(more, index=False)
+    run("prepare", experiment)
+    told = run("train", experiment, "--fold", "0", expect=2)
+    assert "was trained with other settings: extra: " in told
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"extra": {"csv": "data/none.csv"}}, "data/none.csv"),
+        ({"extra": {"csv": "data/more/more.csv"}}, "7 of 7 pictures cannot be used"),
+        (EXTRA | {"train": {"epochs": 0}}, "extra: needs train.epochs"),
+    ],
+)
+def test_what_cannot_be_is_told(
+    changes: dict, said: str, run: Callable[..., str], write: Callable[..., str], more: Path
+) -> None:
+    lda = {"model": {"head_init": "lda"}}
+    assert said in run("prepare", write("wrong", **lda | changes), expect=2)
