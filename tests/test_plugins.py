@@ -19,56 +19,13 @@ from pipeline.kaggle.notebook.manifest import BundledModel
 from pipeline.model.build import load_model
 from pipeline.plugins import read_plugins
 
-MINE = """
-import albumentations as A
-import numpy as np
-import torch
-from torch import nn
-
-from pipeline.plugins import head, loss, metric, optimizer, transform
-
-
-@loss
-def steep(logits, target):
-    return -(target * logits.log_softmax(1)).sum(1) * 2
-
-
-@metric(lower_is_better=True)
-def misses(target, prob):
-    return float((prob.argmax(1) != target).mean())
-
-
-@transform
-class Stripe(A.ImageOnlyTransform):
-    def __init__(self, rows=2, p=0.5):
-        super().__init__(p=p)
-        self.rows = rows
-
-    def apply(self, img, **params):
-        img = img.copy()
-        img[: self.rows] = 255
-        return img
-
-
-@head
-class GeM(nn.Module):
-    def __init__(self, width, classes):
-        super().__init__()
-        self.power, self.fc = nn.Parameter(torch.tensor(3.0)), nn.Linear(width, classes)
-
-    def forward(self, maps):
-        return self.fc(maps.clamp(min=1e-6).pow(self.power).mean((2, 3)).pow(1 / self.power))
-
-
-@optimizer
-def descent(groups, lr, weight_decay):
-    return torch.optim.SGD(groups, lr=lr, momentum=0.9)
-"""
+DOCS = Path(__file__).parents[1] / "docs" / "plugins.md"
+MINE = re.search(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)[1]
 OWN = {
     "plugins": "mine.py",
     "augment": [{"Stripe": {"rows": 3}}],
     "model": {"classifier": "GeM"},
-    "train": {"loss": "steep", "optimizer": "descent", "epochs": 1},
+    "train": {"loss": "focal", "optimizer": "descent", "epochs": 1, "lr": 0.1},
 }
 
 
@@ -116,8 +73,11 @@ def test_every_kind_trains_predicts_and_travels(
     ("changes", "said"),
     [
         ({"plugins": "no.py"}, "plugins: no file 'no.py'"),
-        ({"train": {"loss": "step"}}, "takes cross_entropy or bce; of your plugins: steep"),
-        ({"model": {"classifier": "Gem"}}, "did you mean 'GeM'?; there are: linear, GeM"),
+        (
+            {"train": {"loss": "step"}},
+            "or bce; of your plugins: focal, arcface",
+        ),
+        ({"model": {"classifier": "Gem"}}, "did you mean 'GeM'?; there are: linear, GeM, Cosine"),
         ({"augment": ["Strip"]}, "no 'Strip'; did you mean 'Stripe'?; of your plugins: Stripe"),
         ({"train": {"optimizer": "descend"}}, "did you mean 'descent'?; there are: descent, adab"),
         (
@@ -136,12 +96,16 @@ def test_a_wrong_name_is_one_line_of_what_there_is(
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("import torch\n", "import torch\nx = 1 / 0\n", "line 5, in <module>: ZeroDivisionError: "),
-        ("def steep(", "def steep((", "line 11: "),
-        ("* 2\n", "* torch.ones(7)\n", "line 12, in steep: RuntimeError: The size of tensor"),
-        (".sum(1) * 2", "", "steep gives torch.Size([2, 4]) for 2 rows, not a number a row, or"),
-        ("= 255", "= self.no", "line 28, in apply: AttributeError: 'Stripe' object has no"),
-        ("self.fc(maps", "self.fc(map", "line 39, in forward: AttributeError: "),
+        ("import torch\n", "import torch\nx = 1 / 0\n", "line 3, in <module>: ZeroDivisionError: "),
+        ("def focal(", "def focal((", "line 10: "),
+        ("* log)", "* torch.ones(7))", "line 13, in focal: RuntimeError: The size of tensor"),
+        (
+            "log).sum(1)",
+            "log)",
+            "focal gives torch.Size([2, 4]) for 2 rows, not a number a row",
+        ),
+        ("= 128", "= self.no", "line 32, in apply: AttributeError: 'Stripe' object has no"),
+        ("self.fc(maps", "self.fc(map", "line 45, in forward: AttributeError: "),
     ],
 )
 def test_what_raises_is_told_by_its_line(
@@ -157,7 +121,7 @@ def test_what_raises_is_told_by_its_line(
 def test_a_line_is_told_from_a_loader_process(mine: Path) -> None:
     read_plugins(mine)
     text = f'Caught KeyError in DataLoader worker process 0.\nOriginal Traceback\n  File "{mine}", '
-    error = KeyError(f"{text}line 28, in apply\n    x\nKeyError: 'rows'")
+    error = KeyError(f"{text}line 32, in apply\n    x\nKeyError: 'rows'")
     error.args = (type("Message", (str,), {"__repr__": str.__str__})(error.args[0]),)
-    assert explain(error) == f"{mine} line 28, in apply: KeyError: 'rows'"
+    assert explain(error) == f"{mine} line 32, in apply: KeyError: 'rows'"
     assert np.isclose(read_plugins(mine)["metric"]["misses"](np.array([1, 0]), np.eye(2)), 1)

@@ -86,7 +86,7 @@ class Loss(nn.Module):
             return F.cross_entropy(logits, target, reduction="none", label_smoothing=smoothing)
         rows = as_rows(target, logits.shape[1], self.smoothing)
         if self.own:
-            return self.own(logits, rows)
+            return self.own(logits.float(), rows)
         # the sum, not timm's mean: its size does not shrink with the number of classes
         return LOSSES[self.kind](logits, rows, reduction="none").sum(1)
 
