@@ -125,14 +125,16 @@ def about_run(name: str, model: dict[str, Any], views: str) -> dict[str, Any]:
     how = f"epochs: {epochs}" if epochs else "closed form"
     whole = f"{key['model']['backbone']} {size} px, {how}"
     try:
-        base = read_experiment(name).base
-        other = load_experiment(base) if base else None
+        own = read_experiment(name)
+        other = load_experiment(own.base) if own.base else None
     except UserError:  # a file that is gone, or changed since: the record knows no base
         other = None
     if other is None:
         return {"what": whole}
-    ours = {part: key[part] for part in SCIENCE} | {"tta": views}
+    beside = {"extra", "plugins", "pseudo"}  # of which a record holds digests
+    ours = {part: key[part] for part in SCIENCE} | {"tta": views} | own.model_dump(include=beside)
     theirs = records.plain(other.key()) | {"tta": other.predict.views_name}
+    theirs |= other.model_dump(include=beside)
     changes = records.differences(theirs, ours)
     if (ours_in := Path(model["competition"]).stem) != other.competition_name:
         changes = [f"competition: {other.competition_name} → {ours_in}", *changes]
