@@ -8,7 +8,6 @@ import pandas as pd
 
 from pipeline.base.cli import duration
 from pipeline.base.config import Experiment
-from pipeline.data.extra import load_extra
 from pipeline.data.prepared import Prepared
 
 if TYPE_CHECKING:
@@ -56,14 +55,13 @@ def plan(
     rounds = -(-n // len(gpu_slots(settings.runtime, n)))  # folds that train one after another
     test, held = int((prepared.rows.split == "test").sum()), int((table.fold >= 0).sum())
     train, valid = len(table) - held / n, held / n  # images of a fold
-    more = len(load_extra(settings)[1]) if settings.extra else 0
     images = min(len(table), MAX_IMAGES) * (1 + len(augmented_views(settings)))
     images *= fits_features(settings)  # once for all folds
     again = rounds * settings.train.refit * images * train / len(table)
     return {
         "start of the folds": rounds * found["start"],
         "head": (images + again) / rates["forward"] + rounds * found["head"],
-        "training": rounds * epochs * (train + more) / rates["both"],
+        "training": rounds * epochs * train / rates["both"],
         "validation": rounds * epochs * valid / rates["forward"],
         "predict oof": (rounds * valid if epochs else held) / rates["tta"],
         "predict test": (rounds if epochs else 1) * test / rates["tta"],  # untrained: one for all
