@@ -78,14 +78,14 @@ def test_shrinkage_and_scale_fit_pictures_not_seen() -> None:
 
 
 @pytest.mark.parametrize("lowest", range(len(SHRINKAGES)))
-def test_the_search_looks_at_few_and_takes_one_less_than_the_lowest(lowest: int) -> None:
+def test_the_search_finds_the_lowest_and_looks_at_few(lowest: int) -> None:
     seen = []
 
     def tried(shrinkage: float) -> tuple[float, float]:
         seen.append(shrinkage)
         return abs(SHRINKAGES.index(shrinkage) - lowest), shrinkage
 
-    assert downhill(tried)[1] == SHRINKAGES[max(lowest - 1, 0)]
+    assert downhill(tried) == (0, SHRINKAGES[lowest])
     assert len(seen) == len(set(seen)) <= 4
 
 
