@@ -23,6 +23,7 @@ from pipeline.base.cli import UserError, duration, print_table, run_stage, say, 
 from pipeline.base.config import Experiment, Runtime, load_experiment
 from pipeline.base.derived import seeds_of
 from pipeline.base.libc import cores
+from pipeline.base.settings import size_name
 from pipeline.data.prepared import Prepared, load_prepared
 from pipeline.data.splits import load_folds
 from pipeline.tuning.budget import cuts, plan, seconds_of_head
@@ -123,7 +124,7 @@ def card_of_experiment(
     from pipeline.tuning.machine import work_per_image
     from pipeline.tuning.search import search
 
-    say("bench", f"{settings.model.backbone}, {settings.model.size} px")
+    say("bench", f"{settings.model.backbone}, {size_name(settings.model.size)} px")
     measured = search(settings, lambda runtime: build(settings, prepared, table, runtime))
     trainer, choices, path = measured.trainer, measured.choices, tune_path(settings)
     fixed = settings.runtime.model_fields_set

@@ -15,6 +15,7 @@ import typer
 from pipeline.base import records
 from pipeline.base.cli import run_stage, say
 from pipeline.base.config import load_experiment, root
+from pipeline.base.settings import size_name
 from pipeline.data.prepared import load_prepared
 from pipeline.figures.pictures import draw_page
 from pipeline.figures.views import mixing, training_views
@@ -30,7 +31,7 @@ def main(
 ) -> None:
     settings = load_experiment(experiment)
     strips = training_views(settings, load_prepared(settings), rows, columns, image, seed)
-    caption = f"{settings.model.size} px, {mixing(settings)}"
+    caption = f"{size_name(settings.model.size)} px, {mixing(settings)}"
     out = out or root("runs") / settings.name / "gallery.png"
     with records.writing(out) as tmp:
         draw_page(settings.name, caption, strips, columns).savefig(tmp, format="png")

@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from contextlib import nullcontext
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,6 +28,7 @@ from pipeline.base.config import Experiment, load_experiment
 from pipeline.base.csv_files import write_csv
 from pipeline.base.derived import NameOption, SetOption, derived
 from pipeline.base.forms import OneClass
+from pipeline.base.settings import sides
 from pipeline.data.decisions import Changes, load_changes
 from pipeline.data.extra import extra_folder, left_out, read_extra
 from pipeline.data.images import DARK
@@ -91,7 +93,7 @@ def make(
     layout(settings.model)  # raises UserError for what the backbone cannot do
     if records.load(out):
         say("prepare", "the CSVs or the pictures are not those of last time: all are read again")
-    packed = len(rows) * settings.cache_size**2 * 3 <= settings.runtime.pack_gb * 1e9
+    packed = 3 * len(rows) * prod(sides(settings.cache_size)) <= settings.runtime.pack_gb * 1e9
     facts = prepare(rows, folder, out, settings, packed)
     tell_mended(facts.note)
     return {

@@ -274,7 +274,8 @@ def blended() -> Callable[..., str]:
 def bundled(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """form -> a project whose ensemble `blend` was submitted and bundled: do not change it.
 
-    `label` blends two runs of two folds, the first seen in two views; `probability` is that one.
+    `label` blends two runs of two folds, the first seen in two views, the second on pictures that
+    are not square; `probability` is the first.
     Another form is the name of a competition: one run on its tiny copy.
     """
 
@@ -306,7 +307,8 @@ def bundled(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[
             instant |= {"train": {"epochs": 0}, "predict": {"tta": "hflip"}}
             runs = [experiment(home / "one.yaml", settings, **instant)]
             if form == "label":
-                runs.append(experiment(home / "two.yaml", settings))
+                wide = {"model": {**TINY["model"], "size": [32, 40]}}
+                runs.append(experiment(home / "two.yaml", settings, **wide))
             blend(*runs)
         return home
 
@@ -318,6 +320,7 @@ def blend(*runs: str) -> None:
     stage("prepare")(runs[0])
     stage("folds")(runs[0])
     for run in runs:
+        stage("prepare")(run)
         for fold in (0, 1):
             stage("train")(run, [fold])
         stage("predict")(run)

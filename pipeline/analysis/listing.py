@@ -13,6 +13,7 @@ from pipeline.base import records
 from pipeline.base.cli import UserError, duration, mean_std, print_table, short, warn
 from pipeline.base.config import load_experiment, read_experiment, root
 from pipeline.base.runs import cv_of, folds_of, load_blend, model_path
+from pipeline.base.settings import size_name
 from pipeline.kaggle.api.upload import read_ledger
 from pipeline.training.keys import in_todays_terms
 
@@ -121,7 +122,7 @@ def run_row(name: str, trained: list[dict[str, Any]]) -> Row:
 def about_run(name: str, model: dict[str, Any], views: str) -> dict[str, Any]:
     """What a run is in words, its base and what it does otherwise, by its model's record."""
     key = in_todays_terms(model["key"])
-    size, epochs = key["model"]["size"], key["train"]["epochs"]
+    size, epochs = size_name(key["model"]["size"]), key["train"]["epochs"]
     how = f"epochs: {epochs}" if epochs else "closed form"
     whole = f"{key['model']['backbone']} {size} px, {how}"
     try:

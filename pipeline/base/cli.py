@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from enum import IntEnum
-from functools import wraps
+from functools import cache, wraps
 from pathlib import Path
 from traceback import walk_tb
 from types import FrameType
@@ -159,6 +159,9 @@ def is_full(error: BaseException | None) -> bool:
 def say(stage: str, text: str) -> None:
     """One line of a stage's story, flushed so that a log shows it at once."""
     print(f"{stage:<9} {text}", flush=True)
+
+
+say_once = cache(say)  # a process
 
 
 def warn(stage: str, text: str) -> None:

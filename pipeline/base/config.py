@@ -4,13 +4,10 @@
 """
 
 import os
-import re
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
-    AfterValidator,
     BeforeValidator,
     Field,
     WithJsonSchema,
@@ -24,14 +21,21 @@ from pipeline.base.cli import UserError, did_you_mean, shown
 from pipeline.base.competition import load_competition
 from pipeline.base.forms import suited
 from pipeline.base.label_settings import Conflicts, Extra, Pseudo
+from pipeline.base.predict_settings import TTA, Predict
 from pipeline.base.recipes import over_recipe
-from pipeline.base.settings import CONFLICT, Name, Probability, Settings, Side, valid_name
+from pipeline.base.settings import (
+    CONFLICT,
+    Name,
+    Probability,
+    Settings,
+    Size,
+    sides,
+    valid_name,
+)
 from pipeline.base.yaml_files import checked, find_yaml, known_yaml, read_based
 from pipeline.plugins import read_plugins
 
 Alpha = Annotated[float, Field(ge=0, le=1000)]
-TTAName = Literal["none", "hflip", "flips", "diagonals", "d4"]
-TTA = StrEnum("TTA", [(name, name) for name in get_args(TTAName)])  # an option of commands
 Root = Literal["data", "runs", "folds", "labels", "submissions", "weights"]
 
 
@@ -52,8 +56,8 @@ class Model(Settings):
 
     backbone: str = "tf_efficientnet_lite0"  # any name of timm.list_models(), with or without a tag
     weights: str = "pypi"  # hub (timm's), pypi (lite0, lite1, lite2), none, run:NAME, or a path
-    size: Side | None = None  # px; None: the backbone's own
-    # how a picture becomes a square
+    size: Size | None = None  # px, or [height, width]; None: the backbone's own
+    # how a picture takes that shape
     resize: Literal["stretch", "pad"] = Field("stretch", alias="fit")
     features: Literal["blocks", "last"] = Field("blocks", alias="reads")  # what the head is given
     # or a head of your plugins, on the backbone's last map
@@ -130,35 +134,6 @@ class Train(Settings):
     seed: Annotated[int, BeforeValidator(first_of)] = 0
 
 
-def each_once(sizes: list[int]) -> list[int]:
-    """Sorted, since their order means nothing: one file name for all orders."""
-    if len(set(sizes)) < len(sizes):
-        raise PydanticCustomError("twice", "each size may stand once")
-    return sorted(sizes)
-
-
-Sizes = Annotated[list[Side], Field(min_length=1), AfterValidator(each_once)]
-
-
-class Predict(Settings):
-    """The views of a picture, of which the mean is taken: those of `tta` at each of `sizes`."""
-
-    # none, hflip, flips, diagonals, d4: 1, 2, 4, 4, 8 views of each picture
-    tta: TTAName = "none"
-    sizes: Sizes | None = None  # px; None: model.size
-
-    @property
-    def views_name(self) -> str:
-        """Name of these settings in file names and keys: `d4`, or `d4-128-160` with sizes."""
-        return "-".join([self.tta, *map(str, self.sizes or [])])
-
-    @classmethod
-    def named(cls, views_name: str) -> "Predict":
-        """The settings whose `views_name` this is."""
-        tta, *sizes = re.split(r"-(?=\d)", views_name)
-        return cls(tta=tta, sizes=sizes or None)
-
-
 class Runtime(Settings):
     """How fast, never what: nothing here is in a key."""
 
@@ -232,9 +207,10 @@ class Experiment(Settings):
         return Path(self.competition).stem
 
     @property
-    def cache_size(self) -> int:
-        """Side of the packed pictures, px: room for random crops."""
-        return round(self.model.size * 1.25)
+    def cache_size(self) -> int | tuple[int, int]:
+        """Of the packed pictures, px: room for random crops."""
+        height, width = (round(side * 1.25) for side in sides(self.model.size))
+        return height if height == width else (height, width)
 
 
 def with_tta(settings: Experiment, tta: TTA | None) -> Experiment:

@@ -17,6 +17,7 @@ from pipeline.base import records
 from pipeline.base.cli import UserError
 from pipeline.base.config import Experiment, Runtime, root
 from pipeline.base.libc import cores, libc_function
+from pipeline.base.settings import size_name
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h
 
@@ -110,7 +111,10 @@ def machine_folder(runtime: Runtime) -> Path:
 
 def tune_path(settings: Experiment) -> Path:
     model = settings.model
-    return machine_folder(settings.runtime) / f"{Path(model.backbone).name}-{model.size}.json"
+    return (
+        machine_folder(settings.runtime)
+        / f"{Path(model.backbone).name}-{size_name(model.size)}.json"
+    )
 
 
 def tuned(settings: Experiment) -> Experiment:

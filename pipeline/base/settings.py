@@ -1,7 +1,7 @@
 """What all settings have in common: names that lead nowhere else, numbers that are numbers."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, ClassVar
 
 from pydantic import (
@@ -9,6 +9,8 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PlainSerializer,
+    WrapValidator,
     field_validator,
     model_validator,
 )
@@ -46,6 +48,30 @@ def valid_name(value: str) -> str:
 
 Name = Annotated[str, AfterValidator(valid_name)]  # of a run, a split, a competition: a file's name
 Side = Annotated[int, Field(ge=16, le=4096)]
+
+
+def _of_two(size: Any, side: Callable[[Any], int]) -> int | tuple[int, int]:
+    """Height and width, each a side; one number where they are equal."""
+    if not isinstance(size, list | tuple):
+        return side(size)
+    if len(size) != 2:
+        raise PydanticCustomError("size", "it should be a number, or [height, width]")
+    high, wide = map(side, size)
+    return high if high == wide else (high, wide)
+
+
+# px, or height and width
+Size = Annotated[Side, WrapValidator(_of_two), PlainSerializer(lambda size: size)]
+
+
+def sides(size: int | Sequence[int]) -> tuple[int, int]:
+    """Height and width of pictures of a size, px."""
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def size_name(size: int | Sequence[int]) -> str:
+    """`128`, or `384x512`."""
+    return str(size) if isinstance(size, int) else "{}x{}".format(*size)
 
 
 class Settings(BaseModel):

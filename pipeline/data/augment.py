@@ -7,6 +7,7 @@ import copy
 import inspect
 import os
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # else its import asks PyPI, and stalls offline
@@ -16,9 +17,11 @@ import cv2
 import numpy as np
 from pydantic import ValidationError
 
-from pipeline.base.cli import UserError, did_you_mean, in_plugins, short, shown
+from pipeline.base.cli import UserError, did_you_mean, in_plugins, say_once, short, shown
+from pipeline.base.settings import sides, size_name
 
 Transform = A.BasicTransform
+Specs = list[dict[str, dict[str, Any]]]
 INTERPOLATION = {
     "nearest": cv2.INTER_NEAREST,
     "bilinear": cv2.INTER_LINEAR,
@@ -35,15 +38,17 @@ class Augment:
 
     def __init__(
         self,
-        specs: list[dict[str, dict[str, Any]]],
-        size: int,
+        specs: Specs,
+        size: int | Sequence[int],
         interpolation: str,
         own: dict[str, type[Transform]] | None = None,  # the user's
     ):
         mode, known = INTERPOLATION[interpolation], TRANSFORMS | (own or {})
-        pairs = [pair for spec in specs for pair in spec.items()]
-        steps = [_transform(name, kw, size, mode, known) for name, kw in pairs]
-        self.compose = A.Compose([*steps, A.Resize(size, size, interpolation=mode)])
+        (height, width), pairs = sides(size), [pair for spec in specs for pair in spec.items()]
+        steps = [_transform(name, kw, (height, width), mode, known) for name, kw in pairs]
+        if height != width:
+            steps = [_upright(step, size_name(size)) for step in steps]
+        self.compose = A.Compose([*steps, A.Resize(height, width, interpolation=mode)])
 
     def try_on(self, pixels: np.ndarray) -> None:
         """Each step once on a picture of the kind it will see. Raises UserError where one fails.
@@ -73,17 +78,37 @@ class Augment:
 class Resize:
     """The eval transform: nothing but the size."""
 
-    def __init__(self, size: int, interpolation: str):
-        self.size, self.mode = (size, size), INTERPOLATION[interpolation]
+    def __init__(self, size: int | Sequence[int], interpolation: str):
+        self.size, self.mode = sides(size), INTERPOLATION[interpolation]
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
         if pixels.shape[:2] == self.size:
             return np.asarray(pixels)
-        return cv2.resize(pixels, self.size, interpolation=self.mode)
+        return cv2.resize(pixels, self.size[::-1], interpolation=self.mode)
+
+
+def _upright(step: Transform, size: str) -> Transform | A.OneOf:
+    """A transform without quarter turns, by which a picture would change its shape.
+
+    One of several, as HorizontalFlip and VerticalFlip of a list are seeded alike and go together.
+    """
+    if not isinstance(step, (A.D4, A.RandomRotate90, A.Transpose)):
+        return step
+    name = type(step).__name__
+    mirrors = [A.HorizontalFlip(p=1), A.VerticalFlip(p=1)]
+    left = [A.NoOp(p=1), *([] if isinstance(step, A.Transpose) else [A.Compose(mirrors)])]
+    left += mirrors if isinstance(step, A.D4) else []
+    text = f"pictures of {size} px have no quarter turns, only {len(left)} of {name}'s views"
+    say_once("augment", text)
+    return A.OneOf(left, p=step.p)
 
 
 def _transform(
-    name: str, kwargs: dict[str, Any], size: int, mode: int, every: dict[str, type[Transform]]
+    name: str,
+    kwargs: dict[str, Any],
+    size: tuple[int, int],
+    mode: int,
+    every: dict[str, type[Transform]],
 ) -> Transform:
     if name not in every:
         near, own = did_you_mean(name, every), every.keys() - TRANSFORMS
@@ -92,7 +117,10 @@ def _transform(
     cls = every[name]
     known = inspect.signature(cls.__init__).parameters
     if "size" in known:  # what the backbone wants, unless the YAML says otherwise
-        kwargs = {"size": (size, size), **kwargs}
+        kwargs = {"size": size, **kwargs}
+    if "ratio" in known and size[0] != size[1]:  # of the picture's own shape
+        ratio = kwargs.get("ratio", known["ratio"].default)
+        kwargs = {**kwargs, "ratio": [part * size[1] / size[0] for part in ratio]}
     if "interpolation" in known:
         kwargs = {"interpolation": mode, **kwargs}
     with warnings.catch_warnings():

@@ -7,6 +7,7 @@ looks at each file first, because OpenCV passes a half-truncated JPEG as a half-
 import hashlib
 import os
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -16,6 +17,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipeline.base.cli import UserError, short
+from pipeline.base.settings import Size, sides
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 # what OpenCV cannot read PIL does, or a line of ours says it
@@ -120,29 +122,29 @@ def eight_bits(values: np.ndarray) -> np.ndarray:
     )
 
 
-def square(rgb: np.ndarray, size: int, fit: str) -> np.ndarray:
-    """Make a picture [size, size, 3]: `stretch` both sides, or `pad` with its edge colour."""
-    height, width = rgb.shape[:2]
-    if fit == "pad" and height != width:
-        side = max(height, width)
+def shaped(rgb: np.ndarray, size: int | Sequence[int], fit: str) -> np.ndarray:
+    """A picture of `size`, [h, w, 3]: `stretch` both sides, or `pad` with its edge colour."""
+    (height, width), (high, wide) = rgb.shape[:2], sides(size)
+    tall, broad = max(height, round(width * high / wide)), max(width, round(height * wide / high))
+    if fit == "pad" and (tall, broad) != (height, width):
         border = np.concatenate([rgb[0], rgb[-1], rgb[:, 0], rgb[:, -1]])
         colour = np.median(border, axis=0).tolist()
-        if side**2 > MOST_PADDED:  # a strip of 1 x 60000 would take 10 GB
-            height, width = (max(1, round(n * 2 * size / side)) for n in (height, width))
+        if tall * broad > MOST_PADDED:  # a strip of 1 x 60000 would take 10 GB
+            height, width = (max(1, round(n * 2 * high / tall)) for n in (height, width))
             rgb = cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA)
-            side = 2 * size
-        top, left = (side - height) // 2, (side - width) // 2
-        edges = (top, side - height - top, left, side - width - left)
+            tall, broad = max(2 * high, height), max(2 * wide, width)
+        top, left = (tall - height) // 2, (broad - width) // 2
+        edges = (top, tall - height - top, left, broad - width - left)
         rgb = cv2.copyMakeBorder(rgb, *edges, cv2.BORDER_CONSTANT, value=colour)
     # area averages when shrinking: no other mode of OpenCV is free of aliasing there
-    shrink = rgb.shape[0] > size and rgb.shape[1] > size
+    shrink = rgb.shape[0] > high and rgb.shape[1] > wide
     return cv2.resize(
-        rgb, (size, size), interpolation=cv2.INTER_AREA if shrink else cv2.INTER_CUBIC
+        rgb, (wide, high), interpolation=cv2.INTER_AREA if shrink else cv2.INTER_CUBIC
     )
 
 
 class Pixels(Protocol):
-    """Anything indexed by row number that gives uint8 [size, size, 3]."""
+    """Anything indexed by row number that gives uint8 [h, w, 3]."""
 
     def __getitem__(self, row: int) -> np.ndarray: ...
 
@@ -155,7 +157,7 @@ class FilePixels:
     """
 
     paths: list[Path]
-    size: int
+    size: Size
     fit: str
     notes: list[str] | None = None
 
@@ -163,7 +165,7 @@ class FilePixels:
         path, plain = self.paths[row], self.notes and self.notes[row] in PLAIN
         rgb = cv2.imread(str(path), UPRIGHT) if plain else None
         try:
-            return square(decode(path).rgb if rgb is None else rgb, self.size, self.fit)
+            return shaped(decode(path).rgb if rgb is None else rgb, self.size, self.fit)
         except BadImageError as error:
             raise BadImageError(f"{path}: {error}") from None
 

@@ -43,7 +43,7 @@ def derive_seed(*parts: int | str) -> int:
 
 
 class Pictures(Dataset):
-    """Indexed by a BatchSpec: (uint8 [batch, size, size, 3], targets of [batch]).
+    """Indexed by a BatchSpec: (uint8 [batch, h, w, 3], targets of [batch]).
 
     `targets` is int [n], or float32 [n, classes] whose rows sum to 1.
     """

@@ -82,12 +82,17 @@ def is_batched(transform: Augment | Resize) -> bool:
 
 
 def is_known(step: A.BasicTransform) -> bool:
-    """Whether `step` is one of KNOWN, with no setting that would make it another."""
+    """Whether `step` is one of KNOWN, with no setting that would make it another.
+
+    Pictures that are not square are made by loader processes.
+    """
     if not isinstance(step, KNOWN) or getattr(step, "interpolation", cv2.INTER_LINEAR) not in MODES:
         return False
     if isinstance(step, WARPS):
         odd = getattr(step, "crop_border", False) or getattr(step, "fit_output", False)
         return not odd and step.border_mode in BORDERS and not np.any(step.fill)
+    if isinstance(step, A.Resize):
+        return step.height == step.width
     if isinstance(step, A.RandomResizedCrop):
         return step.size[0] == step.size[1] and not step.area_for_downscale
     return True

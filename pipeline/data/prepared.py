@@ -1,5 +1,6 @@
 """What `prepare` made: a table of all images with their facts, and their pixels."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +14,7 @@ from pipeline.base.cli import UserError
 from pipeline.base.competition import Competition
 from pipeline.base.config import Experiment, root
 from pipeline.base.csv_files import read_csv
+from pipeline.base.settings import size_name
 from pipeline.data.images import FilePixels, Pixels, file_stat
 
 COLUMNS = ["split", "id", "label", "group", "path"]  # from the CSVs; the others from the pictures
@@ -35,7 +37,7 @@ class Prepared:
 
     @cached_property
     def pixels(self) -> Pixels:
-        """uint8 [n, size, size, 3], row i belongs to row i of `rows`. Raises UserError."""
+        """uint8 [n, h, w, 3], row i belongs to row i of `rows`. Raises UserError."""
         if problem := self.problem():
             raise UserError(f"{problem}; python -m pipeline.prepare makes it anew")
         if self.record["packed"]:
@@ -69,8 +71,8 @@ def list_digest(rows: pd.DataFrame, folder: Path) -> str:
     return records.digest([known.to_dict("split")["data"], stats])
 
 
-def prepared_folder(competition: str, size: int, fit: str) -> Path:
-    return root("runs") / "_data" / competition / f"{size}-{fit}"
+def prepared_folder(competition: str, size: int | Sequence[int], fit: str) -> Path:
+    return root("runs") / "_data" / competition / f"{size_name(size)}-{fit}"
 
 
 def load_prepared(experiment: Experiment) -> Prepared:
@@ -79,7 +81,7 @@ def load_prepared(experiment: Experiment) -> Prepared:
     return load_pictures(experiment.competition_name, size, fit, experiment.name)
 
 
-def load_pictures(competition: str, size: int, fit: str, run: str) -> Prepared:
+def load_pictures(competition: str, size: int | Sequence[int], fit: str, run: str) -> Prepared:
     """Those that `run` was trained on, whatever its experiment says now. Raises UserError."""
     return load_folder(prepared_folder(competition, size, fit), run)
 

@@ -1,8 +1,10 @@
-"""Every picture of a competition, read in threads: its pixels as a square, and its facts."""
+"""Every picture of a competition, read in threads: its pixels in one shape, and its facts."""
 
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from math import prod
 from pathlib import Path
 
 import cv2
@@ -12,14 +14,15 @@ import pandas as pd
 from pipeline.base.cli import UserError, listing
 from pipeline.base.libc import cores
 from pipeline.base.progress import Progress
-from pipeline.data.images import BadImageError, decode, square
+from pipeline.base.settings import sides
+from pipeline.data.images import BadImageError, decode, shaped
 
 Facts = dict[str, object]
 AHEAD = 256  # pictures that are decoded and wait to be written
 
 
 def read_all(
-    rows: pd.DataFrame, folder: Path, size: int, fit: str, out: Path | None
+    rows: pd.DataFrame, folder: Path, size: int | Sequence[int], fit: str, out: Path | None
 ) -> list[Facts]:
     """Facts of every picture in the order of `rows`, their pixels packed as by `pack`.
 
@@ -40,14 +43,15 @@ def read_all(
 
 
 def pack(
-    paths: list[Path], size: int, fit: str, out: Path | None, stage: str
+    paths: list[Path], size: int | Sequence[int], fit: str, out: Path | None, stage: str
 ) -> list[Facts | BadImageError]:
-    """Read all files; `out`, where there is room for one, gets uint8 [n, size, size, 3] as .npy.
+    """Read all files; `out`, where there is room for one, gets uint8 [n, h, w, 3] as .npy.
 
     A bad file is an error among the facts, and zeros among the pixels.
     """
     cv2.setNumThreads(1)  # the pool below is the parallelism: OpenCV and PIL release the GIL
-    header = {"descr": "|u1", "fortran_order": False, "shape": (len(paths), size, size, 3)}
+    shape = (*sides(size), 3)
+    header = {"descr": "|u1", "fortran_order": False, "shape": (len(paths), *shape)}
     found: list[Facts | BadImageError] = []
     with (
         Progress(stage, total=len(paths), unit="images") as progress,
@@ -59,16 +63,18 @@ def pack(
             part = paths[start : start + AHEAD]
             for facts, pixels in pool.map(partial(read, size=size, fit=fit), part):
                 found.append(facts)
-                file.write(bytes(3 * size**2) if pixels is None else pixels.tobytes())
+                file.write(bytes(prod(shape)) if pixels is None else pixels.tobytes())
                 progress.advance()
     return found
 
 
-def read(path: Path, size: int, fit: str) -> tuple[Facts, np.ndarray] | tuple[BadImageError, None]:
+def read(
+    path: Path, size: int | Sequence[int], fit: str
+) -> tuple[Facts, np.ndarray] | tuple[BadImageError, None]:
     try:
         picture = decode(path)
     except BadImageError as error:
         return error, None
     height, width = picture.rgb.shape[:2]
     facts = {"width": width, "height": height, "hash": picture.digest, "note": picture.note}
-    return facts, square(picture.rgb, size, fit)
+    return facts, shaped(picture.rgb, size, fit)

@@ -20,7 +20,7 @@ Label = list[tuple[str, str]]  # lines under a picture: a name on the left, a va
 
 @dataclass(frozen=True)
 class Strip:
-    """Pictures, uint8 [size, size, 3], under a title or none; `marked` frames the first."""
+    """Pictures, uint8 [h, w, 3], under a title or none; `marked` frames the first."""
 
     title: str
     caption: str

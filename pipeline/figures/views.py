@@ -61,7 +61,7 @@ class Views:
         self.pixels, self.classes, self.seed = pixels, classes, seed
 
     def original(self, row: int) -> np.ndarray:
-        """The picture [size, size, 3] as validation sees it."""
+        """The picture [h, w, 3] as validation sees it."""
         return self.original_of(self.pixels[row])
 
     def augmented(self, rows: list[int] | np.ndarray, stream: str) -> np.ndarray:

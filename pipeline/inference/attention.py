@@ -36,9 +36,9 @@ def attention(
         others = logits.mean(1) if logits.shape[1] > 1 else 0  # of one number there are none
         score = (logits.gather(1, target)[:, 0] - others).sum()
         slopes = torch.autograd.grad(score, maps)
-    cam = torch.zeros_like(images[:, :1])
+    cam, aspect = torch.zeros_like(images[:, :1]), images.shape[2] / images.shape[3]
     for x, slope in zip(maps, slopes, strict=True):
-        x, slope = (on_grid(one.detach().float(), net) for one in (x, slope))
+        x, slope = (on_grid(one.detach().float(), net, aspect) for one in (x, slope))
         share = (slope * (x - x.mean((1, 2), keepdim=True))).sum(3)[:, None]
         per_area = share * share[0].numel()  # a place of a fine map is small
         cam += interpolate(per_area, images.shape[2:], mode="bilinear", align_corners=False)
@@ -54,7 +54,7 @@ def read_blocks(model: BlockHead, images: torch.Tensor) -> tuple[torch.Tensor, l
     with torch.no_grad(), watched(modules) as seen:
         model.statistics(images)
     maps = [out.requires_grad_() for out in seen]
-    pooled = [part for x in maps for part in pool(x, model.channels_last)]
+    pooled = [part for x in maps for part in pool(x, model.channels_last, model.aspect)]
     return model.from_statistics(torch.cat(pooled, 1)), maps
 
 
@@ -84,15 +84,16 @@ def watched(modules: Iterable[nn.Module]) -> Iterator[list[torch.Tensor]]:
             hook.remove()
 
 
-def on_grid(x: torch.Tensor, net: nn.Module) -> torch.Tensor:
+def on_grid(x: torch.Tensor, net: nn.Module, aspect: float = 1.0) -> torch.Tensor:
     """[batch, h, w, channels] of maps of either layout, or of tokens without class and registers.
 
-    Raises UserError for tokens that stand on no square grid.
+    Raises UserError for tokens that stand on no grid of the pictures' `aspect`.
     """
     if x.ndim == 4:
-        return with_channels_last(x, is_channels_last(net))
+        return with_channels_last(x, is_channels_last(net), aspect)
     tokens = x[:, getattr(net, "num_prefix_tokens", 0) :]
-    side = round(tokens.shape[1] ** 0.5)
-    if x.ndim != 3 or side * side != tokens.shape[1]:
+    high = round((tokens.shape[1] * aspect) ** 0.5)
+    wide = round(high / aspect)
+    if x.ndim != 3 or high * wide != tokens.shape[1]:
         raise UserError(f"a {type(net).__name__} has no map of places: {tuple(x.shape)}")
-    return tokens.unflatten(1, (side, side))
+    return tokens.unflatten(1, (high, wide))

@@ -19,7 +19,7 @@ from pipeline.base.config import Experiment
 from pipeline.base.locks import locked
 from pipeline.data.prepared import load_prepared
 from pipeline.inference.predictor import Predictor
-from pipeline.inference.tta import View, view_name
+from pipeline.inference.tta import View, allowed, view_name
 from pipeline.model.build import classifier, head_inputs, head_logits
 
 VERSION = 1
@@ -86,6 +86,7 @@ class FrozenFeatures:
 
     def probabilities(self, split: str, rows: np.ndarray, views: list[View]) -> np.ndarray:
         """As `Predictor.probabilities`, of a model whose head alone is new."""
+        views = allowed(views, self.predictor.preprocessing["size"])
         features = self.of(split, rows, views).to(self.predictor.device)
         with torch.inference_mode():
             logits = [head_logits(self.model, one) for one in features.unbind(1)]

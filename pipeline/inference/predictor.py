@@ -14,11 +14,12 @@ from pipeline.base.cli import UserError, short
 from pipeline.base.config import Runtime
 from pipeline.base.device import make_accelerator
 from pipeline.base.progress import Progress
+from pipeline.base.settings import Size, sides, size_name
 from pipeline.data.augment import Resize
 from pipeline.data.images import Pixels
 from pipeline.data.loader import Pictures, in_order, load_batches
 from pipeline.inference.answers import SHARES, Answer
-from pipeline.inference.tta import View
+from pipeline.inference.tta import View, allowed
 from pipeline.model.build import load_model, to_device
 from pipeline.model.head import FOREIGN
 
@@ -81,21 +82,28 @@ class Predictor:
     ) -> np.ndarray:
         """Mean probability over `views`, float32 [len(rows), classes], in the order of `rows`.
 
-        With `sizes` (px) the views are seen at each of them, else at the training size. Each size
+        With `sizes` (px, the height) the views are seen at each, else at the training size. Each
         is a pass of its own over the pictures: reading them costs little beside the forward passes.
         Raises UserError for a size that the pictures or the model do not have.
         """
         self.check_sizes(sizes, packed=len(pixels[rows[0]]))
         means = []
-        for size in sizes or [self.preprocessing["size"]]:
-            batches = self.batches(pixels, rows, size, f"{label} {size} px" if sizes else label)
+        views = allowed(views, own := self.preprocessing["size"])
+        for size in sizes or [None]:
+            shape = self.of_height(size) if size else own
+            batches = self.batches(pixels, rows, shape, f"{label} {size} px" if sizes else label)
             means.append(self.mean_over_views(batches, views))
         return np.mean(means, axis=0)
 
+    def of_height(self, height: int) -> Size:
+        """A size in the shape of training."""
+        high, wide = sides(self.preprocessing["size"])
+        return height if high == wide else (height, round(height * wide / high))
+
     def batches(
-        self, pixels: Pixels, rows: np.ndarray, size: int, label: str
+        self, pixels: Pixels, rows: np.ndarray, size: Size, label: str
     ) -> Iterator[torch.Tensor]:
-        """Normalised pictures [batch, 3, size, size] on the device, with a progress bar."""
+        """Normalised pictures [batch, 3, h, w] on the device, with a progress bar."""
         resize = Resize(size, self.preprocessing["interpolation"])
         pictures = Pictures(pixels, rows, np.zeros(len(rows)), resize)
         specs = in_order(len(rows), self.runtime.predict_batch)
@@ -147,11 +155,11 @@ class Predictor:
             if size > packed:
                 raise UserError(
                     f"predict.sizes: {size} px would enlarge the packed pictures ({packed} px, for "
-                    f"training at {self.preprocessing['size']})"
+                    f"training at {size_name(self.preprocessing['size'])})"
                 )
             try:
                 with torch.inference_mode():
-                    self.model(torch.zeros(1, 3, size, size, device=self.device))
+                    self.model(torch.zeros(1, 3, *sides(self.of_height(size)), device=self.device))
             except torch.OutOfMemoryError:
                 raise
             except FOREIGN as error:

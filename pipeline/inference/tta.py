@@ -5,9 +5,13 @@ none, so a view costs one forward pass and nothing else. Other sizes are made be
 resize that training pictures see too.
 """
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
+
+from pipeline.base.cli import say_once
+from pipeline.base.settings import sides, size_name
 
 View = partial[torch.Tensor]
 
@@ -25,6 +29,16 @@ VIEWS: dict[str, list[View]] = {
     "diagonals": [partial(dihedral, turns=t, flip=t % 2 == 1) for t in range(4)],
     "d4": [partial(dihedral, turns=t, flip=f) for t in range(4) for f in (False, True)],
 }
+
+
+def allowed(views: list[View], size: int | Sequence[int]) -> list[View]:
+    """Without quarter turns, where pictures of `size` px are not square; that is said once."""
+    high, wide = sides(size)
+    found = [view for view in views if high == wide or view.keywords["turns"] % 2 == 0]
+    if len(found) < len(views):
+        text = f"pictures of {size_name(size)} px have no quarter turns"
+        say_once("views", f"{text}: {len(found)} of {len(views)} views are left")
+    return found
 
 
 def view_name(view: View) -> str:

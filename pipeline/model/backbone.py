@@ -21,6 +21,7 @@ from pipeline.base import records
 from pipeline.base.cli import UserError, short, warn
 from pipeline.base.config import Model, own_size, root
 from pipeline.base.runs import model_path
+from pipeline.base.settings import Size, sides, size_name
 from pipeline.model.head import FOREIGN, choose_taps, cut_head, final_tap
 
 # Packages whose ImageNet tensors stand in the order of timm's model (296 of 296 for lite0).
@@ -31,7 +32,7 @@ SOURCES = ["a path", "run:NAME", "none", "hub", f"pypi (for {', '.join(PYPI)})"]
 class Layout(NamedTuple):
     """What a backbone needs for pictures of a size, and what a head reads of it."""
 
-    arguments: dict[str, int]  # of timm.create_model
+    arguments: dict[str, Any]  # of timm.create_model
     taps: dict[str, int] | None  # of a BlockHead
     unread: list[str]
 
@@ -45,11 +46,11 @@ def layout(settings: Model) -> Layout:
     Raises UserError for one that cannot take `settings.size`.
     """
     name, size, reasons = settings.backbone, settings.size or own_size(settings.backbone), []
-    for arguments in ({}, {"img_size": size}):
+    for arguments in ({}, {"img_size": size if isinstance(size, int) else list(size)}):
         try:
             with torch.random.fork_rng(devices=[]), torch.device("meta"):
                 model = timm.create_model(name, **arguments, **drops(settings)).eval()
-                copy.deepcopy(model)(torch.zeros(1, 3, size, size))  # some keep what they see
+                copy.deepcopy(model)(torch.zeros(1, 3, *sides(size)))  # some keep what they see
         except FOREIGN as error:
             reasons.append(short(error, 99))
             if lacking := next((drop for drop in drops(settings) if drop in str(error)), None):
@@ -59,12 +60,12 @@ def layout(settings: Model) -> Layout:
                 return Layout(arguments, None, [])
             return Layout(arguments, *taps_or_end(model, size))
     raise UserError(
-        f"model.size: {name} takes no pictures of {size} px ({reasons[0]}); "
+        f"model.size: {name} takes no pictures of {size_name(size)} px ({reasons[0]}); "
         f"its own size is {own_size(name)}"
     )
 
 
-def taps_or_end(model: nn.Module, size: int) -> tuple[dict[str, int], list[str]]:
+def taps_or_end(model: nn.Module, size: Size) -> tuple[dict[str, int], list[str]]:
     """What a head reads of its blocks, or else of its end; and parameters of which it does not."""
     try:
         return choose_taps(copy.deepcopy(model), size)

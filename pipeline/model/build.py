@@ -13,6 +13,7 @@ from torch import nn
 from pipeline.base import records
 from pipeline.base.cli import UserError
 from pipeline.base.config import Model, Runtime
+from pipeline.base.settings import Size
 from pipeline.model.backbone import as_recorded, build_backbone, drops, layout, read_weights
 from pipeline.model.fused import fuse
 from pipeline.model.head import FOREIGN, BlockHead, OwnHead, final_features
@@ -57,7 +58,7 @@ def preprocessing(model: nn.Module, settings: Model) -> dict[str, Any]:
 
 
 def to_device(
-    model: nn.Module, runtime: Runtime, size: int, device: torch.device, training: bool = False
+    model: nn.Module, runtime: Runtime, size: Size, device: torch.device, training: bool = False
 ) -> nn.Module:
     """The model on its device, as fast as it can be there for pictures of `size` px.
 

@@ -6,7 +6,7 @@ of Gatys et al. 2016 (style), read linearly as in Head2Toe (Evci et al., ICML 20
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from os.path import commonpath
 from typing import Any
 
@@ -15,6 +15,7 @@ from timm.models import group_parameters
 from torch import nn
 
 from pipeline.base.cli import UserError, short
+from pipeline.base.settings import sides
 from pipeline.model.pooling import is_channels_last, pool
 
 MAX_WIDTH = 8192  # numbers that a head reads; a backbone of more is read once a stage
@@ -66,7 +67,7 @@ class BlockHead(nn.Module):
         """Means and deviations, float32 [batch, width], of normalised images [batch, 3, h, w]."""
         if END in self.taps:
             return final_features(self.backbone, images).float()
-        self.pooled = []
+        self.pooled, self.aspect = [], images.shape[2] / images.shape[3]
         self.backbone.forward_features(images)
         pooled, self.pooled = torch.cat(self.pooled, 1), None
         return pooled
@@ -88,7 +89,7 @@ class BlockHead(nn.Module):
             self.backbone.get_parameter(name).requires_grad = False
 
     def _pool(self, block: nn.Module, _: object, out: torch.Tensor) -> None:
-        pooled = pool(out, self.channels_last)
+        pooled = pool(out, self.channels_last, self.aspect)
         if self.pooled is not None:  # else a checkpoint computes the block again
             self.pooled += pooled
 
@@ -127,7 +128,7 @@ def final_features(backbone: nn.Module, images: torch.Tensor) -> torch.Tensor:
     return backbone.forward_head(backbone.forward_features(images), pre_logits=True)
 
 
-def choose_taps(backbone: nn.Module, size: int) -> tuple[dict[str, int], list[str]]:
+def choose_taps(backbone: nn.Module, size: int | Sequence[int]) -> tuple[dict[str, int], list[str]]:
     """The modules a head shall read, with their numbers, and parameters that none of them needs.
 
     Tried with one picture of `size` px; on the meta device that costs nothing.
@@ -147,11 +148,11 @@ def choose_taps(backbone: nn.Module, size: int) -> tuple[dict[str, int], list[st
     return taps, unread
 
 
-def final_tap(backbone: nn.Module, size: int) -> tuple[dict[str, int], list[str]]:
+def final_tap(backbone: nn.Module, size: int | Sequence[int]) -> tuple[dict[str, int], list[str]]:
     """As `choose_taps`, for a backbone whose blocks cannot be read: its final features are."""
     cut_head(backbone, [END])
     device = next(backbone.parameters()).device
-    features = final_features(backbone.eval(), torch.zeros(1, 3, size, size, device=device))
+    features = final_features(backbone.eval(), torch.zeros(1, 3, *sides(size), device=device))
     return {END: features.shape[1]}, without_slope(backbone, [features])
 
 
@@ -196,20 +197,22 @@ def within_most(fine: dict[str, int], coarse: dict[str, int]) -> dict[str, int]:
 
 
 def read_blocks(
-    backbone: nn.Module, names: Iterable[str], size: int
+    backbone: nn.Module, names: Iterable[str], size: int | Sequence[int]
 ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     """What a head would read of these modules, in the order they run; without those that do not."""
     found: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
-    channels_last = is_channels_last(backbone)
+    channels_last, (height, width) = is_channels_last(backbone), sides(size)
     hooks = [
         backbone.get_submodule(name).register_forward_hook(
-            lambda module, given, out, name=name: found.update({name: pool(out, channels_last)})
+            lambda module, given, out, name=name: found.update(
+                {name: pool(out, channels_last, height / width)}
+            )
         )
         for name in names
     ]
     device = next(backbone.parameters()).device
     with torch.enable_grad():
-        backbone.forward_features(torch.zeros(1, 3, size, size, device=device))
+        backbone.forward_features(torch.zeros(1, 3, *sides(size), device=device))
     for hook in hooks:
         hook.remove()
     return found

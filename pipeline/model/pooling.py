@@ -39,25 +39,30 @@ class MeanAndDeviation(torch.autograd.Function):
 
 
 def pool(
-    out: torch.Tensor | tuple[torch.Tensor, ...], channels_last: bool
+    out: torch.Tensor | tuple[torch.Tensor, ...], channels_last: bool, aspect: float = 1.0
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and deviation [batch, c] each of tokens [batch, n, c] or of maps of either layout.
 
     Of what a block gives beside them (the grid's size, in some ViTs) nothing is read.
     """
     out = out[0] if isinstance(out, tuple) else out
-    out = with_channels_last(out, channels_last).flatten(1, -2)
+    out = with_channels_last(out, channels_last, aspect).flatten(1, -2)
     return MeanAndDeviation.apply(out.float() if out.device.type == "cpu" else out)
 
 
-def with_channels_last(out: torch.Tensor, channels_last: bool) -> torch.Tensor:
+def with_channels_last(out: torch.Tensor, channels_last: bool, aspect: float = 1.0) -> torch.Tensor:
     """Tokens or a block's map with the channels in the last place.
 
     `channels_last` is how timm says that the net ends, while blocks may have the other layout
-    (TinyViT, SwinV2-CR, VOLO). Pictures are square, so the two equal sides tell.
+    (TinyViT, SwinV2-CR, VOLO). Two sides in the pictures' `aspect`, their height over their width,
+    tell; a grid's sides may be rounded.
     """
+
+    def is_grid(high: int, wide: int) -> bool:
+        return abs(high - wide * aspect) < max(1, aspect)
+
     first, second, third = out.shape[1:] if out.ndim == 4 else (0, 1, 2)
-    maps = second == third and not (first == second and channels_last)
+    maps = is_grid(second, third) and not (is_grid(first, second) and channels_last)
     return out.permute(0, 2, 3, 1) if maps else out
 
 

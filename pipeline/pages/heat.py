@@ -36,7 +36,7 @@ def overlays(evidence: Evidence, album: Album, rows: np.ndarray) -> dict[int, st
 
 
 def looked_at(evidence: Evidence, rows: np.ndarray, fold: int) -> np.ndarray:
-    """Maps float32 [len(rows), size, size] of 0..1 of what was asked, by a fold's model."""
+    """Maps float32 [len(rows), h, w] of 0..1 of what was asked, by a fold's model."""
     from pipeline.base.device import tuned  # late: torch
     from pipeline.inference.attention import attention
     from pipeline.inference.predictor import Predictor
@@ -59,14 +59,15 @@ def looked_at(evidence: Evidence, rows: np.ndarray, fold: int) -> np.ndarray:
 
 
 def overlay(heat: np.ndarray, shape: tuple[int, int], fit: str) -> str:
-    """A square map, float [size, size], as a see-through picture of `shape` (height, width)."""
+    """A map, float [h, w], as a see-through picture of `shape` (height, width)."""
     import matplotlib  # late
 
     height, width = shape
     scale = SIDE / max(height, width)
-    if fit == "pad":  # the square was made by padding, which is cut off again
-        top, left = (round(len(heat) * (1 - n / max(shape)) / 2) for n in shape)
-        heat = heat[top : len(heat) - top, left : len(heat) - left]
+    if fit == "pad":  # which is cut off again
+        (high, wide), share = heat.shape, min(np.array(heat.shape) / shape)
+        top, left = round((high - height * share) / 2), round((wide - width * share) / 2)
+        heat = heat[top : high - top, left : wide - left]
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     heat = np.clip(cv2.resize(heat, size, interpolation=cv2.INTER_AREA), 0, 1)
     colours = matplotlib.colormaps["turbo"](0.25 + 0.75 * heat)

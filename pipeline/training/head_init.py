@@ -13,7 +13,7 @@ from torch import nn
 from pipeline.base.cli import UserError
 from pipeline.base.config import Experiment
 from pipeline.inference.features import MAX_IMAGES, FrozenFeatures
-from pipeline.inference.tta import VIEWS, View, dihedral
+from pipeline.inference.tta import VIEWS, View, allowed, dihedral
 from pipeline.model.head import BlockHead
 from pipeline.training.discriminant import Fitted, LinearHead, lda
 from pipeline.training.ridge import ridge
@@ -169,4 +169,5 @@ def linear_head(model: nn.Module) -> nn.Linear:
 def augmented_views(settings: Experiment) -> list[View]:
     """Views that the augmentation turns pictures into: those of the first such transform."""
     names = {name for transform in settings.augment for name in transform}
-    return next((AUGMENTED[name] for name in AUGMENTED if name in names), [])
+    found = next((AUGMENTED[name] for name in AUGMENTED if name in names), [])
+    return allowed(found, settings.model.size)

@@ -8,6 +8,7 @@ import pandas as pd
 
 from pipeline.base.cli import duration
 from pipeline.base.config import Experiment
+from pipeline.base.settings import sides
 from pipeline.data.prepared import Prepared
 
 if TYPE_CHECKING:
@@ -70,10 +71,10 @@ def plan(
 
 def cuts(settings: Experiment, seconds: dict[str, float], budget: float) -> list[str]:
     """What to cut until the rest fits, that which costs the least accuracy first."""
-    from pipeline.inference.tta import VIEWS
+    from pipeline.inference.tta import VIEWS, allowed
 
     left, texts, epochs = dict(seconds), [], settings.train.epochs
-    views = len(VIEWS[settings.predict.tta])
+    views = len(allowed(VIEWS[settings.predict.tta], settings.model.size))
     if sum(left.values()) > budget and views > 2:
         left |= {part: left[part] * 2 / views for part in ("predict oof", "predict test")}
         texts.append(f"predict.tta: hflip  then {duration(sum(left.values()))}")
@@ -83,6 +84,8 @@ def cuts(settings: Experiment, seconds: dict[str, float], budget: float) -> list
         left |= {part: left[part] * fewer / epochs for part in ("training", "validation")}
         texts.append(f"train.epochs: {fewer}  then {duration(sum(left.values()))}")
     if (rest := sum(left.values())) > budget:
-        side = max(16, int(settings.model.size * (budget / rest) ** 0.5) // 16 * 16)
-        texts.append(f"model.size: {side}, as time goes with its square")
+        share = (budget / rest) ** 0.5
+        found = [max(16, int(side * share) // 16 * 16) for side in sides(settings.model.size)]
+        smaller = found if isinstance(settings.model.size, tuple) else found[0]
+        texts.append(f"model.size: {smaller}, as time goes with its square")
     return texts

@@ -1,7 +1,7 @@
 """What this machine can do, arithmetic and memory, and what a model asks of it."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.base.config import Runtime
 from pipeline.base.device import describe_machine, gpus
+from pipeline.base.settings import sides
 
 COPIED = 2**28  # bytes moved by one run of a bandwidth
 
@@ -86,10 +87,14 @@ class Traffic(TorchDispatchMode):
         return out
 
 
-def work_per_image(model: nn.Module, size: int, batch: int = 16) -> dict[str, float]:
+def work_per_image(
+    model: nn.Module, size: int | Sequence[int], batch: int = 16
+) -> dict[str, float]:
     """FLOPs (a multiplication and an addition are two) and bytes moved by one forward pass."""
     device = next(model.parameters()).device
-    images = torch.zeros(batch, 3, size, size, device=device).to(memory_format=torch.channels_last)
+    images = torch.zeros(batch, 3, *sides(size), device=device).to(
+        memory_format=torch.channels_last
+    )
     with torch.no_grad(), FlopCounterMode(display=False) as flops:
         model.eval().forward(images)  # not a compiled call, which would hide its operations
     with torch.no_grad(), Traffic() as traffic:

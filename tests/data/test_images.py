@@ -15,7 +15,7 @@ from pipeline.data.images import (
     FilePixels,
     decode,
     file_stat,
-    square,
+    shaped,
 )
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
@@ -226,8 +226,8 @@ def test_digest_sees_pixels_and_shape_only(tmp_path: Path) -> None:
 def test_square_stretches_or_pads() -> None:
     picture = np.full((20, 40, 3), 200, np.uint8)
     picture[:, :20] = 50
-    assert square(picture, 10, "stretch")[1, 1].tolist() == [50, 50, 50]
-    padded = square(picture, 40, "pad")
+    assert shaped(picture, 10, "stretch")[1, 1].tolist() == [50, 50, 50]
+    padded = shaped(picture, 40, "pad")
     assert padded.shape == (40, 40, 3)
     assert (padded[12:28, :18] == 50).all()
     assert len(np.unique(padded[:8])) == 1, "above the picture there is one edge colour"
@@ -237,7 +237,7 @@ def test_a_long_strip_is_padded_in_little_memory() -> None:
     """Padded first, as today's ordinary pictures are, it would be 60000 x 60000."""
     strip = np.full((1, 60000, 3), 40, np.uint8)
     strip[:, :6000] = 200
-    padded = square(strip, 100, "pad")
+    padded = shaped(strip, 100, "pad")
     assert padded.shape == (100, 100, 3)
     assert (padded[[0, 25, 75, 99]] == 40).all(), "the edge's colour"
     assert padded[49, 4, 0] > 110 > 45 > padded[49, 20, 0]
@@ -246,12 +246,12 @@ def test_a_long_strip_is_padded_in_little_memory() -> None:
 def test_shrinking_does_not_alias() -> None:
     stripes = np.zeros((128, 128, 3), np.uint8)
     stripes[:, ::2] = 255
-    assert np.abs(square(stripes, 32, "stretch").astype(int) - 128).max() <= 1
+    assert np.abs(shaped(stripes, 32, "stretch").astype(int) - 128).max() <= 1
 
 
 def test_file_pixels_equal_packed_ones(tmp_path: Path) -> None:
     halves().save(tmp_path / "a.png")
     pixels = FilePixels([tmp_path / "a.png", tmp_path / "gone.png"], 16, "stretch")
-    assert (pixels[0] == square(decode(tmp_path / "a.png").rgb, 16, "stretch")).all()
+    assert (pixels[0] == shaped(decode(tmp_path / "a.png").rgb, 16, "stretch")).all()
     with pytest.raises(BadImageError, match=r"gone.png: no such file"):
         pixels[1]

@@ -13,7 +13,7 @@ from torch._utils import ExceptionWrapper
 
 from pipeline.base.cli import explain
 from pipeline.base.config import load_experiment
-from pipeline.data.images import BadImageError, decode, square
+from pipeline.data.images import BadImageError, decode, shaped
 from pipeline.data.prepared import load_prepared
 from pipeline.inference.predictions import Predictions
 
@@ -28,7 +28,7 @@ def test_packed_pixels_are_the_decoded_ones(
     assert prepared.pixels.shape == (72, 40, 40, 3)
     for row in (0, 41, 71):
         path = space / "data/demo" / prepared.rows.path[row]
-        assert (prepared.pixels[row] == square(decode(path).rgb, 40, "stretch")).all()
+        assert (prepared.pixels[row] == shaped(decode(path).rgb, 40, "stretch")).all()
     truth = pd.read_csv(space / "data/demo/train.csv")
     assert list(prepared.rows.label[:60]) == list(truth.label)
     assert prepared.record["audit"]["twins"] == 4

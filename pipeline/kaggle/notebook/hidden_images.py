@@ -1,17 +1,19 @@
 """The hidden test's pictures, decoded once: some may be broken, and none of them may matter."""
 
 import shutil
+from math import prod
 from pathlib import Path
 
 import numpy as np
 
 from pipeline.base.cli import say, warn
+from pipeline.base.settings import Size, sides, size_name
 from pipeline.data.images import BadImageError, FilePixels
 from pipeline.data.reading import pack
 from pipeline.kaggle.notebook.answer import Source
 
 SHOWN = 5  # broken pictures named one by one
-Form = tuple[int, str]  # side in px, and how a picture becomes a square
+Form = tuple[Size, str]  # in px, and how a picture takes that shape
 
 
 def read_images(
@@ -24,7 +26,8 @@ def read_images(
     bad: dict[int, BadImageError] = {}
     sources: dict[str, Source] = {}
     for size, fit in forms:
-        packed, size_gb = scratch / f"{size}-{fit}.npy", len(paths) * size**2 * 3 / 1e9
+        packed = scratch / f"{size_name(size)}-{fit}.npy"
+        size_gb = len(paths) * prod(sides(size)) * 3 / 1e9
         room = size_gb < shutil.disk_usage(scratch).free / 2e9  # a full disk kills who maps a file
         if not room:
             warn("notebook", f"no room for {size_gb:.0f} GB of pixels: files are read each time")

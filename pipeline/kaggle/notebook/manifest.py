@@ -9,7 +9,7 @@ from pipeline.base import records
 from pipeline.base.cli import UserError
 from pipeline.base.competition import Competition
 from pipeline.base.config import Predict
-from pipeline.base.settings import Settings
+from pipeline.base.settings import Settings, Size, size_name
 from pipeline.inference.blending import Mean
 
 FILE = "manifest.json"
@@ -23,7 +23,7 @@ class BundledModel(Settings):
     fold: int
     weight: float  # the run's, which its folds share equally
     predict: Predict
-    pixels: int  # px, side of the picture that views are taken from
+    pixels: Size  # px, of the picture that views are taken from
     fit: str
 
     @property
@@ -32,7 +32,7 @@ class BundledModel(Settings):
 
     @property
     def form(self) -> str:
-        return f"{self.pixels}-{self.fit}"
+        return f"{size_name(self.pixels)}-{self.fit}"
 
     def problem(self, folder: Path) -> str:
         """What is wrong with its files in `folder`, or nothing."""
