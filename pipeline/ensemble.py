@@ -37,7 +37,7 @@ from pipeline.base.runs import cv_of
 from pipeline.base.settings import checked_name
 from pipeline.data.decisions import Changes, load_changes
 from pipeline.data.splits import classes_of, folds_digest, load_folds, slices
-from pipeline.data.studies import mean_by
+from pipeline.data.studies import by_id
 from pipeline.inference.blending import Mean, blended, blended_runs
 from pipeline.inference.predictions import Predictions
 
@@ -137,15 +137,19 @@ def blend(
     weights = [member.weight for member in members]
     test_ids = Predictions.load(first.path(first.folds[0], "test")).image
     found = blended(oof, weights, mean)
-    tests = ([m.of_fold(fold, "test", test_ids, classes) for fold in m.folds] for m in members)
+    names = studies_of(first.settings, "test", test_ids)
+
+    def answers(member: Member, fold: int) -> np.ndarray:
+        prob = member.of_fold(fold, "test", test_ids, classes)
+        return by_id(names, prob, rules)[1] if names else prob
+
+    tests = ([answers(member, fold) for fold in member.folds] for member in members)
     test = blended_runs(tests, weights, mean)
-    if names := studies_of(first.settings, "test", test_ids):
-        test_ids, test = mean_by(names, test)
     kind = form.kind
     if len(mended):
-        answers = Predictions(list(mended.image), classes, found, kind=kind)
-        answers.save(out.with_name("oof.npz"))
-    Predictions(test_ids, classes, test, kind=kind).save(out)
+        held = Predictions(list(mended.image), classes, found, kind=kind)
+        held.save(out.with_name("oof.npz"))
+    Predictions(list(dict.fromkeys(names or test_ids)), classes, test, kind=kind).save(out)
     scores = {
         f"{member.name} {member.views}": score(mended, prob, classes, metric, form)
         for member, prob in zip(members, oof, strict=True)

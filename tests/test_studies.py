@@ -16,7 +16,7 @@ from pipeline.base.competition import Competition, load_competition
 from pipeline.base.config import load_experiment
 from pipeline.data.prepared import load_prepared
 from pipeline.data.splits import load_folds
-from pipeline.data.studies import mean_by
+from pipeline.data.studies import by_id
 from pipeline.data.tables import read_rows, read_test
 from pipeline.inference.predictions import Predictions
 from pipeline.kaggle.bundle.rehearsal import hide
@@ -25,11 +25,40 @@ from pipeline.kaggle.notebook.submit_session import Submission, complete_sample
 from pipeline.pages.album import Album, tiled
 from pipeline.pages.compose import write_report
 
+PROB = np.array([[0.2, 0.8], [1, 0], [0.6, 0.4]])
 
-def test_a_name_has_the_mean_of_its_rows() -> None:
-    names, prob = mean_by(["b", "a", "b"], np.array([[0.2, 0.8], [1, 0], [0.6, 0.4]]))
-    assert names == ["b", "a"]
-    np.testing.assert_allclose(prob, [[0.4, 0.6], [1, 0]])
+
+def odds_mean(*p: float) -> float:
+    q = np.mean([np.log(x / (1 - x)) for x in p])
+    return float(1 / (1 + np.exp(-q)))
+
+
+@pytest.mark.parametrize(
+    ("task", "how", "first"),
+    [
+        ("binary", "mean", [0.4, 0.6]),
+        ("binary", "logits", [odds_mean(0.2, 0.6), odds_mean(0.8, 0.4)]),
+        ("binary", "max", [0.2, 0.8]),
+        ("multi-label", "logits", [odds_mean(0.2, 0.6), odds_mean(0.8, 0.4)]),
+        ("multi-label", "max", [0.6, 0.8]),
+        ("regression", "max", [0.6, 0.8]),
+    ],
+)
+def test_an_id_is_answered_by_its_pictures(task: str, how: str, first: list[float]) -> None:
+    rules = Competition(task=task, picture="p", of_pictures=how)
+    names, prob = by_id(["b", "a", "b"], PROB, rules)
+    assert names == ["b", "a"] and prob.dtype == np.float32
+    np.testing.assert_allclose(prob, [first, [1, 0]], atol=1e-6)
+
+
+def test_what_cannot_be_asked_of_pictures() -> None:
+    for settings, said in (
+        ({"of_pictures": "logits"}, "of_pictures: logits needs picture:"),
+        ({"of_pictures": "max", "picture": "p"}, "max is not for task: classes"),
+        ({"of_pictures": "logits", "picture": "p", "task": "ordinal"}, "not for task: ordinal"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            Competition(**settings)
 
 
 def test_an_id_has_one_label(tmp_path: Path) -> None:
@@ -47,7 +76,8 @@ def test_folds_blend_and_notebook_go_by_the_id(
     space: Path, finished: Callable[..., str], run: Callable[..., str], write: Callable[..., str]
 ) -> None:
     folder = space / "data" / "studies"
-    (space / "studies.yaml").write_text(yaml.safe_dump(tiny_form("studies", folder)))
+    settings = tiny_form("studies", folder) | {"of_pictures": "max"}
+    (space / "studies.yaml").write_text(yaml.safe_dump(settings))
     name = finished(competition=str(space / "studies.yaml"))
     settings = load_experiment(str(space / "tiny.yaml"))
     table, rows = load_folds(settings), load_prepared(settings).rows
@@ -56,8 +86,9 @@ def test_folds_blend_and_notebook_go_by_the_id(
     run("ensemble", str(space / "tiny.yaml"))
     blend = Predictions.load(space / "runs" / name / "test.npz")
     parts = [Predictions.load(space / f"runs/{name}/fold{k}/test.none.npz") for k in (0, 1)]
-    mean = (parts[0].prob + parts[1].prob) / 2
-    want = pd.DataFrame(mean).groupby(study[parts[0].image].to_numpy()).mean()
+    names = study[parts[0].image].to_numpy()
+    each = [pd.Series(part.prob[:, 1]).groupby(names).max() for part in parts]
+    want = pd.DataFrame({0: 1 - sum(each) / 2, 1: sum(each) / 2})
     np.testing.assert_allclose(blend.prob, want.loc[blend.image], atol=1e-6)
     oof = Predictions.load(space / "runs" / name / "oof.npz")
     assert len(oof.image) == 20 and set(oof.image) == set(study[table.image])
@@ -85,9 +116,10 @@ def test_folds_blend_and_notebook_go_by_the_id(
     sample = complete_sample(sample, test, "patient")
     answers = Submission(rules, folder, test, sample, space / "s.csv")
     known = Manifest.model_construct(classes=blend.classes, prior=[0.5, 0.5], decision=None)
-    of_ours = dict(zip(parts[0].image, mean, strict=True))
     pictures = [ours[s] + i.removeprefix(s) for s, i in zip(test.study, test.id, strict=True)]
-    prob = np.array([of_ours[picture] for picture in pictures])
-    answers.write(known, np.arange(len(test)), prob)
+    every = np.arange(len(test))
+    of_ours = [dict(zip(part.image, part.prob, strict=True)) for part in parts]
+    seen = (np.array([of[picture] for picture in pictures]) for of in of_ours)
+    answers.write(known, every, np.mean([answers.of_ids(every, prob) for prob in seen], axis=0))
     got = pd.read_csv(space / "s.csv").set_index("patient").has_cactus
     np.testing.assert_allclose(got[list(ours.index)], sent[list(ours)], atol=1e-6)

@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from pipeline.base.competition import load_competition
 from pipeline.base.config import Experiment
 from pipeline.data.decisions import Changes
 from pipeline.data.prepared import load_prepared
-from pipeline.data.studies import mean_by
+from pipeline.data.studies import by_id
 from pipeline.inference.predictions import out_of_fold
 
 
@@ -23,7 +24,7 @@ def held_out(
     """Rows of the folds file with labels as decided, and the answers [n, classes] of each of `runs`
     (name: views).
 
-    Where an id has several pictures there is one row for it, with the mean of its answers.
+    Where an id has several pictures there is one row for it.
     """
     scored = table[table.fold.isin(folds)]
     mended = changes.applied(table).loc[scored.index]
@@ -31,8 +32,9 @@ def held_out(
     names = studies_of(settings, "train", list(scored.image))
     if names is None:
         return mended, oof
+    rules = load_competition(settings.competition)
     once = mended.assign(image=names).drop_duplicates("image", ignore_index=True)
-    return once, [mean_by(names, prob)[1] for prob in oof]
+    return once, [by_id(names, prob, rules)[1] for prob in oof]
 
 
 def studies_of(settings: Experiment, split: str, images: list[str]) -> list[str] | None:

@@ -23,6 +23,8 @@ def task_key(rules: Competition, mean: str) -> dict[str, Any]:
     key: dict[str, Any] = {"picture": rules.picture} if rules.picture else {}
     if rules.plugins:
         key["plugins"] = rules.key()["plugins"]
+    if rules.of_pictures != "mean":
+        key["of_pictures"] = rules.of_pictures
     if rules.task != "classes":
         key["task"] = {"name": rules.task, "metric": rules.metric, "answers": rules.submission}
     return key

@@ -24,7 +24,7 @@ def _inside(value: str) -> str:
 
 METRICS = tuple(dict.fromkeys(name for form in FORMS.values() for name in form.metrics))
 # in a key only where they are set
-LATER = ("task", "picture", "positive", "separator", "k", "transform", "plugins")
+LATER = ("task", "picture", "positive", "separator", "k", "transform", "of_pictures", "plugins")
 Inside = Annotated[str, AfterValidator(_inside)]
 
 
@@ -38,6 +38,8 @@ class Competition(Settings):
     task: Literal["classes", "binary", "multi-label", "ordinal", "regression"] = "classes"
     id: str = "image"  # column that names a picture, in all CSVs
     picture: str | None = None  # column that does so where an id, which is answered, has several
+    # of probabilities, of logits; max: one picture that shows it is enough
+    of_pictures: Literal["mean", "logits", "max"] = "mean"
     label: str | Annotated[list[str], Field(min_length=2)] = "label"  # a list: one-hot columns
     positive: str = "1"  # binary: the label whose probability is asked for
     separator: str = " "  # multi-label: between the labels of one column
@@ -69,8 +71,13 @@ class Competition(Settings):
     def _answered(self) -> "Competition":
         known = [*self.form.metrics, *read_plugins(self.plugins)["metric"]]
         problem = self.form.problem()
+        unfit = {"logits": self.form.kind == "numbers", "max": self.task == "classes"}
         if self.transform != "none" and self.task != "regression":
             problem = f"transform: {self.transform} is of task: regression"
+        if unfit.get(self.of_pictures):
+            problem = f"of_pictures: {self.of_pictures} is not for task: {self.task}"
+        if self.of_pictures != "mean" and not self.picture:
+            problem = f"of_pictures: {self.of_pictures} needs picture:"
         if not problem and self.metric not in known:
             problem = f"task: {self.task} takes no metric: {self.metric}, but {', '.join(known)}"
         if problem:

@@ -26,9 +26,13 @@ def queue_of(models: list[BundledModel]) -> list[BundledModel]:
 
 
 def run_models(
-    work: Work, slots: list[Slot], deadline: Deadline, write: Callable[[np.ndarray], None]
+    work: Work,
+    slots: list[Slot],
+    deadline: Deadline,
+    of_ids: Callable[[np.ndarray], np.ndarray],
+    write: Callable[[np.ndarray], None],
 ) -> None:
-    """After each model `write` gets the blend of those that have answered.
+    """After each model `write` gets the blend of those that have answered, each `of_ids`.
 
     A fold is left out when it would take too long by the time of the last one of its run; the
     first of a run is begun in any case, and given up some time after the deadline.
@@ -53,14 +57,14 @@ def run_models(
             warn("notebook", f"{model.name} is given up: it has not answered, or not by numbers")
         elif number >= soon:
             seconds[model.run] = deadline.clock() - begun[number]
-            found.setdefault(model.run, []).append(prob)
+            found.setdefault(model.run, []).append(of_ids(prob))
             write(blended_runs(found.values(), [share[run] for run in found], work.mean))
             rate, left = len(prob) / max(seconds[model.run], 1e-9), deadline.left() / 60
             say(
                 "notebook", f"{model.name} has answered: {rate:,.0f} images/s, {left:,.0f} min left"
             )
         elif not found:
-            write(prob)
+            write(of_ids(prob))
     if not (answered := sum(map(len, found.values()))):
         alert("no model answered with all its views: submission.csv is one view's, or the prior")
     elif left_out := len(models) - soon - answered:

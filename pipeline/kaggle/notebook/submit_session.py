@@ -19,7 +19,7 @@ from pipeline.base.competition import Competition
 from pipeline.base.config import Runtime
 from pipeline.base.csv_files import read_csv
 from pipeline.base.deadline import Deadline
-from pipeline.data.studies import answered, mean_by
+from pipeline.data.studies import answered, by_id
 from pipeline.data.tables import read_test
 from pipeline.inference import submission
 from pipeline.inference.predictions import Predictions
@@ -47,12 +47,10 @@ class Submission:
     out: Path
 
     def write(self, known: Manifest, good: np.ndarray, prob: np.ndarray) -> None:
-        """Answer the images of the row numbers `good` by `prob`, all others by the prior."""
+        """Answer the ids of the row numbers `good` by `prob`, all others by the prior."""
         ids = list(self.sample[self.competition.id])
         every = np.tile(np.array(known.prior, dtype=np.float32), (len(ids), 1))
-        names = answered(self.rows).iloc[good]
-        if "study" in self.rows:
-            names, prob = mean_by(list(names), prob)
+        names = answered(self.rows).iloc[good].drop_duplicates()
         every[pd.Index(ids).get_indexer(names)] = prob
         answers = Predictions(ids, known.classes, every, kind=self.competition.form.kind)
         where = "the hidden sample"
@@ -60,6 +58,11 @@ class Submission:
             self.sample, answers, self.competition, where, known.decision
         )
         submission.write_table(table, self.out)
+
+    def of_ids(self, good: np.ndarray, prob: np.ndarray) -> np.ndarray:
+        """A model's answers to ids, from those to the images of the row numbers `good`."""
+        names = answered(self.rows).iloc[good]
+        return by_id(names, prob, self.competition)[1] if "study" in self.rows else prob
 
     def audit(self) -> None:
         """Read submission.csv back and check it as Kaggle would."""
@@ -130,7 +133,7 @@ def predict(answers: Submission, folder: Path, known: Manifest, deadline: Deadli
         paths = paths[:SEEN]
         say("notebook", f"Kaggle runs this again on the hidden test: {len(paths)} images do")
     with TemporaryDirectory() as scratch:
-        forms = sorted({(model.pixels, model.fit) for model in known.models})
+        forms = sorted({(model.pixels, model.fit) for model in known.models}, key=str)
         good, sources = read_images(paths, forms, Path(scratch))
         if len(good):
             slots = gpu_slots(Runtime(), len(good))
@@ -144,5 +147,6 @@ def predict(answers: Submission, folder: Path, known: Manifest, deadline: Deadli
                 ends=time.time() + deadline.left() + OVERTIME,
                 mean=known.mean,
             )
-            run_models(work, slots, deadline, partial(answers.write, known, good))
+            of_ids, write = partial(answers.of_ids, good), partial(answers.write, known, good)
+            run_models(work, slots, deadline, of_ids, write)
     return None
