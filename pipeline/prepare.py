@@ -4,6 +4,7 @@ reads   data/COMPETITION: train and test CSV, the pictures they name; labels/COM
 writes  runs/_data/COMPETITION/SIZE-FIT/{images.csv, pixels.npy}: facts and uint8 pixels
 run     python -m pipeline.prepare demo
         python -m pipeline.prepare --inspect data/NEW    proposes the YAML of a new competition
+                  … --from-folders    writes train.csv of class folders (train/cat/1.jpg) before
 
 All broken, missing or empty files are named in one list and nothing is written. Twins (pixel-
 identical pictures) and twins whose labels contradict each other are counted. What `review` decided
@@ -44,11 +45,14 @@ def main(
     experiment: Annotated[str | None, typer.Argument(show_default=False)] = None,
     data: Annotated[Path | None, typer.Option(help="folder that holds train.csv")] = None,
     inspect: Annotated[Path | None, typer.Option(help="propose a YAML from this folder")] = None,
+    from_folders: Annotated[
+        bool, typer.Option("--from-folders", help="--inspect writes train.csv of class folders")
+    ] = False,
     changes: SetOption = None,
     name: NameOption = None,
 ) -> None:
     if inspect:
-        print(propose(inspect), end="")
+        print(propose(inspect, from_folders), end="")
         return
     if experiment is None:
         raise UserError("which experiment? or a new competition's folder after --inspect")

@@ -9,6 +9,9 @@ from pipeline.base.forms import marks_of
 
 SEPARATORS = (" ", ",", ";", "|")
 ORDERED = ("grade", "level", "stage", "severity", "diagnosis", "score", "rating")  # in names
+GROUPS = ("group", "patient", "subject", "individual", "person", "animal", "case", "study")
+GROUPS += ("series", "video", "site", "location", "camera")  # in names, the surest first
+FEW = 5  # values that a column must have to be cut into folds
 FRACTION = r"-?\d*\.\d*[1-9]\d*"
 NUMBER = r"-?\d+\.?\d*"
 
@@ -59,6 +62,25 @@ def guess_column(label: str, train: pd.Series, sample: pd.Series, doubts: list[s
     if asked or fractions:
         doubts.append(f"label: {label} holds fractions, is it a class?")
     return {}
+
+
+def guess_group(
+    train: pd.DataFrame, test: pd.DataFrame, names: list[str], doubts: list[str]
+) -> str | None:
+    """The column whose rows must stay in one fold, as those of a patient; the test tells, too."""
+    named = [name for word in GROUPS for name in names if word in name.lower()]
+    found = None
+    for name in dict.fromkeys(named):
+        values = set(train[name])
+        if len(values) == len(train):  # each row is its own
+            continue
+        if found or len(values) < FEW:
+            doubts.append(f"group: or {name}, of {len(values)} values?")
+            continue
+        found, seen = name, set(test.get(name, [])) & values
+        told = f" The test shares {len(seen)} of its {len(values)} values" * (name in test)
+        doubts.append(f"group: must rows of one {name} stay in one fold?{told}")
+    return found
 
 
 def joined_answers(classes: set[str], sample: pd.Series) -> int:

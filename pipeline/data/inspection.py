@@ -12,31 +12,26 @@ from pipeline.base import records
 from pipeline.base.cli import UserError
 from pipeline.base.competition import Competition
 from pipeline.base.csv_files import read_csv
-from pipeline.data.guessing import guess_column, guess_columns
+from pipeline.data.class_folders import in_words, write_tables
+from pipeline.data.guessing import guess_column, guess_columns, guess_group
 from pipeline.data.tables import image_paths, read_rows, refuse_futile
 
 IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".gif", ".ppm"}
 ALWAYS = ("id", "label")  # shown even where the default says the same
 TRIED = 500  # rows, evenly spaced, on which a path template is tried
-GROUPS = (
-    "group",
-    "patient",
-    "subject",
-    "individual",
-    "study",
-    "site_id",
-)  # in the names of columns
 
 Settings = dict[str, Any]
 
 
-def propose(folder: Path) -> str:
+def propose(folder: Path, from_folders: bool = False) -> str:
     """YAML text for pipeline/configs/competitions/, its doubts as comments at the end.
 
-    Raises UserError where there is no folder, or no CSV in it that could hold the labels.
+    `from_folders` first writes the CSV files of pictures in class folders. Raises UserError where
+    there is no folder, or no CSV in it that could hold the labels.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
+    made = f"# {write_tables(folder, image_files(folder))}\n" if from_folders else ""
     doubts = ["metric: as guessed? the competition's Evaluation page says"]
     record = records.load(folder)  # of fetch
     settings: Settings = {"slug": record["key"]["slug"] if record else None}
@@ -57,7 +52,7 @@ def propose(folder: Path) -> str:
     shown = {k: value for k, value in settings.items() if k in ALWAYS or value != default[k]}
     head = f"# proposed from {folder}: mend it as pipeline/configs/competitions/NAME.yaml\n"
     tail = "".join(f"# unsure: {doubt}\n" for doubt in doubts)
-    return head + yaml.safe_dump(shown, sort_keys=False, allow_unicode=True) + tail
+    return head + made + yaml.safe_dump(shown, sort_keys=False, allow_unicode=True) + tail
 
 
 def files_of(folder: Path, doubts: list[str]) -> dict[str, str]:
@@ -70,10 +65,11 @@ def files_of(folder: Path, doubts: list[str]) -> dict[str, str]:
     sample = named("sample", "submission")[:1]
     train = [name for name in named("train", "label") if name not in sample]
     if not train:
-        raise UserError(
-            f"{folder}: no CSV named like train or labels, only {names}; write one with a row per "
-            "training picture"
+        words = in_words(image_files(folder))
+        way = (
+            f"--from-folders writes them ({words})" if words else "write a row per training picture"
         )
+        raise UserError(f"{folder}: no CSV named like train or labels, only {names}; {way}")
     train.sort(key=lambda name: -(folder / name).stat().st_size)
     if train[1:]:
         doubts.append(f"train: {train[0]} is the largest, but there is {train[1:]}")
@@ -111,21 +107,21 @@ def columns_of(
                 pd.Series(dtype=str) if sample is None else sample.get(label, sample.iloc[:, -1])
             )
             found |= guess_column(label, train[label], asked.astype(str), doubts)
-    named = [name for name in others if any(word in name.lower() for word in GROUPS)]
-    if groups := [name for name in named if name not in (found["label"], *answers)]:
-        doubts.append(f"group: must rows of one {groups[0]} stay in one fold?")
-        found["group"] = groups[0]
+    left = [name for name in others if name not in (found["label"], *answers)]
+    if group := guess_group(train, test, left, doubts):
+        found["group"] = group
     return found
 
 
 def image_files(folder: Path) -> set[str]:
     """All pictures below `folder`, linked folders too, relative to it."""
-    return {
+    found = {
         Path(here, name).relative_to(folder).as_posix()
         for here, _, names in os.walk(folder, followlinks=True)
         for name in names
         if Path(name).suffix.lower() in IMAGES
     }
+    return {path for path in found if "/." not in f"/{path}"}  # a Mac leaves ._1.jpg beside 1.jpg
 
 
 def best_template(

@@ -96,14 +96,19 @@ def test_a_csv_that_cannot_be_read_matters_only_where_it_is_needed(tmp_path: Pat
         doubts(tmp_path)
 
 
-def test_a_group_column_is_found_by_its_name(tmp_path: Path) -> None:
-    text = doubts(
-        tmp_path,
-        train="image,patient_id,label\na.jpg,p,x\nb.jpg,p,y\n",
-        sample=SAMPLE,
-    )
-    assert yaml.safe_load(text)["group"] == "patient_id"
-    assert "# unsure: group: must rows of one patient_id stay in one fold?" in text
+def test_a_group_column_is_found_by_its_name_and_its_values(tmp_path: Path) -> None:
+    head, rows = "image,site,view_site,study,patient_id,label", range(12)
+    lines = [f"a{i}.jpg,s{i % 3},v{i % 6},u{i},p{i // 2},{'xy'[i % 2]}" for i in rows]
+    train = "\n".join([head, *lines])
+    test = "image,patient_id\nc.jpg,p1\nd.jpg,q\n"
+    text = doubts(tmp_path, train=train, sample=SAMPLE, test=test)
+    assert yaml.safe_load(text)["group"] == "patient_id", "each study is its own row"
+    assert "patient_id stay in one fold? The test shares 1 of its 6 values" in text
+    assert "# unsure: group: or site, of 3 values?" in text
+    assert "# unsure: group: or view_site, of 6 values?" in text
+    (tmp_path / "train.csv").write_text(train.replace("patient_id", "age"))
+    text = propose(tmp_path)
+    assert yaml.safe_load(text)["group"] == "view_site", "3 sites are too few to be cut into folds"
 
 
 @pytest.mark.parametrize("name", FORMS)

@@ -1,0 +1,65 @@
+"""Class folders (`train/cat/1.jpg`), as torchvision's ImageFolder reads them, as CSV files."""
+
+from pathlib import Path, PurePosixPath
+
+import pandas as pd
+
+from pipeline.base import records
+from pipeline.base.cli import UserError, shown
+from pipeline.base.csv_files import write_csv
+
+TRAIN, TEST = {"train", "training", "val", "valid", "validation"}, {"test", "testing"}
+FILES = ("train.csv", "test.csv", "sample_submission.csv")
+
+
+def class_folders(paths: set[str]) -> tuple[dict[str, str], list[str]]:
+    """The label of each training picture, which a folder names, and the test pictures.
+
+    Folders around all classes, and those called like a split, are no part of a label.
+    """
+    parents = {path: PurePosixPath(path).parent.parts for path in sorted(paths)}
+    tests = [path for path, parts in parents.items() if TEST & {part.lower() for part in parts}]
+    found = {
+        path: [part for part in parts if part.lower() not in TRAIN]
+        for path, parts in parents.items()
+    }
+    for path in tests:
+        del found[path]
+    while len({tuple(parts[:1]) for parts in found.values()} - {()}) == 1:
+        found = {path: parts[1:] for path, parts in found.items()}
+    return {path: parts[0] for path, parts in found.items() if parts}, tests
+
+
+def in_words(paths: set[str]) -> str:
+    """What class folders hold; nothing where there are none."""
+    labels, tests = class_folders(paths)
+    if len(classes := sorted(set(labels.values()))) < 2:
+        return ""
+    left = len(paths) - len(labels) - len(tests)
+    more = f", {left:,} pictures of neither" * bool(left)
+    return (
+        f"{len(labels):,} pictures in {len(classes)} class folders {shown(classes)}, "
+        f"{len(tests):,} below test/{more}"
+    )
+
+
+def write_tables(folder: Path, paths: set[str]) -> str:
+    """Write FILES of class folders, without a test the first alone; returns what was found.
+
+    Raises UserError where there are no class folders, where a file is there already, and for names
+    that no CSV can hold.
+    """
+    if not (words := in_words(paths)):
+        raise UserError(f"{folder}: no two folders of pictures, by which they could be labelled")
+    if there := [name for name in FILES if (folder / name).exists()]:
+        raise UserError(f"{folder / there[0]}: is there already; move it away")
+    if odd := [path for path in paths if path.encode(errors="replace").decode() != path]:
+        raise UserError(f"{folder}: the name {shown(min(odd))} is not in UTF-8; rename it")
+    labels, tests = class_folders(paths)
+    train = pd.DataFrame({"image": list(labels), "label": list(labels.values())})
+    test = pd.DataFrame({"image": tests})
+    tables = train, test, test.assign(label=min(labels.values()))
+    for name, table in zip(FILES[: 3 if tests else 1], tables, strict=False):
+        with records.writing(folder / name) as tmp:
+            write_csv(table, tmp)
+    return f"wrote {', '.join(FILES[: 3 if tests else 1])}: {words}"
