@@ -72,7 +72,7 @@ def guess_group(
     found = None
     for name in dict.fromkeys(named):
         values = set(train[name])
-        if len(values) == len(train):  # each row is its own
+        if not 2 < len(values) < len(train):  # yes or no; each row its own
             continue
         if found or len(values) < FEW:
             doubts.append(f"group: or {name}, of {len(values)} values?")

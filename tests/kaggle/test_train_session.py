@@ -10,6 +10,7 @@ import pytest
 import yaml
 from conftest import enter
 from kaggle_stub import KaggleStub, Trouble
+from tiny_forms import tiny_form
 
 from pipeline.base import records, yaml_files
 from pipeline.base.cli import UserError
@@ -26,15 +27,30 @@ from pipeline.model.build import save_weights
 from pipeline.training.keys import train_key
 
 
+def write_first_weights() -> None:
+    """What the hub would give, as a file that needs none."""
+    first = Model(backbone="test_resnet", weights="hub", size=32, batchnorm="train")
+    start = first.model_copy(update={"weights": "none"})
+    save_weights(build_backbone(start, 0), kept_weights(first))
+
+
 @pytest.fixture
 def leaves(space: Path, write: Callable[..., str], split: Callable[[str], str]) -> str:
     """A prepared experiment with first weights of the hub, of a competition given by a path."""
     (space / "data" / "demo").rename(space / "data" / "leaves")
     (space / "leaves.yaml").write_text(yaml.safe_dump({"slug": "leaves"}))
-    first = Model(backbone="test_resnet", weights="hub", size=32, batchnorm="train")
-    start = first.model_copy(update={"weights": "none"})
-    save_weights(build_backbone(start, 0), kept_weights(first))
+    write_first_weights()
     return split(write(competition=str(space / "leaves.yaml"), model={"weights": "hub"}))
+
+
+@pytest.fixture
+def spots(space: Path, write: Callable[..., str], split: Callable[[str], str]) -> str:
+    """The same of several labels a picture, pictures that are no squares, a fitted head."""
+    rules = tiny_form("joined", space / "data" / "leaves")
+    (space / "leaves.yaml").write_text(yaml.safe_dump({"slug": "leaves", **rules}))
+    write_first_weights()
+    model = {"weights": "hub", "size": [32, 40], "features": "blocks", "head_init": "lda"}
+    return split(write("spots", competition=str(space / "leaves.yaml"), model=model))
 
 
 def read(path: Path) -> dict:
@@ -46,14 +62,14 @@ def job_of(bundle: Path) -> train_session.Job:
 
 
 def test_sessions_end_in_the_weights_of_an_uninterrupted_training(
-    leaves: str, run: Callable[..., str], space: Path
+    spots: str, run: Callable[..., str], space: Path
 ) -> None:
     for fold in ("0", "1"):
-        run("train", leaves, "--fold", fold)
-    home = space / "runs" / "tiny" / "fold0"
+        run("train", spots, "--fold", fold)
+    home = space / "runs" / "spots" / "fold0"
     weights = (home / "model.safetensors").read_bytes()
-    run("bundle", leaves, "--train", "--fold", "0", "--hours", "0.25")  # all of it is reserve
-    bundle = space / "runs" / "tiny" / "train-bundle"
+    run("bundle", spots, "--train", "--fold", "0", "--hours", "0.25")  # all of it is reserve
+    bundle = space / "runs" / "spots" / "train-bundle"
     inputs, output, scratch = (space / name for name in ("input", "working", "temp"))
     scratch.mkdir()
     mount(bundle, inputs)
@@ -74,7 +90,7 @@ def test_sessions_end_in_the_weights_of_an_uninterrupted_training(
     output.rename(last)
     said = session()
     assert "fold 0  goes on after epoch 1" in said and "cp -r away/runs/. runs/" in said
-    away = output / "runs" / "tiny" / "fold0"
+    away = output / "runs" / "spots" / "fold0"
     assert (away / "model.safetensors").read_bytes() == weights
     key = records.load(bundle)["key"]["folds"]["0"]
     assert records.load(away / "model.safetensors")["key"] == key
@@ -85,9 +101,9 @@ def test_sessions_end_in_the_weights_of_an_uninterrupted_training(
         "model.safetensors",
         "model.safetensors.json",
     ]
-    assert "up to date" in run("train", leaves)
-    run("predict", leaves)
-    assert "tiny" in run("ensemble", leaves)
+    assert "up to date" in run("train", spots)
+    run("predict", spots)
+    assert "spots" in run("ensemble", spots)
 
 
 def test_what_the_bundle_holds(leaves: str, run: Callable[..., str], space: Path) -> None:
