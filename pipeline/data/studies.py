@@ -23,17 +23,17 @@ def by_id(
     `names` are those of the rows of `prob`. Each model answers an id before models are averaged,
     so that out-of-fold rows, which one model answers, are made as those of the test are.
     """
+    from scipy.special import expit, logit, softmax  # late: half a second
+
     code, order = pd.factorize(np.array(names, dtype=object))
-    values, shares = prob.astype(float), rules.form.kind == "shares"
-    if rules.of_pictures == "logits":
-        values = np.log(values.clip(TINY, 1)) - (
-            0 if shares else np.log((1 - values).clip(TINY, 1))
-        )
-    rows = pd.DataFrame(values[:, 1:] if shares and rules.of_pictures == "max" else values)
-    found = rows.groupby(code).agg("max" if rules.of_pictures == "max" else "mean").to_numpy()
-    if rules.of_pictures == "logits":
-        found = np.exp(found) if shares else 1 / (1 + np.exp(-found))
-        found /= found.sum(1, keepdims=True) if shares else 1
-    elif rules.of_pictures == "max" and shares:
+    how, shares, values = rules.of_pictures, rules.form.kind == "shares", prob.astype(float)
+    if how == "logits":
+        values = (np.log if shares else logit)(values.clip(TINY, 1 - TINY))
+    if how == "max" and shares:
+        values = values[:, 1:]
+    found = pd.DataFrame(values).groupby(code).agg("max" if how == "max" else "mean").to_numpy()
+    if how == "logits":
+        found = softmax(found, axis=1) if shares else expit(found)
+    if how == "max" and shares:
         found = np.hstack([1 - found, found])
     return list(order), found.astype(np.float32)
