@@ -12,7 +12,7 @@ import pandas as pd
 from pipeline.analysis.evidence import Evidence
 from pipeline.analysis.row_suspects import label_suspects, number_suspects
 from pipeline.base.runs import prediction_path
-from pipeline.data.studies import answered, mean_by
+from pipeline.data.studies import answered, by_id
 from pipeline.inference.predictions import Predictions
 
 LOST = 0.1  # of a class's mean confidence: below that the model sees nothing of the class
@@ -161,8 +161,9 @@ def committee_of(evidence: Evidence) -> list[np.ndarray]:
     if evidence.rules.picture:
         rows = evidence.prepared.rows
         name = answered(rows.set_index("id")[(rows.split == "test").to_numpy()])
-        means = [mean_by(name.loc[one.image], one.aligned(one.image, classes)) for one in found]
-        found = [Predictions(names, classes, prob) for names, prob in means]
+        probs = [(name.loc[one.image], one.aligned(one.image, classes)) for one in found]
+        each = [by_id(*pair, evidence.rules) for pair in probs]
+        found = [Predictions(names, classes, prob) for names, prob in each]
     return [one.aligned(ids, classes).astype(float) for one in found]
 
 

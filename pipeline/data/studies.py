@@ -15,25 +15,31 @@ def answered(rows: pd.DataFrame) -> pd.Series:
     return rows["study" if "study" in rows else "id"]
 
 
+def mean_by(
+    names: Sequence[object], values: np.ndarray, of: str = "mean"
+) -> tuple[list[str], np.ndarray]:
+    """Each name once, in the order of the rows, and the mean (`of`: max) of its rows, float32."""
+    code, order = pd.factorize(np.array(names, dtype=object))
+    found = pd.DataFrame(np.asarray(values, dtype=float)).groupby(code).agg(of)
+    return list(order), found.to_numpy().astype(np.float32)
+
+
 def by_id(
     names: Sequence[str], prob: np.ndarray, rules: Competition
 ) -> tuple[list[str], np.ndarray]:
-    """Each name once, in the order of the rows, and its answer by one model, float32 [ids, n].
+    """As `mean_by`, of one model's answers `prob` [pictures, n]: what it answers to each id.
 
-    `names` are those of the rows of `prob`. Each model answers an id before models are averaged,
+    Each model answers an id before models are averaged,
     so that out-of-fold rows, which one model answers, are made as those of the test are.
     """
     from scipy.special import expit, logit, softmax  # late: half a second
 
-    code, order = pd.factorize(np.array(names, dtype=object))
-    how, shares, values = rules.of_pictures, rules.form.kind == "shares", prob.astype(float)
+    how, shares = rules.of_pictures, rules.form.kind == "shares"
     if how == "logits":
-        values = (np.log if shares else logit)(values.clip(TINY, 1 - TINY))
+        log = np.log if shares else logit
+        ids, found = mean_by(names, log(prob.astype(float).clip(TINY, 1 - TINY)))
+        return ids, softmax(found, axis=1) if shares else expit(found)
     if how == "max" and shares:
-        values = values[:, 1:]
-    found = pd.DataFrame(values).groupby(code).agg("max" if how == "max" else "mean").to_numpy()
-    if how == "logits":
-        found = softmax(found, axis=1) if shares else expit(found)
-    if how == "max" and shares:
-        found = np.hstack([1 - found, found])
-    return list(order), found.astype(np.float32)
+        ids, found = mean_by(names, prob[:, 1:], "max")
+        return ids, np.hstack([1 - found, found])
+    return mean_by(names, prob, how)
