@@ -108,7 +108,7 @@ def test_folds_blend_and_notebook_go_by_the_id(
     album = Album(known.prepared, known.pictures)
     row = int(known.table.row[0])
     two = known.pictures[row]
-    assert (album.best(row)[:144, 144:] == tiled(album.pixels, two[1:], 1, 144)).all()
+    assert (album.best(row)[:288, 288:] == tiled(album.pixels, two[1:], 1, 288)).all()
     rules = load_competition(str(space / "studies.yaml"))
     ours = hide(folder, rules, space / "hidden", 4)
     test = read_test(rules, space / "hidden")
