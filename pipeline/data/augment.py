@@ -68,8 +68,16 @@ class Augment:
                 raise UserError(f"augment: {name} makes {made} of pictures, not uint8 [h, w, 3]")
 
     def seed(self, seed: int) -> None:
-        """Start a new stream. Workers hold copies: without this they all draw the same one."""
-        self.compose.set_random_seed(seed)
+        """Start a new stream. Workers hold copies: without this they all draw the same one.
+
+        Each step has its own. Albumentations 2.0 gives all of them one seed, by which two mirrors
+        of p .5 always went together, and no picture was mirrored once.
+        """
+        steps = self.compose.transforms
+        for step, own in zip(
+            steps, np.random.SeedSequence(seed).generate_state(len(steps)), strict=True
+        ):
+            step.set_random_seed(int(own))
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
         return self.compose(image=pixels)["image"]
@@ -88,10 +96,7 @@ class Resize:
 
 
 def _upright(step: Transform, size: str) -> Transform | A.OneOf:
-    """A transform without quarter turns, by which a picture would change its shape.
-
-    One of several, as HorizontalFlip and VerticalFlip of a list are seeded alike and go together.
-    """
+    """A transform without quarter turns, by which a picture would change its shape."""
     if not isinstance(step, (A.D4, A.RandomRotate90, A.Transpose)):
         return step
     name = type(step).__name__

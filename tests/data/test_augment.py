@@ -1,6 +1,7 @@
 """Augmentation: presets, wrong arguments named, and nothing of it outside of training."""
 
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -110,6 +111,19 @@ def test_same_seed_same_picture() -> None:
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
     assert not np.array_equal(first[0], first[1])
+
+
+def test_steps_of_a_list_are_drawn_apart() -> None:
+    """Seeded alike, two mirrors always go together, as Albumentations' own seed makes them do."""
+    augment = Augment([{"HorizontalFlip": {}}, {"VerticalFlip": {}}], 4, "bilinear")
+    marked = np.zeros((4, 4, 3), np.uint8)
+    marked[0, 1] = 255
+    corners = Counter()
+    for batch in range(100):
+        augment.seed(batch)
+        corners.update(int(augment(marked)[..., 0].argmax()) for _ in range(4))
+    assert set(corners) == {1, 2, 13, 14}
+    assert min(corners.values()) > 70, "of 400 about a hundred each"
 
 
 def test_output_has_the_size_whatever_the_list() -> None:
