@@ -39,7 +39,7 @@ def held_out(
 
 def studies_of(settings: Experiment, split: str, images: list[str]) -> list[str] | None:
     """The id that each picture is of; None where an id has one picture."""
-    rows = load_prepared(settings).rows
-    if "study" not in rows:
+    if not load_competition(settings.competition).picture:
         return None
+    rows = load_prepared(settings).rows
     return rows[rows.split == split].set_index("id").study.loc[images].tolist()

@@ -32,11 +32,11 @@ def test_what_hangs_is_given_up(
     monkeypatch.chdir(tmp_path)  # the package is not beside the notebook
     there = lambda told, slot: pool.Process(["-c", HANGS, *told[-3:]], slot)  # noqa: E731
     monkeypatch.setattr(answer, "Process", there)
-    known = {"weight": 1, "predict": {"tta": "d4"}, "pixels": 8, "fit": "pad"}
+    known = {"weight": 1, "predict": {"tta": "d4"}, "pixels": 16, "fit": "pad"}
     work = answer.Work(
         scratch=tmp_path,
         weights=tmp_path,
-        sources={"8-pad": tmp_path / "x.npy"},
+        sources={"16-pad": tmp_path / "x.npy"},
         rows=[9, 5, 7],
         models=[BundledModel(file="m", run=run, fold=0, **known)],
         shares=2,
