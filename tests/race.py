@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -194,14 +194,14 @@ def timm_loop(experiment: str, epochs: int) -> tuple[float, float]:
             loss(model(images.contiguous(memory_format=torch.channels_last)), target).backward()
             optimizer.step()
         print(f"timm epoch {epoch + 1}/{epochs}", file=sys.stderr)
-    views = torch.stack([timm_answers(model.eval(), task, view) for view in VIEWS["d4"]])
-    return task.score(views[0].numpy()), task.score(views.mean(0).numpy())
-
-
-def timm_answers(model: nn.Module, task: Task, view: Callable) -> torch.Tensor:
+    model.eval()
     with torch.inference_mode():
-        found = [model(view(images)).softmax(1) for images, _ in timm_batches(task, task.valid)]
-    return torch.cat(found)
+        found = [
+            torch.stack([model(view(images)).softmax(1) for view in VIEWS["d4"]])
+            for images, _ in timm_batches(task, task.valid)
+        ]
+    views = torch.cat(found, 1).numpy()
+    return task.score(views[0]), task.score(views.mean(0))
 
 
 def timm_batches(

@@ -6,8 +6,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "pipeline"
 ORDER = ["base", "data", "model", "inference", "training"]
-# `plugins` is what a person's own file imports: it stands to the left of all rooms
-VERBS = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "__main__", "plugins"}
+VERBS = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "__main__"}
 WITH_VERBS = {"ablate", "bench"}  # they run the flow themselves
 
 
@@ -30,7 +29,7 @@ def wrong(module: str, source: str) -> list[str]:
         if target in VERBS:
             bad = room not in WITH_VERBS
         elif room in ORDER:
-            left = [*ORDER[: ORDER.index(room) + 1], "exit_at_once", "plugins"]
+            left = [*ORDER[: ORDER.index(room) + 1], "exit_at_once"]
             bad = target not in left
         else:
             bad = room == "launchers" and target not in ("base", "launchers")

@@ -12,12 +12,12 @@ import yaml
 from pipeline.base import records
 from pipeline.base.cli import UserError, explain
 from pipeline.base.config import load_experiment
+from pipeline.base.plugins import read_plugins
 from pipeline.base.runs import model_path
 from pipeline.kaggle.bundle.submit_bundle import copy_model
 from pipeline.kaggle.bundle.train_bundle import files_of_home
 from pipeline.kaggle.notebook.manifest import BundledModel
 from pipeline.model.build import load_model
-from pipeline.plugins import read_plugins
 
 DOCS = Path(__file__).parents[1] / "docs" / "plugins.md"
 MINE = re.search(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)[1]

@@ -9,10 +9,10 @@ from pydantic_core import PydanticCustomError
 
 from pipeline.base import records
 from pipeline.base.forms import OneClass
+from pipeline.base.plugins import read_plugins
 from pipeline.base.row_forms import FORMS
 from pipeline.base.settings import CONFLICT, Name, Settings
 from pipeline.base.yaml_files import find_yaml, load_yaml
-from pipeline.plugins import read_plugins
 
 
 def _inside(value: str) -> str:

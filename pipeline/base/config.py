@@ -21,6 +21,7 @@ from pipeline.base.cli import UserError, did_you_mean, shown
 from pipeline.base.competition import load_competition
 from pipeline.base.forms import suited
 from pipeline.base.label_settings import Conflicts, Extra, Pseudo
+from pipeline.base.plugins import read_plugins
 from pipeline.base.predict_settings import TTA, Predict
 from pipeline.base.recipes import over_recipe
 from pipeline.base.settings import (
@@ -33,7 +34,6 @@ from pipeline.base.settings import (
     valid_name,
 )
 from pipeline.base.yaml_files import checked, find_yaml, known_yaml, read_based
-from pipeline.plugins import read_plugins
 
 Alpha = Annotated[float, Field(ge=0, le=1000)]
 Root = Literal["data", "runs", "folds", "labels", "submissions", "weights"]

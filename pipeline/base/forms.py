@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.base.cli import UserError, short, shown
-from pipeline.plugins import refuse_unknown
+from pipeline.base.plugins import refuse_unknown
 
 if TYPE_CHECKING:
     from pipeline.base.competition import Competition

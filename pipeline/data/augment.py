@@ -74,10 +74,9 @@ class Augment:
         of p .5 always went together, and no picture was mirrored once.
         """
         steps = self.compose.transforms
-        for step, own in zip(
-            steps, np.random.SeedSequence(seed).generate_state(len(steps)), strict=True
-        ):
-            step.set_random_seed(int(own))
+        seeds = np.random.SeedSequence(seed).generate_state(len(steps))
+        for step, own in zip(steps, seeds.tolist(), strict=True):
+            step.set_random_seed(own)
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
         return self.compose(image=pixels)["image"]

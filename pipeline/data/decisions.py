@@ -168,10 +168,8 @@ def load_changes(settings: Experiment, prepared: Prepared | None = None) -> Chan
     path = decisions_path(settings.competition_name)
     if not path.exists():
         return Changes(path)
-    rows, form = (
-        (prepared or load_prepared(settings)).rows,
-        load_competition(settings.competition).form,
-    )
+    rows = (prepared or load_prepared(settings)).rows
+    form = load_competition(settings.competition).form
     return changes_of(standing(read_log(path)), rows[rows.split == "train"], path, form)
 
 

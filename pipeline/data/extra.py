@@ -48,6 +48,7 @@ def left_out(extra: Prepared, prepared: Prepared, form: OneClass) -> dict[str, s
     """
     rows, theirs = extra.rows, prepared.rows
     known = set(form.classes(theirs.label[theirs.split == "train"]))
+    equal = theirs.drop_duplicates("hash").set_index("hash").split
     own, others = (thumbnails(one.pixels, len(one.rows)) for one in (extra, prepared))
     found = {}
     for start in range(0, len(rows), CHUNK):
@@ -55,11 +56,11 @@ def left_out(extra: Prepared, prepared: Prepared, form: OneClass) -> dict[str, s
         for row, best, how in zip(
             rows[start : start + CHUNK].itertuples(), alike.argmax(1), alike.max(1), strict=True
         ):
-            same = theirs.split[theirs.hash == row.hash]
+            same = equal.get(row.hash)
             if not known.issuperset(form.parts(row.label)):
                 found[row.id] = "of another class"
-            elif len(same) or how >= ALIKE:
-                found[row.id] = f"as in {same.iloc[0] if len(same) else theirs.split[best]}"
+            elif same or how >= ALIKE:
+                found[row.id] = f"as in {same or theirs.split[best]}"
     return found
 
 

@@ -53,10 +53,8 @@ class Views:
 
         size = settings.model.size
         mode = timm.get_pretrained_cfg(settings.model.backbone).interpolation
-        self.original_of, self.augment = (
-            Resize(size, mode),
-            Augment(settings.augment, size, mode, settings.own("transform")),
-        )
+        self.original_of = Resize(size, mode)
+        self.augment = Augment(settings.augment, size, mode, settings.own("transform"))
         self.mixer = Mixer(settings.mix, len(classes), settings.train.epochs)
         self.pixels, self.classes, self.seed = pixels, classes, seed
 

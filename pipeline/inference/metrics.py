@@ -13,7 +13,7 @@ import numpy as np
 from scipy.stats import rankdata
 from sklearn import metrics
 
-from pipeline import plugins
+from pipeline.base import plugins
 
 Score = Callable[[np.ndarray, np.ndarray], float]
 TINY = 1e-7  # float32 knows no probability between it and 1

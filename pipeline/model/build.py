@@ -13,11 +13,11 @@ from torch import nn
 from pipeline.base import records
 from pipeline.base.cli import UserError
 from pipeline.base.config import Model, Runtime
+from pipeline.base.plugins import read_plugins
 from pipeline.base.settings import Size
 from pipeline.model.backbone import as_recorded, build_backbone, drops, layout, read_weights
 from pipeline.model.fused import fuse
 from pipeline.model.head import FOREIGN, BlockHead, OwnHead, final_features
-from pipeline.plugins import read_plugins
 
 
 def build_model(

@@ -131,8 +131,7 @@ class ClassMoments(NamedTuple):
         All classes are as likely: the imbalance of a small sample is not worth its variance.
         """
         means = self.means
-        covariance = self.covariance().to(precision)
-        weight = solve_shrunk(covariance, shrinkage, means.to(precision)).double()
+        weight = solve_shrunk(self.covariance(), shrinkage, means, precision)
         return weight, -0.5 * (weight * means).sum(1)
 
 
@@ -153,14 +152,18 @@ def summed(
     return products
 
 
-def solve_shrunk(covariance: torch.Tensor, shrinkage: float, rows: torch.Tensor) -> torch.Tensor:
+def solve_shrunk(
+    covariance: torch.Tensor, shrinkage: float, rows: torch.Tensor, precision: torch.dtype
+) -> torch.Tensor:
     """Rows [n, width] times the inverse of a covariance that is shrunk towards a multiple of 1.
 
-    The covariance is changed: it may be half a gigabyte.
+    Both are double, and so is the result; `precision` is that of the solution. The covariance is
+    changed: it may be half a gigabyte.
     """
+    covariance, rows = covariance.to(precision), rows.to(precision)
     spread = covariance.diagonal().mean()
     covariance.mul_(1 - shrinkage)
     covariance.diagonal().add_(shrinkage * spread + 1e-9)
     factor = torch.linalg.cholesky(covariance)
     del covariance
-    return torch.cholesky_solve(rows.T, factor).T
+    return torch.cholesky_solve(rows.T, factor).T.double()

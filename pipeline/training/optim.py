@@ -12,8 +12,8 @@ from torch import nn
 
 from pipeline.base.cli import UserError, short
 from pipeline.base.config import Train
+from pipeline.base.plugins import refuse_unknown
 from pipeline.model.build import body, classifier
-from pipeline.plugins import refuse_unknown
 
 
 def parameter_groups(model: nn.Module, settings: Train) -> list[dict[str, Any]]:

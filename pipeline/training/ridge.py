@@ -117,5 +117,5 @@ def solve(
     centre, mean = total / n, moments.count[:-1] / n
     covariance = torch.addr(moments.products, total, centre, alpha=-1).div_(n)
     with_rows = moments.sums[:-1] / n - torch.outer(mean, centre)
-    weight = solve_shrunk(covariance.to(precision), shrinkage, with_rows.to(precision)).double()
+    weight = solve_shrunk(covariance, shrinkage, with_rows, precision)
     return weight, mean - weight @ centre, mean

@@ -68,9 +68,8 @@ class Trainer:
         self._make_data(targets)
         self._make_optimizer(model)
         weights = class_weights(settings.train, targets, len(self.classes))
-        own = settings.own("loss").get(settings.train.loss)
-        self.loss = Loss(settings.train, weights, own).to(self.accelerator.device)
-        device = self.accelerator.device
+        own, device = settings.own("loss").get(settings.train.loss), self.accelerator.device
+        self.loss = Loss(settings.train, weights, own).to(device)
         self.loss.try_on(torch.zeros(2, len(self.classes), device=device, requires_grad=True))
 
     def _make_model(self) -> nn.Module:
