@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -19,10 +20,11 @@ from pipeline.folds import make_folds
 from pipeline.inference.predictions import Predictions
 from pipeline.inference.submission import fill_sample
 from pipeline.pages.compose import write_report
+from pipeline.pages.tasks import together
 
 TOLD = {  # on the page about it
     "binary": ["held-out pictures are called wrong, of 2 classes.", "ROC curve, area"],
-    "joined": ["labels are missed and", 'id="label-table"', "a_<wbr>mould"],
+    "joined": ["labels are missed and", 'id="label-table"', "a_<wbr>mould", "Together, as ans"],
     "ordinal": ["are called another level", "Predictions by level"],
     "studies": ["of 20 held-out ids are called wrong", "ROC curve"],
     "regression": ["40 held-out pictures are off by", "Pearson"],
@@ -190,6 +192,18 @@ def test_folds_have_their_share_of_each_label_and_of_all_numbers() -> None:
     table = make_folds(numbers, Folds(n=5), Competition(task="regression").form)
     means = table.assign(label=table.label.astype(float)).groupby("fold").label.mean()
     assert np.ptp(means) < 0.15 * value.std()
+
+
+def test_labels_that_stand_together_are_counted() -> None:
+    target = np.array([[1, 1, 0], [1, 1, 0], [1, 0, 0], [0, 0, 1]], bool)
+    evidence = SimpleNamespace(target=target, answer=np.eye(4, 3, dtype=bool), classes=list("abc"))
+    assert [row for _, row in together(evidence)["labelled"]["rows"]] == [
+        [(3, 1), (2, 2 / 3), (0, 0)],
+        [(2, 1), (2, 1), (0, 0)],
+        [(0, 0), (0, 0), (1, 1)],
+    ]
+    evidence.target = evidence.answer
+    assert not together(evidence), "no picture has two"
 
 
 def test_a_label_of_one_group_is_always_trained_on(capsys: pytest.CaptureFixture[str]) -> None:

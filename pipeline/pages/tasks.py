@@ -14,6 +14,7 @@ from pipeline.pages.sections import ALIKE, Picture, answered
 
 LABELS = 10  # whose wrong pictures are shown
 COLUMNS = 6  # of numbers that are drawn
+COMMON = 12  # labels, the most frequent, of which is told how they stand together
 
 
 def own_parts(evidence: Evidence, album: Album) -> dict[str, Any]:
@@ -60,9 +61,12 @@ def is_fitted(evidence: Evidence) -> bool:
     return evidence.record.get("decided", {}).get("taken", False)
 
 
-def matrix(counts: np.ndarray, names: list[str]) -> dict[str, Any]:
-    """Rows of a table: what is true, how often it was called what, and the share of its row."""
-    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+def matrix(counts: np.ndarray, names: list[str], of: np.ndarray | None = None) -> dict[str, Any]:
+    """Rows of a table: what is true, how often it was called what, and the share of its row.
+
+    `of` [n] is what these are shares of, where that is not the row's sum.
+    """
+    shares = counts / np.maximum(counts.sum(1) if of is None else of, 1)[:, None]
     cells = [list(zip(*row, strict=True)) for row in zip(counts.tolist(), shares, strict=True)]
     return {"names": names, "rows": list(zip(names, cells, strict=True))}
 
@@ -72,7 +76,18 @@ def labels(evidence: Evidence) -> dict[str, Any]:
     table = label_table(evidence.target, evidence.prob, evidence.answer, evidence.classes)
     table["threshold"] = evidence.decision.numbers
     rows = table.sort_values(["ap", "n"], kind="stable").to_dict("records")
-    return {"rows": rows, "fitted": is_fitted(evidence)}
+    return {"rows": rows, "fitted": is_fitted(evidence), "pairs": together(evidence)}
+
+
+def together(evidence: Evidence) -> dict[str, Any]:
+    """How many pictures have both of two labels, and are given both; nothing where none has."""
+    often = np.sort(np.argsort(-evidence.target.sum(0), kind="stable")[:COMMON])
+    names, sides = [evidence.classes[i] for i in often], (evidence.target, evidence.answer)
+    counts = [side[:, often].T.astype(int) @ side[:, often] for side in sides]
+    if not any((both - np.diag(np.diag(both))).any() for both in counts):
+        return {}
+    tables = (matrix(both, names, np.diag(both)) for both in counts)
+    return dict(zip(("labelled", "answered"), tables, strict=True))
 
 
 def mistaken(evidence: Evidence, album: Album) -> list[dict[str, Any]]:
