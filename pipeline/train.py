@@ -36,6 +36,7 @@ from pipeline.data.extra import with_extra
 from pipeline.data.prepared import Prepared, load_prepared
 from pipeline.data.splits import chosen_folds, classes_of, load_folds, split_rows
 from pipeline.launchers import local, ray_cluster
+from pipeline.launchers.pool import WORKER
 from pipeline.training.keys import is_trained, train_key
 from pipeline.training.pseudo import with_pseudo
 
@@ -78,7 +79,7 @@ def main(
     on_cluster = launcher == ray_cluster.Launcher.RAY
     alone = len(runs) == len(folds) == runtime.gpus_per_fold == 1 and not on_cluster
     pooled = settings.train.epochs > 0 and not (alone or in_group)
-    if jobs:
+    if jobs and WORKER not in os.environ:
         say("train", f"recipe {settings.recipe}, {settings.train.epochs} epochs")
     if jobs and pooled:
         launch_folds = ray_cluster.train_folds if on_cluster else local.train_folds

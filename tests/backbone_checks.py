@@ -26,7 +26,8 @@ from pipeline.inference.predictions import Predictions
 from pipeline.model.backbone import layout
 from pipeline.model.build import body, build_model, load_model, save_weights, to_device
 from pipeline.model.freeze import freeze, freeze_until, train_mode
-from pipeline.model.head import END, BlockHead, read_blocks, without_slope
+from pipeline.model.head import BlockHead
+from pipeline.model.taps import END, read_blocks, without_slope
 from pipeline.training.optim import parameter_groups
 
 CLASSES = 3

@@ -31,7 +31,7 @@ from pipeline.base.device import make_accelerator
 from pipeline.base.libc import cores
 from pipeline.demo import draw_competition
 from pipeline.model.backbone import layout
-from pipeline.model.head import END
+from pipeline.model.taps import END
 from tests.backbone_checks import check_model, check_stages, elsewhere, experiment
 
 SMALLEST = """

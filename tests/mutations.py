@@ -172,7 +172,7 @@ DEFECTS = [
     ),
     Defect(
         "calibration without the bins' sizes",
-        "analysis/calibration.py",
+        "inference/reliability.py",
         "np.sum(self.n * np.abs(self.confidence - self.accuracy)) / self.n.sum()",
         "np.mean(np.abs(self.confidence - self.accuracy))",
         "test_calibration.py",
@@ -333,14 +333,14 @@ DEFECTS = [
     ),
     Defect(
         "the last block of a ViT is not read",
-        "model/head.py",
+        "model/taps.py",
         "if not shared_name(owners[-1]):",
         "if owners is None:",
         "test_backbones.py",
     ),
     Defect(
         "stages wider than the bound are read",
-        "model/head.py",
+        "model/taps.py",
         "if not taps or sum(taps.values()) + coarse[name] <= MAX_WIDTH:",
         "if taps is not None:",
         "test_block_head.py",

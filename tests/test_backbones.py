@@ -11,7 +11,8 @@ import torch
 from pipeline.base.cli import UserError
 from pipeline.base.config import Model
 from pipeline.model.backbone import layout
-from pipeline.model.head import END, BlockHead
+from pipeline.model.head import BlockHead
+from pipeline.model.taps import END
 from tests import backbones
 from tests.backbone_checks import (
     check_model,

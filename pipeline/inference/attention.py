@@ -11,8 +11,9 @@ from torch.nn.functional import avg_pool2d, interpolate
 from pipeline.base.cli import UserError
 from pipeline.inference.predictor import Predictor
 from pipeline.model.build import body, head_logits
-from pipeline.model.head import END, BlockHead
+from pipeline.model.head import BlockHead
 from pipeline.model.pooling import is_channels_last, pool, with_channels_last
+from pipeline.model.taps import END
 
 
 def attention(

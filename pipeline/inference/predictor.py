@@ -21,7 +21,7 @@ from pipeline.data.loader import Pictures, in_order, load_batches
 from pipeline.inference.answers import SHARES, Answer
 from pipeline.inference.tta import View, allowed
 from pipeline.model.build import load_model, to_device
-from pipeline.model.head import FOREIGN
+from pipeline.model.taps import FOREIGN
 
 Precision = Literal["no", "fp16"]
 # Of a probability, between two batchings of the same pictures: other roundings, no other answer

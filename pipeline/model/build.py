@@ -17,7 +17,8 @@ from pipeline.base.plugins import read_plugins
 from pipeline.base.settings import Size
 from pipeline.model.backbone import as_recorded, build_backbone, drops, layout, read_weights
 from pipeline.model.fused import fuse
-from pipeline.model.head import FOREIGN, BlockHead, OwnHead, final_features
+from pipeline.model.head import BlockHead, OwnHead
+from pipeline.model.taps import FOREIGN, final_features
 
 
 def build_model(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from pipeline.analysis.calibration import Reliability
+from pipeline.inference.reliability import Reliability
 from pipeline.pages.page import ACCENT, BAD, INK, OTHER, SOFT, chart, svg
 
 if TYPE_CHECKING:

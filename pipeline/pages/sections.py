@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.analysis.calibration import interval, reliability
+from pipeline.analysis.calibration import interval
 from pipeline.analysis.classes import ceiling, class_table, worst_pairs
 from pipeline.analysis.evidence import Evidence
 from pipeline.analysis.neighbours import neighbours
@@ -12,6 +12,7 @@ from pipeline.analysis.suspects import suspects
 from pipeline.base.cli import mean_std
 from pipeline.base.runs import cv_of
 from pipeline.data.splits import slices
+from pipeline.inference.reliability import reliability
 from pipeline.pages.album import Album
 from pipeline.pages.drawings import draw_confidence, draw_curves, draw_folds, draw_reliability
 from pipeline.pages.heat import overlays

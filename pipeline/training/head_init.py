@@ -4,7 +4,9 @@ Fine-tuning from a random head first tears at the backbone to make up for the he
 ICLR 2022). A linear discriminant on the frozen backbone's features is a good head already.
 """
 
+import time
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,11 +14,20 @@ from torch import nn
 
 from pipeline.base.cli import UserError
 from pipeline.base.config import Experiment
-from pipeline.inference.features import MAX_IMAGES, FrozenFeatures
+from pipeline.base.forms import as_array
+from pipeline.inference.answers import SHARES
+from pipeline.inference.features import MAX_IMAGES, FrozenFeatures, moves_batchnorm
+from pipeline.inference.reliability import reliability
 from pipeline.inference.tta import VIEWS, View, allowed, dihedral
+from pipeline.model.build import classifier
+from pipeline.model.freeze import settle_batchnorm
 from pipeline.model.head import BlockHead
+from pipeline.training import distributed
 from pipeline.training.discriminant import Fitted, LinearHead, lda
 from pipeline.training.ridge import ridge
+
+if TYPE_CHECKING:
+    from pipeline.training.trainer import Trainer
 
 AUGMENTED: dict[str, list[View]] = {
     "SquareSymmetry": VIEWS["diagonals"][1:],
@@ -26,8 +37,47 @@ AUGMENTED: dict[str, list[View]] = {
 }
 
 
+def start_head(trainer: "Trainer") -> None:
+    """The head's first weights from one forward pass, scored in a log row of epoch 0."""
+    started, how, model = time.monotonic(), trainer.settings, trainer.bare_model
+    if moves_batchnorm(how):
+        trainer.set_mode()
+        settle_batchnorm(model, (trainer.normalise(pixels) for pixels, _ in trainer.loader))
+
+    def work() -> Fitted | None:
+        features = FrozenFeatures(trainer.predictor(model), how)
+        return init_head(features, trainer.rows, trainer.labels, trainer.seed)
+
+    trainer.fitted = distributed.run_on_main(work, model, trainer.accelerator)
+    follow(trainer, model)
+    prob = trainer.validate(f"fold {trainer.fold}  head valid", untrained=True)
+    trainer.note(prob, started)
+    trainer.tell(in_words(trainer.fitted) + calibration(prob, trainer))
+    if trainer.fitted and how.model.head_init == "random":  # it was fitted to be refitted
+        torch.manual_seed(trainer.seed)
+        classifier(model).reset_parameters()
+        follow(trainer, model)
+
+
+def end_head(trainer: "Trainer") -> None:
+    """Average the trained head with its closed form on the trained backbone."""
+    model = trainer.final_model()
+
+    def work() -> None:
+        features = FrozenFeatures(trainer.predictor(model), trainer.settings)
+        refit_head(features, trainer.rows, trainer.labels, trainer.seed, trainer.fitted)
+
+    distributed.run_on_main(work, model, trainer.accelerator)
+
+
+def follow(trainer: "Trainer", model: nn.Module) -> None:
+    """Let the average of the weights begin with those of `model`."""
+    if trainer.ema:
+        trainer.ema.module.load_state_dict(model.state_dict())
+
+
 def init_head(
-    features: FrozenFeatures, rows: np.ndarray, labels: np.ndarray, seed: int, closed_form: bool
+    features: FrozenFeatures, rows: np.ndarray, labels: np.ndarray, seed: int
 ) -> Fitted | None:
     """Give a head its first weights from training images, or standardise its inputs alone.
 
@@ -37,7 +87,8 @@ def init_head(
     linear_head(features.model)  # before the minutes that features may take
     rows, labels = chosen_images(features, rows, labels, seed)
     # leaves-small, fold 0, D4 TTA: one view gives .798, two .844, four .849; random crops .813
-    values = features.of("train", rows, start_views(features.settings))
+    values, how = features.of("train", rows, start_views(features.settings)), features.settings
+    closed_form = how.model.head_init == "lda" or how.train.refit
     found = fit_head(features.model, values, labels, "lda" if closed_form else "random")
     return found and Fitted(found.shrinkage, found.scale)
 
@@ -80,6 +131,14 @@ def in_words(found: Fitted | None) -> str:
     if found is None:
         return "standardised"
     return f"closed form, shrinkage {found.shrinkage:g}, scale {found.scale:.2g}"
+
+
+def calibration(prob: np.ndarray, trainer: "Trainer") -> str:
+    """The expected calibration error of held-out probabilities of one class each."""
+    target = as_array(trainer.valid.target)
+    if not len(prob) or target.ndim > 1 or trainer.answer.kind != SHARES.kind:
+        return ""
+    return f", ECE {reliability(prob.max(1), prob.argmax(1) == target).ece:.3f}"
 
 
 def fits_features(settings: Experiment) -> bool:

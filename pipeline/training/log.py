@@ -2,35 +2,36 @@
 
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.base.forms import Kind
+from pipeline.base.forms import as_array
 from pipeline.inference.metrics import LOWER_IS_BETTER, METRICS
+
+if TYPE_CHECKING:
+    from pipeline.training.trainer import Trainer
 
 Row = dict[str, float | None]
 COLUMNS = ["epoch", "lr", "train_loss", "valid_loss", "valid_score", "images_per_s", "seconds"]
 
 
 def make_row(
-    epoch: int,
-    lr: float,
-    target: np.ndarray,
+    trainer: "Trainer",
     prob: np.ndarray,
-    metric: str,
     started: float,
     loss: float | None = None,
     rate: float | None = None,
-    kind: Kind = "shares",
 ) -> Row:
     """A row of the log; the head's start has neither training loss nor images/s, and where all
     images are trained on there is no score."""
-    loss_name = "rmse" if kind == "numbers" else "log_loss"
-    known = {"valid_loss": loss_name, "valid_score": metric} if len(target) else {}
+    target, group = as_array(trainer.valid.target), trainer.optimizer.param_groups[0]
+    loss_name = "rmse" if trainer.answer.kind == "numbers" else "log_loss"
+    known = {"valid_loss": loss_name, "valid_score": trainer.metric} if len(target) else {}
     scores = {name: round(METRICS[how](target, prob), 5) for name, how in known.items()}
     return {
-        "epoch": epoch,
-        "lr": lr,
+        "epoch": trainer.epoch,
+        "lr": float(f"{group['lr'] / group['lr_scale']:.4g}"),
         "train_loss": loss and round(loss, 5),
         "valid_loss": scores.get("valid_loss"),
         "valid_score": scores.get("valid_score"),
@@ -53,13 +54,13 @@ def training_lost(starts: Sequence[float], ends: Sequence[float], metric: str) -
     )
 
 
-def describe(row: Row, fold: int, epochs: int, metric: str, start: str = "") -> str:
+def describe(row: Row, trainer: "Trainer", start: str = "") -> str:
     """One line of a row; `start` says how the head began, in the row before the first epoch."""
     found = {"loss": row["train_loss"], "valid loss": row["valid_loss"]}
     losses = [f"{name} {value:.3f}" for name, value in found.items() if value is not None]
-    epoch = "head" if start else f"epoch {row['epoch']}/{epochs}"
+    epoch = "head" if start else f"epoch {row['epoch']}/{trainer.settings.train.epochs}"
     end = start or f"{row['images_per_s']:.0f} images/s"
     known = row["valid_score"] is not None
-    score = f"{metric} {row['valid_score']:.4f}" if known else "all pictures are trained on"
+    score = f"{trainer.metric} {row['valid_score']:.4f}" if known else "all pictures are trained on"
     seconds = f"{row['seconds']:.0f} s"
-    return "  ".join([f"fold {fold}", epoch, *losses, score, end, seconds])
+    return "  ".join([f"fold {trainer.fold}", epoch, *losses, score, end, seconds])

@@ -22,14 +22,14 @@ from pipeline.data.loader import Batch, EpochBatches, Pictures, derive_seed, gro
 from pipeline.data.mix import Mixer
 from pipeline.data.sampler import make_sampler
 from pipeline.inference.answers import SHARES, Answer
-from pipeline.inference.features import FrozenFeatures, moves_batchnorm
+from pipeline.inference.features import FrozenFeatures
 from pipeline.inference.predictor import Normalise, Predictor
 from pipeline.inference.tta import VIEWS
-from pipeline.model.build import build_model, classifier, preprocessing, recompute, to_device
-from pipeline.model.freeze import freeze, settle_batchnorm, train_mode, unfreeze
+from pipeline.model.build import build_model, preprocessing, recompute, to_device
+from pipeline.model.freeze import freeze, train_mode, unfreeze
 from pipeline.training import checkpoint, distributed, optim
 from pipeline.training.discriminant import Fitted
-from pipeline.training.head_init import fits_features, in_words, init_head, refit_head
+from pipeline.training.head_init import end_head, fits_features, start_head
 from pipeline.training.log import describe, make_row
 from pipeline.training.loss import Loss, class_weights
 from pipeline.training.parts import Parts
@@ -125,13 +125,13 @@ class Trainer:
         """
         if self.epoch == 0:
             if fits_features(self.settings):
-                self.init_head()
+                start_head(self)
             checkpoint.save_log(self, last)
         while self.epoch < self.settings.train.epochs:
             started = time.monotonic()
             loss, rate = self.train_epoch()
             if self.settings.train.refit and self.epoch + 1 == self.settings.train.epochs:
-                self.refit_head()
+                end_head(self)
             prob = self.validate(f"{self.label()} valid")
             self.check_finite(float(prob.sum()), "the sum of held-out probabilities")
             self.epoch += 1
@@ -181,9 +181,8 @@ class Trainer:
             images = self.normalise(pixels)  # uint8 until here: a quarter of the bytes
             target = target.to(images.device, non_blocking=True)
             images, target = self.mixer(images, target)
-            for part, wanted in zip(
-                images.chunk(self.parts.n), target.chunk(self.parts.n), strict=True
-            ):
+            parts = images.chunk(self.parts.n), target.chunk(self.parts.n)
+            for part, wanted in zip(*parts, strict=True):
                 logits = self.model(part)  # Accelerate wraps it in autocast
                 # by its share, not the mean of means: the last batch of a group may be smaller
                 loss = self.loss(logits, wanted) * (len(part) / size)
@@ -208,42 +207,6 @@ class Trainer:
         if not len(rows):  # folds: all
             return np.empty((0, len(self.classes)))
         return distributed.gather_predictions(predict, rows, len(self.classes), self.accelerator)
-
-    def init_head(self) -> None:
-        """The head's first weights from one forward pass, scored in a log row of epoch 0."""
-        started, model, how = time.monotonic(), self.bare_model, self.settings
-        if moves_batchnorm(how):
-            self.set_mode()
-            settle_batchnorm(model, (self.normalise(pixels) for pixels, _ in self.loader))
-        closed_form = how.model.head_init == "lda" or how.train.refit
-
-        def work() -> Fitted | None:
-            features = FrozenFeatures(self.predictor(model), how)
-            return init_head(features, self.rows, self.labels, self.seed, closed_form)
-
-        self.fitted = distributed.run_on_main(work, model, self.accelerator)
-        self.follow(model)
-        self.note(self.validate(f"fold {self.fold}  head valid", untrained=True), started)
-        self.tell(in_words(self.fitted))
-        if self.fitted and how.model.head_init == "random":  # it was fitted to be refitted
-            torch.manual_seed(self.seed)
-            classifier(model).reset_parameters()
-            self.follow(model)
-
-    def refit_head(self) -> None:
-        """Average the trained head with its closed form on the trained backbone."""
-        model = self.final_model()
-
-        def work() -> None:
-            features = FrozenFeatures(self.predictor(model), self.settings)
-            refit_head(features, self.rows, self.labels, self.seed, self.fitted)
-
-        distributed.run_on_main(work, model, self.accelerator)
-
-    def follow(self, model: nn.Module) -> None:
-        """Let the average of the weights begin with those of `model`."""
-        if self.ema:
-            self.ema.module.load_state_dict(model.state_dict())
 
     def set_rate(self, step: int) -> None:
         self.schedule.step_update(step)
@@ -274,11 +237,7 @@ class Trainer:
 
     def note(self, prob: np.ndarray, started: float, **trained: float) -> None:
         """Append a row to the log: the state that is saved next holds it."""
-        target, group = as_array(self.valid.target), self.optimizer.param_groups[0]
-        lr = float(f"{group['lr'] / group['lr_scale']:.4g}")
-        kind = self.answer.kind
-        row = make_row(self.epoch, lr, target, prob, self.metric, started, kind=kind, **trained)
-        self.log.append(row)
+        self.log.append(make_row(self, prob, started, **trained))
 
     @property
     def bare_model(self) -> nn.Module:
@@ -291,5 +250,4 @@ class Trainer:
 
     def tell(self, start: str = "") -> None:
         """Print the last row of the log; `start` says how the head began."""
-        epochs = self.settings.train.epochs
-        say("train", describe(self.log[-1], self.fold, epochs, self.metric, start))
+        say("train", describe(self.log[-1], self, start))

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from pipeline.analysis.calibration import interval, reliability
+from pipeline.analysis.calibration import interval
+from pipeline.inference.reliability import reliability
 
 
 def test_the_error_of_calibration_by_hand() -> None:

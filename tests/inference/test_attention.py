@@ -13,7 +13,8 @@ from pipeline.inference.attention import attention, on_grid
 from pipeline.inference.predictor import Predictor
 from pipeline.model.build import classifier, head_inputs
 from pipeline.model.freeze import settle_batchnorm
-from pipeline.model.head import END, BlockHead, choose_taps
+from pipeline.model.head import BlockHead
+from pipeline.model.taps import END, choose_taps
 
 SIZE = 128
 NETS = {

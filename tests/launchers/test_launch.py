@@ -177,8 +177,9 @@ def end_of(code: str, ranks: int = 2) -> int:
 
 
 def test_a_dead_rank_ends_the_others_and_says_why(capfd: pytest.CaptureFixture[str]) -> None:
-    assert end_of("print(os.environ['RANK'], os.environ['WORLD_SIZE'])") == 0
-    assert capfd.readouterr().out == "0 2\n", "rank 0 alone speaks"
+    names = ["RANK", "WORLD_SIZE", pool.WORKER]
+    assert end_of(f"print(*[os.environ[name] for name in {names}])") == 0
+    assert capfd.readouterr().out == "0 2 1\n", "rank 0 alone speaks"
     why = "rank = os.environ['RANK']; print('why', rank, file=sys.stderr); "
     started = time.monotonic()
     assert end_of(f"{why} time.sleep(60) if rank == '0' else sys.exit(7)") == 7

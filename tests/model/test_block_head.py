@@ -9,7 +9,8 @@ import torch
 from pipeline.base.cli import UserError
 from pipeline.base.config import Model
 from pipeline.model.backbone import layout
-from pipeline.model.head import MAX_WIDTH, BlockHead, blocks, within_most
+from pipeline.model.head import BlockHead
+from pipeline.model.taps import MAX_WIDTH, blocks, within_most
 
 
 def test_means_and_deviations_of_every_block() -> None:

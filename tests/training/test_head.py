@@ -1,5 +1,6 @@
 """The closed-form head: it separates what is separable, and is neither too sure nor too shy."""
 
+import re
 from collections.abc import Callable
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ from pipeline.base import records
 from pipeline.base.cli import UserError
 from pipeline.base.config import load_experiment
 from pipeline.base.runs import model_path
+from pipeline.launchers.pool import WORKER
 from pipeline.model.head import BlockHead
 from pipeline.training import discriminant
 from pipeline.training.discriminant import (
@@ -211,7 +213,11 @@ def test_no_epochs_is_a_run_and_the_log_says_so(
         write("still", model={"features": "blocks", "head_init": "lda"}, train={"epochs": 0})
     )
     text = run("train", still, "--fold", "0")
-    assert "closed form, shrinkage" in text
+    assert "recipe instant" in text
+    assert re.search(r"closed form, shrinkage .*, ECE 0\.\d{3}  ", text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(WORKER, "1")
+        assert "recipe" not in run("train", still, "--fold", "1"), "the pool has said it"
     log = pd.read_csv(model_path("still", 0).with_name("log.csv"))
     assert list(log.epoch) == [0]
     record = records.load(model_path("still", 0))
