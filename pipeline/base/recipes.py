@@ -1,12 +1,22 @@
-"""The settings that suit a budget, over which an experiment lays its own: configs/recipes/."""
+"""The settings that suit a budget, over which an experiment lays its own: configs/recipes/.
 
-from functools import cache
+They depend on the backbone, as its own size does. What timm says of one is kept: to import it takes
+longer than all that an up-to-date stage does.
+"""
+
+from collections.abc import Callable
+from functools import cache, wraps
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from pipeline.base import records
+from pipeline.base.cli import UserError, did_you_mean, shown
+from pipeline.base.settings import root
 from pipeline.base.yaml_files import find_yaml, laid_over, read_based
 
 LONG = 10  # epochs from which on there is time to learn more than a fitted head knows
+Answer = TypeVar("Answer", bool, int)
 
 
 def over_recipe(values: dict[str, Any]) -> dict[str, Any]:
@@ -37,12 +47,30 @@ def recipe_for(train: Any) -> str:
 def is_batchnorm_net(model: Any) -> bool:
     """Whether the backbone of a `model:` section is; so is the default, and one that timm lacks."""
     backbone = model.get("backbone") if isinstance(model, dict) else None
-    return not isinstance(backbone, str) or _is_batchnorm_net(backbone)
+    return not isinstance(backbone, str) or has_batchnorm(backbone)
 
 
-@cache
-def _is_batchnorm_net(backbone: str) -> bool:
-    import timm  # late: only backbones that are named, for long trainings, pay for it
+def kept(ask: Callable[[str], Answer]) -> Callable[[str], Answer]:
+    """A question to timm about a backbone, whose answer is kept in runs/_tune/."""
+
+    @cache
+    @wraps(ask)
+    def answer(backbone: str) -> Answer:
+        path = root("runs") / "_tune" / f"timm-{version('timm')}.json"
+        known, question = records.read_json(path) if path.is_file() else {}, ask.__name__
+        answers = known.get(question, {})
+        if backbone not in answers:
+            answers = {**answers, backbone: ask(backbone)}
+            records.write_json(path, {**known, question: answers})
+        return answers[backbone]
+
+    return answer
+
+
+@kept
+def has_batchnorm(backbone: str) -> bool:
+    """And no LayerNorm."""
+    import timm
     import torch
 
     if not timm.is_model(backbone):
@@ -51,3 +79,18 @@ def _is_batchnorm_net(backbone: str) -> bool:
         kinds = {type(layer) for layer in timm.create_model(backbone).modules()}
     norms = [kind for kind in kinds if issubclass(kind, torch.nn.LayerNorm | torch.nn.BatchNorm2d)]
     return bool(norms) and not any(issubclass(kind, torch.nn.LayerNorm) for kind in norms)
+
+
+@kept
+def own_size(backbone: str) -> int:
+    """Side of the pictures it was made for, px. Raises UserError for an unknown one."""
+    import timm
+
+    try:
+        known = timm.get_pretrained_cfg(backbone) if timm.is_model(backbone) else None
+    except RuntimeError:  # the model is known, the tag behind its name is not
+        known = None
+    if known is None:
+        near = did_you_mean(backbone, timm.list_models() + timm.list_pretrained(), n=3)
+        raise UserError(f"model.backbone: timm has no {shown(backbone)}{near}")
+    return known.input_size[-1]

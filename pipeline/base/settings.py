@@ -1,8 +1,10 @@
-"""What all settings have in common: names that lead nowhere else, numbers that are numbers."""
+"""What all settings have in common: where things lie, names that lead nowhere else, numbers."""
 
+import os
 import re
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, ClassVar
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
@@ -20,6 +22,12 @@ from pipeline.base.cli import UserError, shown
 
 CONFLICT = "conflict"  # type of an error of settings that do not go together
 Probability = Annotated[float, Field(ge=0, le=1)]
+Root = Literal["data", "runs", "folds", "labels", "submissions", "weights"]
+
+
+def root(name: Root) -> Path:
+    """A root folder: `runs/`, or what RUNS_DIR says."""
+    return Path(os.environ.get(f"{name.upper()}_DIR", name))
 
 
 def name_problem(name: str) -> str:

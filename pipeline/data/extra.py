@@ -18,7 +18,7 @@ from pipeline.base import records
 from pipeline.base.competition import Competition
 from pipeline.base.config import Experiment
 from pipeline.base.forms import OneClass
-from pipeline.base.label_settings import Extra
+from pipeline.base.schema import Extra
 from pipeline.data.images import Pixels
 from pipeline.data.prepared import Prepared, load_folder, load_prepared
 from pipeline.data.tables import read_train

@@ -15,8 +15,9 @@ from types import ModuleType
 from typing import Any, get_args
 
 from pipeline.base.cli import Exit, UserError
-from pipeline.base.config import Root, Runtime
+from pipeline.base.config import Runtime
 from pipeline.base.deadline import Deadline
+from pipeline.base.settings import Root
 from pipeline.launchers import local
 
 RETRIES = 3  # of a task whose machine was lost, after which it is given up

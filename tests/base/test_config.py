@@ -1,10 +1,12 @@
 """Settings: every shipped YAML loads, and a mistake is one line that names file and key."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from pipeline.base import recipes
 from pipeline.base.cli import UserError
 from pipeline.base.competition import load_competition
 from pipeline.base.config import load_experiment
@@ -245,6 +247,22 @@ def test_unknown_experiment_lists_the_known_ones() -> None:
 def test_size_comes_from_the_backbone_where_none_is_given(tmp_path: Path) -> None:
     (tmp_path / "e.yaml").write_text("competition: demo\nmodel: {backbone: test_resnet}\n")
     assert load_experiment(str(tmp_path / "e.yaml")).model.size == 160
+
+
+def test_a_backbone_is_asked_of_timm_once_and_not_at_each_stage(
+    space: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (space / "e.yaml").write_text("competition: demo\nmodel: {backbone: vit_tiny_patch16_224}\n")
+    (space / "e.yaml").open("a").write("train: {epochs: 20}\n")
+    seen = []
+    for there in (True, False):
+        recipes.has_batchnorm.cache_clear()
+        recipes.own_size.cache_clear()
+        if not there:
+            monkeypatch.setitem(sys.modules, "timm", None)  # its import fails
+        found = load_experiment(str(space / "e.yaml"))
+        seen.append((found.recipe, found.model.size))
+    assert seen == [("long-layernorm", 224)] * 2
 
 
 def test_runtime_is_outside_the_key(tmp_path: Path) -> None:
