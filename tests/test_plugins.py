@@ -64,6 +64,14 @@ def test_every_kind_trains_predicts_and_travels(
     images = torch.randn(2, 3, 32, 32)
     again = load_model(bundle / one["file"])[0]
     assert torch.equal(again(images), model(images))
+    mine.write_text(MINE)
+    cosine = {"model": {"classifier": "Cosine"}, "train": {"loss": "arcface", "epochs": 1}}
+    second = write("second", competition="ours.yaml", plugins="mine.py", **cosine)
+    run("train", second, "--fold", "0")
+    run("predict", second, "--fold", "0")
+    assert re.search(
+        r"misses +CV(.|\n)*second none +0\.\d+", run("ensemble", second, "--fold", "0")
+    )
     (own := bundle / "tiny-fold0.plugins.py").write_text("raise SystemExit\n")
     with pytest.raises(UserError, match=f"{own}: not the plugins that the record"):
         load_model(bundle / one["file"])

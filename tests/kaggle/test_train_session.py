@@ -1,11 +1,13 @@
 """Training on Kaggle: sessions that end in time, go on from their output, and lose nothing."""
 
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from conftest import enter
@@ -17,6 +19,7 @@ from pipeline.base.cli import UserError
 from pipeline.base.config import Model, load_experiment, read_experiment
 from pipeline.data.prepared import load_prepared
 from pipeline.data.splits import load_folds
+from pipeline.inference.predictions import Predictions
 from pipeline.kaggle.bundle.offline import execute
 from pipeline.kaggle.bundle.push import PushedBundle
 from pipeline.kaggle.bundle.rehearsal import mount
@@ -25,6 +28,19 @@ from pipeline.kaggle.notebook.mounts import working_root
 from pipeline.model.backbone import build_backbone, kept_weights
 from pipeline.model.build import save_weights
 from pipeline.training.keys import train_key
+
+MINE = """
+from torch.nn import functional as F
+from pipeline.plugins import loss, metric
+
+@loss
+def wary(logits, target):
+    return F.binary_cross_entropy_with_logits(logits, 0.9 * target, reduction="none").sum(1)
+
+@metric
+def hits(target, prob):
+    return float((prob[target] >= 0.5).mean())
+"""
 
 
 def write_first_weights() -> None:
@@ -44,13 +60,23 @@ def leaves(space: Path, write: Callable[..., str], split: Callable[[str], str]) 
 
 
 @pytest.fixture
-def spots(space: Path, write: Callable[..., str], split: Callable[[str], str]) -> str:
-    """The same of several labels a picture, pictures that are no squares, a fitted head."""
-    rules = tiny_form("joined", space / "data" / "leaves")
-    (space / "leaves.yaml").write_text(yaml.safe_dump({"slug": "leaves", **rules}))
+def spots(
+    space: Path,
+    write: Callable[..., str],
+    split: Callable[[str], str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> str:
+    """The same of several labels a picture, pictures that are no squares, a fitted head, and a
+    loss and a metric of one's own."""
+    monkeypatch.chdir(space)
+    (space / "mine.py").write_text(MINE)
+    own = {"metric": "hits", "plugins": "mine.py"}
+    rules = {"slug": "leaves", **tiny_form("joined", space / "data" / "leaves"), **own}
+    (space / "leaves.yaml").write_text(yaml.safe_dump(rules))
     write_first_weights()
     model = {"weights": "hub", "size": [32, 40], "features": "blocks", "head_init": "lda"}
-    return split(write("spots", competition=str(space / "leaves.yaml"), model=model))
+    changes = {"model": model, "train": {"loss": "wary"}, "plugins": "mine.py"}
+    return split(write("spots", competition=str(space / "leaves.yaml"), **changes))
 
 
 def read(path: Path) -> dict:
@@ -103,7 +129,13 @@ def test_sessions_end_in_the_weights_of_an_uninterrupted_training(
     ]
     assert "up to date" in run("train", spots)
     run("predict", spots)
-    assert "spots" in run("ensemble", spots)
+    assert "hits " in run("ensemble", spots)
+    assert re.search(r"hits CV \d", run("submit", "spots"))
+    made = records.load(space / "submissions" / "spots.csv")
+    oof = Predictions.load(space / "runs" / "spots" / "oof.npz")
+    truth = load_prepared(load_experiment(spots)).rows.set_index("id").label[oof.image]
+    given = [[name in label.split() for name in oof.classes] for label in truth]
+    assert made["cv"]["all"] == pytest.approx((oof.prob[np.array(given)] >= 0.5).mean(), abs=1e-5)
 
 
 def test_what_the_bundle_holds(leaves: str, run: Callable[..., str], space: Path) -> None:
