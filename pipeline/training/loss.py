@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from pipeline.base.cli import UserError, shown
-from pipeline.base.config import Train
+from pipeline.base.config import Experiment, Train
 from pipeline.base.forms import Kind, as_array, in_cells
 from pipeline.data.mix import as_rows
 from pipeline.inference.answers import Answer
@@ -38,6 +38,16 @@ LOSSES = {
     "smooth_l1": F.smooth_l1_loss,
     "mse": F.mse_loss,
 }
+
+
+def make_loss(
+    settings: Experiment, targets: np.ndarray, classes: int, device: torch.device
+) -> "Loss":
+    """The experiment's, weighted by its training `targets` [n] or [n, classes], and tried."""
+    own = settings.own("loss").get(settings.train.loss)
+    loss = Loss(settings.train, class_weights(settings.train, targets, classes), own).to(device)
+    loss.try_on(torch.zeros(2, classes, device=device, requires_grad=True))
+    return loss
 
 
 class Loss(nn.Module):

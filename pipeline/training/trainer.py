@@ -28,10 +28,11 @@ from pipeline.inference.tta import VIEWS
 from pipeline.model.build import build_model, preprocessing, recompute, to_device
 from pipeline.model.freeze import freeze, train_mode, unfreeze
 from pipeline.training import checkpoint, distributed, optim
+from pipeline.training.compiled import compile_step
 from pipeline.training.discriminant import Fitted
 from pipeline.training.head_init import end_head, fits_features, start_head
 from pipeline.training.log import describe, make_row
-from pipeline.training.loss import Loss, class_weights
+from pipeline.training.loss import make_loss
 from pipeline.training.parts import Parts
 
 
@@ -67,10 +68,9 @@ class Trainer:
         self.normalise = Normalise(self.preprocessing, self.accelerator.device)
         self._make_data(targets)
         self._make_optimizer(model)
-        weights = class_weights(settings.train, targets, len(self.classes))
-        own, device = settings.own("loss").get(settings.train.loss), self.accelerator.device
-        self.loss = Loss(settings.train, weights, own).to(device)
-        self.loss.try_on(torch.zeros(2, len(self.classes), device=device, requires_grad=True))
+        self.loss = make_loss(settings, targets, len(classes), self.accelerator.device)
+        if settings.runtime.compile:
+            compile_step(self)
 
     def _make_model(self) -> nn.Module:
         runtime, how = self.settings.runtime, self.settings.model
@@ -82,10 +82,7 @@ class Trainer:
         fixed, device = how.batchnorm == "frozen", self.accelerator.device
         if not fixed:
             model = distributed.sync_batchnorm(model)
-        model = to_device(model, runtime, how.size, device, training=fixed)
-        if runtime.compile:
-            model.compile(dynamic=False)  # batches have one size, or two
-        return model
+        return to_device(model, runtime, how.size, device, training=fixed)
 
     def _make_data(self, targets: np.ndarray) -> None:
         settings, n = self.settings.train, len(self.rows)

@@ -1,0 +1,52 @@
+"""torch.compile, where a step of it is the step that was compiled."""
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from pipeline.base.cli import short, warn
+from pipeline.base.settings import sides
+
+if TYPE_CHECKING:
+    from pipeline.training.trainer import Trainer
+
+MOST_APART = 0.1  # of the gradient's length; half precision alone makes some .01
+
+
+def compile_step(trainer: "Trainer") -> None:
+    """Compile a trainer's model; where that fails, or has other gradients, it stays as it was.
+
+    Compilers have erred with fixed BatchNorm (pytorch #104984, #175952, #181696): of two steps on
+    the same noise, one before and one after, the gradients are compared.
+    """
+    model, batch = trainer.bare_model, trainer.settings.train.batch_size // trainer.parts.n
+    trainer.set_mode()
+    for module in model.modules():
+        if "drop" in type(module).__name__.lower():  # a compiler draws its own random numbers
+            module.eval()
+    shape, draw = (batch, *sides(trainer.preprocessing["size"]), 3), torch.Generator()
+    noise = torch.randint(256, shape, dtype=torch.uint8, generator=draw.manual_seed(0))
+    before = gradient(trainer, noise)
+    model.compile(dynamic=False)  # batches have one size, or two
+    try:
+        apart = float((gradient(trainer, noise) - before).norm() / before.norm())
+        reason = f"its gradients differ by {apart:.0%}"
+    except Exception as error:  # no compiler, no memory, what it does not know: of many kinds
+        apart, reason = torch.inf, short(error, 120)
+    if not apart <= MOST_APART:  # NaN too
+        model._compiled_call_impl = None
+        warn("train", f"runtime.compile: {reason}: the model is not compiled")
+
+
+def gradient(trainer: "Trainer", noise: torch.Tensor) -> torch.Tensor:
+    """Of the sum of weighted logits, float32 [parameters that train]; it leaves nothing behind."""
+    model = trainer.bare_model
+    kept = [buffer.clone() for buffer in model.buffers()]  # BatchNorm's statistics
+    logits = trainer.model(trainer.normalise(noise)).float()
+    weights = torch.linspace(-1, 1, logits.numel(), device=logits.device)
+    (logits * weights.view_as(logits)).sum().backward()
+    found = [p.grad.float().flatten() for p in model.parameters() if p.grad is not None]
+    model.zero_grad(set_to_none=True)
+    for buffer, before in zip(model.buffers(), kept, strict=True):
+        buffer.copy_(before)
+    return torch.cat(found)
