@@ -9,8 +9,8 @@ import pytest
 import yaml
 from tiny_forms import tiny_form
 
+from pipeline.analysis.doubt import committee_of
 from pipeline.analysis.evidence import load_evidence
-from pipeline.analysis.suspects import committee_of
 from pipeline.base.cli import UserError
 from pipeline.base.competition import Competition, load_competition
 from pipeline.base.config import load_experiment

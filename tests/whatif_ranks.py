@@ -68,7 +68,8 @@ def measure(settings: Experiment, prepared: Prepared, table: pd.DataFrame, home:
     truth = table.target.to_numpy().copy()
     table["target"] = planted = flipped(truth, 0.1, rng)
     test = pd.DataFrame({"row": np.flatnonzero(prepared.rows.split == "test")})
-    features, _ = load_features(SimpleNamespace(settings=settings, table=table, test=test), WIDTH)
+    blend = SimpleNamespace(settings=settings, table=table, test=test, pictures={})
+    features, _ = load_features(blend, WIDTH)
     what = WhatIf(features, planted, table.fold.to_numpy(), len(classes))
     start = tuned_answers(settings, prepared, table, classes, home) == planted
     found = []

@@ -1,7 +1,9 @@
-"""Which classes are right, and which are taken for which."""
+"""Which classes are right, which are taken for which, and how good labels and numbers are."""
 
 import numpy as np
 import pandas as pd
+
+from pipeline.inference.metrics import auc, average_precision, mae, pearson, r2, rmse
 
 
 def class_table(target: np.ndarray, answer: np.ndarray, classes: list[str]) -> pd.DataFrame:
@@ -11,22 +13,39 @@ def class_table(target: np.ndarray, answer: np.ndarray, classes: list[str]) -> p
     class is never answered), confused (a class number or -1), times.
     """
     counts = confusion(target, answer, len(classes))
-    n, answered, right = counts.sum(1), counts.sum(0), counts.diagonal()
-    wrong = counts - np.diag(right)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        recall, precision = right / n, right / answered
-    times = wrong.max(1)
-    return pd.DataFrame(
-        {
-            "name": classes,
-            "n": n,
-            "right": right,
-            "recall": recall,
-            "precision": precision,
-            "confused": np.where(times > 0, wrong.argmax(1), -1),
-            "times": times,
-        }
-    )
+    right, wrong = counts.diagonal(), counts - np.diag(counts.diagonal())
+    table = pd.DataFrame({"name": classes, "n": counts.sum(1), "right": right})
+    table["recall"], table["precision"] = right / table.n, right / pd.Series(counts.sum(0))
+    table["times"] = wrong.max(1)
+    return table.assign(confused=np.where(table.times > 0, wrong.argmax(1), -1))
+
+
+def label_table(
+    target: np.ndarray, prob: np.ndarray, answer: np.ndarray, classes: list[str]
+) -> pd.DataFrame:
+    """Of each label: name, n (pictures that have it), ap, auc, f1, recall and precision.
+
+    `target` and `answer` are bool [n, C], `prob` the chances [n, C]. NaN is what cannot be said of
+    a label that no picture has, or all, or none is given.
+    """
+    right, given = pd.Series((target & answer).sum(0)), answer.sum(0)
+    table = pd.DataFrame({"name": classes, "n": target.sum(0)})
+    table["recall"], table["precision"] = right / table.n, right / given
+    table["f1"] = 2 * right / (table.n + given)
+    columns = [(target[:, [i]], prob[:, [i]]) for i in range(len(classes))]
+    table["auc"] = [auc(*column) for column in columns]
+    ap = [average_precision(*c) if 0 < c[0].mean() < 1 else np.nan for c in columns]
+    return table.assign(ap=ap)
+
+
+def number_table(target: np.ndarray, prob: np.ndarray, classes: list[str]) -> pd.DataFrame:
+    """Of each column of numbers [n, C]: name, rmse, mae, r2, pearson, and bias, the mean error."""
+    found = []
+    for i, name in enumerate(classes):
+        own, said = target[:, [i]], prob[:, [i]]
+        scores = {score.__name__: score(own, said) for score in (rmse, mae, r2, pearson)}
+        found.append({"name": name, **scores, "bias": float((said - own).mean())})
+    return pd.DataFrame(found)
 
 
 def confusion(target: np.ndarray, answer: np.ndarray, n: int) -> np.ndarray:

@@ -1,103 +1,145 @@
-"""Which labels may be wrong, and which test pictures a label would teach most of.
+"""Which labels may be wrong: of one class a picture, of several labels, of numbers.
 
 Confident learning (Northcutt et al., JAIR 2021) by out-of-fold probabilities, together with the
-labels of the pictures that look alike: a model that stumbles is not yet a wrong label.
+labels of the pictures that look alike to a backbone that has seen no label: a model that stumbles
+is not yet a wrong label.
 """
-
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from pipeline.analysis.evidence import Evidence
-from pipeline.analysis.row_suspects import label_suspects, number_suspects
-from pipeline.base.runs import prediction_path
-from pipeline.data.studies import answered, by_id
-from pipeline.inference.predictions import Predictions
 
-LOST = 0.1  # of a class's mean confidence: below that the model sees nothing of the class
+LOST = 0.1  # of a label's mean confidence: below that the model sees nothing of it
+FAR, LOST_NUMBER = 1.25, 3.0  # deviations: a number is looked at, or called wrong, from here on
+Near = tuple[np.ndarray, np.ndarray]
 
 
-class Views(NamedTuple):
-    """What speaks for a picture's label and for the best other class, float [n] each."""
-
-    other: np.ndarray  # int, the best other class
-    own_prob: np.ndarray
-    other_prob: np.ndarray
-    own_votes: np.ndarray  # of its neighbours, weighted by similarity, which sum to 1
-    other_votes: np.ndarray
-    agreeing: np.ndarray  # share of the members whose answer is `other`
-
-    @property
-    def score(self) -> np.ndarray:
-        """0 to 1: the other class's part of what speaks for one of the two; .5 is undecided."""
-        own, other = self.own_prob + self.own_votes, self.other_prob + self.other_votes
-        return other / np.maximum(own + other, 1e-12)
-
-
-def suspects(evidence: Evidence, near: tuple[np.ndarray, np.ndarray]) -> pd.DataFrame:
+def suspects(evidence: Evidence, near: Near) -> pd.DataFrame:
     """Rows of `evidence.table` whose answer is not their label, and contradictory twins.
 
-    The most suspect first: score (0 to 1), kind, suggested (a class), reason. `near` is what
+    The most suspect first: score (0 to 1), kind, suggested (a label), reason. `near` is what
     `neighbours` gives of the training pictures themselves.
 
     A kind is "pair contradictory" where the same pixels have two labels, whatever the model says;
     "model wrong" where the look-alikes hold with the label; "label wrong" where they do not, every
     member says the other class, and the label's own probability is a tenth or less of what its
-    class is given on average (the threshold of a class); else "really ambiguous". Of several labels
-    or numbers a picture: `label_suspects`, `number_suspects`.
+    class is given on average (the threshold of a class); else "really ambiguous".
     """
-    if evidence.kind == "chances":
-        return label_suspects(evidence, near)
-    if evidence.kind == "numbers":
-        return number_suspects(evidence, near, contradictory(evidence))
-    seen = weigh(evidence, near)
-    confidence = class_confidence(evidence.prob, evidence.target)
-    lost = seen.own_prob <= LOST * confidence[evidence.target]
+    by_kind = {"shares": class_suspects, "chances": label_suspects, "numbers": number_suspects}
+    found = by_kind[evidence.kind](evidence, near)
+    return found.sort_values("score", ascending=False, kind="stable")
+
+
+def class_suspects(evidence: Evidence, near: Near) -> pd.DataFrame:
+    """The score is the best other class's part of what speaks for one of the two; .5 is undecided.
+
+    That class is the best by both views together.
+    """
+    from pipeline.inference.metrics import rows_of  # late: scikit-learn
+
+    prob, names, at = evidence.prob, evidence.classes, np.arange(len(evidence.prob))
+    labelled = rows_of(evidence.target, prob)
+    votes = near_mean(labelled.astype(float), near)
+    best = np.where(labelled, -1, prob + votes).argmax(1)
+    own, own_votes = prob[labelled], votes[labelled]
+    other, other_votes = prob[at, best], votes[at, best]
+    for_other = other + other_votes
+    lost = own <= LOST * confidence(prob, labelled)[evidence.target]
+    agreed = [member.argmax(1) == best for member in evidence.members.values()]
     pairs = contradictory(evidence)
-    kind = np.select(
-        [pairs, seen.own_votes > seen.other_votes, lost & (seen.agreeing == 1)],
-        ["pair contradictory", "model wrong", "label wrong"],
-        "really ambiguous",
+    parts = zip(best, own, other, own_votes, other_votes, strict=True)
+    found = {
+        "score": for_other / np.maximum(own + own_votes + for_other, 1e-12),
+        "kind": kinds(pairs, own_votes > other_votes, lost & np.all(agreed, axis=0)),
+        "suggested": [names[c] for c in best],
+        "reason": [
+            f"held out: {names[c]} {its:.2f}, label {mine:.2f}; "
+            f"look-alikes: {share:.0%}, label {mine_too:.0%}"
+            for c, mine, its, mine_too, share in parts
+        ],
+    }
+    return pd.DataFrame(found)[pairs | ~evidence.right]
+
+
+def label_suspects(evidence: Evidence, near: Near) -> pd.DataFrame:
+    """A row for each label of a picture that is answered otherwise: some pictures have several.
+
+    What counts is the label's self-confidence (Northcutt et al. 2021): the chance of a label that
+    is given, else what it lacks to 1.
+    """
+    target, prob = evidence.target, evidence.prob.astype(float)
+    own = np.where(target, prob, 1 - prob)
+    votes = near_mean(target.astype(float), near)
+    own_votes = np.where(target, votes, 1 - votes)
+    lost = own <= LOST * np.where(target, *(confidence(own, side) for side in (target, ~target)))
+    others = [evidence.answers(member) != target for member in evidence.members.values()]
+    mixed = contradicted(evidence)
+    at, column = np.nonzero(mixed | (evidence.answer != target))
+    flipped = target[at]
+    flipped[np.arange(len(at)), column] ^= True
+    parts = zip(column, prob[at, column], target[at, column], votes[at, column], strict=True)
+    found = {
+        "score": 1 - (own + own_votes)[at, column] / 2,
+        "kind": kinds(mixed, own_votes > 0.5, lost & np.all(others, axis=0))[at, column],
+        "suggested": evidence.told(flipped),
+        "reason": [
+            f"{evidence.classes[c]} is {'' if given else 'not '}labelled; "
+            f"held out: {chance:.2f}; look-alikes: {share:.0%}"
+            for c, chance, given, share in parts
+        ],
+    }
+    return pd.DataFrame(found, index=at)
+
+
+def number_suspects(evidence: Evidence, near: Near) -> pd.DataFrame:
+    """Rows whose level is answered otherwise or whose number lies far off.
+
+    The score is how far the prediction and the mean of the look-alikes lie off, the mean of both,
+    in deviations of all such distances; of several columns that of the furthest.
+    """
+    target, prob = evidence.target, evidence.prob.astype(float)
+    means, pairs = near_mean(target, near), contradictory(evidence)
+    off, other = (
+        np.abs(x - target) / np.maximum((x - target).std(0), 1e-12) for x in (prob, means)
     )
-    names = np.array(evidence.classes, dtype=object)
-    found = pd.DataFrame(
-        {
-            "score": seen.score,
-            "kind": kind,
-            "suggested": names[seen.other],
-            "reason": reasons(evidence, seen),
-        }
-    )
-    return found[pairs | ~evidence.right].sort_values("score", ascending=False, kind="stable")
+    score = (off + other) / 2
+    at, column = np.arange(len(target)), score.argmax(1)
+    own, said, alike, far, off = (x[at, column] for x in (target, prob, means, score, off))
+    others = np.stack([one[at, column] - own for one in evidence.members.values()])
+    agreed = (np.sign(others) == np.sign(said - own)).all(0)
+    names = [f"{name}: " if len(evidence.classes) > 1 else "" for name in evidence.classes]
+    parts = zip(column, own, said, alike, strict=True)
+    found = {
+        "score": far,
+        "kind": kinds(pairs, abs(alike - own) < abs(alike - said), agreed & (off > LOST_NUMBER)),
+        "suggested": evidence.told(evidence.answer),
+        "reason": [
+            f"{names[c]}held out {there:.4g}, label {mine:.4g}; look-alikes {mean:.4g}"
+            for c, mine, there, mean in parts
+        ],
+    }
+    return pd.DataFrame(found)[pairs | (~evidence.right if evidence.decision else far > FAR)]
 
 
-def weigh(evidence: Evidence, near: tuple[np.ndarray, np.ndarray]) -> Views:
-    """Look at each label from all sides; the best other class is that of both views together."""
-    prob, target, at = evidence.prob, evidence.target, np.arange(len(evidence.prob))
-    votes = neighbour_votes(target, near, prob.shape[1])
-    both = prob + votes
-    both[at, target] = -1
-    other = both.argmax(1)
-    answers = [member.argmax(1) == other for member in evidence.members.values()]
-    sides = [view[at, column] for view in (prob, votes) for column in (target, other)]
-    return Views(other, *sides, np.mean(answers, axis=0))
+def kinds(contradicted: np.ndarray, held: np.ndarray, lost: np.ndarray) -> np.ndarray:
+    """What is at fault, a word for each of three bool arrays of one shape: the first that holds."""
+    names = ["pair contradictory", "model wrong", "label wrong"]
+    return np.select([contradicted, held, lost], names, "really ambiguous")
 
 
-def neighbour_votes(
-    target: np.ndarray, near: tuple[np.ndarray, np.ndarray], classes: int
-) -> np.ndarray:
-    """Share of a picture's neighbours of each class, by similarity: float [n, classes]."""
+def near_mean(values: np.ndarray, near: Near) -> np.ndarray:
+    """The mean of `values` [n, C] over each row's neighbours, by similarity: float [n, C]."""
     rows, similarity = near
-    votes, at = np.zeros((len(rows), classes)), np.arange(len(rows))[:, None]
-    np.add.at(votes, (at, target[rows]), np.maximum(similarity, 0))
-    return votes / np.maximum(votes.sum(1, keepdims=True), 1e-12)
+    weight = np.maximum(similarity, 1e-12)
+    weight = weight / weight.sum(1, keepdims=True)
+    return sum(weight[:, i, None] * values[rows[:, i]] for i in range(rows.shape[1]))
 
 
-def class_confidence(prob: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Mean probability of a class on the pictures of its label, [classes]: its threshold."""
-    own = pd.Series(prob[np.arange(len(prob)), target]).groupby(target).mean()
-    return own.reindex(range(prob.shape[1])).fillna(1).to_numpy()
+def confidence(own: np.ndarray, side: np.ndarray) -> np.ndarray:
+    """Mean of `own` [n, C] on the rows of a `side` (bool [n, C]), [C]; 1 where there are none."""
+    n = side.sum(0)
+    return np.where(n, (own * side).sum(0) / np.maximum(n, 1), 1)
 
 
 def contradictory(evidence: Evidence) -> np.ndarray:
@@ -105,71 +147,15 @@ def contradictory(evidence: Evidence) -> np.ndarray:
 
     Pictures that are tied by a group column alone may well differ in their labels.
     """
-    pixels = evidence.prepared.rows.hash.to_numpy()[evidence.table.row]
-    return evidence.table.groupby(pixels).label.transform("nunique").to_numpy() > 1
+    return evidence.table.groupby(pixels_of(evidence)).label.transform("nunique").to_numpy() > 1
 
 
-def reasons(evidence: Evidence, seen: Views) -> list[str]:
-    names = [evidence.classes[other] for other in seen.other]
-    lines = zip(names, *seen[1:5], strict=True)
-    return [
-        f"held out: {name} {there:.2f}, label {own:.2f}; look-alikes: {votes:.0%}, label {mine:.0%}"
-        for name, own, there, mine, votes in lines
-    ]
+def contradicted(evidence: Evidence) -> np.ndarray:
+    """bool [n, C]: a picture of the same pixels has the label where this one has not, or back."""
+    target = pd.DataFrame(evidence.target)
+    share = target.groupby(pixels_of(evidence)).transform("mean").to_numpy()
+    return (share > 0) & (share < 1)
 
 
-def doubt(evidence: Evidence) -> pd.DataFrame:
-    """Test pictures, those first that a label would teach most of; rows of `evidence.test`.
-
-    entropy (nats) of the blend; margin between its two best classes, of labels to a threshold;
-    disagreement: the entropy minus the mean entropy of all fold models (BALD, Houlsby et al. 2011),
-    0 where they agree; rare: how much its likely classes would grow by it, the mean of 1 /
-    pictures of the class. Of numbers the spread alone: how far those models lie apart, in
-    deviations of the labels.
-    """
-    from pipeline.inference.metrics import rows_of  # late: scikit-learn
-
-    prob, committee = evidence.test_prob.astype(float), committee_of(evidence)
-    if evidence.kind == "numbers":
-        spread = np.std(committee, axis=0) / np.maximum(evidence.target.std(0), 1e-12)
-        found = pd.DataFrame({"spread": spread.mean(1)})
-        return found.sort_values("spread", ascending=False, kind="stable")
-    one_class = evidence.kind == "shares"
-    best = np.sort(prob, axis=1)[:, -2:]
-    counts = rows_of(evidence.target, prob).sum(0)
-    found = pd.DataFrame(
-        {
-            "entropy": entropy(prob, one_class),
-            "margin": best[:, 1] - best[:, 0] if one_class else evidence.decision.margin(prob),
-            "disagreement": entropy(prob, one_class)
-            - np.mean([entropy(one, one_class) for one in committee], axis=0),
-            "rare": (prob / np.maximum(counts, 1)).sum(1),
-        }
-    ).clip(lower=0)
-    return found.sort_values("entropy", ascending=False, kind="stable")
-
-
-def committee_of(evidence: Evidence) -> list[np.ndarray]:
-    """Test probabilities [m, classes] of every fold's model of every member."""
-    paths = [
-        prediction_path(run, fold, "test", about["tta"])
-        for run, about in evidence.record["key"]["members"].items()
-        for fold in evidence.folds
-    ]
-    ids, classes = list(evidence.test.image), evidence.classes
-    found = [Predictions.load(path) for path in paths]
-    if evidence.rules.picture:
-        rows = evidence.prepared.rows
-        name = answered(rows.set_index("id")[(rows.split == "test").to_numpy()])
-        probs = [(name.loc[one.image], one.aligned(one.image, classes)) for one in found]
-        each = [by_id(*pair, evidence.rules) for pair in probs]
-        found = [Predictions(names, classes, prob) for names, prob in each]
-    return [one.aligned(ids, classes).astype(float) for one in found]
-
-
-def entropy(prob: np.ndarray, one_class: bool = True) -> np.ndarray:
-    """In nats, of each row: of a class, or the mean over labels that are there or not."""
-    found = -prob * np.log(np.maximum(prob, 1e-12))
-    if one_class:
-        return found.sum(1)
-    return (found - (1 - prob) * np.log(np.maximum(1 - prob, 1e-12))).mean(1)
+def pixels_of(evidence: Evidence) -> np.ndarray:
+    return evidence.prepared.rows.hash.to_numpy()[evidence.table.row]

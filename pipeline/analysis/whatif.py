@@ -22,7 +22,6 @@ from pipeline.training.discriminant import ClassMoments, lda
 # in two views .798
 WIDTH = 1024
 RESAMPLES = 4000
-CHUNK = 1024
 
 
 class WhatIf:
@@ -117,51 +116,6 @@ class WhatIf:
             logits[:, one.count == 0] = -torch.inf  # a class that has lost all its pictures
             answers[held_out] = logits.argmax(1).numpy()
         return answers
-
-    def leave_one_out(self) -> np.ndarray:
-        """Logits float64 [n, classes] of each picture by the head of all others, exactly.
-
-        Without a picture the scatter within classes W is W - uu', and a multiple of 1 is added
-        that depends on it: in the basis of W's eigenvectors both are cheap (Sherman, Morrison).
-        """
-        sums, rows = self.total, len(self.target)
-        degrees = max(1, rows - self.classes)
-        values, basis = torch.linalg.eigh(sums.covariance() * degrees)
-        means, x = sums.means @ basis, self.features[:, 0] @ basis
-        target = torch.from_numpy(self.target)
-        share = (1 - self.shrinkage) / max(1, rows - 1 - self.classes)
-        parts = [
-            left_out(x[at], target[at], means, sums.count, values, self.shrinkage, share)
-            for at in torch.arange(rows).split(CHUNK)
-        ]
-        return torch.cat(parts).numpy()
-
-
-def left_out(
-    x: torch.Tensor,
-    target: torch.Tensor,
-    means: torch.Tensor,
-    count: torch.Tensor,
-    values: torch.Tensor,
-    shrinkage: float,
-    share: float,
-) -> torch.Tensor:
-    """Logits [b, classes] of pictures `x` [b, d] in the basis of the eigenvectors."""
-    at, others = torch.arange(len(x)), (count[target] - 1).clamp(min=1)
-    away = x - means[target]
-    u = away * (count[target] / others).sqrt()[:, None]
-    trace = values.sum() - (u * u).sum(1)
-    ridge = (shrinkage * trace / len(values) / (1 - shrinkage)) + 1e-9 / share
-    inverse = 1 / (values + ridge[:, None])
-    ud, xd = u * inverse, x * inverse
-    stretch = 1 / (1 - (ud * u).sum(1, keepdim=True))
-    logits = xd @ means.T + (xd * u).sum(1, keepdim=True) * (ud @ means.T) * stretch
-    logits -= 0.5 * (inverse @ (means * means).T + (ud @ means.T) ** 2 * stretch)
-    own = means[target] - away / others[:, None]  # the mean of its class without it
-    solved = own * inverse + ud * (ud * own).sum(1, keepdim=True) * stretch
-    logits[at, target] = ((x - own / 2) * solved).sum(1)
-    logits[at, target] = logits[at, target].where(count[target] > 1, -torch.inf)
-    return logits / share
 
 
 def moments(features: torch.Tensor, labels: Mapping[int, int], classes: int) -> ClassMoments:

@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.analysis.doubt import doubt
 from pipeline.analysis.drift import Drift, layout
 from pipeline.analysis.evidence import Evidence, load_current
 from pipeline.analysis.paired import MEANS, changed_sides, is_luck, paired
-from pipeline.analysis.suspects import doubt
 from pipeline.base.cli import UserError
 from pipeline.pages.album import Album
 from pipeline.pages.page import percent

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import pandas as pd
 
+from pipeline.analysis.doubt import doubt
 from pipeline.analysis.evidence import Evidence
 from pipeline.analysis.neighbours import load_features, neighbours
-from pipeline.analysis.suspects import doubt, suspects
+from pipeline.analysis.suspects import suspects
 from pipeline.base.cli import UserError, shown
 from pipeline.base.locks import locked
 from pipeline.data.decisions import (

@@ -4,9 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.analysis.classes import confusion
+from pipeline.analysis.classes import confusion, label_table, number_table
 from pipeline.analysis.evidence import Evidence
-from pipeline.analysis.rows import label_table, number_table
 from pipeline.pages.album import Album
 from pipeline.pages.drawings import draw_curve, draw_levels, draw_numbers, draw_residuals
 from pipeline.pages.page import percent

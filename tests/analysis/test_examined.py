@@ -9,9 +9,10 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+from pipeline.analysis.doubt import committee_of, doubt
 from pipeline.analysis.evidence import Evidence, load_evidence
 from pipeline.analysis.neighbours import load_features, neighbours
-from pipeline.analysis.suspects import committee_of, doubt, suspects
+from pipeline.analysis.suspects import suspects
 from pipeline.analysis.whatif import WhatIf
 from pipeline.base.runs import prediction_path
 from pipeline.inference.predictions import Predictions

@@ -7,18 +7,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.analysis import neighbours as module
 from pipeline.analysis.neighbours import load_features, neighbours
 from pipeline.base.config import load_experiment
 from pipeline.data.prepared import load_prepared
 
 
-def test_neighbours_by_angle_and_never_oneself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "CHUNK", 2)  # so that chunks must be told where they begin
-    train = np.array([[1, 0], [10, 1], [0, 1], [1, 1], [2, 0]], dtype=np.float32)
+def test_neighbours_by_angle_and_never_oneself() -> None:
+    train = np.array([[1, 0], [10, 1], [0, 1], [1, 1.2], [2, -0.1]], dtype=np.float32)
     rows, similarity = neighbours(train, train, 2)
-    assert rows.tolist() == [[4, 1], [0, 4], [3, 1], [1, 0], [0, 1]]
-    assert similarity[3] == pytest.approx([11 / np.sqrt(202), np.sqrt(0.5)], abs=1e-6)
+    assert rows.tolist() == [[4, 1], [0, 4], [3, 1], [2, 1], [0, 1]]
+    assert similarity[3] == pytest.approx([1.2 / 2.44**0.5, 11.2 / (101 * 2.44) ** 0.5], abs=1e-6)
     rows, similarity = neighbours(train, np.array([[0, 3.0]]), 9)
     assert rows.tolist() == [[2, 3, 1, 0, 4]] and similarity[0, 0] == pytest.approx(1)
 
@@ -30,7 +28,7 @@ def test_twins_are_each_others_nearest(
     rows = load_prepared(settings).rows
     train, test = rows[rows.split == "train"], rows[rows.split == "test"]
     table, other = (pd.DataFrame({"row": part.index}) for part in (train, test))
-    evidence = SimpleNamespace(settings=settings, table=table, test=other, pictures=None)
+    evidence = SimpleNamespace(settings=settings, table=table, test=other, pictures={})
     ours, theirs = load_features(evidence)
     assert ours.shape == (60, 59) and theirs.shape == (12, 59)
     assert abs(ours.mean(0)).max() < 1e-3, "centred on the training pictures"

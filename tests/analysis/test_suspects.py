@@ -7,11 +7,13 @@ import pandas as pd
 import pytest
 from flipped_labels import flipped
 
-from pipeline.analysis import suspects as module
+from pipeline.analysis import doubt as module
+from pipeline.analysis.doubt import doubt
 from pipeline.analysis.evidence import Evidence
-from pipeline.analysis.suspects import class_confidence, contradictory, doubt, suspects
+from pipeline.analysis.suspects import confidence, contradictory, suspects
 from pipeline.base.competition import Competition
 from pipeline.base.forms import in_cells
+from pipeline.inference.metrics import rows_of
 
 # of the class b: a planted error, a hard picture, one of no class, a twin; the rest is as it should
 LABELS = ["a", "a", "a", "b", "b", "b", "b", "c", "c", "c"]
@@ -84,7 +86,8 @@ def test_a_member_that_holds_with_the_label_makes_it_ambiguous() -> None:
 
 def test_a_class_that_the_model_hardly_knows_has_a_lower_threshold() -> None:
     prob, target = np.array(OOF), evidence().target
-    assert class_confidence(prob, target) == pytest.approx([0.89333, 0.315, 0.61667], abs=1e-4)
+    labelled = rows_of(target, prob)
+    assert confidence(prob, labelled) == pytest.approx([0.89333, 0.315, 0.61667], abs=1e-4)
     prob[3] = [0.90, 0.06, 0.04]
     assert suspects(evidence([prob], prob=prob), near()).kind[3] == "really ambiguous"
     prob[6, 1] = prob[4, 1] = 0.95  # now .06 is less than a tenth of what b is given

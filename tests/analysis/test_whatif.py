@@ -56,21 +56,6 @@ def test_taken_from_the_sums_is_fitted_anew(drawn: tuple[np.ndarray, ...]) -> No
     assert effect["won"] + effect["lost"] > 0 and effect["low"] < effect["delta"] < effect["high"]
 
 
-def test_leave_one_out_is_fitted_anew(drawn: tuple[np.ndarray, ...]) -> None:
-    features, target, fold = drawn
-    alone = np.append(target[:-1], 4)
-    alone[(alone == 4) & (np.arange(140) < 139)] = 3  # a class of one picture
-    what = WhatIf(features, target, fold, CLASSES)
-    ours = what.leave_one_out()
-    for i in (0, 49, 100, 139):
-        rest = np.arange(140) != i
-        logits = head(features[rest], target[rest], what.shrinkage)(features[i : i + 1])[0]
-        assert abs(ours[i] - logits).max() < 1e-6
-    lonely = WhatIf(features, alone, fold, CLASSES).leave_one_out()
-    assert np.isneginf(lonely[139]).tolist() == [False] * 4 + [True]
-    assert np.isfinite(lonely[:139]).all()
-
-
 def test_no_change_is_no_effect_and_a_class_may_vanish(drawn: tuple[np.ndarray, ...]) -> None:
     features, target, fold = drawn
     what = WhatIf(features, target, fold, CLASSES)
