@@ -80,7 +80,8 @@ def main(
     alone = len(runs) == len(folds) == runtime.gpus_per_fold == 1 and not on_cluster
     pooled = settings.train.epochs > 0 and not (alone or in_group)
     if jobs and WORKER not in os.environ:
-        say("train", f"recipe {settings.recipe}, {settings.train.epochs} epochs")
+        file = f"pipeline/configs/recipes/{settings.recipe}.yaml"
+        say("train", f"recipe {settings.recipe} ({file}), {settings.train.epochs} epochs")
     if jobs and pooled:
         launch_folds = ray_cluster.train_folds if on_cluster else local.train_folds
         launch_folds(jobs, runtime, deadline)

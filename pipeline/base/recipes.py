@@ -29,6 +29,8 @@ def over_recipe(values: dict[str, Any]) -> dict[str, Any]:
         recipe = "long-layernorm"
     below = read_based(find_recipe(recipe), find_recipe)
     below.pop("base", None)
+    if not is_pretrained_cnn(values.get("model")):
+        below.get("model", {}).pop("depthwise", None)
     return {**laid_over(below, values), "recipe": recipe}
 
 
@@ -48,6 +50,12 @@ def is_batchnorm_net(model: Any) -> bool:
     """Whether the backbone of a `model:` section is; so is the default, and one that timm lacks."""
     backbone = model.get("backbone") if isinstance(model, dict) else None
     return not isinstance(backbone, str) or has_batchnorm(backbone)
+
+
+def is_pretrained_cnn(model: Any) -> bool:
+    """Whether depthwise kernels may stay as they came; ConvNeXt's are what sees shapes there."""
+    weights = model.get("weights") if isinstance(model, dict) else None
+    return weights != "none" and is_batchnorm_net(model)
 
 
 def kept(ask: Callable[[str], Answer]) -> Callable[[str], Answer]:

@@ -78,6 +78,25 @@ def test_a_long_training_without_batchnorm_takes_published_rates(tmp_path: Path)
         assert found.base is None
 
 
+@pytest.mark.parametrize(
+    ("model", "depthwise"),
+    [
+        ("size: 64", "frozen"),
+        ("backbone: resnet18.a1_in1k", "frozen"),
+        ("depthwise: train", "train"),
+        ("backbone: convnext_atto", "train"),
+        ("weights: none, batchnorm: train", "train"),
+    ],
+)
+def test_short_training_leaves_depthwise_kernels_of_a_pretrained_cnn(
+    model: str, depthwise: str, tmp_path: Path
+) -> None:
+    for epochs, expected in ((5, depthwise), (12, "train")):
+        text = f"competition: demo\nmodel: {{{model}}}\ntrain: {{epochs: {epochs}}}\n"
+        (tmp_path / "mine.yaml").write_text(text)
+        assert load_experiment(str(tmp_path / "mine.yaml")).model.depthwise == expected
+
+
 def test_a_recipe_that_there_is_not(tmp_path: Path) -> None:
     said = fails("competition: demo\nrecipe: lang", tmp_path)
     assert "no recipe 'lang'" in said and "did you mean 'long'" in said
