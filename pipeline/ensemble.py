@@ -136,7 +136,8 @@ def blend(
     mended, oof = held_out(first.settings, runs, first.folds, table, changes, classes)
     weights = [member.weight for member in members]
     test_ids = Predictions.load(first.path(first.folds[0], "test")).image
-    found = blended(oof, weights, mean)
+    labels = form.kind == "chances"
+    found = blended(oof, weights, mean, labels)
     names = studies_of(first.settings, "test", test_ids)
 
     def answers(member: Member, fold: int) -> np.ndarray:
@@ -144,7 +145,7 @@ def blend(
         return by_id(names, prob, rules)[1] if names else prob
 
     tests = ([answers(member, fold) for fold in member.folds] for member in members)
-    test = blended_runs(tests, weights, mean)
+    test = blended_runs(tests, weights, mean, labels)
     kind = form.kind
     if len(mended):
         held = Predictions(list(mended.image), classes, found, kind=kind)

@@ -36,9 +36,10 @@ class Held:
     group: np.ndarray
     metric: str
     mean: str
+    labels: bool = False  # as `blended` takes it
 
     def of(self, terms: Sequence[np.ndarray], rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        return averaged([term[rows] for term in terms], weights, self.mean)
+        return averaged([term[rows] for term in terms], weights, self.mean, self.labels)
 
 
 def fitted(
@@ -66,7 +67,7 @@ def fitted(
     answers = [prob[used] for prob in oof]
     rows, target = mended[used], as_array(rules.form.targets(mended.label[used], classes))
     fold, group = rows.fold.to_numpy(), rows.group.to_numpy()
-    held = Held(answers, target, fold, group, rules.metric, mean)
+    held = Held(answers, target, fold, group, rules.metric, mean, rules.form.kind == "chances")
     return fit(held, names, [member.weight for member in members])
 
 
@@ -77,7 +78,7 @@ def fit(held: Held, names: Sequence[str], weights: Sequence[float]) -> dict[str,
     are the 95 % interval of its gain over the `weights` that were given. Only where all of that is
     a gain the fitted weights are taken.
     """
-    terms, given = terms_of(held.answers, held.mean), np.array(weights) / sum(weights)
+    terms, given = terms_of(held.answers, held.mean, held.labels), np.array(weights) / sum(weights)
     every, nested = np.ones(len(held.target), dtype=bool), np.empty_like(held.answers[0])
     for fold in np.unique(held.fold):
         out = held.fold == fold
@@ -108,7 +109,9 @@ def climb(held: Held, terms: Sequence[np.ndarray], rows: np.ndarray) -> np.ndarr
     bag, best, at = np.zeros(len(terms)), (-np.inf, -np.inf), np.zeros(len(terms))
     for _ in range(ROUNDS):
         bags = bag + np.eye(len(terms))
-        values = [_value(held, target, averaged(terms, one, held.mean)) for one in bags]
+        values = [
+            _value(held, target, averaged(terms, one, held.mean, held.labels)) for one in bags
+        ]
         first = max(range(len(bags)), key=values.__getitem__)
         bag = bags[first]
         if values[first] > best:

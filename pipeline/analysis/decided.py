@@ -16,10 +16,10 @@ from pipeline.inference.thresholds import DECIDED, SCALED, judge, usual
 def task_key(rules: Competition, mean: str) -> dict[str, Any]:
     """For a blend's key: what of a task other than `classes` its scores and decisions depend on.
 
-    Raises UserError for a mean that is of one class a picture.
+    Raises UserError for a mean that is of probabilities.
     """
-    if (rules.form.kind != "shares" or rules.picture) and mean != Mean.PROBABILITIES:
-        raise UserError(f"--mean {mean} is of one class a picture, and of one picture an id")
+    if (rules.form.kind == "numbers" or rules.picture) and mean != Mean.PROBABILITIES:
+        raise UserError(f"--mean {mean} is of probabilities, and of one picture an id")
     key: dict[str, Any] = {"picture": rules.picture} if rules.picture else {}
     if rules.plugins:
         key["plugins"] = rules.key()["plugins"]

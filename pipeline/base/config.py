@@ -64,6 +64,8 @@ class Experiment(Settings):
             raise PydanticCustomError(CONFLICT, "train.epochs: 0 needs model.head_init: lda")
         if self.train.epochs == 0 and self.extra:  # a closed form is of the competition's own
             raise PydanticCustomError(CONFLICT, "extra: needs train.epochs")
+        if self.extra and self.extra.share and self.train.sampler != "none":
+            raise PydanticCustomError(CONFLICT, "extra.share: needs train.sampler: none")
         plain = self.train.loss == "cross_entropy" and not self.train.label_smoothing
         if self.pseudo and not (plain and self.train.epochs):  # a weight scales a plain row alone
             text = "pseudo: needs train.epochs, loss: cross_entropy and label_smoothing: 0"

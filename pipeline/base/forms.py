@@ -39,6 +39,8 @@ class OneClass:
         "mcc",
         "map_at_3",
         "map_at_5",
+        "top_3",
+        "top_5",
     )
     by_class: ClassVar[bool] = True  # a picture is of one class: samplers rest on it
 
@@ -137,6 +139,7 @@ class Binary(OneClass):
         "balanced_log_loss",
         "accuracy",
         "f1",
+        "f2",
         "average_precision",
         "mcc",
         "balanced_accuracy",

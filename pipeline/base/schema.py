@@ -128,7 +128,8 @@ class Train(Settings):
     accumulate: int = Field(1, ge=1)  # batches per optimizer step
     # adamw is PyTorch's; lion, lamb, nadamw, muon and 60 more are timm's; or of your plugins
     optimizer: str = "adamw"
-    lr: float = Field(7e-5, gt=0)  # of the backbone, at its peak; then a half cosine to 0
+    lr: float = Field(7e-5, gt=0)  # of the backbone, at its peak
+    schedule: Literal["cosine", "linear", "tanh"] = "cosine"  # timm's, from there to 0
     head_lr_mult: float = Field(5.0, gt=0, le=10_000)  # the head's rate is lr times this
     # rate of a layer as a share of the next one's; 1: one rate for all
     layer_decay: float = Field(1.0, gt=0, le=1)
@@ -157,6 +158,7 @@ class Extra(Settings):
     csv: str  # its path in the project; with the columns of the competition's train.csv
     # path template of a picture beside it, over its columns; None: the competition's
     image: str | None = None
+    share: float | None = Field(None, gt=0, lt=1)  # of an epoch's pictures; None: each comes once
 
 
 class Pseudo(Settings):

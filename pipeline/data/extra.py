@@ -21,6 +21,7 @@ from pipeline.base.forms import OneClass
 from pipeline.base.schema import Extra
 from pipeline.data.images import Pixels
 from pipeline.data.prepared import Prepared, load_folder, load_prepared
+from pipeline.data.sampler import ClassSampler, ShareSampler, make_sampler
 from pipeline.data.tables import read_train
 
 SIDE = 16  # px of the thumbnails that are compared
@@ -37,7 +38,7 @@ def read_extra(extra: Extra, rules: Competition) -> tuple[pd.DataFrame, Path]:
 
 def extra_folder(settings: Experiment) -> Path:
     """Beside the competition's own pictures of that size: they are compared with each other."""
-    name = records.digest(settings.extra.model_dump())
+    name = records.digest(settings.extra.model_dump(exclude={"share"}))
     return load_prepared(settings).folder / f"extra-{name}"
 
 
@@ -84,8 +85,18 @@ def extra_key(settings: Experiment) -> dict[str, Any]:
     """For a fold's key: nothing without external data."""
     if settings.extra is None:
         return {}
-    used = load_extra(settings)[1]
-    return {"extra": records.digest(used[["id", "label", "hash"]].to_numpy().tolist())}
+    used, share = load_extra(settings)[1], settings.extra.share
+    found = {"extra": records.digest(used[["id", "label", "hash"]].to_numpy().tolist())}
+    return found | ({"extra_share": share} if share else {})
+
+
+def epoch_sampler(
+    settings: Experiment, rows: np.ndarray, pixels: Pixels, target: np.ndarray, seed: int
+) -> ClassSampler | ShareSampler | None:
+    """As `make_sampler`; `rows` are those of `pixels` that a fold is taught as `target`."""
+    if settings.extra and settings.extra.share:
+        return ShareSampler(rows >= pixels.n, settings.extra.share, seed)
+    return make_sampler(settings.train, target, seed)
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,22 @@ class ClassSampler:
         return np.concatenate([np.resize(rng.permutation(rows), n) for rows, n in pairs])
 
 
+class ShareSampler:
+    """Rows of an epoch of which external ones are a `share`; all others come once.
+
+    `extra` is bool [n]. None of these comes again before all of them came, within an epoch.
+    """
+
+    def __init__(self, extra: np.ndarray, share: float, seed: int):
+        self.seed, self.own, self.more = seed, np.flatnonzero(~extra), np.flatnonzero(extra)
+        self.draws = round(len(self.own) * share / (1 - share)) if extra.any() else 0
+
+    def __call__(self, epoch: int) -> np.ndarray:
+        """Positions in the data, int64, to be shuffled."""
+        drawn = np.random.default_rng((self.seed, epoch, 2)).permutation(self.more)
+        return np.concatenate([self.own, np.resize(drawn, self.draws)])
+
+
 def make_sampler(settings: Train, target: np.ndarray, seed: int) -> ClassSampler | None:
     """None: every image once an epoch. `target` is int [n]: soft rows have no class to count."""
     return None if settings.sampler == "none" else ClassSampler(target, settings.sampler, seed)

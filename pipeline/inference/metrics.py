@@ -117,6 +117,12 @@ def map_at(target: np.ndarray, prob: np.ndarray, k: int) -> float:
     return float(((best == target[:, None]) / np.arange(1, k + 1)[: best.shape[1]]).sum(1).mean())
 
 
+def top(target: np.ndarray, prob: np.ndarray, k: int) -> float:
+    """Share of pictures whose class is among the `k` likeliest; ties as in `map_at`."""
+    best = np.argsort(-prob, axis=1, kind="stable")[:, :k]
+    return float((best == target[:, None]).any(1).mean())
+
+
 def rmse(target: np.ndarray, prob: np.ndarray) -> float:
     """Mean over the columns."""
     return float(np.sqrt(((target - prob) ** 2).mean(0)).mean())
@@ -147,12 +153,15 @@ OURS: dict[str, Score] = {
     "balanced_log_loss": balanced_log_loss,
     "mcc": mcc,
     "f1": partial(f_score, average="binary"),
+    "f2": partial(f_score, average="binary", beta=2),
     "average_precision": average_precision,
     "micro_f1": partial(f_score, average="micro"),
     "samples_f1": partial(f_score, average="samples"),
     "samples_f2": partial(f_score, average="samples", beta=2),
     "map_at_3": partial(map_at, k=3),
     "map_at_5": partial(map_at, k=5),
+    "top_3": partial(top, k=3),
+    "top_5": partial(top, k=5),
     "rmse": rmse,
     "mae": mae,
     "r2": r2,

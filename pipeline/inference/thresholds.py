@@ -18,7 +18,7 @@ SCALES = np.geomspace(1 / 8, 8, 13)
 STEPS = 21  # places of a cut between its neighbours
 ROUNDS = 2  # over all numbers, each in turn
 DECIDED = {"f1", "macro_f1", "micro_f1", "samples_f1", "samples_f2", "accuracy"}
-DECIDED |= {"balanced_accuracy", "mcc", "quadratic_kappa"}
+DECIDED |= {"balanced_accuracy", "mcc", "quadratic_kappa", "f2"}
 SCALED = {"macro_f1", "balanced_accuracy", "mcc"}  # of many classes: rare ones count alike
 Score = Callable[[np.ndarray, np.ndarray], float]
 

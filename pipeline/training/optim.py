@@ -1,12 +1,14 @@
 """What steps are taken: groups of parameters, their learning rates, averaged weights."""
 
 import math
+from functools import partial
 from typing import Any
 
 import timm.optim
 import torch
 from timm.optim import param_groups_layer_decay
-from timm.scheduler import CosineLRScheduler
+from timm.scheduler import CosineLRScheduler, PolyLRScheduler, TanhLRScheduler
+from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from torch import nn
 
@@ -14,6 +16,12 @@ from pipeline.base.cli import UserError, short
 from pipeline.base.config import Train
 from pipeline.base.plugins import refuse_unknown
 from pipeline.model.build import body, classifier
+
+SCHEDULES = {
+    "cosine": CosineLRScheduler,
+    "linear": partial(PolyLRScheduler, power=1.0),
+    "tanh": TanhLRScheduler,
+}
 
 
 def parameter_groups(model: nn.Module, settings: Train) -> list[dict[str, Any]]:
@@ -67,12 +75,10 @@ def list_optimizers() -> list[str]:
     return [name for name in every if not timm.optim.get_optimizer_info(name).second_order]
 
 
-def make_schedule(
-    optimizer: torch.optim.Optimizer, settings: Train, steps: int
-) -> CosineLRScheduler:
-    """Linear warm-up, then a half cosine to zero, per step; applies each group's lr_scale."""
+def make_schedule(optimizer: torch.optim.Optimizer, settings: Train, steps: int) -> Scheduler:
+    """Linear warm-up, then the schedule to zero, per step; applies each group's lr_scale."""
     warmup = round(settings.warmup * steps)
-    return CosineLRScheduler(
+    return SCHEDULES[settings.schedule](
         optimizer,
         t_initial=max(2, steps - warmup),  # of 1 timm warns; the one step is at full rate alike
         warmup_t=warmup,

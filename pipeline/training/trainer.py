@@ -17,10 +17,10 @@ from pipeline.base.device import make_accelerator
 from pipeline.base.forms import as_array
 from pipeline.base.progress import Progress
 from pipeline.data.augment import Augment
+from pipeline.data.extra import epoch_sampler
 from pipeline.data.images import Pixels
 from pipeline.data.loader import Batch, EpochBatches, Pictures, derive_seed, grouped, load_batches
 from pipeline.data.mix import Mixer
-from pipeline.data.sampler import make_sampler
 from pipeline.inference.answers import SHARES, Answer
 from pipeline.inference.features import FrozenFeatures
 from pipeline.inference.predictor import Normalise, Predictor
@@ -85,8 +85,9 @@ class Trainer:
         return to_device(model, runtime, how.size, device, training=fixed)
 
     def _make_data(self, targets: np.ndarray) -> None:
-        settings, n = self.settings.train, len(self.rows)
-        draw = make_sampler(settings, self.labels, self.seed)
+        settings = self.settings.train
+        draw = epoch_sampler(self.settings, self.rows, self.pixels, self.labels, self.seed)
+        n = len(draw(0) if draw else self.rows)
         self.batches = EpochBatches(n, settings.batch_size, self.seed, draw)
         self.epoch_steps = math.ceil(len(self.batches) / settings.accumulate)
         self.steps = settings.epochs * self.epoch_steps
@@ -97,8 +98,7 @@ class Trainer:
         pictures = Pictures(self.pixels, self.rows, targets, augment)
         least = 2 if self.settings.model.batchnorm == "train" else 1
         own = distributed.RankSampler(self.batches, self.accelerator, least)
-        device = self.accelerator.device
-        self.loader = load_batches(pictures, own, self.settings.runtime, device)
+        self.loader = load_batches(pictures, own, self.settings.runtime, self.accelerator.device)
 
     def _make_optimizer(self, model: nn.Module) -> None:
         settings = self.settings.train

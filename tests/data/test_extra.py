@@ -72,6 +72,11 @@ def test_new_pictures_join_the_training_part_alone(
     both = with_extra(settings, prepared, train, classes, load_competition("demo").form)[0]
     assert [classes[t] for t in both.target[-3:]] == list(rows.label)
     assert set(both.fold[-3:]) == {-1}
+    shared = settings.extra.model_copy(update={"share": 0.25})
+    shared = make_trainer(settings.model_copy(update={"extra": shared}), 0, prepared, table)
+    seen = [i for spec in shared.batches for i in spec.rows]
+    times = np.bincount(seen).tolist()
+    assert times[:30] == [1] * 30 and sorted(times[30:]) == [3, 3, 4], "10 of 40 are external"
 
 
 def test_they_are_in_the_key_and_travel(
@@ -102,6 +107,10 @@ def test_they_are_in_the_key_and_travel(
         ({"extra": {"csv": "data/none.csv"}}, "data/none.csv"),
         ({"extra": {"csv": "data/more/more.csv"}}, "7 of 7 pictures cannot be used"),
         (EXTRA | {"train": {"epochs": 0}}, "extra: needs train.epochs"),
+        (
+            {"extra": EXTRA["extra"] | {"share": 0.5}, "train": {"sampler": "sqrt"}},
+            "extra.share: needs train.sampler: none",
+        ),
     ],
 )
 def test_what_cannot_be_is_told(

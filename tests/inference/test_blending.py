@@ -25,6 +25,19 @@ def test_the_three_means_by_hand() -> None:
     np.testing.assert_allclose(sure, [[0.5, 0.5]], atol=1e-6)
 
 
+def test_labels_are_averaged_each_by_itself() -> None:
+    both = (
+        np.array([[0.9, 0.2], [0.2, 0.3], [0.6, 1.0]]),
+        np.array([[0.5, 0.9], [0.9, 0.8], [0.7, 0]]),
+    )
+    ranks = blended(both, [3, 1], "ranks", labels=True)
+    np.testing.assert_allclose(ranks, [[2.5 / 4, 1.5 / 4], [1.5 / 4, 2 / 4], [0.5, 2.5 / 4]])
+    logits = blended(both, [3, 1], "logits", labels=True)
+    odds = (9**0.75, (1 / 4) ** 0.75 * 9**0.25)
+    np.testing.assert_allclose(logits[0], [x / (1 + x) for x in odds], rtol=1e-5)
+    assert 0.99 < logits[2, 1] < 1, "one run that is sure does not make it certain"
+
+
 def test_of_a_run_the_mean_of_its_folds_counts() -> None:
     found = blended_runs([[ONE, TWO], [ONE]], [1, 1], "logits")
     np.testing.assert_allclose(found, blended([(ONE + TWO) / 2, ONE], [1, 1], "logits"), atol=1e-6)

@@ -22,6 +22,7 @@ PROB = np.array([[0.7, 0.2, 0.1], [0.2, 0.7, 0.1], [0.1, 0.8, 0.1], [0.3, 0.3, 0
         ("quadratic_kappa", 1 - 1 / 5),
         ("balanced_accuracy", np.mean([0.5, 1, 1])),
         ("map_at_3", np.mean([1, 1 / 2, 1, 1])),
+        ("top_3", 1),
     ],
 )
 def test_value(name: str, expected: float) -> None:
@@ -62,6 +63,10 @@ def test_values_of_numbers_and_of_two_classes() -> None:
     two, share = np.array([0, 0, 1, 1]), np.array([0.1, 0.6, 0.7, 0.4])
     prob = np.stack([1 - share, share], 1)
     assert METRICS["f1"](two, prob) == pytest.approx(0.5)
+    none_missed = 5 * 2 / (4 * 2 + 4)  # of 4 called so 2 are right
+    assert METRICS["f2"](two, np.tile([0.4, 0.6], (4, 1))) == pytest.approx(none_missed)
+    likely = np.array([[0.5, 0.2, 0.2, 0.1], [0.1, 0.2, 0.3, 0.4]])
+    assert METRICS["top_3"](np.array([2, 0]), likely) == 0.5
     assert METRICS["mcc"](two, prob) == pytest.approx(0)
     assert METRICS["average_precision"](two, prob) == pytest.approx((1 + 2 / 3) / 2)
     assert METRICS["balanced_accuracy"](np.array([0, 0, 0, 1]), prob) == pytest.approx(1 / 6)

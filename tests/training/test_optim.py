@@ -1,5 +1,6 @@
 """Optimizers by name, and blocks that are computed twice: the same gradients in less memory."""
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -38,6 +39,20 @@ def test_every_optimizer_keeps_the_rates_and_decays_of_the_groups(name: str) -> 
     gradients(model)
     optimizer.step()
     assert not torch.equal(first, before)
+
+
+def test_schedules_fall_each_in_its_way() -> None:
+    rates = {}
+    for name in ("cosine", "linear", "tanh"):
+        settings = Train(schedule=name, warmup=0.1, lr=0.1)
+        optimizer = torch.optim.AdamW([{"params": [torch.nn.Parameter(torch.zeros(1))]}], lr=0.1)
+        schedule, rates[name] = make_schedule(optimizer, settings, 100), []
+        for step in (0, 10, 55, 99):
+            schedule.step_update(step)
+            rates[name].append(optimizer.param_groups[0]["lr"] / 0.1)
+    np.testing.assert_allclose(rates["linear"], [0, 1, 0.5, 1 / 90], atol=1e-3)
+    np.testing.assert_allclose(rates["cosine"], [0, 1, 0.5, 0.0003], atol=1e-3)
+    np.testing.assert_allclose(rates["tanh"], [0, 1, (1 + np.tanh(2)) / 2, 0.003], atol=1e-3)
 
 
 def test_an_unknown_optimizer_is_told_of_those_that_there_are() -> None:

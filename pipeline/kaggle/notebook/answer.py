@@ -36,6 +36,7 @@ class Work(Settings):
     shares: int
     ends: float  # time.time() at which a process is given up, whatever it is doing
     mean: Mean = Mean.PROBABILITIES  # of runs
+    labels: bool = False  # a picture has any number
 
     def start(self, job: Job, slot: Slot) -> Process:
         if not (told := self.scratch / "work.json").exists():

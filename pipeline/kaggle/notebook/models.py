@@ -58,7 +58,8 @@ def run_models(
         elif number >= soon:
             seconds[model.run] = deadline.clock() - begun[number]
             found.setdefault(model.run, []).append(of_ids(prob))
-            write(blended_runs(found.values(), [share[run] for run in found], work.mean))
+            weights = [share[run] for run in found]
+            write(blended_runs(found.values(), weights, work.mean, work.labels))
             rate, left = len(prob) / max(seconds[model.run], 1e-9), deadline.left() / 60
             say(
                 "notebook", f"{model.name} has answered: {rate:,.0f} images/s, {left:,.0f} min left"

@@ -146,6 +146,7 @@ def predict(answers: Submission, folder: Path, known: Manifest, deadline: Deadli
                 shares=len(slots),
                 ends=time.time() + deadline.left() + OVERTIME,
                 mean=known.mean,
+                labels=answers.competition.form.kind == "chances",
             )
             of_ids, write = partial(answers.of_ids, good), partial(answers.write, known, good)
             run_models(work, slots, deadline, of_ids, write)
