@@ -32,7 +32,7 @@ from pipeline.base.cli import UserError, mean_std, run_stage, say, short, took, 
 from pipeline.base.competition import Competition, load_competition
 from pipeline.base.config import TTA, load_experiment, root
 from pipeline.base.derived import SeedOption, seeds_of
-from pipeline.base.forms import OneClass, as_array
+from pipeline.base.forms import as_array
 from pipeline.base.runs import cv_of
 from pipeline.base.settings import checked_name
 from pipeline.data.decisions import Changes, load_changes
@@ -63,30 +63,27 @@ def main(
     if name is not None:
         checked_name(name, "--name")
     members = load_members(runs, seed, fold, tta, mean)
-    first, folds_used = members[0].settings, members[0].folds
-    few = len(folds_used) < first.folds.n
+    first, some = members[0].settings, members[0].folds
+    if len(some) == first.folds.n:
+        some = []
     if name is None:
         if len(runs) > 1 or is_blend(runs[0].partition(":")[0]):
             raise UserError("several runs need a --name")
-        name = name_of(runs[0].partition(":")[0], seed, folds_used if few else [])
-    table = load_folds(first)
-    folds = folds_digest(table)
+        name = name_of(runs[0].partition(":")[0], seed, some)
+    started, out = time.monotonic(), root("runs") / name / "test.npz"
+    table, changes = load_folds(first), load_changes(first)
+    rules, folds = load_competition(first.competition), folds_digest(table)
     refuse_mixed(members, folds)
-    started = time.monotonic()
-    out = root("runs") / name / "test.npz"
-    changes, rules = load_changes(first), load_competition(first.competition)
     key = {
         "version": VERSION,
         "competition": first.competition,
         "folds": folds,
         **members_key(members),
         **changes.key(),
+        **({"only": some, "of": first.folds.n} if some else {}),
+        **({"mean": mean} if mean != Mean.PROBABILITIES else {}),
+        **task_key(rules, mean),
     }
-    if few:
-        key |= {"only": folds_used, "of": first.folds.n}
-    if mean != Mean.PROBABILITIES:
-        key["mean"] = mean
-    key |= task_key(rules, mean)
     facts: dict[str, Any] = {}
     if weights == Weights.FIT:
         key["fit"] = {"version": FIT, "of": records.digest(key)}
@@ -97,10 +94,10 @@ def main(
         members = [replace(member, weight=weight) for member, weight in pairs if weight]
         key |= members_key(members)
     work = partial(blend, members, table, changes, rules, out, mean, facts)
-    made = records.make(out, key, work)
-    print_scores(records.load(out))
+    made, record = records.make(out, key, work), records.load(out)
+    print_scores(record)
     say("ensemble", f"{out.parent}/{{oof,test}}.npz, {took(started) if made else 'up to date'}")
-    if not no_report and cv_of(records.load(out))["folds"]:  # of held-out ones
+    if not no_report and cv_of(record)["folds"]:  # of held-out ones
         tell(out.parent.name)
 
 
@@ -129,14 +126,12 @@ def blend(
     the one model of each member that has not seen it. Scores are by the labels as decided,
     without what is left out, which has probabilities for all that.
     """
-    form, metric = rules.form, rules.metric
-    classes = classes_of(table, form)
-    first = members[0]
+    first, kind, classes = members[0], rules.form.kind, classes_of(table, rules.form)
     runs = {member.name: member.views for member in members}
     mended, oof = held_out(first.settings, runs, first.folds, table, changes, classes)
     weights = [member.weight for member in members]
     test_ids = Predictions.load(first.path(first.folds[0], "test")).image
-    labels = form.kind == "chances"
+    labels = kind == "chances"
     found = blended(oof, weights, mean, labels)
     names = studies_of(first.settings, "test", test_ids)
 
@@ -146,39 +141,34 @@ def blend(
 
     tests = ([answers(member, fold) for fold in member.folds] for member in members)
     test = blended_runs(tests, weights, mean, labels)
-    kind = form.kind
     if len(mended):
         held = Predictions(list(mended.image), classes, found, kind=kind)
         held.save(out.with_name("oof.npz"))
     Predictions(list(dict.fromkeys(names or test_ids)), classes, test, kind=kind).save(out)
     scores = {
-        f"{member.name} {member.views}": score(mended, prob, classes, metric, form)
+        f"{member.name} {member.views}": score(mended, prob, classes, rules)
         for member, prob in zip(members, oof, strict=True)
     }
     if len(members) > 1:
-        scores["blend"] = score(mended, found, classes, metric, form)
+        scores["blend"] = score(mended, found, classes, rules)
     whole = mended if len(mended) else table  # of folds: all, for the levels that there are
     facts |= decisions(whole, found, classes, rules)
-    return {"metric": metric, "scores": scores, **facts}
+    return {"metric": rules.metric, "scores": scores, **facts}
 
 
 def score(
-    scored: pd.DataFrame,
-    prob: np.ndarray,
-    classes: list[str],
-    metric: str,
-    form: OneClass | None = None,
+    scored: pd.DataFrame, prob: np.ndarray, classes: list[str], rules: Competition
 ) -> dict[str, Any]:
     """The metric per fold and on slices of the held-out rows."""
     from pipeline.inference.metrics import METRICS  # late: scikit-learn
 
     used = (scored.fold >= 0).to_numpy()  # not what decisions leave out
     scored, prob = scored[used], prob[used]
-    target = as_array((form or OneClass()).targets(scored.label, classes))
+    target = as_array(rules.form.targets(scored.label, classes))
     folds = sorted(scored.fold.unique())
 
     def on(rows: np.ndarray) -> float:
-        return round(METRICS[metric](target[rows], prob[rows]), 5)
+        return round(METRICS[rules.metric](target[rows], prob[rows]), 5)
 
     parts = slices(scored)
     return {

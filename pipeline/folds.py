@@ -79,7 +79,7 @@ def main(
             remedy = "a changed split voids all scores made with it: set folds.name to a new name"
             records.refuse_if_stale(out, own if record and "own" in record["key"] else key, remedy)
             table = make_folds(train, settings.folds, form)
-            write(out, table)
+            write_csv(table, out)
         records.commit(out, key, started, **facts_of(table, form))
     say("folds", f"{out}: {describe(table, form)}, {took(started)}")
 
@@ -109,7 +109,7 @@ def own_split(
         raise UserError(f"{source}: no fold for {len(gone)} images, first {gone[0]!r}")
     table["fold"] = fold_numbers(table.fold, source)
     table = checked(table, train, settings.folds.n, source, form)
-    write(out, table)
+    write_csv(table, out)
     return table
 
 
@@ -198,11 +198,6 @@ def warn_about_small_classes(groups_per_class: pd.Series, n: int) -> None:
             f"{', '.join(named + more)}. Some "
             "folds cannot score them; a class with one is always trained on (fold -1)",
         )
-
-
-def write(out: Path, table: pd.DataFrame) -> None:
-    with records.writing(out) as tmp:
-        write_csv(table, tmp)
 
 
 def facts_of(table: pd.DataFrame, form: OneClass) -> dict[str, object]:

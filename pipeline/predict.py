@@ -105,11 +105,16 @@ class Part:
         return prediction_path(self.settings.name, self.fold, self.split, views)
 
     @property
+    def pictures(self) -> str:
+        """Which of the prepared ones."""
+        return "test" if self.split == "test" else "train"
+
+    @property
     def key(self) -> dict[str, Any]:
         return {
             "version": VERSION,
             "model": self.record["digest"],
-            "pixels": self.prepared.record["digests"]["train" if self.split == "oof" else "test"],
+            "pixels": self.prepared.record["digests"][self.pictures],
             "size": self.prepared.record["key"]["size"],
             "images": records.digest(self.held_out) if self.split == "oof" else None,
             "split": self.split,
@@ -121,9 +126,9 @@ class Part:
         return records.make(self.out, self.key, self.work)
 
     def work(self) -> dict[str, Any]:
-        rows = self.prepared.rows
-        in_test = rows.split == "test"
-        chosen = rows[in_test if self.split == "test" else rows.id.isin(self.held_out) & ~in_test]
+        chosen = self.prepared.rows[self.prepared.rows.split == self.pictures]
+        if self.split == "oof":
+            chosen = chosen[chosen.id.isin(self.held_out)]
         prob = self.predict(chosen.index.to_numpy())
         kind = self.record.get("answer", {}).get("kind", "shares")
         Predictions(list(chosen.id), self.record["classes"], prob, kind=kind).save(self.out)
@@ -134,8 +139,7 @@ class Part:
         """Whether features of the untrained backbone, which all folds share, give the answers."""
         from pipeline.inference.features import MAX_IMAGES  # late: torch
 
-        part = "test" if self.split == "test" else "train"
-        few = (self.prepared.rows.split == part).sum() <= MAX_IMAGES
+        few = (self.prepared.rows.split == self.pictures).sum() <= MAX_IMAGES
         return few and not (self.record["key"]["train"]["epochs"] or self.settings.predict.sizes)
 
     def predict(self, rows: np.ndarray) -> np.ndarray:
@@ -151,8 +155,7 @@ class Part:
             raise UserError(f"fold {self.fold} was trained on pictures made square by {resize}")
         views = VIEWS[settings.predict.tta]
         if self.of_features:
-            part = "test" if self.split == "test" else "train"
-            return FrozenFeatures(predictor, settings).probabilities(part, rows, views)
+            return FrozenFeatures(predictor, settings).probabilities(self.pictures, rows, views)
         label = f"fold {self.fold}  {self.split} {settings.predict.tta}"
         sizes = settings.predict.sizes or []
         return predictor.probabilities(prepared.pixels, rows, views, sizes, label)

@@ -70,10 +70,8 @@ def main(
     started = time.monotonic()
     forget_damaged(out)
     if records.make(out, key, partial(make, rows, folder, out, settings, form)):
-        say(
-            "prepare",
-            f"{out.parent}: {describe(records.load(out)['audit'], form)}, {took(started)}",
-        )
+        told = describe(records.load(out)["audit"], form)
+        say("prepare", f"{out.parent}: {told}, {took(started)}")
     else:
         say("prepare", f"{out.parent}: {len(rows):,} images, up to date")
     if settings.extra:
@@ -91,21 +89,31 @@ def forget_damaged(out: Path) -> None:
 def make(
     rows: pd.DataFrame, folder: Path, out: Path, settings: Experiment, form: OneClass
 ) -> dict[str, Any]:
-    """Write `out` and the pixels; returns facts for the record."""
+    """Decode, check and pack all pictures; write `out` (the facts) and its `pixels.npy`.
+
+    Returns what is for the record. Raises UserError naming every bad file; then nothing is written.
+    """
     from pipeline.model.backbone import layout  # late: torch, for which no no-op waits
 
     layout(settings.model)  # raises UserError for what the backbone cannot do
     if records.load(out):
         say("prepare", "the CSVs or the pictures are not those of last time: all are read again")
-    packed = 3 * len(rows) * prod(sides(settings.cache_size)) <= settings.runtime.pack_gb * 1e9
-    facts = prepare(rows, folder, out, settings, packed)
+    size, pixels = settings.cache_size, out.with_name("pixels.npy")
+    packed = 3 * len(rows) * prod(sides(size)) <= settings.runtime.pack_gb * 1e9
+    if not packed:
+        warn("prepare", "pixels are over runtime.pack_gb: files are decoded at each epoch")
+    with records.writing(pixels) if packed else nullcontext() as tmp:
+        found = read_all(rows, folder, size, settings.model.resize, tmp)
+        facts = pd.concat([rows, pd.DataFrame(found)], axis=1)
+        write_csv(facts, out)
     tell_mended(facts.note)
+    splits = facts.groupby("split")
     return {
         "data": str(folder.resolve()),
         "packed": packed,
-        "digests": {split: pixel_digest(part) for split, part in facts.groupby("split")},
+        "digests": {k: records.digest(sorted(zip(x.id, x.hash, strict=True))) for k, x in splits},
         "audit": audit_of(facts, form),
-        "pixels": records.fingerprint(out.with_name("pixels.npy")) if packed else {},
+        "pixels": records.fingerprint(pixels) if packed else {},
     }
 
 
@@ -120,10 +128,8 @@ def make_extra(settings: Experiment, competition: Competition) -> None:
 
     def work() -> dict[str, Any]:
         facts = make(rows, folder, out, settings, form)
-        return {
-            **facts,
-            "left_out": left_out(Prepared(out.parent, {"key": key, **facts}), prepared, form),
-        }
+        extra = Prepared(out.parent, {"key": key, **facts})
+        return {**facts, "left_out": left_out(extra, prepared, form)}
 
     forget_damaged(out)
     made = records.make(out, key, work)
@@ -131,29 +137,6 @@ def make_extra(settings: Experiment, competition: Competition) -> None:
     told = f"{len(rows) - why.total():,} of {len(rows):,} external pictures are trained on"
     told += "; left out: " * bool(why) + ", ".join(f"{n:,} {reason}" for reason, n in why.items())
     say("prepare", f"{settings.extra.csv}: {told}, {took(started) if made else 'up to date'}")
-
-
-def prepare(
-    rows: pd.DataFrame, folder: Path, out: Path, settings: Experiment, packed: bool
-) -> pd.DataFrame:
-    """Decode, check and pack all pictures; write `out` (the facts) and its `pixels.npy`.
-
-    Returns `rows` with width, height, hash and note. Raises UserError naming every bad file;
-    then nothing is written.
-    """
-    size, fit = settings.cache_size, settings.model.resize
-    if not packed:
-        warn("prepare", "pixels are over runtime.pack_gb: files are decoded at each epoch")
-    pixels = records.writing(out.with_name("pixels.npy")) if packed else nullcontext()
-    with pixels as pixels_file, records.writing(out) as tmp:
-        facts = read_all(rows, folder, size, fit, pixels_file)
-        table = pd.concat([rows, pd.DataFrame(facts)], axis=1)
-        write_csv(table, tmp)
-    return table
-
-
-def pixel_digest(facts: pd.DataFrame) -> str:
-    return records.digest(sorted(zip(facts.id, facts.hash, strict=True)))
 
 
 def audit_of(facts: pd.DataFrame, form: OneClass) -> dict[str, int]:

@@ -52,11 +52,9 @@ def main(
         "form": competition.submission,
         "solution": records.file_digest(solution_path) if solution_path.is_file() else None,
     }
-
     if competition.k > 1:
         key["k"] = competition.k
-    decision = record.get("decision")
-    if decision:
+    if decision := record.get("decision"):
         key["decision"] = decision
 
     def work() -> dict[str, Any]:

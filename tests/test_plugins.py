@@ -87,7 +87,7 @@ def test_every_kind_trains_predicts_and_travels(
         ),
         ({"model": {"classifier": "Gem"}}, "did you mean 'GeM'?; there are: linear, GeM, Cosine"),
         ({"augment": ["Strip"]}, "no 'Strip'; did you mean 'Stripe'?; of your plugins: Stripe"),
-        ({"train": {"optimizer": "descend"}}, "did you mean 'descent'?; there are: descent, adab"),
+        ({"train": {"optimizer": "descend"}}, "no 'descend'; did you mean 'descent'"),
         (
             {"model": {"classifier": "GeM", "head_init": "lda"}},
             "needs features: last and head_init: random",

@@ -17,7 +17,7 @@ from pipeline.base.config import load_experiment
 from pipeline.data.prepared import load_prepared
 from pipeline.data.splits import load_folds
 from pipeline.data.studies import by_id
-from pipeline.data.tables import read_rows, read_test
+from pipeline.data.tables import read_rows, read_split
 from pipeline.inference.predictions import Predictions
 from pipeline.kaggle.bundle.rehearsal import hide
 from pipeline.kaggle.notebook.manifest import Manifest
@@ -111,7 +111,7 @@ def test_folds_blend_and_notebook_go_by_the_id(
     assert (album.best(row)[:288, 288:] == tiled(album.pixels, two[1:], 1, 288)).all()
     rules = load_competition(str(space / "studies.yaml"))
     ours = hide(folder, rules, space / "hidden", 4)
-    test = read_test(rules, space / "hidden")
+    test = read_split(rules, space / "hidden", "test")
     sample = pd.read_csv(space / "hidden" / "sample_submission.csv", dtype=str)
     sample = complete_sample(sample, test, "patient")
     answers = Submission(rules, folder, test, sample, space / "s.csv")

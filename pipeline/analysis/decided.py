@@ -6,11 +6,13 @@ import numpy as np
 import pandas as pd
 
 from pipeline.analysis.paired import FEW_DRAWS, resamples
-from pipeline.base.cli import UserError, short
+from pipeline.base.cli import UserError
 from pipeline.base.competition import Competition
 from pipeline.base.forms import as_array
 from pipeline.inference.blending import Mean
 from pipeline.inference.thresholds import DECIDED, SCALED, judge, usual
+
+MOST_NUMBERS = 6  # of a decision that are told
 
 
 def task_key(rules: Competition, mean: str) -> dict[str, Any]:
@@ -60,7 +62,9 @@ def decision_in_words(record: dict[str, Any]) -> str:
     """What a blend's record says of its decision."""
     made, found = record["decision"], record["decided"]
     what = {"numbers": "cuts", "scales": "scales"}.get(made["kind"], "thresholds")
-    numbers = short(", ".join(f"{number:.3g}" for number in made["numbers"]))
+    numbers = ", ".join(f"{number:.3g}" for number in made["numbers"][:MOST_NUMBERS])
+    if (more := len(made["numbers"]) - MOST_NUMBERS) > 0:
+        numbers += f" and {more} more"
     gain = f"{found['nested'] - found['usual']:+.4f} nested"
     interval = f"95 %: {found['low']:+.4f} to {found['high']:+.4f}"
     end = f"{what} {numbers}" if found["taken"] else f"the usual {what} stay"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from pipeline.base import records
 from pipeline.base.cli import UserError, did_you_mean, listing, read_text, shown
 
 
@@ -72,9 +73,10 @@ def refuse_rows(path: Path, lines: list[int], problems: list[tuple[int, str]]) -
         raise UserError(listing([f"{path} line {lines[row]}: {text}" for row, text in problems]))
 
 
-def write_csv(table: pd.DataFrame, path: Path, float_format: str | None = None) -> None:
+def write_csv(table: pd.DataFrame, path: Path, floats: str | None = None) -> None:
     """As `read_csv` reads it back, whatever its texts hold; most are written without quotes."""
     texts = itertools.chain(table.columns, *(table[column] for column in table))
     returns = any("\r" in text for text in texts if isinstance(text, str))
     quoting = csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL  # this one would leave \r bare
-    table.to_csv(path, index=False, quoting=quoting, float_format=float_format, lineterminator="\n")
+    with records.writing(path) as tmp:
+        table.to_csv(tmp, index=False, quoting=quoting, float_format=floats, lineterminator="\n")

@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from pipeline.base import records
-from pipeline.base.cli import PLUGINS, UserError, did_you_mean, explain, read_text, shown
+from pipeline.base.cli import PLUGINS, UserError, did_you_mean, explain, read_text, short, shown
 
 Own = dict[str, dict[str, Any]]  # by kind, then by name
 KINDS = ("loss", "metric", "transform", "head", "optimizer")
@@ -42,10 +42,14 @@ def metric(function: Any = None, *, lower_is_better: bool = False) -> Any:
 
 
 def refuse_unknown(where: str, name: str, known: list[str]) -> None:
-    """Raises UserError for a name that is none of the `known` ones, ours and those of plugins."""
+    """Raises UserError for a name that is none of the `known` ones, ours and those of plugins.
+
+    Of many the nearest are told, of few all.
+    """
     if name not in known:
-        near = did_you_mean(name, known)
-        raise UserError(f"{where}: no {shown(name)}{near}; there are: {', '.join(known)}")
+        near = did_you_mean(name, known, n=3)
+        every = "" if near and len(known) > 20 else f"; there are: {short(', '.join(known))}"
+        raise UserError(f"{where}: no {shown(name)}{near}{every}")
 
 
 def read_plugins(path: Path | str | None) -> Own:

@@ -4,7 +4,6 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from pipeline.base import records
 from pipeline.base.cli import UserError, shown
 from pipeline.base.csv_files import write_csv
 
@@ -60,6 +59,5 @@ def write_tables(folder: Path, paths: set[str]) -> str:
     test = pd.DataFrame({"image": tests})
     tables = train, test, test.assign(label=min(labels.values()))
     for name, table in zip(FILES[: 3 if tests else 1], tables, strict=False):
-        with records.writing(folder / name) as tmp:
-            write_csv(table, tmp)
+        write_csv(table, folder / name)
     return f"wrote {', '.join(FILES[: 3 if tests else 1])}: {words}"

@@ -22,7 +22,7 @@ from pipeline.base.schema import Extra
 from pipeline.data.images import Pixels
 from pipeline.data.prepared import Prepared, load_folder, load_prepared
 from pipeline.data.sampler import ClassSampler, ShareSampler, make_sampler
-from pipeline.data.tables import read_train
+from pipeline.data.tables import read_split
 
 SIDE = 16  # px of the thumbnails that are compared
 ALIKE = 0.98  # correlation: copies at 60 % of the size and JPEG 70 have .981 at least (160 px)
@@ -33,7 +33,7 @@ def read_extra(extra: Extra, rules: Competition) -> tuple[pd.DataFrame, Path]:
     """Its rows, as `read_rows` has those of the competition, and the folder of its pictures."""
     path = Path(extra.csv)
     own = {"train": path.name, "image": extra.image or rules.image, "group": None}
-    return read_train(rules.model_copy(update=own), path.parent), path.parent
+    return read_split(rules.model_copy(update=own), path.parent, "train"), path.parent
 
 
 def extra_folder(settings: Experiment) -> Path:

@@ -7,6 +7,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 
@@ -38,7 +39,7 @@ def read_rows(competition: Competition, folder: Path) -> pd.DataFrame:
 
     `label` and `group` are empty for test rows. Raises UserError naming each bad row.
     """
-    train, test = read_train(competition, folder), read_test(competition, folder)
+    train, test = (read_split(competition, folder, split) for split in ("train", "test"))
     for rows, file in ((train, competition.train), (test, competition.test)):
         if rows.empty:
             raise UserError(f"{folder / file}: no rows below the column names")
@@ -49,18 +50,10 @@ def read_rows(competition: Competition, folder: Path) -> pd.DataFrame:
     return pd.concat([train, test], ignore_index=True)
 
 
-def read_train(competition: Competition, folder: Path) -> pd.DataFrame:
-    """The training images alone, as `read_rows` has them."""
-    return _rows(competition, folder, "train")
-
-
-def read_test(competition: Competition, folder: Path) -> pd.DataFrame:
-    """The test images alone, as `read_rows` has them."""
-    return _rows(competition, folder, "test")
-
-
-def _rows(competition: Competition, folder: Path, split: str) -> pd.DataFrame:
-    """The checked rows of a CSV; of the test's only the id is asked for."""
+def read_split(
+    competition: Competition, folder: Path, split: Literal["train", "test"]
+) -> pd.DataFrame:
+    """The images of one CSV, as `read_rows` has them; of the test's only the id is asked for."""
     train = split == "train"
     file = folder / (competition.train if train else competition.test)
     group = [competition.group] if train and competition.group else []

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline.base import records
 from pipeline.base.cli import UserError
 from pipeline.base.competition import Competition
 from pipeline.base.csv_files import write_csv
@@ -53,8 +52,7 @@ def fill_sample(
 
 
 def write_table(table: pd.DataFrame, out: Path) -> None:
-    with records.writing(out) as tmp:
-        write_csv(table, tmp, "%.7g")
+    write_csv(table, out, "%.7g")
 
 
 def audit(table: pd.DataFrame, sample: pd.DataFrame, competition: Competition) -> None:

@@ -9,7 +9,7 @@ import yaml
 
 from pipeline.base.competition import Competition, load_competition
 from pipeline.data.inspection import propose
-from pipeline.data.tables import read_rows, read_test, refuse_futile
+from pipeline.data.tables import read_rows, read_split, refuse_futile
 from pipeline.inference.predictions import Predictions
 from pipeline.inference.submission import fill_sample
 from pipeline.inference.thresholds import usual
@@ -193,5 +193,5 @@ def test_a_study_of_several_pictures_as_of_rsna(tmp_path: Path) -> None:
     }
     write_copy(files, rules, tmp_path)
     _, table = sent(rules, tmp_path)
-    assert len(read_test(rules, tmp_path)) == 8 and len(table) == 4
+    assert len(read_split(rules, tmp_path, "test")) == 8 and len(table) == 4
     assert list(table) == ["prediction_id", "cancer"] and table.cancer.between(0, 1).all()

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from conftest import pretend_model
 
+from pipeline.analysis.decided import decision_in_words
 from pipeline.base import records
 from pipeline.base.config import load_experiment
 from pipeline.base.runs import prediction_path
@@ -236,3 +237,10 @@ def test_answers_of_others_are_checked(
     assert said in text and "theirs/" in text and text.count("\n") == 1
     assert "name a run of yours before" in run("ensemble", theirs, "--name", "both", expect=2)
     assert not (space / "runs/both").exists()
+
+
+def test_of_the_thresholds_of_many_labels_the_first_are_told() -> None:
+    made = {"kind": "chances", "numbers": [i / 100 for i in range(1, 36)]}
+    worth = {"usual": 0.5, "nested": 0.6, "low": 0.05, "high": 0.15, "taken": True}
+    told = decision_in_words({"metric": "macro_f1", "decision": made, "decided": worth})
+    assert told.endswith("thresholds 0.01, 0.02, 0.03, 0.04, 0.05, 0.06 and 29 more"), told

@@ -55,9 +55,9 @@ def test_schedules_fall_each_in_its_way() -> None:
     np.testing.assert_allclose(rates["tanh"], [0, 1, (1 + np.tanh(2)) / 2, 0.003], atol=1e-3)
 
 
-def test_an_unknown_optimizer_is_told_of_those_that_there_are() -> None:
+def test_an_unknown_optimizer_is_told_of_the_nearest() -> None:
     groups = parameter_groups(net(), Train())
-    with pytest.raises(UserError, match=r"no 'lionn'; did you mean 'lion'.*lamb, "):
+    with pytest.raises(UserError, match=r"no 'lionn'; did you mean 'lion'[^,]{,40}$"):
         make_optimizer(groups, Train(optimizer="lionn"), {})
     with pytest.raises(UserError, match=r"train.optimizer: bnblion: .*bitsandbytes"):
         make_optimizer(groups, Train(optimizer="bnblion"), {})

@@ -17,7 +17,7 @@ import pandas as pd
 from pipeline.base import records
 from pipeline.base.cli import UserError, duration, say
 from pipeline.base.config import root
-from pipeline.base.csv_files import read_csv
+from pipeline.base.csv_files import read_csv, write_csv
 from pipeline.kaggle.api.client import ask, sign_in
 
 if TYPE_CHECKING:
@@ -149,5 +149,4 @@ def read_ledger() -> list[Row]:
 def put(row: Row) -> None:
     """Add a submission, or replace what was known of the one with this `slug` and `ref`."""
     rows = {(row["slug"], row["ref"]): row for row in [*read_ledger(), row]}
-    with records.writing(ledger_path()) as tmp:
-        pd.DataFrame(rows.values(), columns=COLUMNS).to_csv(tmp, index=False, lineterminator="\n")
+    write_csv(pd.DataFrame(rows.values(), columns=COLUMNS), ledger_path())

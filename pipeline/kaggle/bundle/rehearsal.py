@@ -19,7 +19,7 @@ from pipeline.base.csv_files import read_csv
 from pipeline.base.runs import load_blend
 from pipeline.data.prepared import prepared_data
 from pipeline.data.studies import answered
-from pipeline.data.tables import read_test
+from pipeline.data.tables import read_split
 from pipeline.inference.predictions import Predictions
 from pipeline.inference.thresholds import Decision
 from pipeline.kaggle.bundle.notebook_file import BOOK
@@ -43,7 +43,7 @@ def rehearse(bundle: Path, competition: Competition, n: int | None) -> tuple[str
         inputs = Path(folder) / "input"
         mount(bundle, inputs)
         mounted = inputs / "competitions" / (competition.slug or competition.name)
-        size = round(len(read_test(competition, data)) * 2 / 3) if n is None else n
+        size = round(len(read_split(competition, data, "test")) * 2 / 3) if n is None else n
         ours = hide(data, competition, mounted, size)
         working, scratch = Path(folder) / "working", Path(folder) / "temp"
         working.mkdir()
@@ -70,7 +70,7 @@ def hide(data: Path, competition: Competition, folder: Path, n: int) -> pd.Serie
     Our pictures come in another order, more than once where they are too few, and all under ids
     that nobody has seen; the several pictures of an id stay together.
     """
-    rows, column = read_test(competition, data), competition.id
+    rows, column = read_split(competition, data, "test"), competition.id
     names = answered(rows).drop_duplicates()
     chosen = np.random.default_rng(n).permutation(len(names))[np.arange(n) % len(names)]
     ours = names.iloc[chosen].tolist()
@@ -84,7 +84,7 @@ def hide(data: Path, competition: Competition, folder: Path, n: int) -> pd.Serie
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         hidden[::step].to_csv(folder / name, index=False)  # two orders, as on Kaggle
     path = dict(zip(rows.id, rows.path, strict=True))
-    there = read_test(competition, folder)
+    there = read_split(competition, folder, "test")
     for study, id_, target in zip(answered(there), there.id, there.path, strict=True):
         (folder / target).parent.mkdir(parents=True, exist_ok=True)
         source = path[known[study] + id_.removeprefix(study)]

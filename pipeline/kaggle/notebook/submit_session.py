@@ -20,7 +20,7 @@ from pipeline.base.config import Runtime
 from pipeline.base.csv_files import read_csv
 from pipeline.base.deadline import Deadline
 from pipeline.data.studies import answered, by_id
-from pipeline.data.tables import read_test
+from pipeline.data.tables import read_split
 from pipeline.inference import submission
 from pipeline.inference.predictions import Predictions
 from pipeline.kaggle.notebook import manifest
@@ -90,7 +90,7 @@ def open_submission(competition: Competition) -> Submission:
     sample = read_csv(folder / competition.sample, [competition.id])
     rows = pd.DataFrame({"id": [], "path": []}, dtype=str)
     with guard("reading the list of test images"):
-        rows = read_test(competition, folder)
+        rows = read_split(competition, folder, "test")
     say("notebook", f"{folder}: {len(rows):,} test images, {len(sample):,} rows in the sample")
     submission.write_table(sample, out := working_root() / "submission.csv")
     complete = complete_sample(sample, rows, competition.id)
