@@ -12,6 +12,7 @@ too, nothing outside the folder.
 import shutil
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -80,11 +81,8 @@ def fetch(slug: str, folder: Path) -> None:
     archive, unpacked = staging / f"{slug}.zip", staging / "unpacked"
     api, quiet = sign_in(), not sys.stderr.isatty()
     say("fetch", f"downloading {slug}")
-    ask(
-        "competition",
-        slug,
-        lambda: api.competition_download_files(slug, str(staging), quiet=quiet),
-    )
+    download = partial(api.competition_download_files, slug, str(staging), quiet=quiet)
+    ask("competition", slug, download)
     try:
         shutil.rmtree(unpacked, ignore_errors=True)
         files = unpack(archive, unpacked)

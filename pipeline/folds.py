@@ -25,7 +25,7 @@ from pipeline.base.competition import load_competition
 from pipeline.base.config import Experiment, Folds, load_experiment
 from pipeline.base.csv_files import read_csv, write_csv
 from pipeline.base.derived import NameOption, SetOption, derived
-from pipeline.base.forms import OneClass, as_array
+from pipeline.base.forms import ONE_CLASS, OneClass, as_array
 from pipeline.base.locks import locked
 from pipeline.data.prepared import load_prepared
 from pipeline.data.splits import (
@@ -123,13 +123,12 @@ def checked(
     return table
 
 
-def make_folds(train: pd.DataFrame, settings: Folds, form: OneClass | None = None) -> pd.DataFrame:
+def make_folds(train: pd.DataFrame, settings: Folds, form: OneClass = ONE_CLASS) -> pd.DataFrame:
     """Assign a fold to each row of `train` (columns id, label, group; any order of rows).
 
     Returns image, label, group, fold, sorted by image: the same rows always give the same table.
     Raises UserError when the groups make a fair split impossible.
     """
-    form = form or OneClass()
     table = train[["id", "label", "group"]].rename(columns={"id": "image"})
     table = table.sort_values("image", ignore_index=True)
     if settings.n == 1:
@@ -191,13 +190,10 @@ def warn_about_small_classes(groups_per_class: pd.Series, n: int) -> None:
     small = groups_per_class[groups_per_class < n].sort_values()
     if len(small):
         named = [f"{label} ({count})" for label, count in small[:MOST_CLASSES_NAMED].items()]
-        more = [f"and {len(small) - len(named)} more"] * (len(small) > len(named))
-        warn(
-            "folds",
-            f"{len(small)} classes have fewer distinct images than the {n} folds: "
-            f"{', '.join(named + more)}. Some "
-            "folds cannot score them; a class with one is always trained on (fold -1)",
-        )
+        named += [f"and {len(small) - len(named)} more"] * (len(small) > len(named))
+        text = f"{len(small)} classes have fewer distinct images than the {n} folds"
+        some = "Some folds cannot score them; a class with one is always trained on (fold -1)"
+        warn("folds", f"{text}: {', '.join(named)}. {some}")
 
 
 def facts_of(table: pd.DataFrame, form: OneClass) -> dict[str, object]:

@@ -82,9 +82,8 @@ def edited(out: Path, key: dict[str, Any]) -> bool:
     if record is None or records.is_intact(out, record):
         return False
     if record["key"] != records.plain(key):
-        raise UserError(
-            f"{out}: edited by hand, and what it was made from has changed: move it away"
-        )
+        text = "edited by hand, and what it was made from has changed: move it away"
+        raise UserError(f"{out}: {text}")
     warn("submit", f"{out} was edited by hand: kept as it is; delete it to make it anew")
     return True
 
@@ -100,10 +99,7 @@ def send_audited(out: Path, sample: pd.DataFrame, competition: Competition) -> N
 
 
 def hidden_score(
-    path: Path,
-    predictions: Predictions,
-    competition: Competition,
-    decision: dict[str, Any] | None = None,
+    path: Path, predictions: Predictions, competition: Competition, decision: dict[str, Any] | None
 ) -> dict[str, float]:
     """The metric against known answers; they are used here only, after everything is decided.
 
@@ -115,13 +111,13 @@ def hidden_score(
         answers = read_csv(path, [competition.id, *competition.label_columns])
         form, ids = competition.form, answers[competition.id]
         labels, classes = form.labels(answers), predictions.classes
-        if ids.duplicated().any():
-            raise UserError(f"{path}: id {ids[ids.duplicated()].iloc[0]!r} stands twice")
+        if twice := ids[ids.duplicated()].tolist():
+            raise UserError(f"{path}: id {twice[0]!r} stands twice")
         named = {part for label in labels for part in form.parts(label)}
         if unknown := sorted(named - set(classes)):
             raise UserError(f"{path}: label {unknown[0]!r} does not occur in training")
-        if bad := [form.fault(label) for label in labels if form.fault(label)]:
-            raise UserError(f"{path}: {bad[0]}")
+        if bad := next(filter(None, map(form.fault, labels)), ""):
+            raise UserError(f"{path}: {bad}")
         prob = predictions.aligned(list(ids), predictions.classes)
     except UserError as error:
         warn("submit", f"no hidden score: {path} does not fit: {error}")

@@ -12,7 +12,7 @@ from pipeline.base.forms import OneClass
 from pipeline.base.plugins import read_plugins
 from pipeline.base.row_forms import FORMS
 from pipeline.base.settings import CONFLICT, Name, Settings
-from pipeline.base.yaml_files import find_yaml, load_yaml
+from pipeline.base.yaml_files import checked, find_yaml, read_yaml
 
 
 def _inside(value: str) -> str:
@@ -103,4 +103,6 @@ class Competition(Settings):
 
 
 def load_competition(name: str) -> Competition:
-    return load_yaml(Competition, find_yaml(name, "competitions"))
+    """One of configs/competitions/, or a path. Raises UserError with a line per mistake."""
+    path = find_yaml(name, "competitions")
+    return checked(Competition, read_yaml(path), path)

@@ -78,9 +78,8 @@ def _parsed(change: str) -> dict[str, Any]:
     key, equals, text = change.partition("=")
     section, dot, setting = key.partition(".")
     if not (equals and section and bool(dot) == bool(setting)) or "." in setting:
-        raise UserError(
-            f"--set {shown(change)}: expected KEY=VALUE, as train.lr=1e-4 or augment=d4"
-        )
+        text = "expected KEY=VALUE, as train.lr=1e-4 or augment=d4"
+        raise UserError(f"--set {shown(change)}: {text}")
     if key in ("base", "name"):
         raise UserError(f"--set {key}: is no setting; --name gives the name")
     try:

@@ -110,11 +110,8 @@ def machine_folder(runtime: Runtime) -> Path:
 
 
 def tune_path(settings: Experiment) -> Path:
-    model = settings.model
-    return (
-        machine_folder(settings.runtime)
-        / f"{Path(model.backbone).name}-{size_name(model.size)}.json"
-    )
+    name = f"{Path(settings.model.backbone).name}-{size_name(settings.model.size)}.json"
+    return machine_folder(settings.runtime) / name
 
 
 def tuned(settings: Experiment) -> Experiment:

@@ -130,6 +130,9 @@ class OneClass:
         return np.array([[" ".join(row)] for row in np.array(classes)[best]], dtype=object)
 
 
+ONE_CLASS = OneClass()  # where no competition's settings are asked for
+
+
 class Binary(OneClass):
     """`binary`: two classes, of which the `positive` one is asked for."""
 

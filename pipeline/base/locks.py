@@ -33,9 +33,8 @@ def locked(folder: Path, wait: bool = True) -> Iterator[None]:
             print(f"{folder}: {who} works there; waiting for it", file=sys.stderr, flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError as error:  # some network disks have none: as it was before there were locks
-            print(
-                f"{folder}: no locks there ({error.strerror}): run one at a time", file=sys.stderr
-            )
+            text = f"{folder}: no locks there ({error.strerror}): run one at a time"
+            print(text, file=sys.stderr)
         file.truncate(0)
         since = time.strftime("%H:%M:%S")
         file.write(f"process {os.getpid()} of {platform.node()}, since {since},")

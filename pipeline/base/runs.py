@@ -28,19 +28,22 @@ def prediction_path(run: str, fold: int, split: Split, tta: str) -> Path:
 
 def how_far(fold: Path) -> tuple[bool, int]:
     """Whether the folder of a fold holds its finished model, and the epochs behind it."""
-    log = fold / "log.csv"
-    rows = log.read_text().splitlines()[1:] if log.is_file() else []
-    epochs = [int(row.partition(",")[0]) for row in rows]
+    epochs = [int(row["epoch"]) for row in log_of(fold)]
     return records.load(fold / "model.safetensors") is not None, max(epochs, default=0)
+
+
+def log_of(fold: Path) -> list[dict[str, str]]:
+    """The epochs behind it; none without a log."""
+    if not (log := fold / "log.csv").is_file():
+        return []
+    with log.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def first_epoch_seconds(experiment: str, fold: int) -> float:
     """What a fold's log says of its head's start and first epoch; nothing without a log."""
-    log = model_path(Path(experiment).stem, fold).with_name("log.csv")
-    if not log.is_file():
-        return 0.0
-    with log.open(newline="") as file:
-        return sum(float(r["seconds"]) for r in csv.DictReader(file) if int(r["epoch"]) < 2)
+    rows = log_of(model_path(Path(experiment).stem, fold).parent)
+    return sum(float(row["seconds"]) for row in rows if int(row["epoch"]) < 2)
 
 
 def finished(run: Path, folds: Sequence[int]) -> list[int]:

@@ -106,13 +106,11 @@ def laid_over(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     return {**old, **new, **{k: {**old[k], **new[k]} for k in both}}
 
 
-def load_yaml(cls: type[Loaded], path: Path) -> Loaded:
-    """The settings in a file, `name` being its own. Raises UserError with a line per mistake."""
-    return checked(cls, read_yaml(path), path)
-
-
 def checked(cls: type[Loaded], values: dict[str, Any], path: Path | str) -> Loaded:
-    """Settings of `values`, which `path` holds. Raises UserError with a line per mistake."""
+    """Settings of `values`, which `path` holds; `name` is the file's own.
+
+    Raises UserError with a line per mistake.
+    """
     values = {"name": Path(path).stem, **values}
     where = f"{path} (base: {values['base']})" if values.get("base") else str(path)
     try:

@@ -22,7 +22,7 @@ from pipeline.base.cli import UserError, did_you_mean, shown
 from pipeline.base.competition import load_competition
 from pipeline.base.config import Experiment, root
 from pipeline.base.csv_files import read_lines, refuse_rows
-from pipeline.base.forms import OneClass
+from pipeline.base.forms import ONE_CLASS, OneClass
 from pipeline.base.locks import locked
 from pipeline.data.prepared import Prepared, load_prepared
 from pipeline.data.splits import check_folds, parted
@@ -45,11 +45,9 @@ def new_line(click: str, action: str, picture: pd.Series, old: str, **rest: str)
     except (OSError, KeyError):  # a container's user without a name
         who = ""
     when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    found = {"click": click, "when": when, "who": who, "action": action, "old": old}
-    return {**dict.fromkeys(COLUMNS, ""), **found, "id": picture.id} | {
-        "pixel_hash": picture.hash,
-        **rest,
-    }
+    known = {"click": click, "when": when, "who": who, "action": action, "old": old}
+    known |= {"id": picture.id, "pixel_hash": picture.hash, **rest}
+    return dict.fromkeys(COLUMNS, "") | known
 
 
 def append(path: Path, lines: Iterable[dict[str, str]]) -> int:
@@ -123,7 +121,7 @@ class Changes:
     dropped: frozenset[str] = frozenset()  # ids
     confirmed: int = 0  # looked at, and the label stays
     foreign: int = 0  # for an id that is not there, or that has other pixels now
-    form: OneClass = field(default_factory=OneClass)
+    form: OneClass = ONE_CLASS
 
     def __bool__(self) -> bool:
         return bool(self.label or self.dropped)
@@ -174,13 +172,12 @@ def load_changes(settings: Experiment, prepared: Prepared | None = None) -> Chan
 
 
 def changes_of(
-    decisions: pd.DataFrame, train: pd.DataFrame, path: Path, form: OneClass | None = None
+    decisions: pd.DataFrame, train: pd.DataFrame, path: Path, form: OneClass = ONE_CLASS
 ) -> Changes:
     """What `standing` decisions change in the training rows of `prepare`.
 
     What is decided of one picture of an id holds for all of them.
     """
-    form = form or OneClass()
     for new in sorted(set(decisions.new[decisions.action == "label"])):
         if problem := no_label(new, train.label, form):
             raise UserError(f"{path}: {problem}")

@@ -117,9 +117,8 @@ def eight_bits(values: np.ndarray) -> np.ndarray:
     if low >= 0 and high <= 255:
         return values.astype(np.uint8)
     kind = "floats" if values.dtype.kind == "f" else "integers"
-    raise BadImageError(
-        f"{kind} from {low:g} to {high:g}, of which white is unknown; save it with 8 bits"
-    )
+    text = f"{kind} from {low:g} to {high:g}, of which white is unknown"
+    raise BadImageError(f"{text}; save it with 8 bits")
 
 
 def shaped(rgb: np.ndarray, size: int | Sequence[int], fit: str) -> np.ndarray:
@@ -138,9 +137,8 @@ def shaped(rgb: np.ndarray, size: int | Sequence[int], fit: str) -> np.ndarray:
         rgb = cv2.copyMakeBorder(rgb, *edges, cv2.BORDER_CONSTANT, value=colour)
     # area averages when shrinking: no other mode of OpenCV is free of aliasing there
     shrink = rgb.shape[0] > high and rgb.shape[1] > wide
-    return cv2.resize(
-        rgb, (wide, high), interpolation=cv2.INTER_AREA if shrink else cv2.INTER_CUBIC
-    )
+    mode = cv2.INTER_AREA if shrink else cv2.INTER_CUBIC
+    return cv2.resize(rgb, (wide, high), interpolation=mode)
 
 
 class Pixels(Protocol):

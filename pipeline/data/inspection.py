@@ -65,10 +65,8 @@ def files_of(folder: Path, doubts: list[str]) -> dict[str, str]:
     sample = named("sample", "submission")[:1]
     train = [name for name in named("train", "label") if name not in sample]
     if not train:
-        words = in_words(image_files(folder))
-        way = (
-            f"--from-folders writes them ({words})" if words else "write a row per training picture"
-        )
+        words, way = in_words(image_files(folder)), "write a row per training picture"
+        way = f"--from-folders writes them ({words})" if words else way
         raise UserError(f"{folder}: no CSV named like train or labels, only {names}; {way}")
     train.sort(key=lambda name: -(folder / name).stat().st_size)
     if train[1:]:
@@ -103,9 +101,8 @@ def columns_of(
         label = next((name for name in [*answers, *others] if name in train), "label")
         found["label"] = label
         if label in train:
-            asked = (
-                pd.Series(dtype=str) if sample is None else sample.get(label, sample.iloc[:, -1])
-            )
+            none = pd.Series(dtype=str)
+            asked = none if sample is None else sample.get(label, sample.iloc[:, -1])
             found |= guess_column(label, train[label], asked.astype(str), doubts)
     left = [name for name in others if name not in (found["label"], *answers)]
     if group := guess_group(train, test, left, doubts):

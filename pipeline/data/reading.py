@@ -30,15 +30,10 @@ def read_all(
     """
     paths = [folder / path for path in rows.path]
     facts = pack(paths, size, fit, out, "prepare")
-    bad = {
-        path: one for path, one in zip(paths, facts, strict=True) if isinstance(one, BadImageError)
-    }
-    if bad:
-        raise UserError(
-            f"{listing([f'{path}: {error}' for path, error in bad.items()])}\n{len(bad)} of "
-            f"{len(rows):,} pictures cannot be used: restore the files, or drop their rows from "
-            "the CSV"
-        )
+    found = zip(paths, facts, strict=True)
+    if bad := [f"{path}: {one}" for path, one in found if isinstance(one, BadImageError)]:
+        text = "pictures cannot be used: restore the files, or drop their rows from the CSV"
+        raise UserError(f"{listing(bad)}\n{len(bad)} of {len(rows):,} {text}")
     return facts
 
 

@@ -12,7 +12,7 @@ from pipeline.base.cli import UserError
 from pipeline.base.competition import load_competition
 from pipeline.base.config import Experiment, root
 from pipeline.base.csv_files import read_csv
-from pipeline.base.forms import OneClass
+from pipeline.base.forms import ONE_CLASS, OneClass
 
 if TYPE_CHECKING:
     from pipeline.data.decisions import Changes
@@ -64,12 +64,11 @@ def fold_numbers(texts: pd.Series, path: Path) -> pd.Series:
 
 
 def check_folds(
-    table: pd.DataFrame, n: int, where: Path | str = "the split", form: OneClass | None = None
+    table: pd.DataFrame, n: int, where: Path | str = "the split", form: OneClass = ONE_CLASS
 ) -> None:
     """Each image once, no group in two folds, no fold empty, each class in each training part."""
-    if table.image.duplicated().any():
-        twice = table.image[table.image.duplicated()].iloc[0]
-        raise UserError(f"{where}: image {twice!r} stands twice")
+    if twice := table.image[table.image.duplicated()].tolist():
+        raise UserError(f"{where}: image {twice[0]!r} stands twice")
     spread = table.groupby("group").fold.nunique()
     if (spread > 1).any():
         text = f"group {spread.idxmax()!r} straddles {spread.max()} folds: it would leak"
@@ -88,16 +87,16 @@ def check_folds(
         )
 
 
-def parted(table: pd.DataFrame, form: OneClass | None = None) -> pd.DataFrame:
+def parted(table: pd.DataFrame, form: OneClass) -> pd.DataFrame:
     """A row for each class that a label names; none of a form whose labels name no classes."""
-    if form is None or type(form).parts is OneClass.parts:
+    if type(form).parts is OneClass.parts:
         return table
     return table.assign(label=table.label.map(form.parts)).explode("label").dropna(subset="label")
 
 
-def classes_of(table: pd.DataFrame, form: OneClass | None = None) -> list[str]:
+def classes_of(table: pd.DataFrame, form: OneClass = ONE_CLASS) -> list[str]:
     """What the numbers of a row of predictions are called."""
-    return (form or OneClass()).classes(table.label)
+    return form.classes(table.label)
 
 
 def slices(scored: pd.DataFrame) -> dict[str, np.ndarray]:
@@ -141,7 +140,7 @@ def split_rows(
     classes: list[str],
     fold: int,
     changes: "Changes | None" = None,
-    form: OneClass | None = None,
+    form: OneClass = ONE_CLASS,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Training and held-out images of a fold: image, row (in the pixels), target, hash, fold.
 
@@ -157,7 +156,7 @@ def split_rows(
         {
             "image": table.image,
             "row": table.image.map(position),
-            "target": (form or OneClass()).targets(table.label, classes),
+            "target": form.targets(table.label, classes),
             "fold": table.fold,
         }
     )

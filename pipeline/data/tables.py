@@ -147,8 +147,8 @@ def refuse_futile(competition: Competition, folder: Path, rows: pd.DataFrame) ->
     sample = read_csv(path, [competition.id])
     refuse_columns(competition, classes, sample, path)
     ids = sample[competition.id]
-    if ids.duplicated().any():
-        raise UserError(f"{path}: id {shown(ids[ids.duplicated()].iloc[0])} stands twice")
+    if twice := ids[ids.duplicated()].tolist():
+        raise UserError(f"{path}: id {shown(twice[0])} stands twice")
     wanted, have = set(ids), set(answered(rows)[rows.split == "test"])
     if differ := sorted(wanted ^ have):
         where = "the sample" if differ[0] in wanted else competition.test

@@ -31,15 +31,13 @@ def take_given(folder: Path, table: pd.DataFrame, classes: list[str], test: list
     name = checked_name(folder.name, str(folder))
     if any((root("runs") / name).glob("fold*/model.safetensors")):
         raise UserError(f"{folder}: a run has this name; rename the folder")
-    digests = {}
     for split, ids in (("oof", list(table.image)), ("test", test)):
         source = _file_of(folder, split)
-        digests[split] = records.file_digest(source)
-        prob = None
+        digest, prob = records.file_digest(source), None
         for fold, rows in table.groupby("fold").indices.items():
             chosen = [ids[i] for i in rows] if split == "oof" else ids
             out = prediction_path(name, fold, split, GIVEN)
-            key = {"version": VERSION, "given": digests[split], "ids": records.digest(chosen)}
+            key = {"version": VERSION, "given": digest, "ids": records.digest(chosen)}
             key["classes"] = records.digest(classes)
             if records.is_current(out, key):
                 continue

@@ -143,18 +143,12 @@ def pearson(target: np.ndarray, prob: np.ndarray) -> float:
     return float(np.mean([np.corrcoef(a, b)[0, 1] for a, b in pairs]))
 
 
-OURS: dict[str, Score] = {
-    "accuracy": accuracy,
-    "log_loss": log_loss,
-    "macro_f1": partial(f_score, average="macro"),
-    "auc": auc,
-    "quadratic_kappa": quadratic_kappa,
-    "balanced_accuracy": balanced_accuracy,
-    "balanced_log_loss": balanced_log_loss,
-    "mcc": mcc,
+NAMED = (accuracy, balanced_accuracy, log_loss, balanced_log_loss, auc, average_precision, mcc)
+NAMED += (quadratic_kappa, rmse, mae, r2, pearson)
+OURS: dict[str, Score] = {function.__name__: function for function in NAMED} | {
     "f1": partial(f_score, average="binary"),
     "f2": partial(f_score, average="binary", beta=2),
-    "average_precision": average_precision,
+    "macro_f1": partial(f_score, average="macro"),
     "micro_f1": partial(f_score, average="micro"),
     "samples_f1": partial(f_score, average="samples"),
     "samples_f2": partial(f_score, average="samples", beta=2),
@@ -162,10 +156,6 @@ OURS: dict[str, Score] = {
     "map_at_5": partial(map_at, k=5),
     "top_3": partial(top, k=3),
     "top_5": partial(top, k=5),
-    "rmse": rmse,
-    "mae": mae,
-    "r2": r2,
-    "pearson": pearson,
 }
 METRICS = ChainMap(OURS, plugins.METRICS)
 LOWER_IS_BETTER = plugins.LOWER_IS_BETTER

@@ -80,31 +80,29 @@ def usual(target: np.ndarray, prob: np.ndarray, kind: Kind) -> Decision:
         return Decision(kind, [level + 0.5 for level in range(low, high)], low)
     if kind == "chances":
         return Decision(kind, [0.5] * prob.shape[1])
-    return (
-        Decision(kind, [0.5]) if prob.shape[1] == 2 else Decision("scales", [1.0] * prob.shape[1])
-    )
+    if prob.shape[1] == 2:
+        return Decision(kind, [0.5])
+    return Decision("scales", [1.0] * prob.shape[1])
 
 
 def fit(start: Decision, target: np.ndarray, prob: np.ndarray, score: Score) -> Decision:
     """The best on these rows, one number at a time; of equals the one that stood before."""
     best, value = start, score(target, start(prob))
 
-    def try_all(others: Iterable[Decision]) -> bool:
+    def try_all(others: Iterable[Decision]) -> None:
         nonlocal best, value
-        before = value
         for other in others:
             if (found := score(target, other(prob))) > value:
                 best, value = other, found
-        return value > before
 
     n = len(start.numbers)
     if start.kind == "chances":  # one threshold for all, to begin with
         try_all(Decision("chances", [float(one)] * n) for one in GRID)
     for _ in range(ROUNDS):
-        gains = [
-            try_all([best.with_number(i, one) for one in best.candidates(i)]) for i in range(n)
-        ]
-        if not any(gains):
+        before = value
+        for i in range(n):
+            try_all([best.with_number(i, one) for one in best.candidates(i)])
+        if value == before:
             break
     return best
 

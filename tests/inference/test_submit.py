@@ -75,7 +75,9 @@ def test_hidden_score_is_matched_by_id_and_a_file_that_cannot_score_is_warned_of
 ) -> None:
     path = tmp_path / "solution.csv"
     path.write_text('image,label\nc,"y, (z)"\nb,"y, (z)"\na,x\n')
-    assert hidden_score(path, PREDICTIONS, LABELS) == {"hidden": pytest.approx(2 / 3, abs=1e-4)}
+    assert hidden_score(path, PREDICTIONS, LABELS, None) == {
+        "hidden": pytest.approx(2 / 3, abs=1e-4)
+    }
     for rows, told in {
         "a,x\nb,x\nc,q": "'q' does not occur in training",
         "a,x\nb,x\nc,x\na,x": "id 'a' stands twice",
@@ -83,7 +85,7 @@ def test_hidden_score_is_matched_by_id_and_a_file_that_cannot_score_is_warned_of
         "a,x\nb,x\nc,x\nd,x": "no prediction for 1 image names, first 'd'",
     }.items():
         path.write_text(f"image,label\n{rows}\n")
-        assert hidden_score(path, PREDICTIONS, LABELS) == {}
+        assert hidden_score(path, PREDICTIONS, LABELS, None) == {}
         said = capsys.readouterr().err
         assert str(path) in said
         assert told in said

@@ -39,7 +39,8 @@ def current_submission(name: str, owner: str) -> tuple[Path, Competition]:
     """Make the bundle of an ensemble unless it is current; returns its folder."""
     blend, record = load_blend(name)
     competition = load_competition(record["key"]["competition"])
-    models, mean = find_models(record), record["key"].get("mean", Mean.PROBABILITIES)
+    runs, mean = record["key"]["members"], record["key"].get("mean", Mean.PROBABILITIES)
+    models = [find_model(record, run, fold) for run in runs for fold in folds_of(record)]
     where = competition.slug or competition.name
     code, weights, kernel = (slug_of(where, name, end) for end in ("code", "weights", "submit"))
     decision = {"decision": record["decision"]} if "decision" in record else {}
@@ -55,10 +56,9 @@ def current_submission(name: str, owner: str) -> tuple[Path, Competition]:
         write_weights(out / "weights", competition, models, mean, record.get("decision"))
         write_code(out / "code")
         # no score is computed there: a metric of the user's is not asked for
-        rules = competition.model_copy(
-            update={"plugins": None, "metric": competition.form.metrics[0]}
-        )
-        job = Job(competition=rules if competition.plugins else competition, weights=weights)
+        plain = {"plugins": None, "metric": competition.form.metrics[0]}
+        rules = competition.model_copy(update=plain if competition.plugins else {})
+        job = Job(competition=rules, weights=weights)
         write_submit_notebook(out, heading(name, where, record), job, competition, code)
         datasets = {"code": code, "weights": weights}
         write_metadata(out, owner, kernel, competition, competition.limit_hours, datasets)
@@ -99,19 +99,11 @@ def heading(name: str, competition: str, record: dict[str, Any]) -> str:
     )
 
 
-def find_models(ensemble: dict[str, Any]) -> list[BundledModel]:
-    """Every fold of every run in an ensemble's record.
-
-    Raises UserError where a model or its predictions are not those the ensemble was made of.
-    """
-    return [
-        find_model(ensemble, run, fold)
-        for run in ensemble["key"]["members"]
-        for fold in folds_of(ensemble)
-    ]
-
-
 def find_model(ensemble: dict[str, Any], run: str, fold: int) -> BundledModel:
+    """A fold of a run in an ensemble's record.
+
+    Raises UserError where it or its predictions are not those the ensemble was made of.
+    """
     about, model = ensemble["key"]["members"][run], model_path(run, fold)
     if about["tta"] == GIVEN:
         raise UserError(f"{run}: answers of others, which a notebook cannot make: blend without")

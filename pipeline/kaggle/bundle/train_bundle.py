@@ -5,7 +5,6 @@ It is this project in small: every file lies where the same commands look for it
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -87,14 +86,14 @@ def write_settings(package: Path, settings: Experiment, competition: Competition
     # whole, or a recipe there would change what is a default of the code here
     values |= settings.model_dump(mode="json", include={"model", "mix", "train"})
     values["competition"] = competition.name
-    write_yaml(package / "configs" / "experiments" / f"{settings.name}.yaml", values)
-    values = competition.model_dump(mode="json", exclude_defaults=True, exclude={"name"})
-    values["metric"] = competition.metric  # its default is the task's
-    write_yaml(package / "configs" / "competitions" / f"{competition.name}.yaml", values)
-
-
-def write_yaml(path: Path, values: dict[str, Any]) -> None:
-    path.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+    rules = competition.model_dump(mode="json", exclude_defaults=True, exclude={"name"})
+    rules["metric"] = competition.metric  # its default is the task's
+    for name, made in (
+        (f"experiments/{settings.name}", values),
+        (f"competitions/{competition.name}", rules),
+    ):
+        text = yaml.safe_dump(made, sort_keys=False, allow_unicode=True)
+        (package / "configs" / f"{name}.yaml").write_text(text)
 
 
 def files_of_home(settings: Experiment, folds: list[int]) -> list[Path]:
@@ -106,8 +105,7 @@ def files_of_home(settings: Experiment, folds: list[int]) -> list[Path]:
     if settings.extra:
         rows, folder = read_extra(settings.extra, load_competition(settings.competition))
         files |= {Path(settings.extra.csv), *(folder / path for path in rows.path)}
-    for fold in folds:
-        files |= {path for path in [first_weights(settings, fold)] if path}
+    files |= {first_weights(settings, fold) for fold in folds} - {None}
     return sorted(files | {path for path in map(records.record_path, files) if path.is_file()})
 
 

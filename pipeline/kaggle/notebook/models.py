@@ -61,9 +61,8 @@ def run_models(
             weights = [share[run] for run in found]
             write(blended_runs(found.values(), weights, work.mean, work.labels))
             rate, left = len(prob) / max(seconds[model.run], 1e-9), deadline.left() / 60
-            say(
-                "notebook", f"{model.name} has answered: {rate:,.0f} images/s, {left:,.0f} min left"
-            )
+            told = f"{rate:,.0f} images/s, {left:,.0f} min left"
+            say("notebook", f"{model.name} has answered: {told}")
         elif not found:
             write(of_ids(prob))
     if not (answered := sum(map(len, found.values()))):

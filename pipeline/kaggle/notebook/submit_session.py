@@ -5,9 +5,11 @@ the blend of the models that have answered. A step that fails says so and leaves
 """
 
 import os
+import shutil
 import time
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -19,14 +21,16 @@ from pipeline.base.competition import Competition
 from pipeline.base.config import Runtime
 from pipeline.base.csv_files import read_csv
 from pipeline.base.deadline import Deadline
+from pipeline.base.settings import Size, sides, size_name
+from pipeline.data.images import BadImageError, FilePixels
+from pipeline.data.reading import pack
 from pipeline.data.studies import answered, by_id
 from pipeline.data.tables import read_split
 from pipeline.inference import submission
 from pipeline.inference.predictions import Predictions
 from pipeline.kaggle.notebook import manifest
-from pipeline.kaggle.notebook.answer import Work
+from pipeline.kaggle.notebook.answer import Source, Work
 from pipeline.kaggle.notebook.guard import RESERVE, alert, guard, say_versions
-from pipeline.kaggle.notebook.hidden_images import read_images
 from pipeline.kaggle.notebook.manifest import Job, Manifest
 from pipeline.kaggle.notebook.models import queue_of, run_models
 from pipeline.kaggle.notebook.mounts import find_input, working_root
@@ -34,6 +38,8 @@ from pipeline.launchers.pool import gpu_slots
 
 OVERTIME = RESERVE / 3  # seconds after the deadline that a process may still answer in
 SEEN = 200  # images predicted where the answers do not count
+SHOWN = 5  # broken pictures named one by one
+Form = tuple[Size, str]  # in px, and how a picture takes that shape
 
 
 @dataclass
@@ -52,11 +58,9 @@ class Submission:
         every = np.tile(np.array(known.prior, dtype=np.float32), (len(ids), 1))
         names = answered(self.rows).iloc[good].drop_duplicates()
         every[pd.Index(ids).get_indexer(names)] = prob
-        answers = Predictions(ids, known.classes, every, kind=self.competition.form.kind)
-        where = "the hidden sample"
-        table = submission.fill_sample(
-            self.sample, answers, self.competition, where, known.decision
-        )
+        rules, where = self.competition, "the hidden sample"
+        answers = Predictions(ids, known.classes, every, kind=rules.form.kind)
+        table = submission.fill_sample(self.sample, answers, rules, where, known.decision)
         submission.write_table(table, self.out)
 
     def of_ids(self, good: np.ndarray, prob: np.ndarray) -> np.ndarray:
@@ -151,3 +155,27 @@ def predict(answers: Submission, folder: Path, known: Manifest, deadline: Deadli
             of_ids, write = partial(answers.of_ids, good), partial(answers.write, known, good)
             run_models(work, slots, deadline, of_ids, write)
     return None
+
+
+def read_images(
+    paths: list[Path], forms: list[Form], scratch: Path
+) -> tuple[np.ndarray, dict[str, Source]]:
+    """Numbers of those that can be read, and the pixels of all in each form.
+
+    They are packed in `scratch`, where there is room for that.
+    """
+    bad: dict[int, BadImageError] = {}
+    sources: dict[str, Source] = {}
+    for size, fit in forms:
+        packed = scratch / f"{size_name(size)}-{fit}.npy"
+        size_gb = len(paths) * prod(sides(size)) * 3 / 1e9
+        room = size_gb < shutil.disk_usage(scratch).free / 2e9  # a full disk kills who maps a file
+        if not room:
+            warn("notebook", f"no room for {size_gb:.0f} GB of pixels: files are read each time")
+        facts = pack(paths, size, fit, packed if room else None, "decode")
+        sources[packed.stem] = packed if room else FilePixels(paths, size, fit)
+        bad |= {i: one for i, one in enumerate(facts) if isinstance(one, BadImageError)}
+    say("notebook", f"{len(paths):,} pictures decoded, {len(bad)} of them broken")
+    for i in list(bad)[:SHOWN]:
+        warn("notebook", f"{paths[i]}: {bad[i]}: the prior answers for it")
+    return np.array([i for i in range(len(paths)) if i not in bad], dtype=int), sources

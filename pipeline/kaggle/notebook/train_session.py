@@ -86,9 +86,8 @@ def train(job: Job, project: Path, deadline: Deadline) -> None:
             alert("the training pictures differ from those at home, which will refuse these models")
     folds = [word for fold in job.folds for word in ("--fold", str(fold))]
     hours = str(max(0.0, deadline.left() / 3600))
-    code = run_stage(
-        ["train", job.experiment, *folds, "--hours", hours], project, deadline.left() + OVERTIME
-    )
+    command = ["train", job.experiment, *folds, "--hours", hours]
+    code = run_stage(command, project, deadline.left() + OVERTIME)
     if code == KILLED and deadline.left() + OVERTIME <= 0:
         say("notebook", "the time is over: the epoch at work is given up")
     elif code not in (0, Exit.PAUSED):
@@ -103,13 +102,8 @@ def run_stage(command: list[str], project: Path, seconds: float) -> int:
     """
     stage, *options = command
     limit = ["timeout", "--signal=KILL", str(max(1.0, seconds)), sys.executable, "-m"]
-    process = subprocess.Popen(
-        [*limit, f"pipeline.{stage}", *options],
-        cwd=project,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    process = subprocess.Popen([*limit, f"pipeline.{stage}", *options], cwd=project, **pipe)
     for line in process.stdout:
         print(line, end="", flush=True)
     return process.wait()
