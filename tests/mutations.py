@@ -33,8 +33,8 @@ DEFECTS = [
     Defect(
         "classes reversed in predict",
         "predict.py",
-        'Predictions(list(chosen.id), self.record["classes"], prob)',
-        'Predictions(list(chosen.id), self.record["classes"][::-1], prob)',
+        'Predictions(list(chosen.id), self.record["classes"], prob, kind',
+        'Predictions(list(chosen.id), self.record["classes"][::-1], prob, kind',
         "test_predict.py",
     ),
     Defect(
@@ -81,7 +81,7 @@ DEFECTS = [
     ),
     Defect(
         "test mean of fold 0 alone",
-        "inference/predictions.py",
+        "inference/blending.py",
         "[np.mean(folds, axis=0) for folds in runs]",
         "[folds[0] for folds in runs]",
         "test_ensemble.py",
@@ -89,8 +89,8 @@ DEFECTS = [
     Defect(
         "logits averaged",
         "inference/predictor.py",
-        "torch.stack([one.softmax(1) for one in logits]).mean(0)",
-        "torch.stack(logits).mean(0).softmax(1)",
+        "torch.stack([self.answer(one) for one in logits]).mean(0)",
+        "self.answer(torch.stack(logits).mean(0))",
         "test_predict.py",
     ),
     Defect(
