@@ -157,9 +157,8 @@ def stratified_folds(split: pd.DataFrame, settings: Folds, form: OneClass) -> np
 
     strata, fold = form.strata(split.label), np.empty(len(split), dtype=int)
     if (most := strata.value_counts().max()) < settings.n:
-        raise UserError(
-            f"no class has {settings.n} images, one a fold: set folds.n: {most} or less"
-        )
+        text = f"no class has {settings.n} images, one a fold"
+        raise UserError(f"{text}: set folds.n: {most} or less")
     splitter = StratifiedGroupKFold(settings.n, shuffle=True, random_state=settings.seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # small classes: we said it, with names
@@ -211,11 +210,9 @@ def describe(table: pd.DataFrame, form: OneClass) -> str:
         return f"all {len(table):,} images are trained on, none is held out"
     sizes = scored.fold.value_counts().sort_index()
     twins = scored[scored.duplicated("group", keep=False)]
-    return (
-        f"{len(sizes)} folds of {sizes.min()}-{sizes.max()} images, "
-        f"{form.counted(len(form.classes(scored.label)))}, "
-        f"{len(twins)} grouped images kept together"
-    )
+    told = f"{len(sizes)} folds of {sizes.min()}-{sizes.max()} images"
+    classes = form.counted(len(form.classes(scored.label)))
+    return f"{told}, {classes}, {len(twins)} grouped images kept together"
 
 
 if __name__ == "__main__":

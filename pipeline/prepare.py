@@ -160,12 +160,10 @@ def audit_of(facts: pd.DataFrame, form: OneClass) -> dict[str, int]:
 
 def describe(audit: dict[str, int], form: OneClass) -> str:
     sizes = "one size" if audit["sizes"] == 1 else f"{audit['sizes']} sizes"
-    return (
-        f"{audit['train']:,} train + {audit['test']:,} test images, "
-        f"{form.counted(audit['classes'])}, {sizes}, "
-        f"{audit['twins']} twins ({audit['conflicts']} with "
-        f"contradictory labels), {audit['test_with_train_twin']} test images with a training twin"
-    )
+    images = f"{audit['train']:,} train + {audit['test']:,} test images"
+    twins = f"{audit['twins']} twins ({audit['conflicts']} with contradictory labels)"
+    leaks = f"{audit['test_with_train_twin']} test images with a training twin"
+    return f"{images}, {form.counted(audit['classes'])}, {sizes}, {twins}, {leaks}"
 
 
 def tell_order(classes: list[str]) -> None:

@@ -121,17 +121,12 @@ def explain(error: Exception) -> str | None:
         if error.filename is not None and error.strerror:
             return f"{short(os.fsdecode(error.filename), 400)}: {error.strerror}"
     if str(error).startswith(("DataLoader ", "Pin memory thread")):
-        return (
-            f"a loader process is lost ({short(error, 120)}): out of memory? set "
-            "runtime.workers: 0, or in Docker give it --shm-size=2g"
-        )
-    if isinstance(error, MemoryError) or re.search(
-        r"out of memory|can't allocate|Insufficient memory", str(error)
-    ):
-        return (
-            "not enough memory: lower train.batch_size and raise train.accumulate by as much; for "
-            f"predictions lower runtime.predict_batch ({short(error, 120)})"
-        )
+        text = "out of memory? set runtime.workers: 0, or in Docker give it --shm-size=2g"
+        return f"a loader process is lost ({short(error, 120)}): {text}"
+    scarce = re.search(r"out of memory|can't allocate|Insufficient memory", str(error))
+    if isinstance(error, MemoryError) or scarce:
+        text = "lower train.batch_size and raise train.accumulate by as much; for predictions lower"
+        return f"not enough memory: {text} runtime.predict_batch ({short(error, 120)})"
     return None
 
 

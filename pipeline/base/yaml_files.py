@@ -25,10 +25,8 @@ def find_yaml(name: str, folder: str) -> Path:
     path = Path(name) if name.endswith((".yaml", ".yml")) else here / f"{name}.yaml"
     if not path.is_file():
         known = known_yaml(folder)
-        there_are = f"there are: {', '.join(known)}"
-        raise UserError(
-            f"no {kind} {shown(name)} ({short(path)}){did_you_mean(name, known)}; {there_are}"
-        )
+        told = f"{did_you_mean(name, known)}; there are: {', '.join(known)}"
+        raise UserError(f"no {kind} {shown(name)} ({short(path)}){told}")
     return path
 
 

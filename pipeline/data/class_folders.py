@@ -35,11 +35,8 @@ def in_words(paths: set[str]) -> str:
     if len(classes := sorted(set(labels.values()))) < 2:
         return ""
     left = len(paths) - len(labels) - len(tests)
-    more = f", {left:,} pictures of neither" * bool(left)
-    return (
-        f"{len(labels):,} pictures in {len(classes)} class folders {shown(classes)}, "
-        f"{len(tests):,} below test/{more}"
-    )
+    more = f", {len(tests):,} below test/" + f", {left:,} pictures of neither" * bool(left)
+    return f"{len(labels):,} pictures in {len(classes)} class folders {shown(classes)}{more}"
 
 
 def write_tables(folder: Path, paths: set[str]) -> str:

@@ -81,10 +81,9 @@ def check_folds(
     alone = folds_per_class[(folds_per_class["nunique"] == 1) & (folds_per_class["first"] >= 0)]
     if len(alone):
         label, fold = alone.index[0], alone["first"].iloc[0]
-        raise UserError(
-            f"{where}: class {label!r} has all its images in fold {fold}: the model of that fold "
-            "would never see it; move some to another fold, or mark them -1 (always trained on)"
-        )
+        text = f"class {label!r} has all its images in fold {fold}: its model would never see it"
+        way = "move some to another fold, or mark them -1 (always trained on)"
+        raise UserError(f"{where}: {text}; {way}")
 
 
 def parted(table: pd.DataFrame, form: OneClass) -> pd.DataFrame:
@@ -126,12 +125,10 @@ def refuse_other_images(table: pd.DataFrame, train: pd.DataFrame, where: Path | 
         raise UserError(f"{where}: {text}")
     differ = label[label != ours.reindex(label.index)]
     if len(differ):
-        image = differ.index[0]
-        raise UserError(
-            f"{where}: {len(differ)} labels are not those of train.csv: {image!r} is "
-            f"{differ.iloc[0]!r} there and {ours[image]!r} in train.csv; restore one of the files, "
-            "or set folds.name to a new name and run python -m pipeline.folds"
-        )
+        image, there = differ.index[0], differ.iloc[0]
+        text = f"{image!r} is {there!r} there and {ours[image]!r} in train.csv; restore one of the"
+        way = "files, or set folds.name to a new name and run python -m pipeline.folds"
+        raise UserError(f"{where}: {len(differ)} labels are not those of train.csv: {text} {way}")
 
 
 def split_rows(
@@ -151,16 +148,15 @@ def split_rows(
     if changes:
         table = changes.applied(table)
         table = table[table.fold >= -1].reset_index(drop=True)
-    position = dict(zip(train.id, train.index, strict=True))
     frame = pd.DataFrame(
         {
             "image": table.image,
-            "row": table.image.map(position),
+            "row": table.image.map(pd.Series(train.index, train.id)),
             "target": form.targets(table.label, classes),
             "fold": table.fold,
+            "hash": table.image.map(train.set_index("id").hash),
         }
     )
-    frame["hash"] = rows.hash.to_numpy()[frame.row]
     return frame[table.fold != fold], frame[table.fold == fold]
 
 

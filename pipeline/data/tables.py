@@ -22,13 +22,12 @@ from pipeline.data.studies import answered
 
 def data_folder(competition: Competition, override: Path | None = None) -> Path:
     """Where the competition's files lie: --data, else DATA_DIR/NAME, else data/NAME."""
-    folder = override or root("data") / competition.name
-    if not (folder / competition.train).exists():
-        get = f"run python -m pipeline.fetch {competition.name}, " if competition.slug else ""
-        raise UserError(
-            f"{folder / competition.train}: no such file; {get}or point with --data FOLDER or "
-            f"DATA_DIR (the folder that holds {competition.name}/)"
-        )
+    name, train = competition.name, competition.train
+    folder = override or root("data") / name
+    if not (folder / train).exists():
+        get = f"run python -m pipeline.fetch {name}, " if competition.slug else ""
+        text = f"point with --data FOLDER or DATA_DIR (the folder that holds {name}/)"
+        raise UserError(f"{folder / train}: no such file; {get}or {text}")
     return folder
 
 
@@ -85,9 +84,8 @@ def image_paths(file: Path, table: pd.DataFrame, template: str) -> list[str]:
     """Each row's picture, relative to the data. Raises UserError for a column it lacks."""
     names = re.findall(r"\{([^{}]+)\}", template)
     if not names:
-        raise UserError(
-            f"image path template {template!r} names no column; try '{{{table.columns[0]}}}'"
-        )
+        text = f"names no column; try '{{{table.columns[0]}}}'"
+        raise UserError(f"image path template {template!r} {text}")
     if missing := [name for name in names if name not in table]:
         raise UserError(f"{file}: the image path template {template!r} wants column {missing[0]!r}")
     records = table.to_dict("records")
@@ -166,13 +164,11 @@ def refuse_columns(
         text = f"asks for {shown(asked)}, and task: {competition.task} answers one column"
         raise UserError(f"{path}: {text}; let `label:` name the columns, or take another task")
     if expected is not None and set(asked) != set(expected):
-        hint = "; or is it task: binary?" if len(classes) == 2 and len(asked) == 1 else ""
-        raise UserError(
-            f"{path}: asks for {shown(asked)} beside {competition.id!r}, and {shown(expected)} is "
-            "what can be answered; write a sample with these columns, let `sample:` in the "
-            "competition's YAML name it, and rename or drop columns of the submission by hand"
-            + hint
-        )
+        text = f"asks for {shown(asked)} beside {competition.id!r}, and {shown(expected)} is what"
+        way = "write a sample with these columns, let `sample:` in the competition's YAML name it,"
+        way += " and rename or drop columns of the submission by hand"
+        way += "; or is it task: binary?" * (len(classes) == 2 and len(asked) == 1)
+        raise UserError(f"{path}: {text} can be answered; {way}")
     if competition.task != "classes" or competition.submission == "probability":
         return
     values = sample[expected[0]]

@@ -153,19 +153,17 @@ class Predictor:
         """
         for size in sizes:
             if size > packed:
-                raise UserError(
-                    f"predict.sizes: {size} px would enlarge the packed pictures ({packed} px, for "
-                    f"training at {size_name(self.preprocessing['size'])})"
-                )
+                own = f"{packed} px, for training at {size_name(self.preprocessing['size'])}"
+                text = f"{size} px would enlarge the packed pictures ({own})"
+                raise UserError(f"predict.sizes: {text}")
             try:
                 with torch.inference_mode():
                     self.model(torch.zeros(1, 3, *sides(self.of_height(size)), device=self.device))
             except torch.OutOfMemoryError:
                 raise
             except FOREIGN as error:
-                reason = short(error)
-                text = f"predict.sizes: this backbone takes no pictures of {size} px: {reason}"
-                raise UserError(text) from None
+                text = f"this backbone takes no pictures of {size} px: {short(error)}"
+                raise UserError(f"predict.sizes: {text}") from None
 
 
 def inference_precision(accelerator: Accelerator) -> Precision:

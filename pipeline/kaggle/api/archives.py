@@ -59,11 +59,9 @@ def extract(archive: Path, into: Path) -> None:
     held = sizes(archive)
     size, free = sum(held.values()), shutil.disk_usage(archive.parent).free
     if free < size + SPARE:
-        raise UserError(
-            f"the disk of {archive.parent} is full: unpacking {archive.name} takes "
-            f"{size / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; free some, or set DATA_DIR to "
-            "another disk; then the same command"
-        )
+        takes = f"unpacking {archive.name} takes {size / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
+        way = "free some, or set DATA_DIR to another disk; then the same command"
+        raise UserError(f"the disk of {archive.parent} is full: {takes}; {way}")
     say("fetch", f"unpacking {archive.name}: {len(held):,} files, {size / 1e6:,.1f} MB")
     with opened(archive) as file:
         file.extractall(into)

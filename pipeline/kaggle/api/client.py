@@ -51,11 +51,8 @@ def sign_in() -> KaggleApi:
             ask("competition", "", api.authenticate, patience=0)
         except SystemExit:
             token, source = get_access_token_from_env()
-            raise UserError(
-                f"Kaggle refuses the token of {source}: expired or revoked; {TOKEN}"
-                if token
-                else f"no Kaggle token; {TOKEN}"
-            ) from None
+            refused = f"Kaggle refuses the token of {source}: expired or revoked"
+            raise UserError(f"{refused if token else 'no Kaggle token'}; {TOKEN}") from None
     return api
 
 

@@ -138,10 +138,9 @@ def compare(
         verdict = f"{differ.sum()} other labels, all in a tie" if differ.any() else "equal labels"
     if wrong.any():
         first = ours.index[wrong.argmax()]
-        raise UserError(
-            f"{int(wrong.sum())} of {len(ours)} answers differ from the local submission, first "
-            f"{first!r} ({ours[first]!r} here): {got.loc[first].tolist()[:3]}"
-        )
+        text = f"{wrong.sum()} of {len(ours)} answers differ from the local submission"
+        told = f"{first!r} ({ours[first]!r} here): {got.loc[first].tolist()[:3]}"
+        raise UserError(f"{text}, first {told}")
     return f"{len(ours):,} rows as in the local submission, {verdict}"
 
 

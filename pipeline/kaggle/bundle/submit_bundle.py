@@ -92,11 +92,9 @@ def write_weights(
 def heading(name: str, competition: str, record: dict[str, Any]) -> str:
     cv, git = cv_of(record), record["git"] or "unknown"
     runs = ", ".join(f"{run} × {weight:.2g}" for run, weight in record["key"]["weights"].items())
-    return (
-        f"# {name} on {competition}\n\n{record['metric']} {cv_words(cv)}; "
-        f"runs: {runs}; git {git}.\n\n"
-        f"Made by `python -m pipeline.bundle {name}`: change things there, not here."
-    )
+    told = f"{record['metric']} {cv_words(cv)}; runs: {runs}; git {git}."
+    made = f"Made by `python -m pipeline.bundle {name}`: change things there, not here."
+    return f"# {name} on {competition}\n\n{told}\n\n{made}"
 
 
 def find_model(ensemble: dict[str, Any], run: str, fold: int) -> BundledModel:
