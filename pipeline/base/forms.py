@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pipeline.base.config import Experiment
 
 Kind = Literal["shares", "chances", "numbers"]  # sum to 1; each between 0 and 1; any
+SCORES = ("log_loss", "balanced_log_loss", "balanced_accuracy", "mcc")  # of one class a picture
 
 
 class OneClass:
@@ -28,20 +29,8 @@ class OneClass:
     kind: ClassVar[Kind] = "shares"
     word: ClassVar[str] = "classes"
     losses: ClassVar[tuple[str, ...]] = ("cross_entropy", "bce")
-    metrics: ClassVar[tuple[str, ...]] = (
-        "accuracy",
-        "log_loss",
-        "macro_f1",
-        "auc",
-        "quadratic_kappa",
-        "balanced_accuracy",
-        "balanced_log_loss",
-        "mcc",
-        "map_at_3",
-        "map_at_5",
-        "top_3",
-        "top_5",
-    )
+    metrics: ClassVar[tuple[str, ...]] = ("accuracy", "auc", *SCORES, "macro_f1")
+    metrics += ("quadratic_kappa", "map_at_3", "map_at_5", "top_3", "top_5")
     by_class: ClassVar[bool] = True  # a picture is of one class: samplers rest on it
 
     def __init__(self, rules: "Competition | None" = None):
@@ -136,17 +125,7 @@ ONE_CLASS = OneClass()  # where no competition's settings are asked for
 class Binary(OneClass):
     """`binary`: two classes, of which the `positive` one is asked for."""
 
-    metrics = (
-        "auc",
-        "log_loss",
-        "balanced_log_loss",
-        "accuracy",
-        "f1",
-        "f2",
-        "average_precision",
-        "mcc",
-        "balanced_accuracy",
-    )
+    metrics = ("auc", "accuracy", *SCORES, "f1", "f2", "average_precision")
 
     def problem(self) -> str:
         return "" if isinstance(self.rules.label, str) else "task: binary has one column as label"

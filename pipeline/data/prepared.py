@@ -27,10 +27,6 @@ class Prepared:
     folder: Path
     record: dict[str, Any]
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Another process is told where the pictures lie, and not sent them."""
-        return {"folder": self.folder, "record": self.record}
-
     @cached_property
     def rows(self) -> pd.DataFrame:
         return read_csv(self.folder / "images.csv", [*COLUMNS, "hash", "note"])
