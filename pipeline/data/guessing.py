@@ -7,7 +7,7 @@ import pandas as pd
 from pipeline.base.cli import shown
 from pipeline.base.forms import marks_of
 
-SEPARATORS = (" ", ",", ";", "|")
+SEPARATORS = (",", ";", "|", " ")  # `a, b` holds a space as well
 ORDERED = ("grade", "level", "stage", "severity", "diagnosis", "score", "rating")  # in names
 GROUPS = ("group", "patient", "subject", "individual", "person", "animal", "case", "study")
 GROUPS += ("series", "video", "site", "location", "camera")  # in names, the surest first
@@ -98,11 +98,12 @@ def are_numbers(values: pd.Series) -> bool:
 def separator_of(values: pd.Series) -> str:
     """Between labels that are joined, or nothing: some stand alone elsewhere.
 
-    So `scab rust` is two labels where `scab` is one, and `quercus alba` a name.
+    So `scab rust` is two labels where `scab` is one, and `quercus alba` a name. A list may stand in
+    brackets, its parts in quotes.
     """
-    distinct = set(values)
+    distinct, edges = {value.strip("[]") for value in values}, " '\""
     for mark in SEPARATORS:
-        parts = {part.strip() for value in distinct if mark in value for part in value.split(mark)}
-        if {part for part in parts if part} & {v for v in distinct if mark not in v}:
+        parts = {part.strip(edges) for v in distinct if mark in v for part in v.split(mark)}
+        if parts & {v.strip(edges) for v in distinct if mark not in v} - {""}:
             return mark
     return ""

@@ -50,8 +50,8 @@ def draw_curves(logs: dict[int, pd.DataFrame], title: str) -> "Figure":
     losses, scores = figure.subplots(1, 2)
     for fold, log in logs.items():
         how = {"color": f"C{fold % 10}", "marker": "." if len(log) < 30 else ""}
-        losses.plot(log.epoch, log.train_loss, linestyle="--", alpha=0.6, **how)
-        losses.plot(log.epoch, log.valid_loss, **how)
+        losses.plot(log.epoch, log.train_loss.clip(1e-6), linestyle="--", alpha=0.6, **how)
+        losses.plot(log.epoch, log.valid_loss.clip(1e-6), **how)
         end = f"fold {fold}: {log.valid_score.iloc[-1]:.4f}"  # nan where all is trained on
         scores.plot(log.epoch, log.valid_score, label=end, **how)
     ends = [log.valid_score.iloc[-1] for log in logs.values()]
