@@ -86,9 +86,7 @@ def one_augmentation(value: Any) -> Any:
 
 
 Transform = Annotated[
-    dict[str, dict[str, Any]],
-    BeforeValidator(one_transform),
-    Field(min_length=1, max_length=1),
+    dict[str, dict[str, Any]], BeforeValidator(one_transform), Field(min_length=1, max_length=1)
 ]
 Augmentation = Annotated[
     list[Transform], BeforeValidator(one_augmentation), Field(validate_default=True)

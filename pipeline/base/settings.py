@@ -89,11 +89,7 @@ class Settings(BaseModel):
     """
 
     model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        allow_inf_nan=False,
-        populate_by_name=True,
-        loc_by_alias=False,
+        extra="forbid", frozen=True, allow_inf_nan=False, populate_by_name=True, loc_by_alias=False
     )
     RETIRED: ClassVar[dict[str, Any]] = {}
 

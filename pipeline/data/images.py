@@ -6,7 +6,6 @@ looks at each file first, because OpenCV passes a half-truncated JPEG as a half-
 
 import hashlib
 import os
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from pipeline.base.cli import UserError, short
 from pipeline.base.settings import Size, sides
 
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+Image.MAX_IMAGE_PIXELS = None  # it refuses a sixth of what OpenCV reads: slides of pathology
 # what OpenCV cannot read PIL does, or a line of ours says it
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 Stat = tuple[int, int]  # bytes, nanoseconds

@@ -77,11 +77,7 @@ class EpochBatches:
     """
 
     def __init__(
-        self,
-        n: int,
-        batch_size: int,
-        seed: int,
-        draw: Callable[[int], np.ndarray] | None = None,
+        self, n: int, batch_size: int, seed: int, draw: Callable[[int], np.ndarray] | None = None
     ):
         self.n, self.seed, self.epoch, self.draw = n, seed, 0, draw
         self.count = max(1, min(round(n / batch_size), n // 2))

@@ -255,3 +255,11 @@ def test_file_pixels_equal_packed_ones(tmp_path: Path) -> None:
     assert (pixels[0] == shaped(decode(tmp_path / "a.png").rgb, 16, "stretch")).all()
     with pytest.raises(BadImageError, match=r"gone.png: no such file"):
         pixels[1]
+
+
+def test_slides_of_180_megapixels_are_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("1", (60_000, 3_000), 1).save(tmp_path / "slide.png", compress_level=1)
+    monkeypatch.setattr(cv2, "imread", lambda *_: np.full((3, 60, 3), 255, np.uint8))
+    assert decode(tmp_path / "slide.png").rgb.shape == (3, 60, 3)
