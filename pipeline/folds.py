@@ -176,9 +176,8 @@ def iterative_folds(split: pd.DataFrame, settings: Folds, form: OneClass) -> np.
 
     marks = pd.DataFrame(as_array(form.targets(split.label, form.classes(split.label))))
     groups = marks.groupby(split.group.to_numpy()).max()
-    splitter = MultilabelStratifiedKFold(
-        n_splits=settings.n, shuffle=True, random_state=settings.seed
-    )
+    how = {"shuffle": True, "random_state": settings.seed}
+    splitter = MultilabelStratifiedKFold(n_splits=settings.n, **how)
     fold = pd.Series(-1, groups.index)
     for k, (_, held_out) in enumerate(splitter.split(groups, groups.to_numpy())):
         fold.iloc[held_out] = k

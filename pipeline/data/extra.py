@@ -53,10 +53,9 @@ def left_out(extra: Prepared, prepared: Prepared, form: OneClass) -> dict[str, s
     own, others = (thumbnails(one.pixels, len(one.rows)) for one in (extra, prepared))
     found = {}
     for start in range(0, len(rows), CHUNK):
-        alike = own[start : start + CHUNK] @ others.T
-        for row, best, how in zip(
-            rows[start : start + CHUNK].itertuples(), alike.argmax(1), alike.max(1), strict=True
-        ):
+        part, alike = rows[start : start + CHUNK], own[start : start + CHUNK] @ others.T
+        nearest = zip(part.itertuples(), alike.argmax(1), alike.max(1), strict=True)
+        for row, best, how in nearest:
             same = equal.get(row.hash)
             if not known.issuperset(form.parts(row.label)):
                 found[row.id] = "of another class"

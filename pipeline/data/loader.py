@@ -99,10 +99,8 @@ class EpochBatches:
 
 
 def in_order(n: int, batch_size: int) -> list[BatchSpec]:
-    return [
-        BatchSpec(0, list(range(start, min(start + batch_size, n))))
-        for start in range(0, n, batch_size)
-    ]
+    starts = range(0, n, batch_size)
+    return [BatchSpec(0, list(range(at, min(at + batch_size, n)))) for at in starts]
 
 
 def grouped(batches: Iterable[Any], size: int) -> Iterator[list[Any]]:
@@ -154,11 +152,8 @@ def affordable(workers: int, pictures: Pictures, batches: Iterable[BatchSpec]) -
     fit = max(0, (free // batch - 2) // AHEAD)  # two are in use
     if fit >= workers:
         return workers
-    warn_once(
-        "train",
-        f"{SHARED} has no room for the batches of {workers} loader processes: {fit} will do; "
-        "docker run --shm-size=2g gives more",
-    )
+    text = f"{SHARED} has no room for the batches of {workers} loader processes: {fit} will do"
+    warn_once("train", f"{text}; docker run --shm-size=2g gives more")
     return fit
 
 

@@ -7,6 +7,7 @@ import json
 import shutil
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -139,11 +140,10 @@ class PushedBundle:
         Straight after a push Kaggle may still tell how the version before ended: an end counts
         once this one was seen at work, or when it has been told SETTLED times.
         """
-        ends, one = 0, self.version_ref  # an older client asks for the latest version all the same
+        # an older client asks for the latest version all the same
+        ends, told = 0, partial(self.api.kernels_status, self.version_ref)
         while True:
-            answer = ask(
-                "notebook", self.ref, lambda: unless_absent(lambda: self.api.kernels_status(one))
-            )
+            answer = ask("notebook", self.ref, partial(unless_absent, told))
             status = answer.status.name if answer else "ABSENT"
             ends = ends + 1 if status in ENDS else SETTLED
             if ends > SETTLED:
@@ -162,9 +162,8 @@ class PushedBundle:
         version = self.done["version"]
 
         def submit(api: KaggleApi, text: str) -> Any:
-            return api.competition_submit_code(
-                "submission.csv", text, slug, self.ref, version, True
-            )
+            to_kaggle = api.competition_submit_code
+            return to_kaggle("submission.csv", text, slug, self.ref, version, True)
 
         submit_once(csv, slug, hashlib.sha256(self.run.encode()).hexdigest(), submit, SCORE_POLLS)
 

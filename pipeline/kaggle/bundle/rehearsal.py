@@ -52,9 +52,8 @@ def rehearse(bundle: Path, competition: Competition, n: int | None) -> tuple[str
         answers = read_csv(working / "submission.csv", [competition.id])
     blend, record = load_blend(name)
     margins = margins_of(Predictions.load(blend), record.get("decision"), competition.k)
-    return story, compare(
-        answers, read_csv(local, []), ours, competition, margins, tolerance_here()
-    )
+    known = read_csv(local, [])
+    return story, compare(answers, known, ours, competition, margins, tolerance_here())
 
 
 def mount(bundle: Path, inputs: Path) -> None:

@@ -72,11 +72,9 @@ def write_training(out: Path, job: Job, settings: Experiment, competition: Compe
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
     write_first_weights(settings, project)
-    about = (
-        f"# {settings.name} on {job.competition}: training of folds {job.folds}\n\nMade by "
-        f"`python -m pipeline.bundle {settings.name} --train`: change things there, not here."
-    )
-    write_train_notebook(out, about, job, dataset)
+    about = f"# {settings.name} on {job.competition}: training of folds {job.folds}"
+    made = f"Made by `python -m pipeline.bundle {settings.name} --train`: change things there"
+    write_train_notebook(out, f"{about}\n\n{made}, not here.", job, dataset)
     write_metadata(out, owner, slug, competition, job.hours, {"code": dataset})
 
 
@@ -88,11 +86,9 @@ def write_settings(package: Path, settings: Experiment, competition: Competition
     values["competition"] = competition.name
     rules = competition.model_dump(mode="json", exclude_defaults=True, exclude={"name"})
     rules["metric"] = competition.metric  # its default is the task's
-    for name, made in (
-        (f"experiments/{settings.name}", values),
-        (f"competitions/{competition.name}", rules),
-    ):
-        text = yaml.safe_dump(made, sort_keys=False, allow_unicode=True)
+    files = {f"experiments/{settings.name}": values, f"competitions/{competition.name}": rules}
+    for name, found in files.items():
+        text = yaml.safe_dump(found, sort_keys=False, allow_unicode=True)
         (package / "configs" / f"{name}.yaml").write_text(text)
 
 
