@@ -8,6 +8,8 @@ PACKAGE = Path(__file__).parents[1] / "pipeline"
 ORDER = ["base", "data", "model", "inference", "training"]
 VERBS = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "__main__"}
 WITH_VERBS = {"ablate", "bench"}  # they run the flow themselves
+QUICK = ["prepare", "folds", "train", "predict", "ensemble", "submit", "pages.compose"]
+SLOW = {"torch", "timm", "scipy", "sklearn", "matplotlib"}  # seconds that no up-to-date stage waits
 
 
 def imported(source: str) -> Iterator[str]:
@@ -55,6 +57,30 @@ def test_a_wrong_import_is_found() -> None:
     ]
     assert wrong("launchers.local", "import pipeline.data.splits")
     assert not wrong("ablate", "from pipeline.train import unfinished")
+
+
+def loaded(modules: list[str]) -> dict[str, str]:
+    """Packages that modules load as soon as they are imported, and which of ours asks for each."""
+    todo, seen, found = list(modules), set[Path](), dict[str, str]()
+    while todo:
+        path = PACKAGE / (todo.pop().replace(".", "/") + ".py")
+        if path in seen or not path.is_file():
+            continue
+        seen.add(path)
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ImportFrom):
+                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            else:
+                names = [alias.name for alias in getattr(node, "names", [])]
+            todo += [name.removeprefix("pipeline.") for name in names]
+            found |= {name.partition(".")[0]: path.name for name in names}
+    return found
+
+
+def test_an_up_to_date_stage_waits_for_no_slow_package() -> None:
+    assert {"torch", "accelerate"} <= set(loaded(["training.head_init"]))
+    found = loaded(QUICK)
+    assert not {name: found[name] for name in SLOW & set(found)}
 
 
 def test_each_room_says_what_it_answers() -> None:
