@@ -5,6 +5,7 @@ longer than all that an up-to-date stage does.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache, wraps
 from importlib.metadata import version
 from pathlib import Path
@@ -69,7 +70,8 @@ def kept(ask: Callable[[str], Answer]) -> Callable[[str], Answer]:
         answers = known.get(question, {})
         if backbone not in answers:
             answers = {**answers, backbone: ask(backbone)}
-            records.write_json(path, {**known, question: answers})
+            with suppress(OSError):  # another's folder, or a full disk: it is asked again then
+                records.write_json(path, {**known, question: answers})
         return answers[backbone]
 
     return answer

@@ -284,6 +284,13 @@ def test_a_backbone_is_asked_of_timm_once_and_not_at_each_stage(
     assert seen == [("long-layernorm", 224)] * 2
 
 
+def test_what_timm_says_need_not_be_kept(space: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (space / "e.yaml").write_text("competition: demo\nmodel: {backbone: test_resnet}\n")
+    monkeypatch.setenv("RUNS_DIR", str(space / "e.yaml"))  # no folder to write into
+    recipes.own_size.cache_clear()
+    assert load_experiment(str(space / "e.yaml")).model.size == 160
+
+
 def test_runtime_is_outside_the_key(tmp_path: Path) -> None:
     base = "competition: demo\nmodel: {size: 64}\n"
     (tmp_path / "a.yaml").write_text(base)
