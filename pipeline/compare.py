@@ -20,13 +20,7 @@ from pipeline.analysis.listing import SCIENCE, blend_row, print_rows
 from pipeline.analysis.paired import changed_sides, is_luck, paired, refuse_foreign
 from pipeline.analysis.standings import print_leaderboard
 from pipeline.base import records
-from pipeline.base.cli import (
-    UserError,
-    print_table,
-    run_stage,
-    say,
-    short,
-)
+from pipeline.base.cli import UserError, print_table, run_stage, say, short
 from pipeline.base.runs import load_blend, model_path
 from pipeline.training.keys import in_todays_terms
 

@@ -33,7 +33,7 @@ from pipeline.base.competition import Competition, load_competition
 from pipeline.base.config import TTA, load_experiment, root
 from pipeline.base.derived import SeedOption, seeds_of
 from pipeline.base.forms import as_array
-from pipeline.base.runs import cv_of
+from pipeline.base.runs import GIVEN, cv_of
 from pipeline.base.settings import checked_name
 from pipeline.data.decisions import Changes, load_changes
 from pipeline.data.splits import classes_of, folds_digest, load_folds, slices
@@ -90,8 +90,7 @@ def main(
         from pipeline.analysis.blend_weights import fitted  # late: SciPy, scikit-learn
 
         found = fitted(members, table, changes, rules, mean, key["fit"], out)
-        facts, pairs = {"fitted": found}, zip(members, found["weights"], strict=True)
-        members = [replace(member, weight=weight) for member, weight in pairs if weight]
+        facts, members = {"fitted": found}, weighted(members, found["weights"])
         key |= members_key(members)
     work = partial(blend, members, table, changes, rules, out, mean, facts)
     made, record = records.make(out, key, work), records.load(out)
@@ -99,6 +98,14 @@ def main(
     say("ensemble", f"{out.parent}/{{oof,test}}.npz, {took(started) if made else 'up to date'}")
     if not no_report and cv_of(record)["folds"]:  # of held-out ones
         tell(out.parent.name)
+
+
+def weighted(members: list[Member], weights: list[float]) -> list[Member]:
+    """Those of some weight; before answers of others comes a run, whose settings are asked for."""
+    pairs = zip(members, weights, strict=True)
+    found = [replace(member, weight=weight) for member, weight in pairs if weight]
+    own = [replace(members[0], weight=0.0)] if found[0].views == GIVEN else []
+    return own + found
 
 
 def members_key(members: list[Member]) -> dict[str, Any]:

@@ -43,9 +43,10 @@ def main(
         take_over(evidence, take)
     if take and not export:
         return
+    from pipeline.analysis.neighbours import load_features
     from pipeline.pages.desk import Desk
 
-    desk = Desk.of(evidence)
+    desk = Desk(evidence, *load_features(evidence))
     if export:
         from pipeline.pages.export import static_page
 

@@ -37,12 +37,10 @@ def main(
 
 
 def told(row: Row) -> dict[str, Any]:
-    competition, digest, only = row.split
-    values = {"name": row.name, "competition": Path(competition).stem, "folds": digest}
-    cv = row.cv if row.scores else None
-    return (
-        values | {"only": only, "cv": cv} | {k: v for k, v in asdict(row).items() if k != "split"}
-    )
+    values, cv = asdict(row), row.cv if row.scores else None
+    competition, digest, only = values.pop("split")
+    split = {"competition": Path(competition).stem, "folds": digest, "only": only}
+    return {"name": row.name, **split, "cv": cv, **values}
 
 
 if __name__ == "__main__":

@@ -78,6 +78,8 @@ def fit(held: Held, names: Sequence[str], weights: Sequence[float]) -> dict[str,
     are the 95 % interval of its gain over the `weights` that were given. Only where all of that is
     a gain the fitted weights are taken.
     """
+    from pipeline.inference.metrics import METRICS  # late: scikit-learn
+
     terms, given = terms_of(held.answers, held.mean, held.labels), np.array(weights) / sum(weights)
     every, nested = np.ones(len(held.target), dtype=bool), np.empty_like(held.answers[0])
     for fold in np.unique(held.fold):
@@ -85,7 +87,7 @@ def fit(held: Held, names: Sequence[str], weights: Sequence[float]) -> dict[str,
         nested[out] = held.of(terms, out, climb(held, terms, ~out))
     found = climb(held, terms, every)
     probs = [held.of(terms, every, given), nested, held.of(terms, every, found)]
-    before, after, seen = drawn_scores(held.target, probs, held.metric, [every.astype(int)])[0]
+    before, after, seen = (METRICS[held.metric](held.target, prob) for prob in probs)
     draws = drawn_scores(held.target, probs[:2], held.metric, resamples(held.group))
     gains = sign_of(held.metric) * (draws[:, 1] - draws[:, 0])
     low, high = np.percentile(gains, [2.5, 97.5])

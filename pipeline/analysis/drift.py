@@ -1,14 +1,13 @@
 """Do the test pictures look like the training pictures? And where do pictures lie to each other?"""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 WIDTH = 50  # principal components: more fit noise, and take minutes
 
 
-@dataclass(frozen=True)
-class Drift:
+class Drift(NamedTuple):
     """How well a classifier tells test from training pictures it has not seen.
 
     `auc` is .5 where it cannot; `train` [n] and `test` [m] are its probabilities of "test".

@@ -206,11 +206,7 @@ def untouched(evidence: Evidence) -> Evidence:
     if "touched" not in evidence.table:
         return evidence
     kept = ~evidence.table.touched.to_numpy(bool)
-    return with_rows(evidence, evidence.table[kept].reset_index(drop=True), kept)
-
-
-def with_rows(evidence: Evidence, table: pd.DataFrame, kept: np.ndarray) -> Evidence:
-    """Another table, of the `kept` rows (bool [n]) of the old one."""
+    table = evidence.table[kept].reset_index(drop=True)
     members = {run: prob[kept] for run, prob in evidence.members.items()}
     return replace(evidence, table=table, prob=evidence.prob[kept], members=members)
 

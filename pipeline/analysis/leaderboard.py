@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.analysis.evidence import Evidence
-from pipeline.analysis.paired import drawn_scores, per_row, resamples
+from pipeline.analysis.paired import drawn_scores, resamples
 from pipeline.base.cli import UserError
 
 LEAST = 5  # submissions with a score, for an offset
@@ -64,9 +64,10 @@ class Belief(NamedTuple):
 
 def believe(runs: list[Evidence]) -> Belief:
     """From the held-out pictures, which all runs must have in common."""
-    one, metric = runs[0], runs[0].record["metric"]
-    probs, whole = [run.prob for run in runs], [np.ones(len(one.target), dtype=int)]
-    score = drawn_scores(one.target, probs, metric, whole)[0]
+    from pipeline.inference.metrics import METRICS  # late: scikit-learn
+
+    one, metric, probs = runs[0], runs[0].record["metric"], [run.prob for run in runs]
+    score = np.array([METRICS[metric](one.target, prob) for prob in probs])
     draws = drawn_scores(one.target, probs, metric, resamples(one.table.group))
     return Belief(sign_of(metric) * score, np.cov(draws.T), len(one.target))
 
@@ -76,12 +77,6 @@ def sign_of(metric: str) -> int:
     from pipeline.inference.metrics import LOWER_IS_BETTER  # late: scikit-learn
 
     return -1 if metric in LOWER_IS_BETTER else 1
-
-
-def row_gains(run: Evidence) -> np.ndarray:
-    """float [n], what each held-out row gives to the run's score."""
-    metric = run.record["metric"]
-    return sign_of(metric) * per_row(run.target, run.prob, metric)
 
 
 def chance_to_lead(belief: Belief, first: int, second: int, rows: int) -> float:

@@ -1,6 +1,5 @@
 """What all there is has scored and cost, and by what each run differs from its base."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,29 +64,23 @@ def row_of(name: str, public: dict[str, float]) -> Row | None:
     """
     if (root("runs") / name / "test.npz.json").exists():
         record = load_blend(name)[1]
-        submitted = records.load(root("submissions") / f"{name}.csv") or {}
-        known = {"public": public.get(name), "hidden": submitted.get("hidden")}
+        known = {"public": public.get(name), "hidden": hidden_score(name)}
         return blend_row(name, record, known)
-    trained = [records.load(path) for path in model_files(name)]
-    trained = [record for record in trained if record]
+    models = sorted((root("runs") / name).glob("fold*/model.safetensors"))
+    trained = [record for path in models if (record := records.load(path))]
     return run_row(name, trained) if trained else None
-
-
-def model_files(name: str) -> list[Path]:
-    return sorted((root("runs") / name).glob("fold*/model.safetensors"))
 
 
 def blend_row(name: str, record: dict[str, Any], known: dict[str, float | None]) -> Row:
     key, cv = record["key"], cv_of(record)
     models = {run: models_of(run, folds_of(record)) for run in key["members"]}
-    several = len(models) > 1
     views = list(dict.fromkeys(about["tta"] for about in key["members"].values()))
-    one = next(iter(models.values()))
-    if several:
+    (run, one), *others = models.items()
+    if others:
         parts = [f"{weight:.2g} {run}" for run, weight in key["weights"].items()]
         about = {"what": " + ".join(parts), "weights": key["weights"]}
     else:
-        about = about_run(next(iter(models)), one[0], views[0]) if one else {"what": "?"}
+        about = about_run(run, one[0], views[0]) if one else {"what": "?"}
     return Row(
         name=name,
         split=held_out(record),
@@ -122,16 +115,13 @@ def run_row(name: str, trained: list[dict[str, Any]]) -> Row:
 def about_run(name: str, model: dict[str, Any], views: str) -> dict[str, Any]:
     """What a run is in words, its base and what it does otherwise, by its model's record."""
     key = in_todays_terms(model["key"])
-    size, epochs = size_name(key["model"]["size"]), key["train"]["epochs"]
-    how = f"epochs: {epochs}" if epochs else "closed form"
-    whole = f"{key['model']['backbone']} {size} px, {how}"
     try:
         own = read_experiment(name)
         other = load_experiment(own.base) if own.base else None
     except UserError:  # a file that is gone, or changed since: the record knows no base
         other = None
     if other is None:
-        return {"what": whole}
+        return {"what": model_words(key)}
     beside = {"extra", "plugins", "pseudo"}  # of which a record holds digests
     ours = {part: key[part] for part in SCIENCE} | {"tta": views} | own.model_dump(include=beside)
     theirs = records.plain(other.key()) | {"tta": other.predict.views_name}
@@ -143,10 +133,22 @@ def about_run(name: str, model: dict[str, Any], views: str) -> dict[str, Any]:
     return {"what": what if changes else other.name, "base": other.name, "changes": changes}
 
 
+def model_words(key: dict[str, Any]) -> str:
+    """What a model is, by its key."""
+    epochs, size = key["train"]["epochs"], size_name(key["model"]["size"])
+    how = f"epochs: {epochs}" if epochs else "closed form"
+    return f"{key['model']['backbone']} {size} px, {how}"
+
+
 def models_of(run: str, folds: list[int]) -> list[dict[str, Any]]:
     """Records of the models of these folds."""
     found = (records.load(model_path(run, fold)) for fold in folds)
     return [record for record in found if record]
+
+
+def hidden_score(name: str) -> float | None:
+    """The score on known answers that `submit` wrote down, if it did."""
+    return (records.load(root("submissions") / f"{name}.csv") or {}).get("hidden")
 
 
 def public_scores() -> dict[str, float]:
@@ -169,24 +171,21 @@ def print_split(rows: list[Row]) -> None:
     one, few = rows[0], rows[0].split[2]
     scored = f"fold {', '.join(map(str, few))}" if few else f"{len(one.scores)} folds"
     scored = scored if one.scores else "all pictures trained on"
-    known = [name for name in ("public", "hidden") if any(getattr(row, name) for row in rows)]
+    told = {name for row in rows for name, value in vars(row).items() if value is not None}
+    known = [name for name in ("public", "hidden") if name in told]
+
+    def cells(row: Row) -> list[str]:
+        scores = [number(getattr(row, name)) for name in ("oof", *known)]
+        cost = [row.tta, duration(row.seconds), row.date[5:10], row.what]
+        return [row.name, mean_std(row.scores), *scores, *cost]
+
     print_table(
-        list(cells(rows, known)),
+        map(cells, rows),
         ["run", "CV", "OOF", *known, "TTA", "trained", "date", "what"],
         f"{Path(one.split[0]).stem}, {one.metric}, {scored}",
         whole=("run", "CV"),
     )
 
 
-def cells(rows: list[Row], known: list[str]) -> Iterator[list[str]]:
-    for row in rows:
-        scores = [row.oof, *(getattr(row, name) for name in known)]
-        yield [
-            row.name,
-            mean_std(row.scores),
-            *("-" if score is None else f"{score:.4f}" for score in scores),
-            row.tta,
-            duration(row.seconds),
-            row.date[5:10],
-            row.what,
-        ]
+def number(score: float | None) -> str:
+    return "-" if score is None or np.isnan(score) else f"{score:.4f}"

@@ -1,4 +1,4 @@
-"""Is one run better than another, or luckier? Both are asked about the same held-out pictures."""
+"""How sure is a score? Is one run better than another, or luckier, on the same pictures?"""
 
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
@@ -12,6 +12,7 @@ from pipeline.base.cli import UserError
 MEANS = ("accuracy", "log_loss")  # over rows
 DRAWS = 1000
 FEW_DRAWS = 200  # of a metric that is no mean over rows, which takes its time
+MOST_NUMBERS = 10_000_000  # that all draws of an interval read: a page is written in seconds
 
 
 class Paired(NamedTuple):
@@ -28,15 +29,16 @@ class Paired(NamedTuple):
 
 def paired(a: Evidence, b: Evidence) -> Paired:
     """Both on the rows that they have in common, resampled together (paired bootstrap)."""
-    from scipy.stats import binomtest  # late: a second
+    from scipy.stats import binomtest  # late: a second, as scikit-learn
+
+    from pipeline.inference.metrics import METRICS
 
     won, lost = int((b.errors < a.errors).sum()), int((b.errors > a.errors).sum())
     p = binomtest(won, won + lost).pvalue if won + lost else 1.0
     metric = a.record["metric"]
     draws = drawn_scores(a.target, [a.prob, b.prob], metric, resamples(a.table.group))
-    whole = drawn_scores(a.target, [a.prob, b.prob], metric, [np.ones(len(a.target), dtype=int)])
     low, high = np.percentile(draws[:, 1] - draws[:, 0], [2.5, 97.5])
-    delta = whole[0, 1] - whole[0, 0]
+    delta = METRICS[metric](b.target, b.prob) - METRICS[metric](a.target, a.prob)
     return Paired(won, lost, float(p), needed_lead(won + lost), *map(float, (delta, low, high)))
 
 
@@ -48,6 +50,24 @@ def is_luck(found: Paired, one_class: bool) -> bool:
     return found.low <= 0 <= found.high
 
 
+def interval(
+    metric: str, target: np.ndarray, prob: np.ndarray, group: np.ndarray
+) -> tuple[float, float]:
+    """95 % of a metric's values when the pictures are drawn again: a bootstrap over `group` [n].
+
+    Twins come or stay away together, so that they do not count as independent. Of a metric that is
+    no mean over rows a few draws give the deviation.
+    """
+    if metric in MEANS:
+        draws = int(np.clip(MOST_NUMBERS / len(prob), 200, DRAWS))
+        found = drawn_scores(target, [prob], metric, resamples(group, draws))
+        return tuple(map(float, np.percentile(found, [2.5, 97.5])))
+    draws = int(np.clip(MOST_NUMBERS / prob.size, 20, 50))
+    found = drawn_scores(target, [prob], metric, resamples(group, draws))
+    centre, spread = np.nanmean(found), 1.96 * np.nanstd(found, ddof=1)
+    return float(centre - spread), float(centre + spread)
+
+
 def needed_lead(n: int) -> int | None:
     """The least won - lost among `n` pictures that chance gives in less than one of 20 cases."""
     from scipy.stats import binom  # late: a second
@@ -57,19 +77,15 @@ def needed_lead(n: int) -> int | None:
     return n - 2 * int(rare.max()) if len(rare) else None
 
 
-def resamples(
-    groups: Iterable[str], draws: int = DRAWS, size: int | None = None, seed: int = 0
-) -> Iterator[np.ndarray]:
-    """How often each row is drawn, int [n], `draws` times: rows with replacement, about `size`.
+def resamples(groups: Iterable[str], draws: int = DRAWS, seed: int = 0) -> Iterator[np.ndarray]:
+    """How often each row is drawn, int [n], `draws` times: rows with replacement, about n.
 
     Whole groups are drawn: a twin tells nothing new.
     """
     group = pd.factorize(np.asarray(groups))[0]
-    n = group.max() + 1
-    each = max(1, round((size or len(group)) * n / len(group)))
-    random = np.random.default_rng(seed)
+    n, random = group.max() + 1, np.random.default_rng(seed)
     for _ in range(draws):
-        yield np.bincount(random.integers(n, size=each), minlength=n)[group]
+        yield np.bincount(random.integers(n, size=n), minlength=n)[group]
 
 
 def drawn_scores(

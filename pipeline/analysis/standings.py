@@ -13,10 +13,10 @@ from pipeline.analysis.leaderboard import (
     fit_offset,
     judge_picks,
     pick_two,
-    row_gains,
     sign_of,
 )
-from pipeline.analysis.paired import MEANS, refuse_foreign
+from pipeline.analysis.listing import number
+from pipeline.analysis.paired import MEANS, per_row, refuse_foreign
 from pipeline.base.cli import UserError, print_table, say
 from pipeline.base.config import root
 from pipeline.kaggle.api.upload import ledger_path, read_ledger
@@ -98,7 +98,8 @@ def print_advice(runs: list[Evidence], both: Belief, n_private: int) -> None:
     best, metric = np.argsort(-both.score, kind="stable")[:2], runs[0].record["metric"]
     pair = pick_two(both, n_private)
     if len(runs) > 2 and metric in MEANS:
-        gain = judge_picks(np.stack([row_gains(run) for run in runs], 1))
+        each = [per_row(run.target, run.prob, metric) for run in runs]
+        gain = judge_picks(sign_of(metric) * np.stack(each, 1))
         better, worse = (gain > 0).mean(), (gain < 0).mean()
         text = f"{gain.mean():+.5f} ({better:.0%} up, {worse:.0%} down)"
         say("compare", f"two that differ against the two best, on held-out halves: {text}")
@@ -107,7 +108,3 @@ def print_advice(runs: list[Evidence], both: Belief, n_private: int) -> None:
     text = "which are the two best" if set(pair) == set(best) else "not the two best"
     differ = int((first.errors != second.errors).sum())
     say("compare", f"select {first.name} and {second.name}: {text}, {differ} pictures differ")
-
-
-def number(score: float) -> str:
-    return "-" if np.isnan(score) else f"{score:.4f}"

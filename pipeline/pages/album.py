@@ -10,7 +10,7 @@ from pipeline.base.cli import UserError
 from pipeline.data.images import Pixels, decode
 from pipeline.data.prepared import Prepared
 from pipeline.data.studies import answered
-from pipeline.pages.page import data_uri, thumbnail
+from pipeline.pages.page import data_uri, shrunk, thumbnail
 
 SIDES = (288, 224, 160, 112)  # px of the longer side, the first that fits
 BUDGET, SHEET_BUDGET = 2_600_000, 1_500_000  # characters of all pictures, and of the map's
@@ -100,11 +100,3 @@ def tiled(pixels: Pixels, rows: np.ndarray, columns: int, side: int) -> np.ndarr
     with ThreadPoolExecutor(4) as pool:  # pictures that are not packed are decoded
         list(pool.map(put, range(len(rows))))
     return canvas
-
-
-def shrunk(rgb: np.ndarray, side: int) -> np.ndarray:
-    """At most `side` px wide and high, in its own shape."""
-    height, width = rgb.shape[:2]
-    scale = min(1.0, side / max(height, width))
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return cv2.resize(rgb, size, interpolation=cv2.INTER_AREA) if scale < 1 else rgb

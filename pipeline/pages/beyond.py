@@ -19,14 +19,12 @@ MOST_DRAWN = 100_000  # probabilities of a metric that is no mean over rows
 
 def tested_pictures(evidence: Evidence, album: Album) -> list[Picture]:
     """Test pictures whose answer is least certain, with the two best classes."""
-    found, doubted = [], doubt(evidence)
-    if evidence.kind != "shares":
-        return [tested(evidence, album, row) for row in doubted.index[:STRIP]]
-    for row in doubted.index[:STRIP]:
-        first, second = np.argsort(-evidence.test_prob[row])[:2]
-        shares = [percent(evidence.test_prob[row, i], 0) for i in (first, second)]
-        text = f"{shares[0]}; or {evidence.classes[second]} {shares[1]}"
-        found.append(album.picture(evidence.test.row[row], evidence.classes[first], text))
+    rows = doubt(evidence).index[:STRIP]
+    found = [tested(evidence, album, row) for row in rows]
+    if evidence.kind == "shares":
+        for picture, prob in zip(found, evidence.test_prob[rows], strict=True):
+            best = [(evidence.classes[i], percent(prob[i], 0)) for i in np.argsort(-prob)[:2]]
+            picture |= {"title": best[0][0], "text": "{1}; or {2} {3}".format(*best[0], *best[1])}
     return found
 
 
@@ -61,19 +59,12 @@ def against(evidence: Evidence, album: Album, name: str) -> dict[str, Any] | Non
     found, sides = paired(other, evidence), changed_sides(other, evidence)
     shown = {}
     for side in ("won", "lost"):
-        rows = sides.index[sides.side == side][:STRIP]
-        shown[side] = [training_picture(evidence, album, row) for row in rows]
-        for picture, row in zip(shown[side], rows, strict=True):
-            picture["text"] = f"{sides.a[row]} → {sides.b[row]}"
+        rows = sides[sides.side == side][:STRIP]
+        texts = rows.a + " → " + rows.b
+        shown[side] = [training_picture(evidence, album, *each) for each in texts.items()]
     what = {"chances": ", by the labels that are right", "numbers": ", by which is nearer"}
-    luck = is_luck(found, evidence.kind == "shares")
-    return {
-        "name": name,
-        **found._asdict(),
-        "luck": luck,
-        "shown": shown,
-        "by": what.get(evidence.kind, ""),
-    }
+    about = {"luck": is_luck(found, evidence.kind == "shares"), "by": what.get(evidence.kind, "")}
+    return {"name": name, "shown": shown, **found._asdict(), **about}
 
 
 def disagreement(evidence: Evidence, album: Album) -> dict[str, Any] | None:
@@ -84,12 +75,11 @@ def disagreement(evidence: Evidence, album: Album) -> dict[str, Any] | None:
     answers = [evidence.told(evidence.answers(prob)) for prob in probs]
     spread = np.abs(probs - probs.mean(0)).sum((0, 2))
     same = np.array([len(set(row)) == 1 for row in zip(*answers, strict=True)])
-    rows = [row for row in np.argsort(-spread, kind="stable")[:STRIP] if not same[row]]
-    shown = []
-    for row in rows:
-        picture = training_picture(evidence, album, row)
-        picture["text"] = " · ".join(one[row] for one in answers)
-        shown.append(picture)
+    shown = [
+        training_picture(evidence, album, row, " · ".join(one[row] for one in answers))
+        for row in np.argsort(-spread, kind="stable")[:STRIP]
+        if not same[row]
+    ]
     regression = evidence.rules.task == "regression"
     flat = probs.reshape(len(probs), -1)
     codes = np.unique(answers, return_inverse=True)[1].reshape(len(probs), -1)

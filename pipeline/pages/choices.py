@@ -13,13 +13,12 @@ Item = dict[str, Any]
 
 def about(evidence: Evidence) -> Item:
     """What the page's script goes by, wherever it lies."""
-    task, names, joint = evidence.rules.task, evidence.classes, ""
+    task, names = evidence.rules.task, evidence.classes
     if task == "ordinal":
         names = class_order(set(evidence.table.label))
-    if task == "multi-label":
-        joint = evidence.rules.form.joint
-    kind = {"task": task, "kind": evidence.kind, "joint": joint}
-    return {"name": evidence.name, "classes": names, **kind}
+    joint = evidence.rules.form.joint if task == "multi-label" else ""
+    about = {"task": task, "kind": evidence.kind, "joint": joint}
+    return {"name": evidence.name, "classes": names, **about}
 
 
 def choices(evidence: Evidence, i: int, test: bool, asked: list[str]) -> list[Item]:

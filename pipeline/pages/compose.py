@@ -22,25 +22,18 @@ PARTS = {
     "labels": "Labels",
     "levels": "Levels",
     "numbers": "Numbers",
-    "calibration": "Confidence",
+    "confidence": "Confidence",
     "classes": "Classes",
     "confusions": "Confusions",
-    "losses": "Errors",
-    "extremes": "Surest, least sure",
+    "errors": "Errors",
+    "sure": "Surest, least sure",
     "twins": "Twins",
     "test": "Test",
     "map": "Map",
-    "strips": "Augmentation",
-    "disagreement": "Members",
+    "views": "Augmentation",
+    "members": "Members",
     "against": "Against another run",
     "settings": "Settings",
-}
-ANCHORS = {
-    "calibration": "confidence",
-    "losses": "errors",
-    "extremes": "sure",
-    "strips": "views",
-    "disagreement": "members",
 }
 
 
@@ -51,8 +44,7 @@ def report_path(name: str) -> Path:
 def is_reported(name: str) -> bool:
     """Whether there is a page about the blend as it is now, short or in full."""
     blend = records.load(root("runs") / name / "test.npz")
-    kept = records.load(report_path(name))
-    return bool(kept and blend) and kept["key"] == key_of(blend)
+    return blend is not None and records.is_current(report_path(name), key_of(blend))
 
 
 def key_of(blend: dict[str, Any]) -> dict[str, Any]:
@@ -77,7 +69,7 @@ def contents(evidence: Evidence, full: bool) -> dict[str, Any]:
     """What the template lays out; the pictures last, when all parts have named theirs."""
     album = Album(evidence.prepared, evidence.pictures)
     values = parts_of(evidence, album) | (slow_parts(evidence, album) if full else {})
-    known = {"map": None, "drift": None, "strips": None, **values}
+    known = {"map": None, "drift": None, "views": None, **values}
     shown = {"score", "folds", "test", "settings"} | {k for k in known if known[k]}
     more = "" if full else f"python -m pipeline.report {evidence.name} adds map, drift, attention"
     return {
@@ -87,7 +79,7 @@ def contents(evidence: Evidence, full: bool) -> dict[str, Any]:
         "made": evidence.record["date"],
         "n": len(evidence.table),
         "kind": evidence.kind,
-        "parts": [(ANCHORS.get(key, key), title) for key, title in PARTS.items() if key in shown],
+        "parts": [(key, title) for key, title in PARTS.items() if key in shown],
         "note": more or "No network was asked for anything on this page.",
         "sources": album.store(),
     }
@@ -101,14 +93,14 @@ def parts_of(evidence: Evidence, album: Album) -> dict[str, Any]:
         **tasks.own_parts(evidence, album),
         "overview": sections.overview(evidence),
         "training": sections.training(evidence),
-        "calibration": sections.calibration(evidence),
+        "confidence": sections.calibration(evidence),
         "classes": sections.classes(evidence) if one_class else None,
         "confusions": sections.confusions(evidence, album) if one_class else None,
-        "losses": sections.losses(evidence, album, None),
-        "extremes": sections.extremes(evidence, album) if one_class else None,
+        "errors": sections.losses(evidence, album, None),
+        "sure": sections.extremes(evidence, album) if one_class else None,
         "twins": sections.twins(evidence, album),
         "doubted": beyond.tested_pictures(evidence, album),
-        "disagreement": beyond.disagreement(evidence, album),
+        "members": beyond.disagreement(evidence, album),
         "settings": origins.settings_table(evidence.settings),
         "settings_of": evidence.settings.name,
         "nearest": nearest,
@@ -125,10 +117,10 @@ def slow_parts(evidence: Evidence, album: Album) -> dict[str, Any]:
     train, test = load_features(evidence)
     drifted = drift(train, test) if len(test) > 1 else None
     return {
-        "losses": sections.losses(evidence, album, train),
+        "errors": sections.losses(evidence, album, train),
         "drift": drifted and beyond.drifted(evidence, album, drifted),
         "map": beyond.picture_map(evidence, album, train, test),
-        "strips": augmented(evidence, album),
+        "views": augmented(evidence, album),
     }
 
 
@@ -136,22 +128,14 @@ def augmented(evidence: Evidence, album: Album) -> list[dict[str, Any]]:
     """The sheet of the gallery: one picture again and again, and a batch of each mixing method."""
     from pipeline.figures.views import training_views
 
-    found = training_views(evidence.settings, evidence.prepared, 1, VIEWS, None, 0)
-    return [
-        {
-            "title": strip.title,
-            "caption": strip.caption,
-            "pictures": [
-                album.drawn(np.asarray(pixels), *described(strip.labels, i))
-                for i, pixels in enumerate(strip.pictures)
-            ],
-        }
-        for strip in found
-    ]
-
-
-def described(labels: list[list[tuple[str, str]]], i: int) -> tuple[str, str]:
-    """Title and text under a picture of the sheet; the first view is the original."""
-    if not labels:
-        return (f"view {i}" if i else "original"), ""
-    return labels[i][0][0], ", ".join(f"{name} {share}" for name, share in labels[i] if share)
+    found = []
+    for strip in training_views(evidence.settings, evidence.prepared, 1, VIEWS, None, 0):
+        plain = [[(f"view {i}" if i else "original", "")] for i in range(len(strip.pictures))]
+        pictures = [
+            album.drawn(
+                np.asarray(pixels), label[0][0], ", ".join(f"{name} {x}" for name, x in label if x)
+            )
+            for pixels, label in zip(strip.pictures, strip.labels or plain, strict=True)
+        ]
+        found.append({"title": strip.title, "caption": strip.caption, "pictures": pictures})
+    return found

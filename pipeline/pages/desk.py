@@ -2,14 +2,14 @@
 
 import threading
 from functools import cache, cached_property
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from pipeline.analysis.doubt import doubt
 from pipeline.analysis.evidence import Evidence
-from pipeline.analysis.neighbours import load_features, neighbours
+from pipeline.analysis.neighbours import neighbours
 from pipeline.analysis.suspects import suspects
 from pipeline.base.cli import UserError, shown
 from pipeline.base.locks import locked
@@ -64,11 +64,6 @@ class Desk:
         self.tested = {int(row): i for i, row in enumerate(self.evidence.test.row)}
         self.log, self.solving = threading.Lock(), threading.Lock()  # one at a time
         self.decisions()  # raises UserError for a log that nobody can follow, before it is opened
-
-    @classmethod
-    def of(cls, evidence: Evidence) -> Self:
-        """Of a blend whose labels are those that were given."""
-        return cls(evidence, *load_features(evidence))
 
     @cached_property
     def doubts(self) -> pd.DataFrame:

@@ -2,7 +2,9 @@
 
 import base64
 import hashlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from markupsafe import Markup
 
 from pipeline.data.decisions import COLUMNS
 from pipeline.pages.choices import about
@@ -24,7 +26,7 @@ def static_page(desk: "Desk") -> str:
     pictures |= {row: thumbnail(desk.large(row), SIDE) for row in rows}
     style = "".join((HERE / name).read_text() for name in ("style.css", "review.css"))
     script = "".join((HERE / name).read_text() for name in ("labels.js", "review.js", "static.js"))
-    data: dict[str, Any] = {
+    data = {
         "live": False,
         **about(desk.evidence),
         "kinds": desk.queue.kind[:MOST].value_counts().to_dict(),
@@ -33,7 +35,7 @@ def static_page(desk: "Desk") -> str:
         "items": items,
         "pictures": pictures,
     }
-    own = {"style": markup(style), "script": markup(script), "policy": policy(style, script)}
+    own = {"style": Markup(style), "script": Markup(script), "policy": policy(style, script)}
     page = environment().get_template("review.html")
     return page.render(name=desk.evidence.name, data=data, own=own)
 
@@ -46,9 +48,3 @@ def policy(style: str, script: str) -> str:
         f"default-src 'none'; img-src data:; style-src {ours[0]}; script-src {ours[1]}; "
         "base-uri 'none'; form-action 'none'"
     )
-
-
-def markup(text: str) -> Any:
-    from markupsafe import Markup  # late
-
-    return Markup(text)  # of our own files only

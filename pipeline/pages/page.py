@@ -11,10 +11,10 @@ import numpy as np
 if TYPE_CHECKING:
     from jinja2 import Environment
     from markupsafe import Markup
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
 
 HERE = Path(__file__).parent
-THUMBNAIL, QUALITY = 128, 60  # px of the longer side; of WebP, where 60 shows no blocks yet
+QUALITY = 60  # of WebP: it shows no blocks yet
 # What a chart is drawn in, and the variable of style.css that a page shows it in
 INKS = {
     "#101010": "--ink",
@@ -56,7 +56,7 @@ def breakable(label: str) -> "Markup":
     return Markup(str(escape(label)).replace("_", "_<wbr>"))
 
 
-def thumbnail(pixels: np.ndarray, size: int = THUMBNAIL) -> str:
+def thumbnail(pixels: np.ndarray, size: int) -> str:
     """A picture, uint8 [h, w, 3], as the text of an `src`: WebP, at most `size` px wide and high.
 
     A picture is never enlarged.
@@ -85,20 +85,21 @@ def webp(pixels: np.ndarray, quality: int = QUALITY) -> bytes:
     return kept.getvalue()
 
 
-def chart(width: float = 4.4, height: float = 2.7) -> "Figure":
-    """An empty figure of one axes, inches; as wide as a phone, so that its text can be read."""
+def chart(height: float = 3.4) -> "Axes":
+    """Empty axes of a figure, inches; as wide as a phone, so that its text can be read."""
     from matplotlib.figure import Figure  # late: half a second
 
-    figure = Figure((width, height), layout="constrained")
-    axes = figure.add_subplot()
+    axes = Figure((4.4, height), layout="constrained").add_subplot()
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0, colors=SOFT, labelsize=9)
     axes.grid(color=LINE, linewidth=0.8)
     axes.set_axisbelow(True)
-    return figure
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.label.set(color=SOFT, fontsize=9)
+    return axes
 
 
-def svg(figure: "Figure") -> "Markup":
+def svg(axes: "Axes") -> "Markup":
     """A chart as SVG for a page: as wide as its place, in the page's font and its colours.
 
     What is drawn in one of INKS follows light and dark; all other colours stay.
@@ -108,7 +109,7 @@ def svg(figure: "Figure") -> "Markup":
 
     kept = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none"}):
-        figure.savefig(kept, format="svg", transparent=True, metadata={"Date": None})
+        axes.figure.savefig(kept, format="svg", transparent=True, metadata={"Date": None})
     text = kept.getvalue()
     text = re.sub(r"\s+", " ", text[text.index("<svg") :])
     text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<g/> ?", "", text)

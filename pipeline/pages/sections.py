@@ -4,19 +4,22 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.analysis.calibration import interval
 from pipeline.analysis.classes import ceiling, class_table, worst_pairs
 from pipeline.analysis.evidence import Evidence
+from pipeline.analysis.listing import hidden_score
 from pipeline.analysis.neighbours import neighbours
+from pipeline.analysis.paired import interval
 from pipeline.analysis.suspects import suspects
 from pipeline.base.cli import mean_std
+from pipeline.base.config import root
 from pipeline.base.runs import cv_of
 from pipeline.data.splits import slices
+from pipeline.figures.curves import read_logs
 from pipeline.inference.reliability import reliability
 from pipeline.pages.album import Album
 from pipeline.pages.drawings import draw_confidence, draw_curves, draw_folds, draw_reliability
 from pipeline.pages.heat import overlays
-from pipeline.pages.origins import cost_of, hidden_score, logs_of, members_of
+from pipeline.pages.origins import cost_of, members_of
 from pipeline.pages.page import percent
 
 PAIRS, LOSSES, STRIP = 10, 24, 16  # of classes; of pictures with the largest loss; of a strip
@@ -46,7 +49,7 @@ def overview(evidence: Evidence) -> dict[str, Any]:
         "slices": parts,
         "told": told(evidence),
         "hidden": hidden_score(evidence.name),
-        "cost": cost_of(evidence).words(),
+        "cost": cost_of(evidence),
         "members": members_of(evidence),
     }
 
@@ -78,7 +81,8 @@ def told(evidence: Evidence) -> str:
 
 def training(evidence: Evidence) -> dict[str, Any]:
     """Curves of the first member's folds where it was trained, and the blend's score by fold."""
-    logs = logs_of(evidence.settings.name, evidence.folds)
+    logs = read_logs(root("runs") / evidence.settings.name)
+    logs = [log for fold, log in logs.items() if fold in evidence.folds]
     trained = bool(logs) and all(len(log) > 1 for log in logs)
     return {
         "score": draw_curves(logs, "valid_score") if trained else "",
@@ -178,10 +182,9 @@ def losses(evidence: Evidence, album: Album, features: np.ndarray | None) -> lis
     return found
 
 
-def training_picture(evidence: Evidence, album: Album, row: int) -> Picture:
-    return album.picture(
-        evidence.table.row.iloc[row], *evidence.told(evidence.target[row : row + 1])
-    )
+def training_picture(evidence: Evidence, album: Album, row: int, text: str = "") -> Picture:
+    (label,) = evidence.told(evidence.target[row : row + 1])
+    return album.picture(evidence.table.row.iloc[row], label, text)
 
 
 def extremes(evidence: Evidence, album: Album) -> dict[str, list[Picture]]:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.analysis.calibration import interval
+from pipeline.analysis.paired import interval
 from pipeline.inference.reliability import reliability
 
 

@@ -5,8 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
+import pytest
 import yaml
 
+from pipeline.analysis.listing import Row, print_rows
 from pipeline.base import records
 from pipeline.kaggle.api.upload import COLUMNS
 
@@ -68,3 +70,10 @@ def test_a_run_that_is_not_blended_and_one_that_is_damaged(
     text = run("runs")
     assert "warning: left out: " in text and "demo, log_loss, fold 0, 1" in text
     assert "0.6250 ± 0.1768" in text and "plain" in text and "not blended" in text
+
+
+def test_a_score_of_zero_is_a_score(capsys: pytest.CaptureFixture[str]) -> None:
+    row = Row("a", ("demo", "x", ()), "r2", [0.1], 0.1, "none", 1, "2026-11-27", "?", hidden=0.0)
+    print_rows([row])
+    said = capsys.readouterr().out
+    assert "hidden" in said and "0.0000" in said and "public" not in said

@@ -212,6 +212,21 @@ def test_answers_of_others_are_a_member(
     assert "nobody knows that its folds" in run("ensemble", one, f"{theirs}:3", "--name", "both")
 
 
+def test_a_run_of_ones_own_stays_beside_better_answers_of_others(
+    run: Callable[..., str], blend_of: Callable[..., str], space: Path
+) -> None:
+    x = TABLE.label.map({"x": 0.8, "y": 0.2})
+    one = blend_of("one", dict(zip(TABLE.image, 1 - x, strict=True)), TESTS)
+    pretend_models(space, "one")
+    oof = pd.DataFrame({"id": TABLE.image, "x": x, "y": 1 - x, "fold": TABLE.fold})
+    theirs = given(space / "theirs", oof.to_csv(index=False), GIVEN_TEST)
+    run("ensemble", one, theirs, "--name", "fit", "--weights", "fit")
+    weights = records.load(space / "runs/fit/test.npz")["key"]["weights"]
+    assert weights == {"one": 0.0, "theirs": 1.0}
+    run("ensemble", "fit", "--name", "again")
+    assert records.load(space / "runs/again/test.npz")["key"]["weights"] == weights
+
+
 @pytest.mark.parametrize(
     ("oof", "test", "said"),
     [

@@ -24,9 +24,9 @@ def test_a_thumbnail_keeps_its_shape_and_is_never_enlarged() -> None:
 def test_two_charts_on_a_page_share_no_id_and_follow_its_colours() -> None:
     texts = []
     for slope in (1, 2):
-        figure = chart()
-        figure.axes[0].plot([0, 1], [0, slope], color=ACCENT)
-        texts.append(svg(figure))
+        axes = chart()
+        axes.plot([0, 1], [0, slope], color=ACCENT)
+        texts.append(svg(axes))
     ids = re.findall(r' id="([^"]*)"', texts[0] + texts[1])
     assert len(set(ids)) == len(ids)
     head = texts[0][: texts[0].index(">")]

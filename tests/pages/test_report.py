@@ -4,6 +4,7 @@ import base64
 import io
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from pipeline.base import records
 from pipeline.pages import compose
 from pipeline.pages.compose import write_report
 from pipeline.pages.heat import overlay
-from pipeline.pages.origins import in_yaml
+from pipeline.pages.origins import in_yaml, members_of
 
 
 def test_it_is_written_once_a_blend(
@@ -82,3 +83,33 @@ def test_an_overlay_has_the_shape_of_its_picture() -> None:
 def test_settings_read_as_people_write_them() -> None:
     assert in_yaml(1) == "1" and in_yaml(True) == "yes" and in_yaml(None) == "-"
     assert in_yaml([{"Flip": {}}, {"Crop": {"scale": [0.5, 1.0]}}]) == "Flip · Crop scale 0.5 · 1.0"
+
+
+def test_answers_of_others_are_called_so(space: Path) -> None:
+    key = {"members": {"theirs": {"tta": "given"}}, "weights": {"theirs": 1.0}}
+    record = {"key": key, "scores": {"theirs given": {"folds": [0.5, 0.7]}}}
+    (line,) = members_of(SimpleNamespace(record=record, folds=[0, 1]))
+    assert line["what"] == "answers of others" and line["cv"].startswith("0.6000 ± ")
+
+
+def test_attention_is_asked_for_a_class_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline.pages import spotlight
+
+    asked: list[int] = []
+
+    def look(_: object, images: object, targets: object) -> np.ndarray:
+        asked.extend(targets.tolist())
+        return np.ones((len(images), 4, 4), np.float32)
+
+    monkeypatch.setattr(spotlight, "attention", look)
+    predictor = SimpleNamespace(
+        preprocessing={"size": 4, "interpolation": "bilinear"},
+        runtime=SimpleNamespace(predict_batch=2),
+        normalise=lambda images: images,
+        model=SimpleNamespace(),
+    )
+    pixels = SimpleNamespace(pixels=np.full((3, 4, 4, 3), 200, np.uint8))
+    light = spotlight.Spotlight(SimpleNamespace(classes=["a", "b"], prepared=pixels))
+    light.model = lambda _: (predictor, ["b", "a"])  # which it was trained with
+    assert light.on(1, 0, 0).tolist() == pixels.pixels[1].tolist() and asked == [1]
+    assert light.maps([0, 1, 2], 0, [0, 1, 1]).shape == (3, 4, 4) and asked[1:] == [1, 0, 0]
