@@ -58,10 +58,10 @@ def derived(experiment: str, changes: list[str] | None, name: str | None) -> str
 
 def each_seed(experiment: str, seeds: list[int] | None) -> list[str]:
     """Names of an experiment's runs: itself for its own seed, else NAME-seed3 for seed 3."""
-    own, name = load_experiment(experiment).train.seed, load_experiment(experiment).name
-    runs = {seed: f"{name}-seed{seed}" for seed in seeds or seeds_of(experiment)}
+    own = load_experiment(experiment)
+    runs = {seed: f"{own.name}-seed{seed}" for seed in seeds or seeds_of(experiment)}
     return [
-        experiment if seed == own else derived(experiment, [f"train.seed={seed}"], run)
+        experiment if seed == own.train.seed else derived(experiment, [f"train.seed={seed}"], run)
         for seed, run in runs.items()
     ]
 
