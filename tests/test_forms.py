@@ -16,7 +16,7 @@ from pipeline.base.competition import Competition, load_competition
 from pipeline.base.config import Folds, load_experiment
 from pipeline.base.forms import as_array
 from pipeline.data.studies import answered
-from pipeline.data.tables import read_rows, read_test, refuse_futile
+from pipeline.data.tables import read_rows, read_split, refuse_futile
 from pipeline.folds import make_folds
 from pipeline.inference.predictions import Predictions
 from pipeline.inference.submission import fill_sample
@@ -81,7 +81,10 @@ def told_by_the_notebook(name: str, space: Path) -> str:
     """Its answers to a hidden test, by probabilities as they lie here, beside the submission."""
     rules, folder = load_competition(str(space / f"{name}.yaml")), space / "data" / name
     ours = hide(folder, rules, space / "hidden", 7)
-    test, record = read_test(rules, space / "hidden"), records.load(space / "runs/tiny/test.npz")
+    test, record = (
+        read_split(rules, space / "hidden", "test"),
+        records.load(space / "runs/tiny/test.npz"),
+    )
     sample = pd.read_csv(space / "hidden" / "sample_submission.csv", dtype=str)
     sample = complete_sample(sample, test, rules.id)
     book = Submission(rules, space / "hidden", test, sample, space / "hidden" / "submission.csv")
