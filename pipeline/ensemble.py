@@ -177,7 +177,7 @@ def score(
     def on(rows: np.ndarray) -> float:
         return round(METRICS[rules.metric](target[rows], prob[rows]), 5)
 
-    parts = slices(scored)
+    parts = slices(scored, rules)
     return {
         "folds": [on((scored.fold == fold).to_numpy()) for fold in folds],
         **{name: on(rows) for name, rows in parts.items() if rows.any()},
@@ -187,14 +187,13 @@ def score(
 
 def print_scores(record: dict[str, Any]) -> None:
     wide = max(len(name) for name in record["scores"]) + 2
-    parts, rows = ["all", "no_twins", "no_conflicts"], cv_of(record)["rows"]
-    head = "OOF all   no twins  no conflicts"
-    if "untouched" in rows:
-        parts, head = [*parts, "untouched"], f"{head}  untouched"
-    print(f"{record['metric']:<{wide}}  CV mean ± std    {head}")
+    rows = cv_of(record)["rows"]
+    heads = {part: f"{part.replace('_', ' '):<8}" for part in rows} | {"all": "OOF all "}
+    head = "  ".join(heads.values())
+    print(f"{record['metric']:<{wide}}  CV mean ± std    {head}".rstrip())
     for name, scores in record["scores"].items():
-        cells = [f"{scores[part]:.4f}" if part in scores else "-" for part in parts]
-        line = "  ".join(f"{cell:<{n}}" for cell, n in zip(cells, (8, 8, 12, 0), strict=False))
+        cells = ((f"{scores[p]:.4f}" if p in scores else "-", len(heads[p])) for p in heads)
+        line = "  ".join(f"{cell:<{n}}" for cell, n in cells)
         print(f"{name:<{wide}}  {mean_std(scores['folds'])}  {line}".rstrip())
     if found := record.get("fitted"):
         from pipeline.analysis.blend_weights import in_words  # late: SciPy

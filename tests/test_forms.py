@@ -15,6 +15,7 @@ from pipeline.base.cli import UserError
 from pipeline.base.competition import Competition, load_competition
 from pipeline.base.config import Folds, load_experiment
 from pipeline.base.forms import as_array
+from pipeline.data.splits import slices
 from pipeline.data.studies import answered
 from pipeline.data.tables import read_rows, read_split, refuse_futile
 from pipeline.folds import make_folds
@@ -81,10 +82,8 @@ def told_by_the_notebook(name: str, space: Path) -> str:
     """Its answers to a hidden test, by probabilities as they lie here, beside the submission."""
     rules, folder = load_competition(str(space / f"{name}.yaml")), space / "data" / name
     ours = hide(folder, rules, space / "hidden", 7)
-    test, record = (
-        read_split(rules, space / "hidden", "test"),
-        records.load(space / "runs/tiny/test.npz"),
-    )
+    test = read_split(rules, space / "hidden", "test")
+    record = records.load(space / "runs/tiny/test.npz")
     sample = pd.read_csv(space / "hidden" / "sample_submission.csv", dtype=str)
     sample = complete_sample(sample, test, rules.id)
     book = Submission(rules, space / "hidden", test, sample, space / "hidden" / "submission.csv")
@@ -242,6 +241,15 @@ def test_a_label_of_one_group_is_always_trained_on(capsys: pytest.CaptureFixture
     table = make_folds(train.assign(group=train.id), Folds(n=2), form)
     assert list(table.image[table.fold == -1]) == ["24"]
     assert "rare (1)" in capsys.readouterr().err
+
+
+def test_patients_are_no_twins() -> None:
+    table = pd.DataFrame({"label": ["0", "1", "0", "0"], "group": ["p", "p", "q", "r"]})
+    assert list(slices(table, Competition(group="patient"))) == ["all"]
+    parts = slices(table, Competition())
+    assert (
+        parts["no_twins"].tolist() == parts["no_conflicts"].tolist() == [False, False, True, True]
+    )
 
 
 def test_columns_and_ranked_answers_take_the_order_of_the_sample(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from tiny_forms import tiny_form
 
 from pipeline.analysis.doubt import committee_of
 from pipeline.analysis.evidence import load_evidence
+from pipeline.base import records
 from pipeline.base.cli import UserError
 from pipeline.base.competition import Competition, load_competition
 from pipeline.base.config import load_experiment
@@ -103,7 +104,10 @@ def test_folds_blend_and_notebook_go_by_the_id(
         list(rows.id[rows.study == some]) for some in known.table.image[:2]
     ]
     np.testing.assert_allclose(np.mean(committee_of(known), axis=0), known.test_prob, atol=1e-6)
+    scores = records.load(space / "runs" / name / "test.npz")["scores"]["tiny none"]
+    assert set(scores) == {"folds", "all", "rows"}, "pictures of an id are no twins"
     page = write_report(name, full=False).read_text()
+    assert 'id="twins"' not in page
     assert f"{(~known.right).sum()} of 20 held-out ids are called wrong, of 2 classes." in page
     album = Album(known.prepared, known.pictures)
     row = int(known.table.row[0])

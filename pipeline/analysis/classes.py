@@ -71,7 +71,7 @@ def worst_pairs(
     return [(i, j, int(counts[i, j] + counts[j, i])) for i, j in pairs]
 
 
-def ceiling(group: pd.Series, label: pd.Series) -> float:
+def ceiling(group: np.ndarray, label: pd.Series) -> float:
     """The best accuracy that any answer can have which gives equal pictures equal labels.
 
     In a group of twins with contradictory labels only the most frequent label can be right.

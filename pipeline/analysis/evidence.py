@@ -18,7 +18,7 @@ from pipeline.base.forms import as_array
 from pipeline.base.runs import folds_of, load_blend
 from pipeline.data.decisions import Changes, load_changes
 from pipeline.data.prepared import Prepared, load_prepared
-from pipeline.data.splits import classes_of, slices
+from pipeline.data.splits import classes_of
 from pipeline.data.studies import answered
 from pipeline.inference.predictions import Predictions
 from pipeline.inference.thresholds import Decision, usual
@@ -143,14 +143,22 @@ class Evidence:
         return {int(some[0]): some.to_numpy() for some in found}
 
     @cached_property
+    def pixels(self) -> np.ndarray:
+        """A digest of each row's pixels [n]."""
+        return self.prepared.rows.hash.to_numpy()[self.table.row]
+
+    @cached_property
     def twins(self) -> np.ndarray:
-        """bool [n], rows that have a pixel-identical (or grouped) partner."""
-        return ~slices(self.table)["no_twins"]
+        """bool [n], rows that have a pixel-identical partner."""
+        return pd.Series(self.pixels).duplicated(keep=False).to_numpy()
 
     @cached_property
     def conflicts(self) -> np.ndarray:
-        """bool [n], twins whose labels contradict each other."""
-        return ~slices(self.table)["no_conflicts"]
+        """bool [n], twins whose labels contradict each other.
+
+        Pictures that are tied by a group column alone may well differ in their labels.
+        """
+        return (self.table.label.groupby(self.pixels).transform("nunique") > 1).to_numpy()
 
 
 def load_evidence(name: str, decided: bool = True) -> Evidence:

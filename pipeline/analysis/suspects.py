@@ -47,7 +47,7 @@ def class_suspects(evidence: Evidence, near: Near) -> pd.DataFrame:
     for_other = other + other_votes
     lost = own <= LOST * confidence(prob, labelled)[evidence.target]
     agreed = [member.argmax(1) == best for member in evidence.members.values()]
-    pairs = contradictory(evidence)
+    pairs = evidence.conflicts
     parts = zip(best, own, other, own_votes, other_votes, strict=True)
     found = {
         "score": for_other / np.maximum(own + own_votes + for_other, 1e-12),
@@ -99,7 +99,7 @@ def number_suspects(evidence: Evidence, near: Near) -> pd.DataFrame:
     in deviations of all such distances; of several columns that of the furthest.
     """
     target, prob = evidence.target, evidence.prob.astype(float)
-    means, pairs = near_mean(target, near), contradictory(evidence)
+    means, pairs = near_mean(target, near), evidence.conflicts
     off, other = (
         np.abs(x - target) / np.maximum((x - target).std(0), 1e-12) for x in (prob, means)
     )
@@ -142,20 +142,8 @@ def confidence(own: np.ndarray, side: np.ndarray) -> np.ndarray:
     return np.where(n, (own * side).sum(0) / np.maximum(n, 1), 1)
 
 
-def contradictory(evidence: Evidence) -> np.ndarray:
-    """bool [n]: another picture has the same pixels and another label.
-
-    Pictures that are tied by a group column alone may well differ in their labels.
-    """
-    return evidence.table.groupby(pixels_of(evidence)).label.transform("nunique").to_numpy() > 1
-
-
 def contradicted(evidence: Evidence) -> np.ndarray:
     """bool [n, C]: a picture of the same pixels has the label where this one has not, or back."""
     target = pd.DataFrame(evidence.target)
-    share = target.groupby(pixels_of(evidence)).transform("mean").to_numpy()
+    share = target.groupby(evidence.pixels).transform("mean").to_numpy()
     return (share > 0) & (share < 1)
-
-
-def pixels_of(evidence: Evidence) -> np.ndarray:
-    return evidence.prepared.rows.hash.to_numpy()[evidence.table.row]

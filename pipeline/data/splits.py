@@ -9,7 +9,7 @@ import pandas as pd
 
 from pipeline.base import records
 from pipeline.base.cli import UserError
-from pipeline.base.competition import load_competition
+from pipeline.base.competition import Competition, load_competition
 from pipeline.base.config import Experiment, root
 from pipeline.base.csv_files import read_csv
 from pipeline.base.forms import ONE_CLASS, OneClass
@@ -98,16 +98,19 @@ def classes_of(table: pd.DataFrame, form: OneClass = ONE_CLASS) -> list[str]:
     return form.classes(table.label)
 
 
-def slices(scored: pd.DataFrame) -> dict[str, np.ndarray]:
+def slices(scored: pd.DataFrame, rules: Competition) -> dict[str, np.ndarray]:
     """The sets of held-out rows that are scored, each bool [n].
 
-    Twins are rows with a pixel-identical (or grouped) partner; conflicts are twins whose labels
-    contradict each other, so that no model can be right on all of them. Where decisions changed
-    labels, `untouched` are the rows they left alone: they compare the runs before and after.
+    Twins are rows with a pixel-identical partner; conflicts are twins whose labels contradict each
+    other, so that no model can be right on all of them. Where groups are patients or ids, a split
+    does not know twins. Where decisions changed labels, `untouched` are the rows they left alone:
+    they compare the runs before and after.
     """
-    twins = scored.duplicated("group", keep=False).to_numpy()
-    conflicts = (scored.groupby("group").label.transform("nunique") > 1).to_numpy()
-    parts = {"all": np.ones(len(scored), bool), "no_twins": ~twins, "no_conflicts": ~conflicts}
+    parts = {"all": np.ones(len(scored), bool)}
+    if not (rules.group or rules.picture):
+        unequal = scored.groupby("group").label.transform("nunique") > 1
+        parts["no_twins"] = ~scored.duplicated("group", keep=False).to_numpy()
+        parts["no_conflicts"] = ~unequal.to_numpy()
     return parts | ({"untouched": ~scored.touched.to_numpy()} if "touched" in scored else {})
 
 

@@ -37,7 +37,7 @@ def overview(evidence: Evidence) -> dict[str, Any]:
     """Scores with their spread and intervals, cost, members."""
     scores, metric = cv_of(evidence.record), evidence.record["metric"]
     group, parts = evidence.table.group.to_numpy(), []
-    for name, rows in slices(evidence.table).items():
+    for name, rows in slices(evidence.table, evidence.rules).items():
         if name in scores and (name == "all" or 0 < rows.sum() < len(rows)):
             low, high = interval(metric, evidence.target[rows], evidence.prob[rows], group[rows])
             about = {"name": SLICES[name], "score": f"{scores[name]:.4f}", "n": int(rows.sum())}
@@ -204,11 +204,12 @@ def twins(evidence: Evidence, album: Album) -> dict[str, Any] | None:
     table, conflicts = evidence.table, evidence.conflicts
     if not evidence.twins.any():
         return None
-    groups = [rows for _, rows in table[conflicts].groupby("group", sort=False).groups.items()]
+    alike = table[conflicts].groupby(evidence.pixels[conflicts], sort=False)
+    groups = list(alike.groups.values())
     return {
         "twins": int(evidence.twins.sum()),
         "conflicts": int(conflicts.sum()),
         "groups": len(groups),
-        "ceiling": ceiling(table.group, table.label) if evidence.kind == "shares" else None,
+        "ceiling": ceiling(evidence.pixels, table.label) if evidence.kind == "shares" else None,
         "shown": [[answered(evidence, album, row) for row in rows[:4]] for rows in groups[:STRIP]],
     }

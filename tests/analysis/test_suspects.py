@@ -10,7 +10,7 @@ from flipped_labels import flipped
 from pipeline.analysis import doubt as module
 from pipeline.analysis.doubt import doubt
 from pipeline.analysis.evidence import Evidence
-from pipeline.analysis.suspects import confidence, contradictory, suspects
+from pipeline.analysis.suspects import confidence, suspects
 from pipeline.base.competition import Competition
 from pipeline.base.forms import in_cells
 from pipeline.inference.metrics import rows_of
@@ -152,9 +152,9 @@ def test_of_numbers_the_furthest_off() -> None:
 
 def test_only_equal_pixels_contradict_each_other() -> None:
     one = evidence()
-    assert np.flatnonzero(contradictory(one)).tolist() == [6, 7]
+    assert np.flatnonzero(one.conflicts).tolist() == [6, 7]
     agreed = one.table.assign(label=["a"] * 10)
-    assert not contradictory(evidence(table=agreed)).any()
+    assert not evidence(table=agreed).conflicts.any() and one.twins.sum() == 2
 
 
 def test_doubt_by_entropy_with_a_committee_and_rare_classes(
