@@ -152,7 +152,7 @@ DEFECTS = [
     Defect(
         "the report is written again and again",
         "pages/compose.py",
-        'return bool(kept and blend) and kept["key"] == key_of(blend)',
+        "return blend is not None and records.is_current(report_path(name), key_of(blend))",
         "return False",
         "test_report.py",
     ),

@@ -44,27 +44,25 @@ def print_leaderboard(names: list[str], share: float) -> None:
 
 def print_offset(slug: str, rows: pd.DataFrame) -> None:
     """Each submission's public score beside its CV, and what lies between the two."""
-    away = rows.public - rows.cv
     found = fit_offset(rows.cv.to_numpy(), rows.public.to_numpy()) if len(rows) >= LEAST else None
     lucky = np.abs(found.luck) > LUCK if found else np.zeros(len(rows), dtype=bool)
+    shown = rows.assign(gap=rows.public - rows.cv, luck=np.where(lucky, "luck", ""))
     print_table(
         [
-            [row.name, row.time[:16], f"{row.cv:.4f}", f"{row.public:.4f}", f"{gap:+.4f}", text]
-            for row, gap, text in zip(
-                rows.itertuples(index=False), away, np.where(lucky, "luck", ""), strict=True
-            )
+            [r.name, r.time[:16], number(r.cv), number(r.public), f"{r.gap:+.4f}", r.luck]
+            for r in shown.itertuples(index=False)
         ],
         ["submission", "sent", "CV", "public", "public - CV", ""],
         f"{slug}, {rows.metric.iloc[0]}: {len(rows)} submissions with a score",
     )
     if found is None:
         text = f"an offset between CV and leaderboard takes {LEAST} submissions with a score"
-        return say("compare", f"{text}, here are {len(rows)}")
+        say("compare", f"{text}, here are {len(rows)}")
+        return
     say("compare", f"public = CV {found.offset:+.4f} ± {found.error:.4f}")
     for name, luck in zip(rows.name[lucky], found.luck[lucky], strict=True):
         text = f"{name} is {luck:+.1f} deviations from that: luck, which private will hardly repeat"
         say("compare", text)
-    return None
 
 
 def print_pick(runs: list[Evidence], rows: pd.DataFrame, share: float) -> None:

@@ -33,7 +33,8 @@ def training_views(
     views = Views(settings, prepared.pixels, classes, seed)
     original = f"framed: the original, {readable(table.label[row])} ({table.id[row]})"
     steps = " · ".join(name for step in settings.augment for name in step)
-    pictures = [views.original(row), *views.augmented([row] * (rows * columns - 1), "views")]
+    pictures = views.augmented([row] * (rows * columns - 1), "views")
+    pictures = [views.original(prepared.pixels[row]), *pictures]
     strips = [Strip("Augmentation", f"{steps or 'none'}; {original}", pictures, marked=True)]
     others = np.resize(order[1:], (len(METHODS), columns))
     for method, batch in zip(methods(settings) or [None], others, strict=False):
@@ -53,14 +54,10 @@ class Views:
 
         size = settings.model.size
         mode = timm.get_pretrained_cfg(settings.model.backbone).interpolation
-        self.original_of = Resize(size, mode)
+        self.original = Resize(size, mode)  # as validation sees a picture
         self.augment = Augment(settings.augment, size, mode, settings.own("transform"))
         self.mixer = Mixer(settings.mix, len(classes), settings.train.epochs)
         self.pixels, self.classes, self.seed = pixels, classes, seed
-
-    def original(self, row: int) -> np.ndarray:
-        """The picture [h, w, 3] as validation sees it."""
-        return self.original_of(self.pixels[row])
 
     def augmented(self, rows: list[int] | np.ndarray, stream: str) -> np.ndarray:
         """One batch of the training's loader; each `stream` has random numbers of its own."""
