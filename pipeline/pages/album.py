@@ -28,7 +28,7 @@ class Album:
     def __init__(self, prepared: Prepared, of_id: dict[int, np.ndarray] | None = None):
         self.prepared, self.pixels, self.of_id = prepared, prepared.pixels, of_id or {}
         rows = prepared.rows
-        self.ids, self.paths = answered(rows).to_numpy(), rows.path.to_numpy()
+        self.ids = answered(rows).to_numpy()
         self.area = rows.width.astype(int).to_numpy() * rows.height.astype(int).to_numpy()
         self.rows: set[int] = set()
         self.extra: dict[str, str] = {}
@@ -63,12 +63,9 @@ class Album:
         """
         if len(some := self.of_id.get(row, [])) > 1:
             return together(self.pixels, some)
-        if self.area[row] <= MOST_PIXELS:
-            try:
-                return shrunk(decode(self.prepared.data / self.paths[row]).rgb, SIDES[0])
-            except UserError:  # moved since
-                pass
-        return shrunk(np.asarray(self.pixels[row]), SIDES[0])
+        few = self.area[row] <= MOST_PIXELS
+        rgb = original(self.prepared, row) if few else np.asarray(self.pixels[row])
+        return shrunk(rgb, SIDES[0])
 
     def sheet(self, rows: np.ndarray) -> dict[str, Any]:
         """All of `rows` as tiles of one picture, row by row: src, columns, side (px)."""
@@ -78,6 +75,14 @@ class Album:
             if len(src) <= SHEET_BUDGET:
                 break
         return {"src": src, "columns": columns, "side": side}
+
+
+def original(prepared: Prepared, row: int) -> np.ndarray:
+    """The picture as it lies in the competition's folder, or else as it was packed."""
+    try:
+        return decode(prepared.data / prepared.rows.path[row]).rgb
+    except UserError:  # moved since
+        return np.asarray(prepared.pixels[row])
 
 
 def together(pixels: Pixels, rows: np.ndarray | list[int]) -> np.ndarray:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from pipeline.analysis.classes import worst_pairs
 from pipeline.analysis.doubt import doubt
 from pipeline.analysis.evidence import Evidence
 from pipeline.analysis.neighbours import neighbours
@@ -23,9 +24,8 @@ from pipeline.data.decisions import (
     read_log,
     standing,
 )
-from pipeline.data.images import BadImageError, decode
 from pipeline.data.studies import answered
-from pipeline.pages.album import together
+from pipeline.pages.album import original, together
 from pipeline.pages.choices import choices, sides
 
 if TYPE_CHECKING:
@@ -136,13 +136,11 @@ class Desk:
 
     def pairs(self) -> list[tuple[str, str, int]]:
         """Classes that are taken for each other, and how often; none of other tasks."""
-        if self.evidence.kind != "shares":
+        evidence, names = self.evidence, self.evidence.classes
+        if evidence.kind != "shares":
             return []
-        wrong = np.stack([self.evidence.target, self.evidence.answer])[:, ~self.evidence.right]
-        pairs = pd.Series(map(tuple, np.sort(wrong, axis=0).T.tolist()), dtype=object)
-        names = self.evidence.classes
-        counts = pairs.value_counts()[:PAIRS].items()
-        return [(names[a], names[b], int(count)) for (a, b), count in counts]
+        found = worst_pairs(evidence.target, evidence.answer, len(names), PAIRS)
+        return [(names[a], names[b], count) for a, b, count in found]
 
     def picture(self, row: int) -> Item:
         """All about one picture: what it may be with every member's number, and look-alikes."""
@@ -214,13 +212,9 @@ class Desk:
         return WhatIf.of(self.evidence)
 
     def large(self, row: int) -> np.ndarray:
-        """The picture as it lies in the competition's folder, or else as it was packed."""
-        if len(self.evidence.pictures.get(row, [])) > 1:
-            return self.packed(row)
-        try:
-            return decode(self.evidence.prepared.data / self.rows.path[row]).rgb
-        except BadImageError:
-            return self.packed(row)
+        """As it lies in the competition's folder; of an id of several pictures as `packed`."""
+        several = len(self.evidence.pictures.get(row, [])) > 1
+        return self.packed(row) if several else original(self.evidence.prepared, row)
 
     def packed(self, row: int) -> np.ndarray:
         """As it was packed; of an id of several pictures all of them, side by side."""
