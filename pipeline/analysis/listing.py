@@ -78,7 +78,7 @@ def blend_row(name: str, record: dict[str, Any], known: dict[str, float | None])
     (run, one), *others = models.items()
     if others:
         parts = [f"{weight:.2g} {run}" for run, weight in key["weights"].items()]
-        about = {"what": " + ".join(parts), "weights": key["weights"]}
+        about = {"what": " + ".join(parts), "weights": dict(key["weights"])}
     else:
         about = about_run(run, one[0], views[0]) if one else {"what": "?"}
     return Row(
