@@ -15,7 +15,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache, partial
+from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
@@ -34,9 +34,7 @@ def record_path(output: Path) -> Path:
 class Record(dict[str, Any]):
     """A JSON object of a file. A key that it lacks means a damaged file, and says so."""
 
-    def __init__(self, path: Path, values: dict[str, Any]):
-        super().__init__(values)
-        self.path = path
+    path: Path
 
     def __missing__(self, key: str) -> Any:
         raise UserError(f"{self.path}: {key!r} is missing; delete the file to make it anew")
@@ -44,8 +42,14 @@ class Record(dict[str, Any]):
 
 def read_json(path: Path) -> Record:
     """Raises UserError for a file that holds no JSON object."""
+
+    def record(values: dict[str, Any]) -> Record:  # made as any dict is: `asdict` copies it so
+        found = Record(values)
+        found.path = path
+        return found
+
     try:
-        found = json.loads(path.read_text(), object_hook=partial(Record, path))
+        found = json.loads(path.read_text(), object_hook=record)
     except (ValueError, RecursionError) as error:  # ValueError: no JSON, or no UTF-8
         raise UserError(f"{path}: not a record ({error}); delete it to make it anew") from None
     if not isinstance(found, dict):

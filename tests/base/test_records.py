@@ -1,7 +1,9 @@
 """Records: no record means not done, and a stopped write leaves the old output whole."""
 
+import copy
 import json
 import time
+from dataclasses import asdict, make_dataclass
 from pathlib import Path
 
 import pytest
@@ -57,6 +59,13 @@ def test_refusal_names_the_change(tmp_path: Path) -> None:
     records.refuse_if_stale(out, {"lr": 0.1}, "")
     with pytest.raises(UserError, match=r"lr: 0.1 → 0.2; take another name"):
         records.refuse_if_stale(out, {"lr": 0.2}, "take another name")
+
+
+def test_a_part_of_a_record_is_copied_as_any_dict(tmp_path: Path) -> None:
+    make(tmp_path / "x", "x", {"weights": {"a": 0.5}})
+    part = records.load(tmp_path / "x")["key"]["weights"]
+    made = make_dataclass("Row", ["weights"])(part)
+    assert asdict(made) == {"weights": {"a": 0.5}} == copy.deepcopy(vars(made))
 
 
 def test_record_holds_provenance(tmp_path: Path) -> None:
