@@ -20,11 +20,13 @@ def seconds_of_head(trainer: "Trainer") -> float:
     from pipeline.inference.features import MAX_IMAGES  # late: torch
     from pipeline.training.head_init import augmented_views
 
-    if trainer.settings.model.head_init != "lda":
+    how = trainer.settings
+    if how.model.head_init != "lda" and not how.train.refit:
         return 0.0
     head = trainer.accelerator.unwrap_model(trainer.model).get_classifier()
-    images, views = min(len(trainer.rows), MAX_IMAGES), 1 + len(augmented_views(trainer.settings))
-    return seconds_of_lda(images, views, head.in_features, head.out_features)
+    images, views = min(len(trainer.rows), MAX_IMAGES), 1 + len(augmented_views(how))
+    once = seconds_of_lda(images, views, head.in_features, head.out_features)
+    return once * (1 + how.train.refit)  # at the start, and at most as long at the end
 
 
 def seconds_of_lda(images: int, views: int, width: int, classes: int) -> float:

@@ -15,7 +15,7 @@ from torch import nn
 
 from pipeline.base import records
 from pipeline.base.cli import UserError
-from pipeline.base.config import load_experiment
+from pipeline.base.config import Experiment, load_experiment
 from pipeline.base.runs import model_path
 from pipeline.launchers.pool import WORKER
 from pipeline.model.head import BlockHead
@@ -29,7 +29,7 @@ from pipeline.training.discriminant import (
     lda,
 )
 from pipeline.training.head_init import augmented_views, fit_head, refit_head
-from pipeline.tuning.budget import seconds_of_lda
+from pipeline.tuning.budget import seconds_of_head, seconds_of_lda
 
 WIDTH = 12
 PART = ["test", "train", "train", "test"]
@@ -229,3 +229,24 @@ def test_a_forecast_of_few_images_of_many_classes() -> None:
     few = seconds_of_lda(images=5, views=1, width=64, classes=99)
     many = seconds_of_lda(images=100 * CHUNK_IMAGES, views=4, width=64, classes=99)
     assert 0 < few < many
+
+
+@pytest.mark.parametrize(
+    ("model", "refit", "times"),
+    [
+        ({"head_init": "lda"}, False, 1),
+        ({"head_init": "random"}, True, 2),
+        ({"head_init": "random"}, False, 0),
+    ],
+)
+def test_a_forecast_knows_how_often_the_closed_form_is_made(
+    model: dict[str, str], refit: bool, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.tuning.budget.seconds_of_lda", lambda *_: 7.0)
+    settings = Experiment(competition="demo", model={"size": 32, **model}, train={"refit": refit})
+    net = SimpleNamespace(get_classifier=lambda: nn.Linear(3, 2))
+    accelerator = SimpleNamespace(unwrap_model=lambda model: model)
+    trainer = SimpleNamespace(
+        settings=settings, model=net, accelerator=accelerator, rows=np.arange(9)
+    )
+    assert seconds_of_head(trainer) == 7 * times
