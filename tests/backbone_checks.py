@@ -74,11 +74,11 @@ def check_layer_decay(model: BlockHead) -> None:
     """No block has a lower rate than one before it, and the last a higher one than the first."""
     scales = {id(p): g["lr_scale"] for g in groups(model) for p in g["params"]}
     if END in model.taps:
-        inner = [scales[id(p)] for p in body(model).parameters()]
+        inner = [scales[id(p)] for p in body(model).parameters() if p.requires_grad]
         assert inner[0] < inner[-1] < scales[id(model.head.weight)]
         return
     blocks = [model.backbone.get_submodule(name) for name in model.taps]
-    rates = [[scales[id(p)] for p in block.parameters()] for block in blocks]
+    rates = [[scales[id(p)] for p in b.parameters() if p.requires_grad] for b in blocks]
     pairs = itertools.pairwise([each for each in rates if each])
     assert all(max(one) <= max(other) for one, other in pairs), f"rates of blocks: {rates}"
     assert max(rates[0]) < max(rates[-1]), f"rates of blocks: {rates[0]} ... {rates[-1]}"
