@@ -44,7 +44,10 @@ def fuse(model: nn.Module, size: int | Sequence[int]) -> None:
 
 
 def conv_norm_pairs(model: nn.Module) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
-    """Convolutions and the BatchNorm that their block lists next."""
+    """Convolutions and the BatchNorm that their block lists next, with nothing between them.
+
+    XCiT has an activation there, with which a fresh norm, as it does nothing, may change places.
+    """
     pairs = []
     for block in model.modules():
         conv = None
@@ -54,6 +57,8 @@ def conv_norm_pairs(model: nn.Module) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
             elif isinstance(layer, nn.BatchNorm2d | nn.SyncBatchNorm) and conv is not None:
                 if layer.affine and layer.num_features == conv.out_channels:
                     pairs.append((conv, layer))
+                conv = None
+            elif not isinstance(layer, nn.Identity):
                 conv = None
     return pairs
 

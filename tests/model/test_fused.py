@@ -50,6 +50,20 @@ def test_answers_stay_and_norms_compute_nothing(name: str, share: float) -> None
     assert len(idle) >= share * len(norms(model))
 
 
+def test_a_norm_behind_an_activation_stays_where_it_is() -> None:
+    """While it is fresh it changes nothing, wherever it stands: only later would answers differ."""
+    layers = [nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 6, 3), nn.GELU()]
+    model = nn.Sequential(*layers, nn.BatchNorm2d(6), nn.Flatten(), nn.Linear(6, 2)).eval()
+    plain, pictures = copy.deepcopy(model), torch.randn(3, 3, 5, 5)
+    fuse(model, 5)
+    assert ["forward" in vars(layer) for layer in norms(model)] == [True, False]
+    for each in (model, plain):
+        for norm in norms(each):
+            norm.running_mean.fill_(0.5)
+            norm.bias.data.fill_(-0.7)
+    torch.testing.assert_close(model(pictures), plain(pictures))
+
+
 @pytest.mark.parametrize("batchnorm", ["frozen", "train"])
 def test_training_is_the_same(batchnorm: str) -> None:
     plain = BlockHead(worn("test_efficientnet"), 5)
