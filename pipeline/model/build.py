@@ -8,6 +8,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 from timm.data import resolve_model_data_config
+from timm.layers import DropPath
 from torch import nn
 
 from pipeline.base import records
@@ -34,6 +35,9 @@ def build_model(
         model = OwnHead(model, own, classes)
     else:
         model.reset_classifier(classes)
+    for module in () if settings.drop_path_rate else model.modules():
+        if isinstance(module, DropPath):
+            module.drop_prob = 0.0  # a Swin has a rate of its own; not all nets know the argument
     return model.to(memory_format=torch.channels_last)
 
 

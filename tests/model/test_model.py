@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from timm.layers import DropPath
 
 from pipeline.base import records
 from pipeline.base.cli import UserError
@@ -357,3 +358,19 @@ def test_a_net_without_stochastic_depth_is_built_and_asked_for_none() -> None:
         layout(deep)
     resnet = Model(backbone="test_resnet", weights="none", batchnorm="train", drop_path_rate=0.1)
     assert any("DropPath" in type(m).__name__ for m in build_model(resnet, 3, 0).modules())
+
+
+def test_no_stochastic_depth_but_what_is_set() -> None:
+    """A Swin has a rate of its own: two pictures may lose a whole block's gradient."""
+    for rate in (0.0, 0.3):
+        swin = Model(
+            backbone="swin_tiny_patch4_window7_224",
+            weights="none",
+            batchnorm="train",
+            size=32,
+            drop_path_rate=rate,
+        )
+        with torch.device("meta"):
+            model = build_model(swin, 3, 0)
+        rates = [m.drop_prob for m in model.modules() if isinstance(m, DropPath)]
+        assert max(rates, default=0.0) == pytest.approx(rate)
