@@ -219,7 +219,8 @@ def tell_if_lost(what: str, trained: list[dict[str, Any]]) -> None:
 
     starts = [record.get("start") for record in trained]  # those made before have none
     ends = [record["scores"]["valid_score"] for record in trained]
-    if None not in starts and (text := training_lost(starts, ends, trained[0]["metric"])):
+    how = trained[0]["metric"], sum(record["images"]["valid"] for record in trained)
+    if None not in starts and (text := training_lost(starts, ends, *how)):
         say("train", f"{what}  {text}")
 
 

@@ -40,18 +40,22 @@ def make_row(
     }
 
 
-def training_lost(starts: Sequence[float], ends: Sequence[float], metric: str) -> str:
+def training_lost(
+    starts: Sequence[float], ends: Sequence[float], metric: str, pictures: int
+) -> str:
     """What to say of training after which a head scores worse than when it started, or nothing.
 
-    `starts` and `ends` are the scores of some folds before the first and after the last epoch.
+    `starts` and `ends` are the scores of some folds before the first and after the last epoch, on
+    so many held-out `pictures` in all.
     """
     start, end = np.mean(starts), np.mean(ends)
     if not (end > start if metric in LOWER_IS_BETTER else end < start):
         return ""
-    return (
-        f"warning: the head scored {start:.4f} before training and {end:.4f} after it: set "
-        "train.epochs: 0, lower train.lr, or freeze more of the backbone (model.freeze)"
-    )
+    text = f"the head scored {start:.4f} before training and {end:.4f} after it"
+    if metric == "accuracy" and start - end < (error := (end * (1 - end) / pictures) ** 0.5):
+        return f"{text}: within a standard error, {error:.4f}"
+    remedy = "set train.epochs: 0, lower train.lr, or freeze more of the backbone (model.freeze)"
+    return f"warning: {text}: {remedy}"
 
 
 def describe(row: Row, trainer: "Trainer", start: str = "") -> str:

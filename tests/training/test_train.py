@@ -243,13 +243,14 @@ def test_training_that_loses_to_its_start_is_told(
 
 
 def test_which_training_lost() -> None:
-    assert training_lost([0.9, 0.8], [0.8, 0.91], "accuracy") == ""
-    assert "scored 0.8500 before training and 0.8450 after" in training_lost(
-        [0.9, 0.8], [0.8, 0.89], "accuracy"
-    )
-    assert training_lost([0.9], [0.8], "log_loss") == ""
-    assert "scored 0.8000 before" in training_lost([0.8], [0.9], "log_loss")
-    assert training_lost([0.8], [0.8], "auc") == training_lost([0.8], [np.nan], "auc") == ""
+    assert training_lost([0.9, 0.8], [0.8, 0.91], "accuracy", 768) == ""
+    text = "the head scored 0.8500 before training and 0.8350 after it: "
+    few, many = (training_lost([0.9, 0.8], [0.77, 0.9], "accuracy", n) for n in (500, 1000))
+    assert few == f"{text}within a standard error, 0.0166"
+    assert many.startswith(f"warning: {text}set train.epochs: 0")
+    assert training_lost([0.9], [0.8], "log_loss", 9) == ""
+    assert training_lost([0.8], [0.9], "log_loss", 9).startswith("warning: the head scored 0.8000")
+    assert training_lost([0.8], [0.8], "auc", 9) == training_lost([0.8], [np.nan], "auc", 9) == ""
 
 
 @pytest.mark.parametrize("fold", ["2", "-1"])
