@@ -4,6 +4,8 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.mutations import DEFECTS
+
 PACKAGE = Path(__file__).parents[1] / "pipeline"
 ORDER = ["base", "data", "model", "inference", "training"]
 VERBS = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "__main__"}
@@ -94,3 +96,11 @@ def test_no_two_modules_have_one_name() -> None:
     modules = [path.stem for path in PACKAGE.glob("*/**/*.py") if path.stem != "__init__"]
     rooms = {path.parent.name for path in PACKAGE.rglob("__init__.py")}
     assert not [name for name in modules if modules.count(name) > 1 or name in rooms - VERBS]
+
+
+def test_planted_defects_follow_the_code() -> None:
+    """tests/mutations.py takes minutes and is not run each time: what it changes must be there."""
+    for defect in DEFECTS:
+        assert (PACKAGE / defect.file).read_text().count(defect.old) == 1, defect.name
+        for name in defect.tests.split():
+            assert list(Path(__file__).parent.glob(f"**/{name}")), (defect.name, name)
