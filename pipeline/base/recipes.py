@@ -84,9 +84,10 @@ def has_batchnorm(backbone: str) -> bool:
     import torch
 
     if not timm.is_model(backbone):
-        return True  # that there is none is told elsewhere
+        return True  # that there is none is told elsewhere, and so is a tag behind the name
+    name = backbone.partition(".")[0]
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        kinds = {type(layer) for layer in timm.create_model(backbone).modules()}
+        kinds = {type(layer) for layer in timm.create_model(name).modules()}
     norms = [kind for kind in kinds if issubclass(kind, torch.nn.LayerNorm | torch.nn.BatchNorm2d)]
     return bool(norms) and not any(issubclass(kind, torch.nn.LayerNorm) for kind in norms)
 

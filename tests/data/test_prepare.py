@@ -1,7 +1,6 @@
 """Prepare: packs what it decodes, names all that it cannot, and loses nothing."""
 
 import csv
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,18 +34,6 @@ def test_packed_pixels_are_the_decoded_ones(
     assert prepared.record["audit"]["conflicts"] == 2
     assert prepared.record["audit"]["test_with_train_twin"] == 1
     assert "up to date" in run("prepare", experiment)
-
-
-def test_another_process_is_told_where_the_pictures_lie_and_not_sent_them(
-    run: Callable[..., str], write: Callable[..., str]
-) -> None:
-    experiment = write()
-    run("prepare", experiment)
-    prepared = load_prepared(load_experiment(experiment))
-    assert prepared.pixels.nbytes == 72 * 40 * 40 * 3
-    sent = pickle.dumps(prepared)
-    assert len(sent) < 10_000
-    assert (pickle.loads(sent).pixels == prepared.pixels).all()
 
 
 def test_a_replaced_picture_is_noticed(

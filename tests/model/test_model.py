@@ -12,7 +12,7 @@ from timm.layers import DropPath
 from pipeline.base import records
 from pipeline.base.cli import UserError
 from pipeline.base.config import Model, Train
-from pipeline.model import head
+from pipeline.model import taps
 from pipeline.model.backbone import PYPI, build_backbone, kept_weights, layout
 from pipeline.model.build import (
     build_model,
@@ -333,7 +333,7 @@ def test_a_timm_that_cuts_and_groups_otherwise_loads_the_same_model(
     images = torch.randn(2, 3, 64, 64)
     expected = model(images)
     monkeypatch.setattr(type(backbone), "prune_intermediate_layers", lambda *_, **__: None)
-    monkeypatch.setattr(head, "blocks", lambda *_: ["blocks.0"])
+    monkeypatch.setattr(taps, "blocks", lambda *_: ["blocks.0"])
     assert "conv_head.weight" in timm.create_model("test_efficientnet").state_dict()
     torch.testing.assert_close(load_model(path)[0](images), expected)
 

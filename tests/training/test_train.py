@@ -440,7 +440,7 @@ def test_statistics_are_taken_for_a_fitted_head_alone(
 ) -> None:
     """A pass more, and other weights than the same settings gave before, for nothing."""
     taken = []
-    monkeypatch.setattr("pipeline.training.trainer.settle_batchnorm", lambda *_: taken.append(1))
+    monkeypatch.setattr("pipeline.training.head_init.settle_batchnorm", lambda *_: taken.append(1))
     run("train", split(write(train={"epochs": 1})), "--fold", "0")
     assert not taken
     fitted = {"features": "blocks", "head_init": "lda"}
