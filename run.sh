@@ -5,7 +5,7 @@
 #   ./run.sh EXPERIMENT           any experiment (pipeline/configs/experiments/*.yaml, or a path)
 #   ./run.sh EXPERIMENT STAGE     from that stage on
 #   ./run.sh EXPERIMENT [STAGE] --set train.lr=1e-4 --name NAME    with changes, as a run of its own
-#   ./run.sh test [-m quick]      the tests, or those that take a minute in all
+#   ./run.sh test [-m quick]      the tests, or those that take two minutes in all
 #
 # DATA_DIR (default data/) holds one folder per competition. Running again resumes.
 set -euo pipefail
