@@ -21,6 +21,7 @@ from pipeline.base import records
 from pipeline.base.cli import UserError, run_stage, say, took
 from pipeline.base.competition import load_competition
 from pipeline.base.config import Experiment, find_experiment, load_experiment, root
+from pipeline.base.csv_files import write_csv
 from pipeline.base.deadline import Deadline
 from pipeline.base.forms import as_array
 from pipeline.base.runs import model_path
@@ -50,8 +51,7 @@ def main(
         for variant, changes in variants.items():
             settings, path = write_experiment(base, out, variant, changes, seed)
             rows.append({"variant": variant, "seed": seed, **measure(settings, path)})
-            with records.writing(out / "results.csv") as tmp:
-                pd.DataFrame(rows).to_csv(tmp, index=False)
+            write_csv(pd.DataFrame(rows), out / "results.csv")
             with records.writing(out / "table.md") as tmp:
                 tmp.write_text(table(pd.DataFrame(rows)))
     print((out / "table.md").read_text())

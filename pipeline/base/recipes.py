@@ -30,8 +30,8 @@ def over_recipe(values: dict[str, Any]) -> dict[str, Any]:
         recipe = "long-layernorm"
     below = read_based(find_recipe(recipe), find_recipe)
     below.pop("base", None)
-    if not is_pretrained_cnn(values.get("model")):
-        below.get("model", {}).pop("depthwise", None)
+    if "depthwise" in below.get("model", {}) and not is_pretrained_cnn(values.get("model")):
+        del below["model"]["depthwise"]
     return {**laid_over(below, values), "recipe": recipe}
 
 

@@ -9,6 +9,7 @@ import torch
 
 from pipeline.base import records
 from pipeline.base.cli import UserError, explain, short
+from pipeline.base.csv_files import write_csv
 from pipeline.base.device import peak_memory_gb
 from pipeline.model.backbone import layout
 from pipeline.model.build import own_file, save_weights
@@ -39,8 +40,7 @@ def save(trainer: "Trainer", last: Path) -> None:
 
 def save_log(trainer: "Trainer", last: Path) -> None:
     if trainer.accelerator.is_main_process:
-        with records.writing(last.with_name("log.csv")) as tmp:
-            pd.DataFrame(trainer.log, columns=COLUMNS).to_csv(tmp, index=False)
+        write_csv(pd.DataFrame(trainer.log, columns=COLUMNS), last.with_name("log.csv"))
 
 
 def resume(trainer: "Trainer", last: Path) -> None:
