@@ -8,7 +8,7 @@ import pandas as pd
 from pipeline.analysis.paired import FEW_DRAWS, resamples
 from pipeline.base.cli import UserError
 from pipeline.base.competition import Competition
-from pipeline.base.forms import as_array
+from pipeline.base.forms import as_array, stem_of
 from pipeline.inference.blending import Mean
 from pipeline.inference.thresholds import DECIDED, SCALED, judge, usual
 
@@ -42,7 +42,7 @@ def decisions(
     from pipeline.inference.metrics import METRICS  # late: scikit-learn
 
     wanting = (SCALED if rules.k == 1 else set()) if rules.task == "classes" else DECIDED
-    if rules.submission != "label" or rules.metric not in wanting:
+    if rules.submission != "label" or stem_of(rules.metric) not in wanting:
         return {}
     used = (scored.fold >= 0).to_numpy()  # not what decisions about labels leave out
     if not used.any():  # folds: all

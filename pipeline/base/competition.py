@@ -54,7 +54,7 @@ class Competition(Settings):
     image: Inside = "{image}"  # path template over the CSV's columns: train/{id}.jpg
     test_image: Inside | None = None  # when test pictures lie elsewhere
     submission: Literal["label", "probability"] = "label"  # a class name a row, or a column a class
-    # of all scores: folds, blends, hidden tests; each task takes some of them
+    # of all scores; each task takes some, f1, map_at_5 and top_5 with any number: f0.5, map_at_10
     metric: Annotated[str, WithJsonSchema({"enum": METRICS})] = "accuracy"
     plugins: str | None = None  # your own file that holds the metric: mine.py
     limit_hours: float = Field(9.0, ge=0.5)  # of a notebook, where notebooks are submitted
@@ -69,7 +69,7 @@ class Competition(Settings):
 
     @model_validator(mode="after")
     def _answered(self) -> "Competition":
-        known = [*self.form.metrics, *read_plugins(self.plugins)["metric"]]
+        own = read_plugins(self.plugins)["metric"]
         problem = self.form.problem()
         unfit = {"logits": self.form.kind == "numbers", "max": self.task == "classes"}
         if self.transform != "none" and self.task != "regression":
@@ -78,7 +78,8 @@ class Competition(Settings):
             problem = f"of_pictures: {self.of_pictures} is not for task: {self.task}"
         if self.of_pictures != "mean" and not self.picture:
             problem = f"of_pictures: {self.of_pictures} needs picture:"
-        if not problem and self.metric not in known:
+        if not problem and not (self.metric in own or self.form.scores(self.metric)):
+            known = [*self.form.metrics, *own]
             problem = f"task: {self.task} takes no metric: {self.metric}, but {', '.join(known)}"
         if problem:
             raise PydanticCustomError(CONFLICT, "{text}", {"text": problem})

@@ -30,7 +30,7 @@ class OneClass:
     word: ClassVar[str] = "classes"
     losses: ClassVar[tuple[str, ...]] = ("cross_entropy", "bce")
     metrics: ClassVar[tuple[str, ...]] = ("accuracy", "auc", *SCORES, "macro_f1")
-    metrics += ("quadratic_kappa", "map_at_3", "map_at_5", "top_3", "top_5")
+    metrics += ("quadratic_kappa", "map_at_5", "top_5")
     by_class: ClassVar[bool] = True  # a picture is of one class: samplers rest on it
 
     def __init__(self, rules: "Competition | None" = None):
@@ -42,6 +42,11 @@ class OneClass:
             return "a list as label needs submission: probability"
         several = self.rules.k > 1 and self.rules.submission == "probability"
         return "k: is of submission: label" if several else ""
+
+    def scores(self, metric: str) -> bool:
+        """Whether it is one of `metrics`, if with another number."""
+        stem = stem_of(metric)
+        return metric in self.metrics or (stem in map(stem_of, self.metrics) and stem != metric)
 
     def misfit(self, train: dict[str, Any], pseudo: bool) -> str:
         """Which of an experiment's settings makes no sense for this task, or nothing."""
@@ -125,7 +130,7 @@ ONE_CLASS = OneClass()  # where no competition's settings are asked for
 class Binary(OneClass):
     """`binary`: two classes, of which the `positive` one is asked for."""
 
-    metrics = ("auc", "accuracy", *SCORES, "f1", "f2", "average_precision")
+    metrics = ("auc", "accuracy", *SCORES, "f1", "average_precision")
 
     def problem(self) -> str:
         return "" if isinstance(self.rules.label, str) else "task: binary has one column as label"
@@ -148,6 +153,12 @@ class Binary(OneClass):
         if self.rules.submission == "probability":
             return prob[:, 1:]
         return super().answers(prob, classes)
+
+
+def stem_of(metric: str) -> str:
+    """A metric's name without the number that is its k or beta: `f` of `f0.5`."""
+    found = re.fullmatch(r"(map_at_|top_)[1-9]\d*|(.+_)?f\d+(\.\d+)?", metric)
+    return metric.rstrip(".0123456789") if found else metric
 
 
 def suited(experiment: "Experiment", form: OneClass) -> "Experiment":

@@ -39,8 +39,8 @@ class Labels(Rows):
     """
 
     kind, word, losses = "chances", "labels", ("bce", "asymmetric")
-    metrics = ("macro_f1", "micro_f1", "samples_f1", "samples_f2", "auc", "average_precision")
-    metrics += ("log_loss", "accuracy")
+    metrics = ("macro_f1", "micro_f1", "samples_f1", "auc", "average_precision", "log_loss")
+    metrics += ("accuracy",)
 
     @cached_property
     def joint(self) -> str:

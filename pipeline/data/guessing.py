@@ -43,7 +43,7 @@ def guess_column(label: str, train: pd.Series, sample: pd.Series, doubts: list[s
         doubts.append(f"task: are labels of {label} joined by {mark!r}?")
         return {"task": "multi-label", "separator": mark, "metric": "macro_f1"}
     if k := joined_answers(values, sample):
-        return {"k": k, **({"metric": f"map_at_{k}"} if k in (3, 5) else {})}
+        return {"k": k, "metric": f"map_at_{k}"}
     if values == {"0", "1"} or (len(values) == 2 and asked):
         found = {"task": "binary", "submission": "probability", "metric": "auc"}
         if values != {"0", "1"}:

@@ -14,6 +14,7 @@ from scipy.stats import rankdata
 from sklearn import metrics
 
 from pipeline.base import plugins
+from pipeline.base.forms import stem_of
 
 Score = Callable[[np.ndarray, np.ndarray], float]
 TINY = 1e-7  # float32 knows no probability between it and 1
@@ -59,19 +60,22 @@ def balanced_log_loss(target: np.ndarray, prob: np.ndarray) -> float:
     return float(np.mean([log_loss(target[own], prob[own]) for own in parts]))
 
 
-def f_score(target: np.ndarray, prob: np.ndarray, average: str, beta: float = 1) -> float:
-    """Of labels by counts, in a thirtieth of scikit-learn's time: thresholds ask it often."""
+def f_score(target: np.ndarray, prob: np.ndarray, beta: float, average: str) -> float:
+    """By counts, in a thirtieth of scikit-learn's time: thresholds ask it often.
+
+    Where nothing is there and nothing found it is 0; of classes such a one does not count.
+    """
     found = decided(target, prob)
-    if target.ndim == 1 and average == "binary":
-        return float(metrics.fbeta_score(target, found, beta=beta))
-    if target.ndim == 1:  # macro
-        counts = [np.bincount(one, minlength=prob.shape[1]) for one in (target, found)]
-        hits = np.bincount(target[target == found], minlength=prob.shape[1])
-        there = (both := counts[0] + counts[1]) > 0
-        return float((2 * hits[there] / both[there]).mean())
-    axis = {"macro": 0, "samples": 1, "micro": None}[average]
-    hits, both = (target & found).sum(axis), beta**2 * target.sum(axis) + found.sum(axis)
-    return float(((1 + beta**2) * hits / np.maximum(both, 1)).mean())
+    if target.ndim == 1:
+        sets, n = (target[target == found], target, found), prob.shape[1]
+        hits, true, called = (np.bincount(one, minlength=n) for one in sets)
+    else:
+        axis = {"macro": 0, "samples": 1, "micro": None}[average]
+        hits, true, called = (one.sum(axis) for one in (target & found, target, found))
+    scores = (1 + beta**2) * hits / np.maximum(beta**2 * true + called, TINY)
+    if average == "binary":
+        return float(scores[1])
+    return float(scores[true + called > 0].mean() if target.ndim == 1 else scores.mean())
 
 
 def auc(target: np.ndarray, prob: np.ndarray) -> float:
@@ -145,18 +149,26 @@ def pearson(target: np.ndarray, prob: np.ndarray) -> float:
 
 NAMED = (accuracy, balanced_accuracy, log_loss, balanced_log_loss, auc, average_precision, mcc)
 NAMED += (quadratic_kappa, rmse, mae, r2, pearson)
-OURS: dict[str, Score] = {function.__name__: function for function in NAMED} | {
-    "f1": partial(f_score, average="binary"),
-    "f2": partial(f_score, average="binary", beta=2),
-    "macro_f1": partial(f_score, average="macro"),
-    "micro_f1": partial(f_score, average="micro"),
-    "samples_f1": partial(f_score, average="samples"),
-    "samples_f2": partial(f_score, average="samples", beta=2),
-    "map_at_3": partial(map_at, k=3),
-    "map_at_5": partial(map_at, k=5),
-    "top_3": partial(top, k=3),
-    "top_5": partial(top, k=5),
+OURS: dict[str, Score] = {function.__name__: function for function in NAMED}
+NUMBERED: dict[str, Callable[[np.ndarray, np.ndarray, float], float]] = {
+    "f": partial(f_score, average="binary"),
+    "macro_f": partial(f_score, average="macro"),
+    "micro_f": partial(f_score, average="micro"),
+    "samples_f": partial(f_score, average="samples"),
+    "map_at_": map_at,
+    "top_": top,
 }
-METRICS = ChainMap(OURS, plugins.METRICS)
+
+
+class Known(ChainMap[str, Score]):
+    """By name, and those of NUMBERED with any number behind it: f0.5, map_at_10."""
+
+    def __missing__(self, name: str) -> Score:
+        score, number = NUMBERED[stem_of(name)], name.removeprefix(stem_of(name))
+        value = float(number) if "." in number else int(number)
+        return lambda target, prob: score(target, prob, value)
+
+
+METRICS = Known(OURS, plugins.METRICS)
 LOWER_IS_BETTER = plugins.LOWER_IS_BETTER
 LOWER_IS_BETTER |= {"log_loss", "balanced_log_loss", "rmse", "mae"}

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from sklearn.metrics import fbeta_score
 
 from pipeline.base import competition
-from pipeline.inference.metrics import METRICS, OURS
+from pipeline.base.competition import Competition
+from pipeline.inference.metrics import METRICS
 
 TARGET = np.array([0, 0, 1, 2])
 PROB = np.array([[0.7, 0.2, 0.1], [0.2, 0.7, 0.1], [0.1, 0.8, 0.1], [0.3, 0.3, 0.4]], np.float32)
@@ -80,5 +82,36 @@ def test_classes_that_are_absent_do_not_break_auc_and_log_loss() -> None:
     )
 
 
+@pytest.mark.parametrize("beta", [0.5, 1.5])
+def test_f_of_any_beta_is_that_of_scikit_learn(beta: float) -> None:
+    random = np.random.default_rng(0)
+    marks, chances = random.random((30, 4)) < 0.3, random.random((30, 4))
+    for average in ("macro", "micro", "samples"):
+        expected = fbeta_score(marks, chances >= 0.5, beta=beta, average=average, zero_division=0)
+        assert METRICS[f"{average}_f{beta}"](marks, chances) == pytest.approx(expected)
+    target, shares = random.integers(0, 2, 30), np.stack([1 - chances[:, 0], chances[:, 0]], 1)
+    expected = fbeta_score(target, shares.argmax(1), beta=beta)
+    assert METRICS[f"f{beta}"](target, shares) == pytest.approx(expected)
+    target = random.integers(0, 4, 30)
+    expected = fbeta_score(target, chances.argmax(1), beta=beta, average="macro")
+    assert METRICS[f"macro_f{beta}"](target, chances) == pytest.approx(expected)
+    assert METRICS["f1"](np.zeros(3, int), np.eye(2)[[0, 0, 0]]) == 0
+
+
 def test_every_metric_of_the_settings_exists() -> None:
-    assert set(competition.METRICS) == set(OURS)
+    assert all(callable(METRICS[name]) for name in competition.METRICS)
+    assert METRICS["map_at_2"](TARGET, PROB) == METRICS["map_at_3"](TARGET, PROB) == 0.875
+    assert METRICS["top_1"](TARGET, PROB) == 0.75
+
+
+@pytest.mark.parametrize(
+    ("task", "metric"),
+    [("binary", "f0.5"), ("multi-label", "samples_f3"), ("classes", "map_at_10")],
+)
+def test_a_metric_takes_any_number_of_its_own(task: str, metric: str) -> None:
+    assert Competition(task=task, metric=metric).metric == metric
+    for wrong in ("f", "f-1", "map_at_0", "map_at_2.5", "samples_f", "r3"):
+        with pytest.raises(ValueError, match=f"takes no metric: {wrong}, but"):
+            Competition(task=task, metric=wrong)
+    with pytest.raises(ValueError, match="takes no metric"):
+        Competition(task="regression", metric=metric)

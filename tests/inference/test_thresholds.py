@@ -59,6 +59,18 @@ def test_one_threshold_for_two_classes() -> None:
     np.testing.assert_allclose(decided.margin(np.array([[0.6, 0.4], [0.8, 0.2]])), [0.1, 0.1])
 
 
+def test_where_a_false_alarm_costs_more_thresholds_are_higher() -> None:
+    target, prob = chances(400, -1.0)
+    numbers = {
+        metric: np.mean(judged(target, prob, metric, "chances").decision.numbers)
+        for metric in ("micro_f0.5", "micro_f2")
+    }
+    assert numbers["micro_f0.5"] > numbers["micro_f2"] + 0.1
+    two = np.stack([1 - prob[:, 0], prob[:, 0]], 1)
+    found = judged(target[:, 0].astype(int), two, "f0.5", "shares")
+    assert found.taken and found.decision.numbers[0] > 0.6
+
+
 def test_scales_of_classes_make_up_for_a_rare_one() -> None:
     random, n = np.random.default_rng(0), 600
     target = random.choice(3, n, p=[0.8, 0.15, 0.05])
