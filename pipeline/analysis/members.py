@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.analysis.answered import studies_of
 from pipeline.analysis.past import find_folds, trained_settings
 from pipeline.base import records
 from pipeline.base.cli import UserError, did_you_mean
@@ -149,10 +150,13 @@ def _given_member(folder: Path, first: Member | None) -> Member:
     if first is None:
         raise UserError(f"{folder}: name a run of yours before the answers of others")
     table, rules = load_folds(first.settings), load_competition(first.settings.competition)
-    if rules.form.kind != "shares" or rules.picture:
-        raise UserError(f"{folder}: answers of others are of one class a picture, as yet")
     held_out, test = table[table.fold.isin(first.folds)], first.path(first.folds[0], "test")
-    name = take_given(folder, held_out, classes_of(table, rules.form), Predictions.load(test).image)
+    ids, classes = Predictions.load(test).image, classes_of(table, rules.form)
+
+    def asked(split: str, ids: list[str]) -> list[str]:
+        return studies_of(first.settings, split, ids) or ids
+
+    name = take_given(folder, held_out, classes, ids, rules.form, asked)
     settings = first.settings.model_copy(update={"name": name})
     return _load(settings, GIVEN, first.folds, str(folder))
 

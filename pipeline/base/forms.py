@@ -123,6 +123,15 @@ class OneClass:
         best = np.argsort(-prob, axis=1, kind="stable")[:, : self.rules.k]
         return np.array([[" ".join(row)] for row in np.array(classes)[best]], dtype=object)
 
+    def taken(
+        self, names: list[str], prob: np.ndarray, classes: list[str]
+    ) -> tuple[list[str], np.ndarray]:
+        """Columns that other people answer in, as ours: a single one that is asked for may have
+        any name, and of two classes it is the second."""
+        if len(names) > 1 or self.columns(classes) is not None:
+            return names, prob
+        return classes, np.hstack([1 - prob] * (len(classes) - 1) + [prob])
+
 
 ONE_CLASS = OneClass()  # where no competition's settings are asked for
 

@@ -164,6 +164,16 @@ class Levels(Numbers):
     def answers(self, prob: np.ndarray, classes: list[str]) -> np.ndarray:
         return np.rint(prob).astype(int)
 
+    def taken(
+        self, names: list[str], prob: np.ndarray, classes: list[str]
+    ) -> tuple[list[str], np.ndarray]:
+        """Of a share for each level their mean; NaN where these do not sum to 1."""
+        if len(names) > 1 and all(re.fullmatch(self.number, name) for name in names):
+            total, mean = prob.sum(1), prob @ np.array(names, dtype=float)
+            known = np.where(np.isclose(total, 1, atol=0.01), mean / total, np.nan)
+            names, prob = names[:1], known[:, None]
+        return super().taken(names, prob, classes)
+
 
 FORMS: dict[str, type[OneClass]] = {
     "classes": OneClass,

@@ -1,10 +1,12 @@
 """Answers of other people as a run of ours: a folder of {oof,test}.{npz,csv} beside our folds.
 
-Its rows are cut into our folds, so that whatever reads a run reads these. That they are out of
-fold, and of which folds, nobody can tell but by a column `fold`.
+They hold a probability for each class or label (of two classes, that of the second will do) or a
+number. Its rows are cut into our folds, so that whatever reads a run reads these. That they are out
+of fold, and of which folds, nobody can tell but by a column `fold`.
 """
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,36 +16,57 @@ from pipeline.base import records
 from pipeline.base.cli import UserError, explain, short, warn
 from pipeline.base.config import root
 from pipeline.base.csv_files import read_csv
+from pipeline.base.forms import OneClass
 from pipeline.base.runs import GIVEN, prediction_path
 from pipeline.base.settings import checked_name
 from pipeline.inference.predictions import Predictions
 
 VERSION = 1
 MOST_OFF = 0.01  # that a row's sum may be from 1: others write three digits
+Folds = dict[str, str] | None  # of each id
+EXPECTED = {
+    "shares": "each row's probabilities sum to 1",
+    "chances": "each label's is between 0 and 1",
+    "numbers": "one for each column, or the shares of all levels, which sum to 1",
+}
 
 
-def take_given(folder: Path, table: pd.DataFrame, classes: list[str], test: list[str]) -> str:
+def take_given(
+    folder: Path,
+    table: pd.DataFrame,
+    classes: list[str],
+    test: list[str],
+    form: OneClass,
+    asked: Callable[[str, list[str]], list[str]],
+) -> str:
     """Write runs/NAME/foldK/{oof,test}.given.npz unless they are current; returns the name.
 
-    `table` are the held-out rows of our folds, `test` the ids of our test pictures. Raises
-    UserError for other ids or classes, other folds, and rows that hold no probabilities.
+    `table` are the held-out rows of our folds, `test` the ids of our test pictures; `asked` names
+    what is answered of such pictures, of train or test. Raises UserError for other ids or classes,
+    other folds, and rows that hold no predictions of the task.
     """
     name = checked_name(folder.name, str(folder))
     if any((root("runs") / name).glob("fold*/model.safetensors")):
         raise UserError(f"{folder}: a run has this name; rename the folder")
+    ours = classes if form.kind == "shares" else [form.kind, *classes]
     for split, ids in (("oof", list(table.image)), ("test", test)):
         source = _file_of(folder, split)
         digest, prob = records.file_digest(source), None
+        wanted = asked("test" if split == "test" else "train", ids)
         for fold, rows in table.groupby("fold").indices.items():
             chosen = [ids[i] for i in rows] if split == "oof" else ids
             out = prediction_path(name, fold, split, GIVEN)
             key = {"version": VERSION, "given": digest, "ids": records.digest(chosen)}
-            key["classes"] = records.digest(classes)
+            key["classes"] = records.digest(ours)
             if records.is_current(out, key):
                 continue
             if prob is None:
-                prob = _read(source, table).aligned(ids, classes)
-            Predictions(chosen, classes, prob[rows] if split == "oof" else prob).save(out)
+                found, theirs = _read(source, classes, form)
+                if split == "oof":
+                    _check_folds(source, theirs, wanted, table.fold)
+                prob = found.aligned(wanted, classes)
+            own = prob[rows] if split == "oof" else prob
+            Predictions(chosen, classes, own, kind=form.kind).save(out)
             records.commit(out, key, time.monotonic())
     return name
 
@@ -57,37 +80,43 @@ def _file_of(folder: Path, split: str) -> Path:
     return found[0]
 
 
-def _read(path: Path, table: pd.DataFrame) -> Predictions:
-    """Raises UserError, in one line, for what holds no probabilities and for other folds."""
-    image, classes, prob, fold = _from_csv(path) if path.suffix == ".csv" else _from_npz(path)
-    total = prob.sum(1, keepdims=True)
-    close = np.abs(total - 1) <= MOST_OFF
+def _read(path: Path, classes: list[str], form: OneClass) -> tuple[Predictions, Folds]:
+    """Raises UserError, in one line, for what holds no predictions of the task."""
+    if path.suffix == ".csv":
+        image, names, prob, fold = _from_csv(path, classes)
+    else:
+        image, names, prob, fold = _from_npz(path)
     with np.errstate(invalid="ignore", divide="ignore"):
-        found = Predictions(image, classes, np.where(close, prob / total, prob), path)
+        if prob.shape[1] == len(names):
+            names, prob = form.taken(names, prob, classes)
+        if form.kind == "shares":
+            total = prob.sum(1, keepdims=True)
+            prob = np.where(np.abs(total - 1) <= MOST_OFF, prob / total, prob)
+    found = Predictions(image, names, prob, path, form.kind)
     if problem := found.problem():
-        raise UserError(f"{path}: {problem}; each row's probabilities sum to 1")
-    if path.stem == "oof":
-        _check_folds(path, fold, table)
-    return found
+        raise UserError(f"{path}: {problem}; {EXPECTED[form.kind]}")
+    return found, fold
 
 
-def _from_csv(path: Path) -> tuple[list[str], list[str], np.ndarray, dict[str, str] | None]:
-    """The first column are the ids; `fold` and `label` are no classes."""
+def _from_csv(path: Path, classes: list[str]) -> tuple[list[str], list[str], np.ndarray, Folds]:
+    """The first column are the ids; `fold` and, beside others, `label` are no answers."""
     given = read_csv(path, [])
     name, *others = given.columns
-    classes = [column for column in others if column not in ("fold", "label")]
-    numbers = given[classes].apply(pd.to_numeric, errors="coerce").to_numpy(float)
+    others = [column for column in others if column != "fold"]
+    if len(others) > 1:
+        others = [column for column in others if column != "label" or column in classes]
+    numbers = given[others].apply(pd.to_numeric, errors="coerce").to_numpy(float)
     fold = dict(zip(given[name], given.fold, strict=True)) if "fold" in given else None
-    return list(given[name]), classes, numbers, fold
+    return list(given[name]), others, numbers, fold
 
 
-def _from_npz(path: Path) -> tuple[list[str], list[str], np.ndarray, dict[str, str] | None]:
+def _from_npz(path: Path) -> tuple[list[str], list[str], np.ndarray, Folds]:
     """The arrays image, classes, prob and, if there is one, fold."""
     try:
         with np.load(path, allow_pickle=False) as data:
             image, classes = ([str(x) for x in data[part]] for part in ("image", "classes"))
             fold = [str(x) for x in data["fold"]] if "fold" in data else None
-            prob = data["prob"].astype(float)
+            prob = data["prob"].astype(float).reshape(len(image), -1)
     except Exception as error:  # zip, NumPy and what a foreign file holds: many kinds
         if explain(error):
             raise
@@ -96,12 +125,12 @@ def _from_npz(path: Path) -> tuple[list[str], list[str], np.ndarray, dict[str, s
     return image, classes, prob, fold and dict(zip(image, fold, strict=False))
 
 
-def _check_folds(path: Path, fold: dict[str, str] | None, table: pd.DataFrame) -> None:
+def _check_folds(path: Path, fold: Folds, image: list[str], ours: pd.Series) -> None:
     if fold is None:
         text = "no `fold`: nobody knows that its folds are ours; of others a score may leak"
         warn("ensemble", f"{path}: {text}")
         return
-    for image, ours in zip(table.image, table.fold, strict=True):
-        if image in fold and fold[image] != str(ours):
-            text = f"{image!r} is of fold {fold[image]}, here of {ours}: a blended score would leak"
+    for name, k in zip(image, ours, strict=True):
+        if name in fold and fold[name] != str(k):
+            text = f"{name!r} is of fold {fold[name]}, here of {k}: a blended score would leak"
             raise UserError(f"{path}: {text}")
