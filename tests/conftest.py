@@ -41,6 +41,11 @@ TINY = {
     "train": {"epochs": 2, "batch_size": 8, "lr": 0.001},
 }
 
+INSTANT = {  # laid over TINY
+    "model": {**TINY["model"], "features": "blocks", "head_init": "lda"},
+    "train": {"epochs": 0},
+}
+
 # More than about 1.5 s each on an idle core; all others are marked `quick`.
 SLOW = {
     "test_20_000_pictures_scroll",
@@ -285,12 +290,17 @@ def bundled(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[
     def make(form: str) -> Path:
         home = tmp_path_factory.mktemp(form)
         if form not in ("label", "probability"):
-            from test_competitions import tiny_copy  # late: it imports half of the tests
+            from test_competitions import COPIES, tiny_copy  # late: they import half of the tests
+            from test_task_copies import drawn_copy
 
-            tiny_copy(form, home / "data" / form)
+            if form in COPIES:
+                tiny_copy(form, home / "data" / form)
+                settings = TINY | {"competition": form}
+            else:
+                settings = TINY | INSTANT | {"competition": drawn_copy(form, home)}
             with pytest.MonkeyPatch.context() as patch:
                 enter(patch, home)
-                blend(experiment(home / "one.yaml", TINY | {"competition": form}))
+                blend(experiment(home / "one.yaml", settings))
             return home
         data = home / "data" / "leaves"
         shutil.copytree(drawn, data)
@@ -305,9 +315,8 @@ def bundled(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[
         with pytest.MonkeyPatch.context() as patch:
             enter(patch, home)
             settings = TINY | {"competition": str(home / "leaves.yaml")}
-            instant = {"model": {**TINY["model"], "features": "blocks", "head_init": "lda"}}
-            instant |= {"train": {"epochs": 0}, "predict": {"tta": "hflip"}}
-            runs = [experiment(home / "one.yaml", settings, **instant)]
+            hflip = {"predict": {"tta": "hflip"}}
+            runs = [experiment(home / "one.yaml", settings, **INSTANT, **hflip)]
             if form == "label":
                 wide = {"model": {**TINY["model"], "size": [32, 40]}}
                 runs.append(experiment(home / "two.yaml", settings, **wide))

@@ -83,7 +83,7 @@ def test_every_kind_trains_predicts_and_travels(
         ({"plugins": "no.py"}, "plugins: no file 'no.py'"),
         (
             {"train": {"loss": "step"}},
-            "or bce; of your plugins: focal, arcface",
+            "bce or focal; of your plugins: focal, arcface",
         ),
         ({"model": {"classifier": "Gem"}}, "did you mean 'GeM'?; there are: linear, GeM, Cosine"),
         ({"augment": ["Strip"]}, "no 'Strip'; did you mean 'Stripe'?; of your plugins: Stripe"),

@@ -28,7 +28,7 @@ class OneClass:
 
     kind: ClassVar[Kind] = "shares"
     word: ClassVar[str] = "classes"
-    losses: ClassVar[tuple[str, ...]] = ("cross_entropy", "bce")
+    losses: ClassVar[tuple[str, ...]] = ("cross_entropy", "bce", "focal")
     metrics: ClassVar[tuple[str, ...]] = ("accuracy", "auc", *SCORES, "macro_f1")
     metrics += ("quadratic_kappa", "map_at_5", "top_5")
     by_class: ClassVar[bool] = True  # a picture is of one class: samplers rest on it

@@ -134,12 +134,12 @@ class Numbers(Rows):
         return in_cells([tuple(map(float, label.split())) for label in labels], labels)
 
     def strata(self, labels: pd.Series) -> pd.Series:
-        """Bins of about as many rows each, by the mean of the (standardised) columns."""
+        """Bins of as many rows each, ten or more, by the mean of the (standardised) columns."""
         values = as_array(self.targets(labels, []))
         spread = values.std(0)
         mean = ((values - values.mean(0)) / np.where(spread > 0, spread, 1)).mean(1)
         rank = pd.Series(mean, labels.index).rank(method="min")
-        return (rank * min(BINS, len(rank)) / (len(rank) + 1)).astype(int)
+        return (rank * min(BINS, max(1, len(rank) // 10)) / (len(rank) + 1)).astype(int)
 
     def columns(self, classes: list[str]) -> list[str] | None:
         return classes if len(classes) > 1 else None
@@ -152,6 +152,7 @@ class Levels(Numbers):
     """`ordinal`: whole numbers in order. A head gives a place among them."""
 
     word = "levels"
+    losses = (*Numbers.losses, "cumulative_bce")
     metrics = ("quadratic_kappa", "accuracy")
     number = r"-?\d{1,6}"
 

@@ -110,7 +110,7 @@ Conflicts = Annotated[
     BeforeValidator(lambda value: "keep" if value == "hard" else value),
     PlainSerializer(lambda value: "hard" if value == "keep" else value),
 ]
-LOSSES = ("cross_entropy", "bce", "asymmetric", "smooth_l1", "mse")
+LOSSES = ("cross_entropy", "bce", "focal", "asymmetric", "smooth_l1", "mse", "cumulative_bce")
 
 
 def first_of(seed: Any) -> Any:
@@ -134,7 +134,7 @@ class Train(Settings):
     weight_decay: float = Field(0.05, ge=0, le=1000)  # not on norms and biases
     warmup: Probability = 0.1  # share of all steps
     # labels take bce (a yes-or-no question a class) or asymmetric, which rare labels need;
-    # numbers smooth_l1 (their default) or mse; or one of your plugins
+    # numbers smooth_l1 (their default) or mse, levels cumulative_bce too; or one of your plugins
     loss: Annotated[str, of_ours(*LOSSES)] = "cross_entropy"
     label_smoothing: Probability = 0.0  # share of the target spread evenly over all classes
     # weight of a class in the loss; inverse: 1 / its number of images

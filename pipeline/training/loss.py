@@ -18,8 +18,9 @@ from pipeline.base.cli import UserError, shown
 from pipeline.base.config import Experiment, Train
 from pipeline.base.forms import Kind, as_array, in_cells
 from pipeline.data.mix import as_rows
-from pipeline.inference.answers import Answer
+from pipeline.inference.answers import SHARES, Answer
 
+SLOPE = 4.0  # of log odds, over the way from a level to the next
 FORTH = {"none": np.asarray, "log1p": np.log1p, "sqrt": np.sqrt}
 
 
@@ -31,9 +32,31 @@ def asymmetric(logits: torch.Tensor, rows: torch.Tensor, reduction: str) -> torc
     return -loss * (1 - p * rows - q * (1 - rows)) ** (4 - 3 * rows)
 
 
+def focal(logits: torch.Tensor, rows: torch.Tensor, reduction: str) -> torch.Tensor:
+    """Cross entropy that fades for what is thought likely already (Lin et al. 2017)."""
+    log = logits.float().log_softmax(1)
+    return -rows * (1 - log.exp()) ** 2 * log
+
+
+def cumulative_bce(levels: torch.Tensor) -> Callable[..., torch.Tensor]:
+    """Whether a picture is above each cut between two levels (Cao et al. 2020), cuts halfway.
+
+    A number between two levels, as of mixed pictures, is above their cut by its place.
+    """
+    low, step = levels[:-1], levels.diff()
+
+    def loss(logits: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        above = SLOPE * ((logits - low) / step - 0.5)
+        marks = ((rows - low) / step).clamp(0, 1)
+        return F.binary_cross_entropy_with_logits(above, marks, reduction="none").sum(1)
+
+    return loss
+
+
 # of each number of a row of logits and targets
 LOSSES = {
     "bce": F.binary_cross_entropy_with_logits,
+    "focal": focal,
     "asymmetric": asymmetric,
     "smooth_l1": F.smooth_l1_loss,
     "mse": F.mse_loss,
@@ -41,10 +64,17 @@ LOSSES = {
 
 
 def make_loss(
-    settings: Experiment, targets: np.ndarray, classes: int, device: torch.device
+    settings: Experiment,
+    targets: np.ndarray,
+    classes: int,
+    device: torch.device,
+    answer: Answer = SHARES,
 ) -> "Loss":
     """The experiment's, weighted by its training `targets` [n] or [n, classes], and tried."""
     own = settings.own("loss").get(settings.train.loss)
+    if settings.train.loss == "cumulative_bce" and not own:
+        levels = torch.arange(answer.low[0], answer.high[0] + 1, device=device)
+        own = cumulative_bce((levels - answer.mean[0]) / answer.std[0])
     loss = Loss(settings.train, class_weights(settings.train, targets, classes), own).to(device)
     loss.try_on(torch.zeros(2, classes, device=device, requires_grad=True))
     return loss

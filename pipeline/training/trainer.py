@@ -68,7 +68,7 @@ class Trainer:
         self.normalise = Normalise(self.preprocessing, self.accelerator.device)
         self._make_data(targets)
         self._make_optimizer(model)
-        self.loss = make_loss(settings, targets, len(classes), self.accelerator.device)
+        self.loss = make_loss(settings, targets, len(classes), self.accelerator.device, answer)
         if settings.runtime.compile:
             compile_step(self)
 

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from PIL import Image
 
 from pipeline.base.competition import Competition, load_competition
 from pipeline.data.inspection import propose
@@ -110,6 +111,25 @@ def humpback_whale() -> Files:
     }
 
 
+def rsna_breast_cancer_detection() -> Files:
+    """The side of a breast is asked for, of which train.csv lacks the name: it is put in before."""
+    sides = [
+        f"{1 + i // 4 % 2},{10006 + i // 4},{462822612 + i},{'LR'[i // 2 % 2]}" for i in range(24)
+    ]
+    rows = [f"{side},{['CC', 'MLO'][i % 2]},61.0" for i, side in enumerate(sides)]
+    names = [f"{10006 + i // 4}_{'LR'[i // 2 % 2]}" for i in range(24)]
+    train = [
+        f"{row},{int(i in (2, 3, 8, 9))},{name}"
+        for i, (row, name) in enumerate(zip(rows, names, strict=True))
+    ]
+    test = [f"{row},{name}" for row, name in zip(rows, names, strict=True)][16:]
+    return {
+        "train.csv": (f"{BREAST},cancer,prediction_id", train[:16]),
+        "test.csv": (f"{BREAST},prediction_id", test),
+        "sample_submission.csv": ("prediction_id,cancer", [f"{x},0.02116" for x in names[16::2]]),
+    }
+
+
 COPIES = [
     aerial_cactus,
     histopathologic_cancer,
@@ -120,6 +140,8 @@ COPIES = [
     petfinder_pawpularity,
     humpback_whale,
 ]
+BY_NAME = {make.__name__.replace("_", "-"): make for make in COPIES}
+RSNA = "rsna-breast-cancer-detection"  # its YAML is shown in docs/tasks.md
 GUESSED = {"metric": {"plant-pathology-2021-fgvc8"}}  # what no file tells
 FROM_FILES = {"id", "label", "task", "train", "test", "sample", "image", "test_image", "k"}
 FROM_FILES |= {"submission", "metric", "group", "separator", "positive", "picture"}
@@ -132,6 +154,30 @@ def write_copy(files: Files, rules: Competition, folder: Path) -> None:
     for path in read_rows(rules, folder).path:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).touch()
+
+
+def shown_rules() -> str:
+    """The YAML of RSNA's competition, as the docs have it."""
+    text = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text()
+    shown = text[text.index(f"slug: {RSNA}") :]
+    return shown[: shown.index("```")]
+
+
+def drawn_copy(name: str, home: Path) -> str:
+    """Write a tiny copy into home/data, a shade a label; returns what an experiment calls it."""
+    make, named = BY_NAME.get(name, rsna_breast_cancer_detection), name
+    if name == RSNA:
+        (home / f"{name}.yaml").write_text(shown_rules())
+        named = str(home / f"{name}.yaml")
+    rules, random = load_competition(named), np.random.default_rng(0)
+    (folder := home / "data" / name).mkdir(parents=True)
+    write_copy(make(), rules, folder)
+    rows, shades = read_rows(rules, folder), random.integers(0, 190, (99, 3))
+    code = np.where(rows.split == "train", pd.factorize(rows.label)[0], np.arange(len(rows)) % 3)
+    for path, shade in zip(rows.path, shades[code], strict=True):
+        picture = random.integers(0, 64, (12, 16, 3)) + shade
+        Image.fromarray(picture.astype(np.uint8)).save(folder / path)
+    return named
 
 
 def sent(rules: Competition, folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -172,26 +218,8 @@ def test_files_tell_the_yaml_and_take_the_answers(make: object, tmp_path: Path) 
 
 
 def test_a_study_of_several_pictures_as_of_rsna(tmp_path: Path) -> None:
-    """The side of a breast is asked for, of which train.csv lacks the name: it is put in before."""
-    text = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text()
-    shown = text[text.index("slug: rsna-breast-cancer-detection") :]
-    rules = Competition(**yaml.safe_load(shown[: shown.index("```")]))
-    sides = [
-        f"{1 + i // 4 % 2},{10006 + i // 4},{462822612 + i},{'LR'[i // 2 % 2]}" for i in range(24)
-    ]
-    rows = [f"{side},{['CC', 'MLO'][i % 2]},61.0" for i, side in enumerate(sides)]
-    names = [f"{10006 + i // 4}_{'LR'[i // 2 % 2]}" for i in range(24)]
-    train = [
-        f"{row},{int(i in (2, 3))},{name}"
-        for i, (row, name) in enumerate(zip(rows, names, strict=True))
-    ]
-    test = [f"{row},{name}" for row, name in zip(rows, names, strict=True)][16:]
-    files = {
-        "train.csv": (f"{BREAST},cancer,prediction_id", train[:16]),
-        "test.csv": (f"{BREAST},prediction_id", test),
-        "sample_submission.csv": ("prediction_id,cancer", [f"{x},0.02116" for x in names[16::2]]),
-    }
-    write_copy(files, rules, tmp_path)
+    rules = Competition(**yaml.safe_load(shown_rules()))
+    write_copy(rsna_breast_cancer_detection(), rules, tmp_path)
     _, table = sent(rules, tmp_path)
     assert len(read_split(rules, tmp_path, "test")) == 8 and len(table) == 4
     assert list(table) == ["prediction_id", "cancer"] and table.cancer.between(0, 1).all()

@@ -115,7 +115,7 @@ def test_slugs_are_valid_and_each_names_own() -> None:
 
 
 def test_the_notebook_runs_as_on_kaggle(home: Callable, run: Callable) -> None:
-    home("dog-breed-identification")
+    home("rsna-breast-cancer-detection")  # studies of two pictures
     said = run("bundle", "blend", "--rehearse", "--rows", "7")
     assert "7 rows as in the local submission" in said
     assert "2 of 2 models are sound" in said and "submission.csv: 7 rows, audited" in said

@@ -8,11 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import enter
+from test_task_copies import BY_NAME, RSNA
 
 from pipeline.base import records
 from pipeline.base.competition import load_competition
 from pipeline.base.deadline import Deadline
 from pipeline.inference.predictions import Predictions
+from pipeline.kaggle.bundle.notebook_file import slug_of
 from pipeline.kaggle.bundle.rehearsal import compare, hide, margins_of, mount
 from pipeline.kaggle.notebook import answer, models, submit_session
 from pipeline.kaggle.notebook.manifest import FILE, BundledModel, Job, Manifest
@@ -24,13 +26,13 @@ class Kaggle:
 
     def __init__(self, home: Path, folder: Path, n: int) -> None:
         self.home, self.runs, self.folder = home, home / "runs", folder
-        made_of = records.load(self.runs / "blend" / "test.npz")["key"]
-        self.competition = load_competition(made_of["competition"])
+        self.record = records.load(self.runs / "blend" / "test.npz")
+        self.competition = load_competition(self.record["key"]["competition"])
         mount(self.runs / "blend" / "bundle", folder)
         slug = self.competition.slug
         self.test = folder / "competitions" / slug
-        self.weights = folder / "datasets" / "owner" / f"{slug}-blend-weights"
-        self.ours = hide(home / "data" / slug, self.competition, self.test, n)
+        self.weights = folder / "datasets" / "owner" / slug_of(slug, "blend", "weights")
+        self.ours = hide(home / "data" / self.competition.name, self.competition, self.test, n)
         self.manifest = Manifest.load(self.weights)
 
     @property
@@ -45,7 +47,8 @@ class Kaggle:
     def compare(self, answers: pd.DataFrame) -> str:
         local = pd.read_csv(self.home / "submissions" / "blend.csv", dtype=str)
         blend = Predictions.load(self.runs / "blend" / "test.npz")
-        return compare(answers, local, self.ours, self.competition, margins_of(blend), 1e-5)
+        margins = margins_of(blend, self.record.get("decision"), self.competition.k)
+        return compare(answers, local, self.ours, self.competition, margins, 1e-5)
 
     def expected(self, answers: pd.DataFrame, parts: dict[str, float]) -> list[str]:
         """Labels that a weighted mean of prediction files gives, in the order of the answers."""
@@ -97,15 +100,22 @@ ALL = {"one/fold0/test.hflip.npz": 1, "one/fold1/test.hflip.npz": 1}
 ALL |= {"two/fold0/test.none.npz": 2, "two/fold1/test.none.npz": 2}
 
 
-@pytest.mark.parametrize("form", ["label", "classify-leaves", "dog-breed-identification"])
-@pytest.mark.parametrize("n", [0, 1, 7, 30])
+@pytest.mark.parametrize(
+    ("form", "n"),
+    [
+        *[("label", n) for n in (0, 1, 7, 30)],
+        *[(name, 7) for name in ("dog-breed-identification", *BY_NAME, RSNA)],
+    ],
+)
 def test_the_local_answers_at_every_size(mounted: Callable, form: str, n: int) -> None:
+    """Every tiny copy, from its CSVs and pictures to what the notebook says of a hidden test."""
     kaggle = mounted(form, n)
     answers = kaggle.answers()
     assert kaggle.compare(answers).startswith(f"{n} rows as in the local submission")
     sample = pd.read_csv(kaggle.test / "sample_submission.csv", dtype=str)
     column = kaggle.competition.id
     assert list(answers) == list(sample) and list(answers[column]) == list(sample[column])
+    assert n < 2 or len(answers.drop(columns=column).drop_duplicates()) > 1, "no constant"
 
 
 def test_the_local_answers_are_no_constant(mounted: Callable) -> None:

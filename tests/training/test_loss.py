@@ -7,9 +7,10 @@ import pytest
 import torch
 from timm.loss import AsymmetricLossMultiLabel
 
-from pipeline.base.config import Train
+from pipeline.base.config import Experiment, Train
 from pipeline.data.mix import as_rows
-from pipeline.training.loss import Loss, class_weights, row_weights
+from pipeline.inference.answers import Answer
+from pipeline.training.loss import Loss, class_weights, make_loss, row_weights
 
 LOGITS = torch.tensor([[log(2.0), 0.0, 0.0], [0.0, log(6.0), 0.0]])  # p = 2 1 1 / 4, 1 6 1 / 8
 TARGET = torch.tensor([0, 2])
@@ -36,6 +37,26 @@ def test_bce() -> None:
     assert loss(SOFT, loss="bce") == pytest.approx((first + second) / 2)
 
 
+def test_focal() -> None:
+    """Cross entropy times (1 - p)², of each class by its share of the row."""
+    first, second = log(2) / 4, log(8) * (7 / 8) ** 2
+    assert loss(TARGET, loss="focal") == pytest.approx((first + second) / 2)
+    first = 0.5 * log(2) / 4 + 0.5 * log(4) * 9 / 16
+    second = 0.25 * log(8 / 6) / 16 + 0.75 * log(8) * 49 / 64
+    assert loss(SOFT, loss="focal") == pytest.approx((first + second) / 2)
+
+
+def test_cumulative_bce() -> None:
+    """Levels 1 to 3 of deviation 2 around 1.5 stand at -.25, .25 and .75: two cuts between."""
+    settings = Experiment(competition="x", train={"loss": "cumulative_bce"})
+    answer = Answer("numbers", [1.5], [2.0], [1.0], [3.0])
+    made = make_loss(settings, np.zeros((2, 1)), 1, torch.device("cpu"), answer)
+    logits, target = torch.tensor([[0.0], [0.25]]), torch.tensor([[-0.25], [0.5]])
+    under = log(2) + log(1 + exp(-4))  # at the first cut, and a step below the second
+    between = log(1 + exp(-2)) + 0.5 * log(1 + exp(-2)) + 0.5 * log(1 + exp(2))
+    assert made(logits, target).item() == pytest.approx((under + between) / 2)
+
+
 def test_asymmetric() -> None:
     """timm's of one row, which all its versions sum alike; a mean over the batch of ours."""
     each = [AsymmetricLossMultiLabel()(LOGITS[[i]], SOFT[[i]]).item() for i in (0, 1)]
@@ -47,7 +68,7 @@ def test_asymmetric() -> None:
     assert sure.grad[0, 0] == 0, "a label that is rightly thought unlikely teaches nothing"
 
 
-@pytest.mark.parametrize("kind", ["cross_entropy", "bce"])
+@pytest.mark.parametrize("kind", ["cross_entropy", "bce", "focal"])
 def test_labels_and_one_hot_rows_are_the_same(kind: str) -> None:
     weights = torch.tensor([0.5, 1.0, 2.5])
     for smoothing in (0.0, 0.3):
@@ -60,7 +81,7 @@ def test_labels_and_one_hot_rows_are_the_same(kind: str) -> None:
         assert loss(SOFT, **settings) == pytest.approx(loss(by_hand, loss=kind))
 
 
-@pytest.mark.parametrize("kind", ["cross_entropy", "bce"])
+@pytest.mark.parametrize("kind", ["cross_entropy", "bce", "focal"])
 def test_the_weight_of_a_row_multiplies_its_loss(kind: str) -> None:
     weights = torch.tensor([0.5, 1.0, 2.5])
     each = Loss(Train(loss=kind)).per_row(LOGITS, SOFT)
@@ -101,7 +122,7 @@ def test_softmax_is_bce_given_that_one_class_is_there() -> None:
     assert yes[1, 1].item() == pytest.approx(1 / (1 + exp(-log(6))))
 
 
-@pytest.mark.parametrize("kind", ["cross_entropy", "bce"])
+@pytest.mark.parametrize("kind", ["cross_entropy", "bce", "focal"])
 def test_extreme_logits_stay_finite(kind: str) -> None:
     logits = torch.tensor([[200.0, -200.0, 0.0]], requires_grad=True)
     value = Loss(Train(loss=kind, label_smoothing=0.1))(logits, torch.tensor([1]))
