@@ -201,7 +201,7 @@ def make_trainer(
     train = settled(settings.train, train, classes)
     train, answer = standardised_targets(train, form.kind, rules.transform)
     targets = training_targets(settings.train, train, len(classes))
-    train, targets = with_pseudo(settings, fold, prepared, classes, train, targets)
+    train, targets = with_pseudo(settings, fold, prepared, classes, train, targets, answer)
     return Trainer(settings, fold, classes, pixels, train, valid, metric, targets, answer)
 
 

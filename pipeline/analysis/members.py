@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -152,11 +153,8 @@ def _given_member(folder: Path, first: Member | None) -> Member:
     table, rules = load_folds(first.settings), load_competition(first.settings.competition)
     held_out, test = table[table.fold.isin(first.folds)], first.path(first.folds[0], "test")
     ids, classes = Predictions.load(test).image, classes_of(table, rules.form)
-
-    def asked(split: str, ids: list[str]) -> list[str]:
-        return studies_of(first.settings, split, ids) or ids
-
-    name = take_given(folder, held_out, classes, ids, rules.form, asked)
+    studies = partial(studies_of, first.settings)
+    name = take_given(folder, held_out, classes, ids, rules.form, studies)
     settings = first.settings.model_copy(update={"name": name})
     return _load(settings, GIVEN, first.folds, str(folder))
 

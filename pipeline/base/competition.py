@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
 from pipeline.base import records
-from pipeline.base.forms import OneClass
+from pipeline.base.forms import OneClass, stem_of
 from pipeline.base.plugins import read_plugins
 from pipeline.base.row_forms import FORMS
 from pipeline.base.settings import CONFLICT, Name, Settings
@@ -69,7 +69,6 @@ class Competition(Settings):
 
     @model_validator(mode="after")
     def _answered(self) -> "Competition":
-        own = read_plugins(self.plugins)["metric"]
         problem = self.form.problem()
         unfit = {"logits": self.form.kind == "numbers", "max": self.task == "classes"}
         if self.transform != "none" and self.task != "regression":
@@ -78,8 +77,9 @@ class Competition(Settings):
             problem = f"of_pictures: {self.of_pictures} is not for task: {self.task}"
         if self.of_pictures != "mean" and not self.picture:
             problem = f"of_pictures: {self.of_pictures} needs picture:"
-        if not problem and not (self.metric in own or self.form.scores(self.metric)):
-            known = [*self.form.metrics, *own]
+        known = [*self.form.metrics, *read_plugins(self.plugins)["metric"]]
+        fits = stem_of(self.metric) in map(stem_of, self.form.metrics)
+        if not problem and not fits and self.metric not in known:
             problem = f"task: {self.task} takes no metric: {self.metric}, but {', '.join(known)}"
         if problem:
             raise PydanticCustomError(CONFLICT, "{text}", {"text": problem})

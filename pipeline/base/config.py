@@ -66,10 +66,8 @@ class Experiment(Settings):
             raise PydanticCustomError(CONFLICT, "extra: needs train.epochs")
         if self.extra and self.extra.share and self.train.sampler != "none":
             raise PydanticCustomError(CONFLICT, "extra.share: needs train.sampler: none")
-        plain = self.train.loss == "cross_entropy" and not self.train.label_smoothing
-        if self.pseudo and not (plain and self.train.epochs):  # a weight scales a plain row alone
-            text = "pseudo: needs train.epochs, loss: cross_entropy and label_smoothing: 0"
-            raise PydanticCustomError(CONFLICT, text)
+        if self.train.epochs == 0 and self.pseudo:
+            raise PydanticCustomError(CONFLICT, "pseudo: needs train.epochs")
         return self
 
     def key(self) -> dict[str, Any]:

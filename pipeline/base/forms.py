@@ -43,13 +43,8 @@ class OneClass:
         several = self.rules.k > 1 and self.rules.submission == "probability"
         return "k: is of submission: label" if several else ""
 
-    def scores(self, metric: str) -> bool:
-        """Whether it is one of `metrics`, if with another number."""
-        stem = stem_of(metric)
-        return metric in self.metrics or (stem in map(stem_of, self.metrics) and stem != metric)
-
-    def misfit(self, train: dict[str, Any], pseudo: bool) -> str:
-        """Which of an experiment's settings makes no sense for this task, or nothing."""
+    def misfit(self, train: dict[str, Any], pseudo: set[str]) -> str:
+        """Which of an experiment's settings (`pseudo`: those that are set) makes no sense."""
         if train["loss"] in self.losses:
             return ""
         text = f"a task of {self.word} takes {' or '.join(self.losses)}"
@@ -123,14 +118,11 @@ class OneClass:
         best = np.argsort(-prob, axis=1, kind="stable")[:, : self.rules.k]
         return np.array([[" ".join(row)] for row in np.array(classes)[best]], dtype=object)
 
-    def taken(
-        self, names: list[str], prob: np.ndarray, classes: list[str]
-    ) -> tuple[list[str], np.ndarray]:
-        """Columns that other people answer in, as ours: a single one that is asked for may have
-        any name, and of two classes it is the second."""
-        if len(names) > 1 or self.columns(classes) is not None:
-            return names, prob
-        return classes, np.hstack([1 - prob] * (len(classes) - 1) + [prob])
+    def taken(self, given: pd.DataFrame, classes: list[str]) -> pd.DataFrame:
+        """Columns of other people as ours: a single one has any name, of two classes the second."""
+        if given.shape[1] != 1 or self.columns(classes) is not None:
+            return given
+        return pd.DataFrame(np.hstack([1 - given] * (len(classes) - 1) + [given]), columns=classes)
 
 
 ONE_CLASS = OneClass()  # where no competition's settings are asked for
@@ -165,9 +157,9 @@ class Binary(OneClass):
 
 
 def stem_of(metric: str) -> str:
-    """A metric's name without the number that is its k or beta: `f` of `f0.5`."""
+    """A metric's name with # for the number that is its k or beta: `f#` of `f0.5`."""
     found = re.fullmatch(r"(map_at_|top_)[1-9]\d*|(.+_)?f\d+(\.\d+)?", metric)
-    return metric.rstrip(".0123456789") if found else metric
+    return metric.rstrip(".0123456789") + "#" if found else metric.strip("#")
 
 
 def suited(experiment: "Experiment", form: OneClass) -> "Experiment":
@@ -181,7 +173,8 @@ def suited(experiment: "Experiment", form: OneClass) -> "Experiment":
     own, known = experiment.own("loss"), dict(train)
     if train.loss in own:
         known["loss"] = form.losses[0]
-    if problem := form.misfit(known, experiment.pseudo is not None):
+    pseudo = experiment.pseudo.model_fields_set if experiment.pseudo else set()
+    if problem := form.misfit(known, pseudo):
         told = f"; of your plugins: {', '.join(own)}" * bool(own)
         raise UserError(f"{experiment.name}: {problem}{told}")
     where, heads = f"{experiment.name}: model.classifier", experiment.own("head")

@@ -22,11 +22,10 @@ class Rows(OneClass):
     def problem(self) -> str:
         return ""
 
-    def misfit(self, train: dict[str, Any], pseudo: bool) -> str:
+    def misfit(self, train: dict[str, Any], pseudo: set[str]) -> str:
         plain = {"class_weights": ("none",), "sampler": ("none",), "label_smoothing": (0,)}
         plain["conflicts"] = ("keep", "soft")  # no picture has the label of most
         odd = [f"train.{name}" for name, fine in plain.items() if train[name] not in fine]
-        odd += ["pseudo"] * pseudo
         if odd:
             return f"{odd[0]}: for one class a picture, not for a task of {self.word}"
         return super().misfit(train, pseudo)
@@ -105,6 +104,11 @@ class Numbers(Rows):
     metrics = ("rmse", "mae", "r2", "pearson")
     number: ClassVar[str] = r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?"
 
+    def misfit(self, train: dict[str, Any], pseudo: set[str]) -> str:
+        if odd := pseudo & {"threshold", "power"}:
+            return f"pseudo.{min(odd)}: of probabilities; of {self.word} each picture's is taught"
+        return super().misfit(train, pseudo)
+
     def labels(self, table: pd.DataFrame) -> pd.Series:
         return joined(table, self.rules.label_columns, " ")
 
@@ -165,15 +169,13 @@ class Levels(Numbers):
     def answers(self, prob: np.ndarray, classes: list[str]) -> np.ndarray:
         return np.rint(prob).astype(int)
 
-    def taken(
-        self, names: list[str], prob: np.ndarray, classes: list[str]
-    ) -> tuple[list[str], np.ndarray]:
+    def taken(self, given: pd.DataFrame, classes: list[str]) -> pd.DataFrame:
         """Of a share for each level their mean; NaN where these do not sum to 1."""
-        if len(names) > 1 and all(re.fullmatch(self.number, name) for name in names):
-            total, mean = prob.sum(1), prob @ np.array(names, dtype=float)
-            known = np.where(np.isclose(total, 1, atol=0.01), mean / total, np.nan)
-            names, prob = names[:1], known[:, None]
-        return super().taken(names, prob, classes)
+        if given.shape[1] > 1 and all(re.fullmatch(self.number, name) for name in given):
+            total = given.sum(axis=1)
+            mean = given @ np.array(given.columns, dtype=float) / total
+            given = mean.where(np.isclose(total, 1, atol=0.01)).to_frame()
+        return super().taken(given, classes)
 
 
 FORMS: dict[str, type[OneClass]] = {

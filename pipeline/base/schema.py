@@ -163,7 +163,8 @@ class Pseudo(Settings):
     """Sure test pictures of a finished blend, taught as it answers them; fold k by its fold k."""
 
     run: Name  # what `ensemble` was run on or wrote, on the same folds
-    threshold: Probability = 0.9  # of the largest probability, from which on a picture is sure
+    # of the likeliest answer, to each of several labels, from which on a picture is sure
+    threshold: Probability = 0.9
     weight: float = Field(0.5, gt=0, le=1)  # of a picture in the loss; one with a label counts 1
     # of the probabilities: over 1 sharpens, under 1 softens
     power: float = Field(1.0, gt=0, le=100)

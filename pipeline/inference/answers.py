@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from pipeline.base.forms import Kind
 
 if TYPE_CHECKING:
@@ -33,6 +35,10 @@ class Answer:
             return BACK[self.transform](values)
         return logits.softmax(1) if self.kind == "shares" else logits.sigmoid()
 
+    def taught(self, values: np.ndarray) -> np.ndarray:
+        """What a head is taught of numbers [n, columns]; to call this turns it back."""
+        return (FORTH[self.transform](values) - self.mean) / self.std
+
     @property
     def fact(self) -> dict[str, Any]:
         """For the record of a model; nothing of shares."""
@@ -40,4 +46,5 @@ class Answer:
 
 
 SHARES = Answer()
+FORTH = {"none": np.asarray, "log1p": np.log1p, "sqrt": np.sqrt}
 BACK = {"none": lambda x: x, "log1p": lambda x: x.expm1(), "sqrt": lambda x: x * x}

@@ -37,13 +37,13 @@ def take_given(
     classes: list[str],
     test: list[str],
     form: OneClass,
-    asked: Callable[[str, list[str]], list[str]],
+    studies: Callable[[str, list[str]], list[str] | None],
 ) -> str:
     """Write runs/NAME/foldK/{oof,test}.given.npz unless they are current; returns the name.
 
-    `table` are the held-out rows of our folds, `test` the ids of our test pictures; `asked` names
-    what is answered of such pictures, of train or test. Raises UserError for other ids or classes,
-    other folds, and rows that hold no predictions of the task.
+    `table` are the held-out rows of our folds, `test` the ids of our test pictures; `studies` are
+    the ids of train's or test's pictures that are answered, where each has several. Raises
+    UserError for other ids, classes or folds, and rows that hold no predictions of the task.
     """
     name = checked_name(folder.name, str(folder))
     if any((root("runs") / name).glob("fold*/model.safetensors")):
@@ -52,7 +52,7 @@ def take_given(
     for split, ids in (("oof", list(table.image)), ("test", test)):
         source = _file_of(folder, split)
         digest, prob = records.file_digest(source), None
-        wanted = asked("test" if split == "test" else "train", ids)
+        wanted = studies("test" if split == "test" else "train", ids) or ids
         for fold, rows in table.groupby("fold").indices.items():
             chosen = [ids[i] for i in rows] if split == "oof" else ids
             out = prediction_path(name, fold, split, GIVEN)
@@ -82,47 +82,44 @@ def _file_of(folder: Path, split: str) -> Path:
 
 def _read(path: Path, classes: list[str], form: OneClass) -> tuple[Predictions, Folds]:
     """Raises UserError, in one line, for what holds no predictions of the task."""
-    if path.suffix == ".csv":
-        image, names, prob, fold = _from_csv(path, classes)
-    else:
-        image, names, prob, fold = _from_npz(path)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        if prob.shape[1] == len(names):
-            names, prob = form.taken(names, prob, classes)
-        if form.kind == "shares":
-            total = prob.sum(1, keepdims=True)
+    image, given, fold = _from_csv(path, classes) if path.suffix == ".csv" else _from_npz(path)
+    given = form.taken(given, classes)
+    prob = given.to_numpy(float)
+    if form.kind == "shares":
+        total = prob.sum(1, keepdims=True)
+        with np.errstate(invalid="ignore", divide="ignore"):
             prob = np.where(np.abs(total - 1) <= MOST_OFF, prob / total, prob)
-    found = Predictions(image, names, prob, path, form.kind)
+    found = Predictions(image, list(given), prob, path, form.kind)
     if problem := found.problem():
         raise UserError(f"{path}: {problem}; {EXPECTED[form.kind]}")
     return found, fold
 
 
-def _from_csv(path: Path, classes: list[str]) -> tuple[list[str], list[str], np.ndarray, Folds]:
+def _from_csv(path: Path, classes: list[str]) -> tuple[list[str], pd.DataFrame, Folds]:
     """The first column are the ids; `fold` and, beside others, `label` are no answers."""
     given = read_csv(path, [])
     name, *others = given.columns
     others = [column for column in others if column != "fold"]
     if len(others) > 1:
         others = [column for column in others if column != "label" or column in classes]
-    numbers = given[others].apply(pd.to_numeric, errors="coerce").to_numpy(float)
     fold = dict(zip(given[name], given.fold, strict=True)) if "fold" in given else None
-    return list(given[name]), others, numbers, fold
+    return list(given[name]), given[others].apply(pd.to_numeric, errors="coerce"), fold
 
 
-def _from_npz(path: Path) -> tuple[list[str], list[str], np.ndarray, Folds]:
+def _from_npz(path: Path) -> tuple[list[str], pd.DataFrame, Folds]:
     """The arrays image, classes, prob and, if there is one, fold."""
     try:
         with np.load(path, allow_pickle=False) as data:
             image, classes = ([str(x) for x in data[part]] for part in ("image", "classes"))
             fold = [str(x) for x in data["fold"]] if "fold" in data else None
             prob = data["prob"].astype(float).reshape(len(image), -1)
+            given = pd.DataFrame(prob, columns=classes)
     except Exception as error:  # zip, NumPy and what a foreign file holds: many kinds
         if explain(error):
             raise
         text = f"the arrays image, classes and prob are expected ({short(error, 120)})"
         raise UserError(f"{path}: {text}") from None
-    return image, classes, prob, fold and dict(zip(image, fold, strict=False))
+    return image, given, fold and dict(zip(image, fold, strict=False))
 
 
 def _check_folds(path: Path, fold: Folds, image: list[str], ours: pd.Series) -> None:

@@ -151,20 +151,21 @@ NAMED = (accuracy, balanced_accuracy, log_loss, balanced_log_loss, auc, average_
 NAMED += (quadratic_kappa, rmse, mae, r2, pearson)
 OURS: dict[str, Score] = {function.__name__: function for function in NAMED}
 NUMBERED: dict[str, Callable[[np.ndarray, np.ndarray, float], float]] = {
-    "f": partial(f_score, average="binary"),
-    "macro_f": partial(f_score, average="macro"),
-    "micro_f": partial(f_score, average="micro"),
-    "samples_f": partial(f_score, average="samples"),
-    "map_at_": map_at,
-    "top_": top,
+    "f#": partial(f_score, average="binary"),
+    "macro_f#": partial(f_score, average="macro"),
+    "micro_f#": partial(f_score, average="micro"),
+    "samples_f#": partial(f_score, average="samples"),
+    "map_at_#": map_at,
+    "top_#": top,
 }
 
 
 class Known(ChainMap[str, Score]):
-    """By name, and those of NUMBERED with any number behind it: f0.5, map_at_10."""
+    """By name, and those of NUMBERED by any number: f0.5, map_at_10."""
 
     def __missing__(self, name: str) -> Score:
-        score, number = NUMBERED[stem_of(name)], name.removeprefix(stem_of(name))
+        stem = stem_of(name)
+        score, number = NUMBERED[stem], name[len(stem) - 1 :]
         value = float(number) if "." in number else int(number)
         return lambda target, prob: score(target, prob, value)
 

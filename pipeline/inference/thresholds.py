@@ -17,9 +17,9 @@ GRID = np.linspace(0.05, 0.95, 19)
 SCALES = np.geomspace(1 / 8, 8, 13)
 STEPS = 21  # places of a cut between its neighbours
 ROUNDS = 2  # over all numbers, each in turn
-DECIDED = {"f", "macro_f", "micro_f", "samples_f", "accuracy"}  # stems of names
+DECIDED = {"f#", "macro_f#", "micro_f#", "samples_f#", "accuracy"}  # `stem_of` names
 DECIDED |= {"balanced_accuracy", "mcc", "quadratic_kappa"}
-SCALED = {"macro_f", "balanced_accuracy", "mcc"}  # of many classes: rare ones count alike
+SCALED = {"macro_f#", "balanced_accuracy", "mcc"}  # of many classes: rare ones count alike
 Score = Callable[[np.ndarray, np.ndarray], float]
 
 

@@ -1,9 +1,10 @@
 """What training minimises: a loss per row of logits, times the weight of the row's classes.
 
 A row's target is its label, or with `conflicts: soft` the mean label of all images of its pixels.
-All of it works on labels and on soft rows (mixed batches, contradictory twins). Label smoothing
-comes last, here and nowhere else: it is linear, so that smoothing a mixture equals mixing smoothed
-rows. The validation loss is plain log loss whatever is set here.
+All of it works on labels, on soft rows (mixed batches, contradictory twins) and on rows of a weight
+(pseudo-labels): these are times their weight, which stands behind them, so that to mix rows is to
+mix losses. Label smoothing comes last, here and nowhere else: it is linear, so that smoothing a
+mixture equals mixing smoothed rows. The validation loss is plain log loss whatever is set here.
 """
 
 from collections.abc import Callable
@@ -18,10 +19,9 @@ from pipeline.base.cli import UserError, shown
 from pipeline.base.config import Experiment, Train
 from pipeline.base.forms import Kind, as_array, in_cells
 from pipeline.data.mix import as_rows
-from pipeline.inference.answers import SHARES, Answer
+from pipeline.inference.answers import FORTH, SHARES, Answer
 
 SLOPE = 4.0  # of log odds, over the way from a level to the next
-FORTH = {"none": np.asarray, "log1p": np.log1p, "sqrt": np.sqrt}
 
 
 def asymmetric(logits: torch.Tensor, rows: torch.Tensor, reduction: str) -> torch.Tensor:
@@ -70,13 +70,15 @@ def make_loss(
     device: torch.device,
     answer: Answer = SHARES,
 ) -> "Loss":
-    """The experiment's, weighted by its training `targets` [n] or [n, classes], and tried."""
+    """The experiment's, weighted by its training `targets`, and tried on rows like them."""
     own = settings.own("loss").get(settings.train.loss)
     if settings.train.loss == "cumulative_bce" and not own:
         levels = torch.arange(answer.low[0], answer.high[0] + 1, device=device)
         own = cumulative_bce((levels - answer.mean[0]) / answer.std[0])
-    loss = Loss(settings.train, class_weights(settings.train, targets, classes), own).to(device)
-    loss.try_on(torch.zeros(2, classes, device=device, requires_grad=True))
+    rows = targets if targets.ndim == 1 else targets[:, :classes]
+    loss = Loss(settings.train, class_weights(settings.train, rows, classes), own).to(device)
+    logits = torch.zeros(2, classes, device=device, requires_grad=True)
+    loss.try_on(logits, weighted=rows.shape != targets.shape)
     return loss
 
 
@@ -103,19 +105,24 @@ class Loss(nn.Module):
         self.register_buffer("class_weights", class_weights)
 
     def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Logits float [batch, classes]; target int64 [batch], or rows [batch, classes]."""
+        """Logits float [batch, classes]; target int64 [batch], or rows [batch, classes], or rows
+        with their weights [batch, classes + 1]."""
+        weight = None
+        if target.ndim == 2 and target.shape[1] > logits.shape[1]:
+            target, weight = target[:, :-1] / target[:, -1:], target[:, -1]
         loss = self.per_row(logits, target)
         if self.class_weights is not None:
             loss = loss * row_weights(target, self.class_weights)
-        return loss.mean()
+        return (loss if weight is None else loss * weight).mean()
 
-    def try_on(self, logits: torch.Tensor) -> None:
+    def try_on(self, logits: torch.Tensor, weighted: bool = False) -> None:
         """The user's `own` loss once, before hours go by. Raises UserError for what is no loss."""
         if self.own:
             found = self.per_row(logits, torch.ones_like(logits) / logits.shape[1])
             made = getattr(found, "shape", type(found).__name__)
-            if made not in ((), (len(logits),)) or (made == () and self.class_weights is not None):
-                wanted = "a number a row" + ", or their mean" * (self.class_weights is None)
+            weighted = weighted or self.class_weights is not None
+            if made not in ((), (len(logits),)) or (made == () and weighted):
+                wanted = "a number a row" + ", or their mean" * (not weighted)
                 text = f"{self.kind} gives {shown(made)} for {len(logits)} rows, not {wanted}"
                 raise UserError(f"train.loss: {text}")
 
@@ -199,9 +206,9 @@ def standardised_targets(
     values = FORTH[transform](as_array(train.target))
     mean, std = values.mean(0), values.std(0)
     std[std == 0] = 1
-    rows = [tuple(row) for row in ((values - mean) / std).tolist()]
     facts = [fact.tolist() for fact in (mean, std, values.min(0), values.max(0))]
     answer = Answer(kind, *facts, transform)
+    rows = [tuple(row) for row in answer.taught(as_array(train.target)).tolist()]
     return train.assign(target=in_cells(rows, train.target)), answer
 
 

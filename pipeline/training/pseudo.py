@@ -10,9 +10,12 @@ import numpy as np
 import pandas as pd
 
 from pipeline.base import records
-from pipeline.base.cli import UserError
+from pipeline.base.cli import UserError, say
 from pipeline.base.config import Experiment
+from pipeline.base.forms import in_cells
 from pipeline.base.runs import GIVEN, load_blend, prediction_path
+from pipeline.base.schema import Pseudo
+from pipeline.inference.answers import Answer
 from pipeline.inference.predictions import Predictions
 
 if TYPE_CHECKING:
@@ -41,7 +44,7 @@ def pseudo_key(settings: Experiment, fold: int, prepared: "Prepared", folds: str
 
 
 def fold_answers(run: str, fold: int, image: list[str], classes: list[str]) -> np.ndarray:
-    """Test probabilities [len(image), classes] by the models of one fold of a blend."""
+    """Test predictions [len(image), classes] by the models of one fold of a blend."""
     key = load_blend(run)[1]["key"]
     paths = {
         m: prediction_path(m, fold, "test", about["tta"]) for m, about in key["members"].items()
@@ -57,21 +60,36 @@ def with_pseudo(
     classes: list[str],
     train: pd.DataFrame,
     targets: np.ndarray,
+    answer: Answer,
 ) -> tuple[pd.DataFrame, np.ndarray]:
     """The training part of a fold and its targets, with the sure test pictures at their end.
 
-    The targets are float32 [n, classes] then, and the added rows sum to `weight`.
+    The targets are float32 [n, classes + 1] then: rows times their weight, and that weight.
     """
     how, rows = settings.pseudo, prepared.rows
     if how is None:
         return train, targets
     test = rows[rows.split == "test"]
-    prob = fold_answers(how.run, fold, list(test.id), classes)
-    sure = prob.max(1) >= how.threshold
-    soft = prob[sure].astype(float) ** how.power
-    soft *= how.weight / soft.sum(1, keepdims=True)
-    names = {"image": test.id[sure], "row": test.index[sure], "hash": test.hash[sure]}
-    more = pd.DataFrame({**names, "target": soft.argmax(1), "fold": -1})  # -1: never scored
+    sure, soft = sure_answers(fold_answers(how.run, fold, list(test.id), classes), how, answer)
+    say("train", f"fold {fold}  {sure.sum():,} of {len(sure):,} test pictures are taught")
+    names = {"image": test.id, "row": test.index, "hash": test.hash, "fold": -1}  # -1: never scored
+    hard = soft >= 0.5 if answer.kind == "chances" else soft  # labels stay bool
+    rows = in_cells(list(map(tuple, hard)), test.id)
+    target = soft.argmax(1) if answer.kind == "shares" else rows
+    more = pd.DataFrame(names).assign(target=target)[sure]
     own = np.eye(len(classes))[targets] if targets.ndim == 1 else targets
-    both = pd.concat([train, more], ignore_index=True)
-    return both, np.concatenate([own, soft]).astype(np.float32)
+    weighted = np.hstack([soft[sure], np.ones((sure.sum(), 1))]) * how.weight
+    both = np.concatenate([np.hstack([own, np.ones((len(own), 1))]), weighted])
+    return pd.concat([train, more], ignore_index=True), both.astype(np.float32)
+
+
+def sure_answers(prob: np.ndarray, how: Pseudo, answer: Answer) -> tuple[np.ndarray, np.ndarray]:
+    """Which rows of predictions [n, classes] are taught, bool [n], and what each would be."""
+    if answer.kind == "numbers":
+        return np.ones(len(prob), dtype=bool), answer.taught(prob)
+    prob = prob.clip(0, 1)
+    cases = np.stack([prob, 1 - prob], 2) if answer.kind == "chances" else prob[:, None]
+    soft = cases**how.power
+    soft /= soft.sum(2, keepdims=True)
+    sure = cases.max(2).min(1) >= how.threshold  # of each label
+    return sure, soft[..., 0] if answer.kind == "chances" else soft[:, 0]

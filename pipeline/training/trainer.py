@@ -51,7 +51,7 @@ class Trainer:
         train: pd.DataFrame,
         valid: pd.DataFrame,
         metric: str,
-        targets: np.ndarray,  # of the training images: int [n] or rows [n, classes]
+        targets: np.ndarray,  # of the training images, as `Loss` takes them
         answer: Answer = SHARES,
     ):
         self.answer = answer

@@ -1,18 +1,26 @@
 """Pseudo-labels: sure test pictures are taught by the fold's own models, and weigh less."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
+from tiny_forms import tiny_form
 
 from pipeline.base import records
 from pipeline.base.cli import UserError
+from pipeline.base.competition import load_competition
 from pipeline.base.config import Experiment, Train, load_experiment, root
+from pipeline.base.forms import as_array
 from pipeline.base.runs import prediction_path
+from pipeline.data.extra import load_extra
 from pipeline.data.prepared import load_prepared
 from pipeline.data.splits import classes_of, folds_digest, load_folds, split_rows
+from pipeline.inference.answers import SHARES
 from pipeline.inference.predictions import Predictions
+from pipeline.train import make_trainer
 from pipeline.training.keys import train_key
 from pipeline.training.loss import Loss
 from pipeline.training.pseudo import with_pseudo
@@ -55,7 +63,7 @@ def taught(settings: Experiment, fold: int, soft: bool = False) -> tuple:
     train, _ = split_rows(prepared.rows, table, classes, fold)
     labels = train.target.to_numpy()
     targets = np.eye(len(classes))[labels] if soft else labels
-    return train, labels, *with_pseudo(settings, fold, prepared, classes, train, targets)
+    return train, labels, *with_pseudo(settings, fold, prepared, classes, train, targets, SHARES)
 
 
 @pytest.mark.parametrize("soft", [False, True])
@@ -72,7 +80,8 @@ def test_sure_pictures_of_the_own_fold_join_with_their_weight(pupil: Make, soft:
         assert targets.dtype == np.float32 and targets[: len(train)].argmax(1).tolist() == [*labels]
         first, second = np.square([0.02, 0.9, 0.08, 0]), np.square([0.8, 0.2, 0, 0])
         expected = [0.25 * first / first.sum(), 0.25 * second / second.sum()]
-        np.testing.assert_allclose(targets[len(train) :], expected, atol=1e-6)
+        np.testing.assert_allclose(targets[len(train) :, :4], expected, atol=1e-6)
+        assert set(targets[: len(train), 4]) == {1} and set(targets[len(train) :, 4]) == {0.25}
 
 
 def test_without_it_nothing_changes_and_with_it_the_key_names_the_answers(
@@ -103,15 +112,112 @@ def test_a_run_that_cannot_teach_is_one_line(pupil: Make, write: Callable[..., s
     answers.unlink()
     with pytest.raises(UserError, match=r"two/fold1/test.hflip.npz: not what .* blended from"):
         train_key(settings, 1, prepared, table)
-    with pytest.raises(UserError, match=r"pseudo: needs train\.epochs, loss: cross_entropy and"):
-        load_experiment(write("smooth", pseudo={"run": "both"}, train={"label_smoothing": 0.1}))
+    instant = {"train": {"epochs": 0}, "model": {"head_init": "lda"}}
+    with pytest.raises(UserError, match=r"pseudo: needs train\.epochs"):
+        load_experiment(write("none", pseudo={"run": "both"}, **instant))
 
 
-def test_half_a_weight_is_half_a_loss() -> None:
+TRAINS = [{"label_smoothing": 0.2}, {"loss": "bce"}, {"loss": "smooth_l1"}, {"loss": "asymmetric"}]
+
+
+@pytest.mark.parametrize("train", TRAINS)
+def test_half_a_weight_is_half_a_loss(train: dict) -> None:
     logits = torch.tensor([[2.0, 0.0, -1.0], [0.5, 1.0, 0.0]])
-    one = torch.tensor([[1.0, 0, 0], [0, 0.8, 0.2]])
-    loss = Loss(Train()).per_row
-    assert torch.allclose(loss(logits, 0.5 * one), 0.5 * loss(logits, one))
+    rows, weight = torch.tensor([[1.0, 0, 0], [0, 0.8, 0.2]]), torch.tensor([1, 0.25])
+    loss = Loss(Train(**train))
+    weighted = torch.cat([rows, torch.ones(2, 1)], 1) * weight[:, None]
+    each = loss.per_row(logits, rows)
+    assert loss(logits, weighted).item() == pytest.approx((each[0] + 0.25 * each[1]).item() / 2)
+    if train.get("loss") == "bce":  # mixed, it is the mixture of both losses
+        mixed = (0.3 * weighted[:1] + 0.7 * weighted[1:]).expand(2, -1)
+        losses = [loss.per_row(logits[:1], row[None]).item() for row in rows]
+        expected = 0.3 * losses[0] + 0.7 * 0.25 * losses[1]
+        assert loss(logits[:1], mixed[:1]).item() == pytest.approx(expected)
+
+
+def test_a_loss_of_ones_own_must_be_of_each_row() -> None:
+    loss = Loss(Train(loss="mse"), own=lambda logits, rows: ((logits - rows) ** 2).mean())
+    loss.try_on(torch.zeros(2, 3))
+    with pytest.raises(UserError, match=r"not a number a row$"):
+        loss.try_on(torch.zeros(2, 3), weighted=True)
+
+
+FORMS = {  # the competition's settings beside `tiny_form`'s, and the teacher's first three answers
+    "binary": ({}, [[0.05, 0.95], [0.5, 0.5], [0.8, 0.2]]),
+    "joined": ({}, [[0.1, 0.9, 0.05, 0.15], [0.1, 0.7, 0.9, 0.95], [0.95, 0.15, 0.15, 0.1]]),
+    "ordinal": ({}, [[1.25], [3.5], [0.0]]),
+    "regression": ({"transform": "sqrt"}, [[9.0], [64.0], [30.25]]),
+}
+SURE = {"threshold": 0.8, "power": 2, "weight": 0.25}
+
+
+def teach(settings: Experiment, prob: list[list[float]]) -> None:
+    """A blend whose fold 1 says `prob` of the first test pictures and nothing much of others."""
+    prepared, form = load_prepared(settings), load_competition(settings.competition).form
+    classes = classes_of(load_folds(settings), form)
+    test = list(prepared.rows.id[prepared.rows.split == "test"])
+    dull = [[40.0] if form.kind == "numbers" else [0.5] * len(classes)]
+    rows = np.array(prob + dull * (len(test) - len(prob)), np.float32)
+    blend = root("runs") / "wise" / "test.npz"
+    for path in (prediction_path("one", 1, "test", "none"), blend):
+        Predictions(test, classes, rows, kind=form.kind).save(path)
+    key = {"members": {"one": {"tta": "none"}}, "weights": {"one": 1.0}}
+    records.commit(blend, key, 0.0)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_of_every_task(
+    form: str,
+    space: Path,
+    run: Callable[..., str],
+    write: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    more, said = FORMS[form]
+    monkeypatch.chdir(space)
+    rules = tiny_form(form, space / "data/comp") | more
+    (space / "comp.yaml").write_text(yaml.safe_dump(rules))
+    numbers, prob = form in ("ordinal", "regression"), np.array(said)
+    how = {"run": "wise", **({"weight": 0.25} if numbers else SURE)}
+    named = {"competition": str(space / "comp.yaml"), "mix": {"mixup": 0.2}}
+    tiny_form(form, space / "data/more", seed=1)
+    experiment = write("pupil", **named, pseudo=how, extra={"csv": "data/more/train.csv"})
+    run("prepare", experiment)
+    run("folds", experiment)
+    settings = load_experiment(experiment)
+    teach(settings, said)
+    table, external = load_folds(settings), load_extra(settings)[1]
+    trainer = make_trainer(settings, 1, load_prepared(settings), table)
+    n = sum(table.fold != 1) + len(external)
+    assert len(external) > 10
+    targets, labels = trainer.loader.dataset.targets.numpy(), trainer.labels
+    assert set(targets[:n, -1]) == {1} and set(targets[n:, -1]) == {0.25}
+    assert len(labels) == len(trainer.rows) == len(targets)
+    if numbers:
+        assert len(targets) == n + 10, "all are taught"
+        values = np.sqrt(prob) if form == "regression" else prob
+        expected = (values - trainer.answer.mean) / trainer.answer.std
+    elif form == "binary":  # of the second nobody is sure
+        expected = np.square(prob)[[0, 2]] / np.square(prob)[[0, 2]].sum(1, keepdims=True)
+        assert labels[n:].tolist() == [1, 0]
+    else:  # the second has a label of .7
+        odds = np.square(prob[[0, 2]] / (1 - prob[[0, 2]]))
+        expected = odds / (1 + odds)
+        assert labels.dtype == bool and labels[n:].sum() == 2
+    np.testing.assert_allclose(targets[n:, :-1][:3] / 0.25, expected, atol=1e-5)
+    rules = load_competition(settings.competition).form
+    own = as_array(rules.targets(external.label, trainer.classes))
+    own = trainer.answer.taught(own) if numbers else np.eye(2)[own] if own.ndim == 1 else own
+    np.testing.assert_allclose(targets[n - len(external) : n, :-1], own, atol=1e-5)
+    assert np.isfinite(trainer.train_epoch()[0])
+
+
+@pytest.mark.parametrize("option", ["threshold", "power"])
+def test_numbers_have_no_probability(option: str, space: Path, write: Callable[..., str]) -> None:
+    (space / "comp.yaml").write_text(yaml.safe_dump({"task": "regression"}))
+    how = {"competition": str(space / "comp.yaml"), "pseudo": {"run": "wise", option: 1}}
+    with pytest.raises(UserError, match=rf"pseudo\.{option}: of probabilities; of values each"):
+        load_experiment(write("sure", **how))
 
 
 def test_training_takes_them_and_the_heads_start_does_not(
