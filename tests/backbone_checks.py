@@ -25,7 +25,7 @@ from pipeline.inference.metrics import log_loss
 from pipeline.inference.predictions import Predictions
 from pipeline.model.backbone import layout
 from pipeline.model.build import body, build_model, load_model, save_weights, to_device
-from pipeline.model.freeze import freeze, freeze_until, train_mode
+from pipeline.model.freeze import freeze, train_mode
 from pipeline.model.head import BlockHead
 from pipeline.model.taps import END, read_blocks, without_slope
 from pipeline.training.optim import parameter_groups
@@ -96,15 +96,14 @@ def check_half_freezes(model: BlockHead, how: Model) -> None:
         middle, expected = names[len(names) // 2 - 1], None
     else:
         middle = list(model.taps)[len(model.taps) // 2 - 1]
-        free = without_slope(net, read_blocks(net, [middle], how.size)[middle])
-        expected = {name for name, _ in net.named_parameters()} - set(free)
-    freeze_until(model, middle)
+        free = {*without_slope(net, read_blocks(net, [middle], how.size)[middle])} - {*model.unread}
+        expected = {name for name, _ in net.named_parameters()} - free
+    freeze(model, how.model_copy(update={"freeze": middle}))
     frozen = {name for name, p in net.named_parameters() if not p.requires_grad}
     if expected is None:
         assert 0 < len(frozen) < len(list(net.parameters()))
     else:
         assert frozen == expected, f"up to {middle}, not alike: {sorted(frozen ^ expected)[:3]}"
-    freeze(model, how)  # what is unread is frozen, too
     check_gradients(model, how)
 
 

@@ -360,11 +360,11 @@ DEFECTS = [
         "test_backbones.py",
     ),
     Defect(
-        "half a net is frozen by its layers alone",
-        "model/freeze.py",
-        "if owner in inner or not any(",
-        "if owner in inner and not any(",
-        "test_backbones.py",
+        "what is listed before is frozen, too",
+        "model/taps.py",
+        "free = set(without_slope(backbone, read))",
+        "free = set(without_slope(backbone, read)[-1:])",
+        "test_model.py",
     ),
     Defect(
         "a process that died is not replaced",

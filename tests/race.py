@@ -271,12 +271,13 @@ def draw(results: Path, out: Path) -> None:
         axes.plot(found.seconds, found.plain, "o", color=colour, markersize=6, markerfacecolor="w")
         for row in found.itertuples():
             text = f"{row.epochs} epochs" if row.epochs else "no training"
-            place = {"xytext": (0, 9), "textcoords": "offset points", "ha": "center"}
+            side = "center" if row.Index == found.index[-1] else "right"
+            place = {"xytext": (4, 9), "textcoords": "offset points", "ha": side}
             axes.annotate(text, (row.seconds, row.tta), **place, color=colour)
     axes.set(xscale="log", ylim=(table.plain.min() - 0.04, table.tta.max() + 0.04))
     axes.set_xticks(list(TICKS), TICKS.values())
     axes.minorticks_off()
-    axes.set_xlim(0.8 * table.seconds.min(), 1.3 * table.seconds.max())
+    axes.set_xlim(0.6 * table.seconds.min(), 1.3 * table.seconds.max())
     axes.set_title("Accuracy on held-out pictures, by the time until they are answered", loc="left")
     axes.grid(color=LINE)
     axes.tick_params(length=0, labelcolor=GREY)

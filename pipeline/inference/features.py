@@ -20,7 +20,8 @@ from pipeline.base.locks import locked
 from pipeline.data.prepared import load_prepared
 from pipeline.inference.predictor import Predictor
 from pipeline.inference.tta import View, allowed, view_name
-from pipeline.model.build import classifier, head_inputs, head_logits
+from pipeline.model.build import head_inputs, head_logits
+from pipeline.model.taps import classifier
 
 VERSION = 1
 MAX_IMAGES = 20_000  # of a split; features of more are neither kept nor held in memory

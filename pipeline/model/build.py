@@ -19,7 +19,7 @@ from pipeline.base.settings import Size
 from pipeline.model.backbone import as_recorded, build_backbone, drops, layout, read_weights
 from pipeline.model.fused import fuse
 from pipeline.model.head import BlockHead, OwnHead
-from pipeline.model.taps import FOREIGN, final_features
+from pipeline.model.taps import FOREIGN, classifier, final_features
 
 
 def build_model(
@@ -173,9 +173,3 @@ def head_logits(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
 def body(model: nn.Module) -> nn.Module:
     """The timm model itself."""
     return model.backbone if isinstance(model, BlockHead | OwnHead) else model
-
-
-def classifier(model: nn.Module) -> nn.Module:
-    """Its last layer, or layers: a distilled DeiT has two."""
-    head = model.get_classifier()
-    return nn.ModuleList(head) if isinstance(head, tuple | list) else head

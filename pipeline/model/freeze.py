@@ -6,17 +6,21 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pipeline.base.cli import UserError
 from pipeline.base.config import Model
-from pipeline.model.build import body, classifier
+from pipeline.model.backbone import layout
+from pipeline.model.build import body
 from pipeline.model.fused import conv_norm_pairs
 from pipeline.model.head import BlockHead
+from pipeline.model.taps import classifier
 
 
 def freeze(model: nn.Module, settings: Model) -> None:
-    """Freeze what the settings say. Raises UserError for a module the backbone does not have."""
+    """Freeze what the settings say: up to a module, or all but the head."""
     if settings.freeze:
-        freeze_until(model, settings.freeze)
+        head, names = set(classifier(model).parameters()), set(layout(settings).frozen)
+        for name, parameter in body(model).named_parameters():
+            if name in names or (settings.freeze == "backbone" and parameter not in head):
+                parameter.requires_grad = False
     freeze_always(model, settings)
 
 
@@ -26,29 +30,6 @@ def freeze_always(model: nn.Module, settings: Model) -> None:
         freeze_depthwise(model)
     if isinstance(model, BlockHead):
         model.freeze_unread()
-
-
-def freeze_until(model: nn.Module, last: str) -> None:
-    """Freeze all modules up to and including `last` (or all but the head for "backbone").
-
-    Raises UserError for a module the backbone does not have.
-    """
-    backbone = body(model)
-    head = {id(module) for module in classifier(model).modules()}
-    leaves = [name for name, module in backbone.named_modules() if _is_leaf(module)]
-    inner = [name for name in leaves if id(backbone.get_submodule(name)) not in head]
-    if last != "backbone":
-        inside = [i for i, name in enumerate(inner) if f"{name}.".startswith(f"{last}.")]
-        if not inside:
-            tops = [name for name, _ in backbone.named_children()]
-            raise UserError(f"model.freeze: no module {last!r}; try backbone or one of {tops}")
-        inner = inner[: inside[-1] + 1]
-    free = set(leaves) - set(inner)
-    for name, parameter in backbone.named_parameters():
-        owner = name.rpartition(".")[0]
-        # positional embeddings and layer scales hang on modules that are no leaves
-        if owner in inner or not any(f"{leaf}.".startswith(f"{owner}.") for leaf in free if owner):
-            parameter.requires_grad = False
 
 
 def freeze_depthwise(model: nn.Module) -> None:
@@ -65,7 +46,7 @@ def freeze_depthwise(model: nn.Module) -> None:
 
 
 def unfreeze(model: nn.Module, settings: Model) -> None:
-    """Let all train that `freeze_until` froze."""
+    """Let all train that `settings.freeze` froze."""
     model.requires_grad_(True)
     freeze_always(model, settings)
 
@@ -96,7 +77,3 @@ def settle_batchnorm(model: nn.Module, batches: Iterable[torch.Tensor]) -> None:
         model(images)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
-
-
-def _is_leaf(module: nn.Module) -> bool:
-    return isinstance(module, _BatchNorm) or not any(True for _ in module.children())

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from timm.models import group_parameters
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from pipeline.base.cli import UserError, short
 from pipeline.base.settings import sides
@@ -25,6 +26,12 @@ FOREIGN = (
     TypeError,
     ValueError,
 )
+
+
+def classifier(model: nn.Module) -> nn.Module:
+    """Its last layer, or layers: a distilled DeiT has two."""
+    head = model.get_classifier()
+    return nn.ModuleList(head) if isinstance(head, tuple | list) else head
 
 
 def cut_head(backbone: nn.Module, taps: Iterable[str] = ()) -> None:
@@ -74,6 +81,31 @@ def without_slope(backbone: nn.Module, read: Iterable[torch.Tensor]) -> list[str
     total = sum(part.sum() for part in read)
     slopes = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
     return [name for name, slope in zip(parameters, slopes, strict=True) if slope is None]
+
+
+def names_up_to(backbone: nn.Module, last: str, size: int | Sequence[int]) -> list[str]:
+    """Names of the parameters of the module `last` and of all on which it depends.
+
+    These are not those listed before it: Twins lists the patch embeddings of all stages first.
+    Raises UserError for a module that the backbone does not have, or only in its classifier.
+    """
+    head, read = set(classifier(backbone).modules()), []
+
+    def hear(module: nn.Module, given: object, out: object) -> None:
+        parts = [part for part in tree_leaves(out) if isinstance(part, torch.Tensor)]
+        read.extend(part.sum() for part in parts if part.requires_grad)  # before any in-place step
+
+    for name, module in backbone.named_modules():
+        if f"{name}.".startswith(f"{last}.") and module not in head:
+            module.register_forward_hook(hear)
+    with torch.enable_grad():
+        backbone.eval()(torch.zeros(1, 3, *sides(size), device=next(backbone.parameters()).device))
+    if not read:
+        tops = [name for name, module in backbone.named_children() if module not in head]
+        raise UserError(f"model.freeze: no module {last!r}; try backbone or one of {tops}")
+    free = set(without_slope(backbone, read))
+    names = [name for name, _ in backbone.named_parameters()]
+    return [name for name in names if name not in free or name.startswith(f"{last}.")]
 
 
 def without_copies(widths: dict[str, int]) -> dict[str, int]:

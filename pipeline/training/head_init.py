@@ -19,9 +19,9 @@ from pipeline.inference.answers import SHARES
 from pipeline.inference.features import MAX_IMAGES, FrozenFeatures, moves_batchnorm
 from pipeline.inference.reliability import reliability
 from pipeline.inference.tta import VIEWS, View, allowed, dihedral
-from pipeline.model.build import classifier
 from pipeline.model.freeze import settle_batchnorm
 from pipeline.model.head import BlockHead
+from pipeline.model.taps import classifier
 from pipeline.training import distributed
 from pipeline.training.discriminant import Fitted, LinearHead, lda
 from pipeline.training.ridge import ridge

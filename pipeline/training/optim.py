@@ -15,7 +15,8 @@ from torch import nn
 from pipeline.base.cli import UserError, short
 from pipeline.base.config import Train
 from pipeline.base.plugins import refuse_unknown
-from pipeline.model.build import body, classifier
+from pipeline.model.build import body
+from pipeline.model.taps import classifier
 
 SCHEDULES = {
     "cosine": CosineLRScheduler,

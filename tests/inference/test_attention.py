@@ -11,10 +11,10 @@ from pipeline.base.config import Runtime
 from pipeline.base.device import make_accelerator
 from pipeline.inference.attention import attention, on_grid
 from pipeline.inference.predictor import Predictor
-from pipeline.model.build import classifier, head_inputs
+from pipeline.model.build import head_inputs
 from pipeline.model.freeze import settle_batchnorm
 from pipeline.model.head import BlockHead
-from pipeline.model.taps import END, choose_taps
+from pipeline.model.taps import END, choose_taps, classifier
 
 SIZE = 128
 NETS = {

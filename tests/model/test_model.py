@@ -20,7 +20,7 @@ from pipeline.model.build import (
     preprocessing,
     save_weights,
 )
-from pipeline.model.freeze import freeze, freeze_until, train_mode, unfreeze
+from pipeline.model.freeze import freeze, train_mode, unfreeze
 from pipeline.model.head import BlockHead
 from pipeline.training.optim import parameter_groups
 
@@ -31,13 +31,14 @@ def statistics(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {k: v.clone() for k, v in model.state_dict().items() if "running_" in k}
 
 
-@pytest.mark.parametrize("freeze", ["backbone", "blocks.1"])
-def test_frozen_layers_do_not_move(freeze: str) -> None:
-    model = build_model(Model(**TINY, features="last"), classes=3, fold=0)
+@pytest.mark.parametrize("until", ["backbone", "blocks.1"])
+def test_frozen_layers_do_not_move(until: str) -> None:
+    settings = Model(**TINY, features="last", freeze=until)
+    model = build_model(settings, classes=3, fold=0)
     before_stats = statistics(model)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     optimizer = torch.optim.SGD(parameter_groups(model, Train()), lr=0.1)
-    freeze_until(model, freeze)
+    freeze(model, settings)
     train_mode(model, "train")  # the trap: model.train() would set BatchNorm's statistics moving
     model(torch.randn(4, 3, 32, 32)).square().sum().backward()
     optimizer.step()
@@ -47,7 +48,7 @@ def test_frozen_layers_do_not_move(freeze: str) -> None:
     moved_stats = {name for name, v in statistics(model).items() if (v != before_stats[name]).any()}
     assert "classifier" in moved
     assert "conv_stem" not in moved
-    if freeze == "backbone":
+    if until == "backbone":
         assert moved == {"classifier"}
         assert not moved_stats
     else:
@@ -60,14 +61,47 @@ def test_frozen_layers_do_not_move(freeze: str) -> None:
         assert "blocks" in moved
 
 
-def test_unknown_module_is_refused() -> None:
+def test_unknown_module_is_refused_before_any_picture_is_read() -> None:
     with pytest.raises(UserError, match=r"no module 'layer9'; try backbone or one of"):
-        freeze_until(timm.create_model("test_resnet"), "layer9")
+        layout(Model(backbone="test_resnet", size=32, freeze="layer9"))
+
+
+class ListsLate(torch.nn.Module):
+    """Lists what it runs in another order, adds an embedding half-way, and changes in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pos_embed = torch.nn.Parameter(torch.ones(4, 1, 1))
+        self.downs = torch.nn.ModuleList([torch.nn.Conv2d(3, 4, 1), torch.nn.Conv2d(4, 4, 1)])
+        self.steps = torch.nn.ModuleList([torch.nn.Conv2d(4, 4, 1), torch.nn.Conv2d(4, 4, 1)])
+        self.fc = torch.nn.Linear(4, 2)
+
+    def get_classifier(self) -> torch.nn.Module:
+        return self.fc
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        first = self.steps[0](self.downs[0](images))
+        first.mul_(self.pos_embed)  # after steps.0, in the place of what that gave
+        return self.fc(self.steps[1](self.downs[1](first)).mean((2, 3)))
+
+
+def test_frozen_is_what_a_module_depends_on_not_what_is_listed_before() -> None:
+    def frozen(last: str) -> set[str]:
+        return {name.removesuffix(".weight") for name in taps.names_up_to(ListsLate(), last, 8)}
+
+    before = {"downs.0", "downs.0.bias", "steps.0", "steps.0.bias"}
+    assert frozen("steps.0") == before
+    assert frozen("downs.1") == {*before, "pos_embed", "downs.1", "downs.1.bias"}
+    for last in ("fc", "step"):
+        with pytest.raises(UserError, match=rf"no module '{last}'; try .* \['downs', 'steps'\]"):
+            frozen(last)
 
 
 def test_embeddings_outside_of_layers_freeze_too() -> None:
-    model = timm.create_model("test_vit", num_classes=3)
-    freeze_until(model, "blocks.0")
+    how = {"backbone": "test_vit", "batchnorm": "train", "freeze": "blocks.0"}
+    settings = Model(**how, weights="none", features="last")
+    model = build_model(settings, classes=3, fold=0)
+    freeze(model, settings)
     trainable = {name for name, p in model.named_parameters() if p.requires_grad}
     assert not {"pos_embed", "cls_token"} & trainable
     assert "blocks.1.attn.qkv.weight" in trainable
@@ -108,7 +142,7 @@ def test_thawing_starts_with_an_empty_optimizer_state() -> None:
     """Frozen weights get no decay and no moments; thawed ones are stepped like new ones."""
     model = build_model(Model(**TINY), classes=3, fold=0)
     optimizer = torch.optim.AdamW(parameter_groups(model, Train(weight_decay=0.5)), lr=0.1)
-    freeze_until(model, "backbone")
+    freeze(model, Model(**TINY, freeze="backbone"))
     stem = model.backbone.conv_stem.weight
     start = stem.detach().clone()
 
@@ -200,7 +234,7 @@ def test_first_weights_are_made_to_fit_the_size(
     weights = {"run": f"run:{tmp_path}", "file": str(tmp_path / "x.safetensors"), "hub": "hub"}
     settings = vit(new, weights[source])
     if source == "run":
-        model = BlockHead(first, 3, 0.0, *layout(vit(old))[1:])
+        model = BlockHead(first, 3, 0.0, *layout(vit(old))[1:3])
         finish(model, vit(old), tmp_path / "fold0" / "model.safetensors")
     else:
         path = kept_weights(settings) if source == "hub" else Path(settings.weights)
