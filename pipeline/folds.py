@@ -25,7 +25,7 @@ from pipeline.base.competition import load_competition
 from pipeline.base.config import Experiment, Folds, load_experiment
 from pipeline.base.csv_files import read_csv, write_csv
 from pipeline.base.derived import NameOption, SetOption, derived
-from pipeline.base.forms import ONE_CLASS, OneClass, as_array
+from pipeline.base.forms import ONE_CLASS, Binary, OneClass, as_array
 from pipeline.base.locks import locked
 from pipeline.data.prepared import load_prepared
 from pipeline.data.splits import (
@@ -120,6 +120,7 @@ def checked(
     refuse_other_images(table, train, where)
     table = table.sort_values("image", ignore_index=True).assign(group=train.group)
     check_folds(table, n, where, form)
+    refuse_one_class(table, form)
     return table
 
 
@@ -148,6 +149,7 @@ def make_folds(train: pd.DataFrame, settings: Folds, form: OneClass = ONE_CLASS)
     else:
         table.loc[split.index, "fold"] = stratified_folds(split, settings, form)
     check_folds(table, settings.n, form=form)
+    refuse_one_class(table, form)
     return table
 
 
@@ -182,6 +184,18 @@ def iterative_folds(split: pd.DataFrame, settings: Folds, form: OneClass) -> np.
     for k, (_, held_out) in enumerate(splitter.split(groups, groups.to_numpy())):
         fold.iloc[held_out] = k
     return split.group.map(fold).to_numpy()
+
+
+def refuse_one_class(table: pd.DataFrame, form: OneClass) -> None:
+    """Raises UserError for a fold of task: binary that holds out one class alone."""
+    if not isinstance(form, Binary):
+        return
+    held, groups = set(table.fold) - {-1}, table.groupby("label").group.nunique()
+    for label, n in groups.sort_values().items():
+        if missing := held - set(table.fold[table.label == label]):
+            way = f"set folds.n: {n} or less" if n > 1 else "mend the groups, or take folds: all"
+            text = f"fold {min(missing)} holds out no {label!r}, which {n} groups have"
+            raise UserError(f"{text}: no score tells two classes apart there; {way}")
 
 
 def warn_about_small_classes(groups_per_class: pd.Series, n: int) -> None:

@@ -32,6 +32,7 @@ from pipeline.base.forms import OneClass
 from pipeline.base.settings import sides
 from pipeline.data.decisions import Changes, load_changes
 from pipeline.data.extra import extra_folder, left_out, read_extra
+from pipeline.data.guessing import separator_of
 from pipeline.data.images import DARK
 from pipeline.data.inspection import propose
 from pipeline.data.prepared import Prepared, list_digest, load_prepared, prepared_folder
@@ -61,9 +62,11 @@ def main(
     folder = data_folder(competition, data)
     rows = read_rows(competition, folder)
     refuse_futile(competition, folder, rows)
-    form = competition.form
+    form, labels = competition.form, rows.label[rows.split == "train"]
     if competition.metric == "quadratic_kappa" and form.by_class:
-        tell_order(form.classes(rows.label[rows.split == "train"]))
+        tell_order(form.classes(labels))
+    if competition.task == "classes":
+        tell_joined(labels)
     size, fit = settings.cache_size, settings.model.resize
     out = prepared_folder(settings.competition_name, size, fit) / "images.csv"
     key = {"version": VERSION, "size": size, "fit": fit, "files": list_digest(rows, folder)}
@@ -170,6 +173,12 @@ def tell_order(classes: list[str]) -> None:
     if not all(label.lstrip("-").isdecimal() for label in classes):
         order = short(", ".join(classes))
         warn("prepare", f"quadratic_kappa takes the classes in the order of the alphabet: {order}")
+
+
+def tell_joined(labels: pd.Series) -> None:
+    if mark := separator_of(labels):
+        text = f"labels look joined by {mark!r}, and each stands for a class of its own"
+        warn("prepare", f"{text}: is it task: multi-label?")
 
 
 def tell_mended(notes: pd.Series) -> None:

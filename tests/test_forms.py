@@ -22,6 +22,7 @@ from pipeline.inference.predictions import Predictions
 from pipeline.inference.submission import fill_sample
 from pipeline.pages.compose import write_report
 from pipeline.pages.tasks import together
+from pipeline.prepare import tell_joined
 
 TOLD = {  # on the page about it
     "binary": ["held-out pictures are called wrong, of 2 classes.", "ROC curve, area"],
@@ -95,31 +96,78 @@ def test_from_pictures_to_answers(
         (
             "joined",
             {"task": "ordinal", "metric": "accuracy"},
-            "line 2: expected a number in labels",
+            "line 2: expected a whole number in labels",
         ),
         (
             "ordinal",
-            {"label": ["diagnosis", "id"], "task": "multi-label"},
+            {"label": ["diagnosis", "id"], "task": "multi-label", "submission": "probability"},
             "expected 0 or 1 in each",
         ),
-        ("ranked", {"k": 9}, "k: 9 classes are to be answered, and there are"),
+        (
+            "ranked",
+            {"k": 9, "metric": "map_at_9"},
+            "k: 9 classes are to be answered",
+        ),
         ("regression", {"transform": "sqrt"}, "takes numbers from 0 on, not '-1'"),
-        ("regression", {"task": "ordinal"}, "line 2: expected a number in Pawpularity, not '2.0'"),
+        (
+            "regression",
+            {"task": "ordinal"},
+            "a whole number in Pawpularity, not '2",
+        ),
+        (
+            "binary",
+            {"submission": "label"},
+            "asks for numbers in 'has_cactus'",
+        ),
+        ("binary", {"group": "patient"}, "line 41: empty patient; give a group"),
+        ("joined", {"separator": ","}, "no two labels are joined by ','; set separator: ' '"),
     ],
 )
 def test_stage_1_refuses_what_the_task_cannot_answer(
     name: str, changes: dict[str, object], said: str, tmp_path: Path
 ) -> None:
     settings = {**tiny_form(name, tmp_path), **changes}
+    train = (tmp_path / "train.csv").read_text()
     if "transform" in changes:
-        lines = (tmp_path / "train.csv").read_text().splitlines()
+        lines = train.splitlines()
         (tmp_path / "train.csv").write_text("\n".join([*lines[:-1], "x,-1,p"]))
+    if "group" in changes:
+        (tmp_path / "train.csv").write_text(train[: train.rindex("p")] + "\n")
     if "task" in changes and "metric" not in changes:
         settings.pop("metric", None)
     with pytest.raises(UserError) as error:
         competition = Competition(name=name, **settings)
         refuse_futile(competition, tmp_path, read_rows(competition, tmp_path))
     assert said in str(error.value).splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "label", "said"),
+    [
+        ("regression", "1e400", "expected a number in Pawpularity, not '1e400'"),
+        ("ordinal", "0.0", "expected a whole number in diagnosis, not '0.0'"),
+        ("ordinal", "1990", "takes 100 levels, not those from 0 to 1990; mend the row"),
+    ],
+)
+def test_a_number_that_is_none_of_the_task(
+    name: str, label: str, said: str, tmp_path: Path
+) -> None:
+    competition = Competition(name=name, **tiny_form(name, tmp_path))
+    table = pd.read_csv(tmp_path / "train.csv", dtype=str)
+    table.loc[3, competition.label] = label
+    table.to_csv(tmp_path / "train.csv", index=False)
+    with pytest.raises(UserError, match=said):
+        refuse_futile(competition, tmp_path, read_rows(competition, tmp_path))
+    table.assign(**{competition.label: "2"}).to_csv(tmp_path / "train.csv", index=False)
+    with pytest.raises(UserError, match="all rows are labelled '2': there is nothing to tell"):
+        refuse_futile(competition, tmp_path, read_rows(competition, tmp_path))
+
+
+def test_joined_labels_are_no_classes_unsaid(capsys: pytest.CaptureFixture[str]) -> None:
+    tell_joined(pd.Series(["scab", "rust", "scab rust", "oak tree"]))
+    assert "joined by ' ', and each stands for a class of its own" in capsys.readouterr().err
+    tell_joined(pd.Series(["quercus alba", "acer_rubrum"]))
+    assert not capsys.readouterr().err
 
 
 def test_settings_that_do_not_go_together(tmp_path: Path) -> None:
@@ -132,6 +180,9 @@ def test_settings_that_do_not_go_together(tmp_path: Path) -> None:
         ({"task": "binary", "label": ["a", "b"]}, "task: binary has one column as label"),
         ({"task": "multi-label", "label": ["a|b", "c"]}, "'a|b' may not hold '|'"),
         ({"label": ["a", "b"]}, "a list as label needs submission: probability"),
+        ({"label": ["a", "b"], "task": "multi-label"}, "a list as label needs submission: prob"),
+        ({"task": "binary", "k": 2}, "k: 2 is of task: classes, not of binary"),
+        ({"metric": "map_at_5", "k": 3}, "metric: map_at_5 scores 5 guesses: set k: 5"),
     ):
         with pytest.raises(ValueError, match="conflict") as error:
             Competition(**settings)

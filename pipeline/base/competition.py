@@ -1,5 +1,6 @@
 """Settings of a competition: where its files lie, what they hold, how it is scored."""
 
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -73,6 +74,11 @@ class Competition(Settings):
         unfit = {"logits": self.form.kind == "numbers", "max": self.task == "classes"}
         if self.transform != "none" and self.task != "regression":
             problem = f"transform: {self.transform} is of task: regression"
+        if self.k > 1 and self.task != "classes":
+            problem = f"k: {self.k} is of task: classes, not of {self.task}"
+        guesses = re.fullmatch(r"map_at_(\d+)", self.metric)
+        if guesses and int(guesses[1]) > self.k and self.submission == "label":
+            problem = f"metric: {self.metric} scores {guesses[1]} guesses: set k: {guesses[1]}"
         if unfit.get(self.of_pictures):
             problem = f"of_pictures: {self.of_pictures} is not for task: {self.task}"
         if self.of_pictures != "mean" and not self.picture:

@@ -85,10 +85,10 @@ class OneClass:
         """So many `classes`, in words."""
         return f"{n} {self.word}"
 
-    def futile(self, classes: list[str]) -> str:
+    def futile(self, classes: list[str], labels: pd.Series) -> str:
         """Why there is nothing to learn from such labels, or nothing."""
-        if len(classes) == 1:
-            return f"all rows are of class {shown(classes[0])}: there is nothing to tell apart"
+        if labels.nunique() == 1:
+            return f"all rows are labelled {shown(labels.iloc[0])}: there is nothing to tell apart"
         if self.rules.k == 1:
             return ""
         if len(classes) < self.rules.k:
@@ -140,7 +140,7 @@ class Binary(OneClass):
         """The positive one last."""
         return sorted(class_order(set(labels)), key=lambda label: label == self.rules.positive)
 
-    def futile(self, classes: list[str]) -> str:
+    def futile(self, classes: list[str], labels: pd.Series) -> str:
         if len(classes) != 2:
             return f"task: binary is of two labels, there are {len(classes)}: {shown(classes)}"
         if classes[1] != self.rules.positive:

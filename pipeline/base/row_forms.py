@@ -12,6 +12,7 @@ from pipeline.base.cli import short, shown
 from pipeline.base.forms import Binary, OneClass, as_array, class_order, in_cells, joined, marks_of
 
 BINS = 10  # of numbers, over which folds are even
+MOST_LEVELS = 100  # above the lowest: a cut is fitted between each two
 
 
 class Rows(OneClass):
@@ -49,8 +50,9 @@ class Labels(Rows):
     def problem(self) -> str:
         if isinstance(self.rules.label, str):
             return "" if self.rules.separator else "separator: is empty"
-        bad = [name for name in self.rules.label if self.joint in name]
-        return f"label: {shown(bad[0])} may not hold {self.joint!r}" if bad else ""
+        if bad := [name for name in self.rules.label if self.joint in name]:
+            return f"label: {shown(bad[0])} may not hold {self.joint!r}"
+        return super(Rows, self).problem()
 
     def labels(self, table: pd.DataFrame) -> pd.Series:
         if isinstance(self.rules.label, str):
@@ -102,6 +104,7 @@ class Numbers(Rows):
 
     kind, word, losses = "numbers", "values", ("smooth_l1", "mse")
     metrics = ("rmse", "mae", "r2", "pearson")
+    noun: ClassVar[str] = "a number"
     number: ClassVar[str] = r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?"
 
     def misfit(self, train: dict[str, Any], pseudo: set[str]) -> str:
@@ -115,8 +118,8 @@ class Numbers(Rows):
     def fault(self, label: str) -> str:
         texts, columns = label.split(), self.rules.label_columns
         good = len(texts) == len(columns) and all(re.fullmatch(self.number, x) for x in texts)
-        if not good:
-            return f"expected a number in {short(', '.join(columns))}, not {shown(label)}"
+        if not good or not np.isfinite(list(map(float, texts))).all():
+            return f"expected {self.noun} in {short(', '.join(columns))}, not {shown(label)}"
         if self.rules.transform == "none" or min(map(float, texts)) >= 0:
             return ""
         return f"transform: {self.rules.transform} takes numbers from 0 on, not {shown(label)}"
@@ -129,9 +132,6 @@ class Numbers(Rows):
 
     def counted(self, n: int) -> str:
         return f"{n} column{'s' * (n > 1)} of {self.word}"
-
-    def futile(self, classes: list[str]) -> str:
-        return ""
 
     def targets(self, labels: pd.Series, classes: list[str]) -> pd.Series:
         """A tuple of floats for each row."""
@@ -155,13 +155,20 @@ class Numbers(Rows):
 class Levels(Numbers):
     """`ordinal`: whole numbers in order. A head gives a place among them."""
 
-    word = "levels"
+    word, noun = "levels", "a whole number"
     losses = (*Numbers.losses, "cumulative_bce")
     metrics = ("quadratic_kappa", "accuracy")
     number = r"-?\d{1,6}"
 
     def problem(self) -> str:
         return "" if isinstance(self.rules.label, str) else "task: ordinal has one column as label"
+
+    def futile(self, classes: list[str], labels: pd.Series) -> str:
+        low, high = (levels := labels.astype(int)).min(), levels.max()
+        if high - low > MOST_LEVELS:
+            text = f"task: ordinal takes {MOST_LEVELS} levels, not those from {low} to {high}"
+            return f"{text}; mend the row, or take task: regression"
+        return super().futile(classes, labels)
 
     def strata(self, labels: pd.Series) -> pd.Series:
         return labels

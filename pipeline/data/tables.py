@@ -15,8 +15,8 @@ from pipeline.base.cli import UserError, short, shown
 from pipeline.base.competition import Competition
 from pipeline.base.config import root
 from pipeline.base.csv_files import read_csv, read_lines, refuse_rows
-from pipeline.base.forms import joined
-from pipeline.data.guessing import FRACTION
+from pipeline.base.forms import OneClass, joined
+from pipeline.data.guessing import FRACTION, separator_of
 from pipeline.data.studies import answered
 
 
@@ -102,6 +102,8 @@ def _problems(
             problems.append((i, "empty id"))
         elif same != i:
             problems.append((i, f"id {shown(id_)} stands already in line {lines[same]}"))
+        if train and competition.group and not rows.group[i].strip():
+            problems.append((i, f"empty {competition.group}; give a group of its own, or drop it"))
         if path.startswith("/") or ".." in path.split("/"):
             problems.append((i, f"path {shown(path)} leads outside the competition's folder"))
     return sorted(problems)
@@ -136,8 +138,9 @@ def refuse_futile(competition: Competition, folder: Path, rows: pd.DataFrame) ->
     No sample at all is no error here: it may come later.
     """
     form = competition.form
-    classes = form.classes(rows.label[rows.split == "train"])
-    if problem := form.futile(classes):
+    labels = rows.label[rows.split == "train"]
+    classes = form.classes(labels)
+    if problem := form.futile(classes, labels) or unjoined(form, labels):
         raise UserError(f"{folder / competition.train}: {problem}")
     path = folder / competition.sample
     if not path.exists():
@@ -152,6 +155,14 @@ def refuse_futile(competition: Competition, folder: Path, rows: pd.DataFrame) ->
         where = "the sample" if differ[0] in wanted else competition.test
         text = f"{len(differ):,} ids differ from those of {competition.test}"
         raise UserError(f"{path}: {text}, first {shown(differ[0])}, which only {where} has")
+
+
+def unjoined(form: OneClass, labels: pd.Series) -> str:
+    """Why `separator:` is another, where it stands nowhere and another mark between labels."""
+    if form.kind != "chances" or any(len(form.parts(label)) > 1 for label in labels):
+        return ""
+    mark = separator_of(labels)
+    return f"no two labels are joined by {form.joint!r}; set separator: {mark!r}" * bool(mark)
 
 
 def refuse_columns(
@@ -169,9 +180,10 @@ def refuse_columns(
         way += " and rename or drop columns of the submission by hand"
         way += "; or is it task: binary?" * (len(classes) == 2 and len(asked) == 1)
         raise UserError(f"{path}: {text} can be answered; {way}")
-    if competition.task != "classes" or competition.submission == "probability":
+    if competition.form.kind == "numbers" or competition.submission == "probability":
         return
-    values = sample[expected[0]]
+    values = sample[asked[0]]
     if values.str.fullmatch(FRACTION).any() and not set(values) & set(classes):
-        text = f"asks for numbers in {asked[0]!r}, and task: classes answers names"
-        raise UserError(f"{path}: {text}; task: binary gives a probability, regression a number")
+        text = f"asks for numbers in {asked[0]!r}, and submission: label answers names"
+        way = "task: binary and submission: probability give a probability, regression a number"
+        raise UserError(f"{path}: {text}; {way}")

@@ -124,7 +124,7 @@ def test_won_are_more_labels_or_what_is_nearer() -> None:
     assert a.errors == pytest.approx([1.6, 0.2, 0.9]) and not a.right.any()
     assert (paired(a, b).won, paired(a, b).lost) == (2, 1)
     ranked = evidence(np.array([True, False, False]))
-    ranked = replace(ranked, rules=Competition(k=2, metric="map_at_3"))
+    ranked = replace(ranked, rules=Competition(k=3, metric="map_at_3"))
     assert ranked.errors == pytest.approx([0, 0.5, 0.5]) and ranked.right.tolist() == [1, 0, 0]
 
 

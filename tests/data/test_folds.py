@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from pipeline.base.cli import UserError
+from pipeline.base.competition import Competition
 from pipeline.base.config import Folds
 from pipeline.data.splits import check_folds, folds_digest, twin_groups
 from pipeline.folds import make_folds
@@ -52,6 +53,21 @@ def test_class_with_one_group_is_always_trained_on(capsys: pytest.CaptureFixture
     assert table.fold["zz"] == -1
     assert (table.fold == -1).sum() == 1
     assert "rare (1)" in capsys.readouterr().err
+
+
+def test_of_two_classes_each_fold_holds_out_both() -> None:
+    """Patients of one class: two of three folds have no positive, and no AUC."""
+    label = pd.Series(["1", "0", "0", "0"] * 6)
+    ids = pd.Series([f"{i:02d}" for i in range(24)])
+    two = ids.where(label == "0", "p" + (ids.astype(int) // 12).astype(str))
+    train = pd.DataFrame({"id": ids, "label": label, "group": two})
+    form = Competition(task="binary").form
+    make_folds(train, Folds(n=2), form)
+    with pytest.raises(UserError, match=r"no '1', which 2 groups have: .*; set folds.n: 2 or less"):
+        make_folds(train, Folds(n=3), form)
+    with pytest.raises(UserError, match=r"which 1 groups have: .*; mend the groups, or take folds"):
+        make_folds(train.assign(group=two.str.replace("p1", "p0")), Folds(n=3), form)
+    make_folds(train, Folds(n=3))
 
 
 def test_class_with_fewer_images_than_folds_is_warned_of(

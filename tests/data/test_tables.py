@@ -168,7 +168,7 @@ def test_what_no_submission_could_answer_is_told_at_once(tmp_path: Path) -> None
     said = futile(tmp_path, TWO, "image,label\nz.jpg,x\nz.jpg,x\n")
     assert "sample_submission.csv: id 'z.jpg' stands twice" in said
     said = futile(tmp_path, "image,label\na.jpg,x\nb.jpg,x\n", "image,label\nz.jpg,x\n")
-    assert "all rows are of class 'x': there is nothing to tell apart" in said
+    assert "all rows are labelled 'x': there is nothing to tell apart" in said
 
 
 def test_all_bad_rows_are_named(tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ def test_every_metric_of_the_settings_exists() -> None:
 
 @pytest.mark.parametrize(
     ("task", "metric"),
-    [("binary", "f0.5"), ("multi-label", "samples_f3"), ("classes", "map_at_10")],
+    [("binary", "f0.5"), ("multi-label", "samples_f3"), ("classes", "top_10")],
 )
 def test_a_metric_takes_any_number_of_its_own(task: str, metric: str) -> None:
     assert Competition(task=task, metric=metric).metric == metric
