@@ -1,4 +1,4 @@
-"""The thresholds or cuts of a blend, and what they are worth: fitted on OOF, judged nested."""
+"""The thresholds, cuts or powers of a blend, and their worth: fitted on OOF, judged nested."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from pipeline.base.cli import UserError
 from pipeline.base.competition import Competition
 from pipeline.base.forms import as_array, stem_of
 from pipeline.inference.blending import Mean
-from pipeline.inference.thresholds import DECIDED, SCALED, judge, usual
+from pipeline.inference.thresholds import DECIDED, SCALED, SHARPENED, as_sure, judge, usual
 
 MOST_NUMBERS = 6  # of a decision that are told
 
@@ -27,9 +27,16 @@ def task_key(rules: Competition, mean: str) -> dict[str, Any]:
         key["plugins"] = rules.key()["plugins"]
     if rules.of_pictures != "mean":
         key["of_pictures"] = rules.of_pictures
+    if sharpens(rules):
+        key["sharpened"] = True
     if rules.task != "classes":
         key["task"] = {"name": rules.task, "metric": rules.metric, "answers": rules.submission}
     return key
+
+
+def sharpens(rules: Competition) -> bool:
+    """Whether the score depends on how sure probabilities are."""
+    return rules.submission == "probability" and rules.metric in SHARPENED
 
 
 def decisions(
@@ -39,29 +46,31 @@ def decisions(
 
     `scored` are the rows of the folds file that `prob` [n, classes] holds out.
     """
-    from pipeline.inference.metrics import METRICS  # late: scikit-learn
+    from pipeline.inference.metrics import LOWER_IS_BETTER, METRICS  # late: scikit-learn
 
     wanting = (SCALED if rules.k == 1 else set()) if rules.task == "classes" else DECIDED
-    if rules.submission != "label" or stem_of(rules.metric) not in wanting:
+    by_label = rules.submission == "label" and stem_of(rules.metric) in wanting
+    if not (by_label or sharpens(rules)):
         return {}
     used = (scored.fold >= 0).to_numpy()  # not what decisions about labels leave out
-    if not used.any():  # folds: all
-        target = as_array(rules.form.targets(scored.label, classes))
-        return {"decision": usual(target, prob, rules.form.kind).fact}
-    scored, prob = scored[used], prob[used]
+    if used.any():  # else folds: all
+        scored, prob = scored[used], prob[used]
     target, fold = as_array(rules.form.targets(scored.label, classes)), scored.fold.to_numpy()
-    start = usual(target, prob, rules.form.kind)
-    if scored.fold.nunique() < 2:  # nothing to judge by
+    kind = rules.form.kind
+    start = as_sure(kind) if sharpens(rules) else usual(target, prob, kind)
+    if not used.any() or scored.fold.nunique() < 2:  # nothing to judge by
         return {"decision": start.fact}
+    sign, metric = -1 if rules.metric in LOWER_IS_BETTER else 1, METRICS[rules.metric]
     counts = resamples(scored.group, FEW_DRAWS)
     draws = (np.repeat(np.arange(len(target)), count) for count in counts)
-    return judge(start, target, prob, fold, METRICS[rules.metric], draws).fact
+    return judge(start, target, prob, fold, lambda *seen: sign * metric(*seen), draws).facts(sign)
 
 
 def decision_in_words(record: dict[str, Any]) -> str:
     """What a blend's record says of its decision."""
     made, found = record["decision"], record["decided"]
-    what = {"numbers": "cuts", "scales": "scales"}.get(made["kind"], "thresholds")
+    words = {"numbers": "cuts", "scales": "scales"}
+    what = "powers" if "power" in made["kind"] else words.get(made["kind"], "thresholds")
     numbers = ", ".join(f"{number:.3g}" for number in made["numbers"][:MOST_NUMBERS])
     if (more := len(made["numbers"]) - MOST_NUMBERS) > 0:
         numbers += f" and {more} more"

@@ -61,8 +61,9 @@ class Evidence:
     @cached_property
     def decision(self) -> Decision | None:
         """Its thresholds or cuts; None where the likeliest class is answered, or numbers."""
-        if made := self.record.get("decision"):
-            return Decision(**made)
+        made = Decision(**self.record["decision"]) if "decision" in self.record else None
+        if made and not made.sharpens:
+            return made
         decided = self.rules.task not in ("classes", "regression")
         return usual(self.target, self.prob, self.kind) if decided else None
 

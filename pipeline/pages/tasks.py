@@ -57,7 +57,8 @@ def threshold(evidence: Evidence) -> dict[str, Any]:
 
 def is_fitted(evidence: Evidence) -> bool:
     """Whether thresholds or cuts were fitted and taken."""
-    return evidence.record.get("decided", {}).get("taken", False)
+    taken = evidence.record.get("decided", {}).get("taken", False)
+    return taken and evidence.decision.fact == evidence.record["decision"]  # no power of theirs
 
 
 def matrix(counts: np.ndarray, names: list[str], of: np.ndarray | None = None) -> dict[str, Any]:

@@ -1,8 +1,11 @@
 """Thresholds and cuts: gains that are planted are found, and none where there is none."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from pipeline.analysis.decided import decision_in_words, decisions, task_key
+from pipeline.base.competition import Competition
 from pipeline.inference.metrics import METRICS
 from pipeline.inference.thresholds import Decision, Verdict, judge, usual
 
@@ -34,7 +37,7 @@ def test_thresholds_that_are_right_stay() -> None:
     target, prob = chances(400, 0.0)
     found = judged(target, prob, "micro_f1", "chances")
     assert not found.taken and found.decision.numbers == [0.5] * 3
-    assert found.fact["decided"]["usual"] == round(METRICS["micro_f1"](target, prob), 5)
+    assert found.facts()["decided"]["usual"] == round(METRICS["micro_f1"](target, prob), 5)
 
 
 def test_cuts_follow_a_bent_scale() -> None:
@@ -84,3 +87,54 @@ def test_scales_of_classes_make_up_for_a_rare_one() -> None:
     np.testing.assert_allclose(decided(row), [[6 / 19, 12 / 19, 1 / 19]])
     np.testing.assert_allclose(decided.margin(row), [6 / 19])
     assert not judged(target, np.eye(3)[target] * 0.7 + 0.1, "macro_f1", "shares").taken
+
+
+def sure_of(target: np.ndarray, power: float) -> np.ndarray:
+    """Shares of three classes that are right as often as they say, raised to a `power`."""
+    random = np.random.default_rng(3)
+    logits = 2 * np.eye(3)[target] + random.normal(0, 1, (len(target), 3))
+    shares = np.exp(power * 2 * logits)
+    return shares / shares.sum(1, keepdims=True)
+
+
+def loss_decided(power: float, task: str, metric: str = "log_loss") -> dict:
+    """What becomes of a blend's record where probabilities are asked for."""
+    target = np.random.default_rng(5).integers(0, 3, 600)
+    prob = sure_of(target, power)
+    rules = Competition(name="pets", task=task, metric=metric, submission="probability")
+    labels = pd.Series(["abc"[i] for i in target])
+    fold = np.arange(600) % 4
+    scored = pd.DataFrame({"label": labels, "fold": fold, "group": np.arange(600).astype(str)})
+    assert task_key(rules, "probabilities").get("sharpened") is (True if "loss" in metric else None)
+    return decisions(scored, prob, ["a", "b", "c"], rules) | {"metric": metric}
+
+
+@pytest.mark.parametrize("task", ["classes", "multi-label"])
+def test_probabilities_that_are_not_sure_enough_are_sharpened(task: str) -> None:
+    found = loss_decided(0.5, task)
+    (power,) = found["decision"]["numbers"]
+    assert power == pytest.approx(2, rel=0.25) and found["decided"]["taken"]
+    worth = found["decided"]
+    assert worth["low"] < worth["nested"] - worth["usual"] < worth["high"] < -0.01
+    told = decision_in_words(found)
+    assert told.startswith("fitted powers give log_loss -0.") and told.endswith(f"s {power:.3g}")
+
+
+def test_probabilities_that_are_too_sure_stay_as_one_model_gave_them() -> None:
+    found = loss_decided(2.0, "classes")
+    assert not found["decided"]["taken"]
+    prob = np.array([[0.7, 0.3, 0.0]])
+    assert Decision(**found["decision"])(prob) is prob
+    assert decision_in_words(found).endswith("the usual powers stay")
+    assert "decision" not in loss_decided(0.5, "classes", "auc"), "which asks for ranks alone"
+
+
+def test_a_power_of_shares_and_of_odds() -> None:
+    two = np.array([[0.6, 0.4, 0.0]])
+    shares, odds = (Decision(f"power of {kind}", [2.0]) for kind in ("shares", "odds"))
+    np.testing.assert_allclose(shares(two), [[36 / 52, 16 / 52, 0]])
+    np.testing.assert_allclose(shares.margin(two), [20 / 52])
+    np.testing.assert_allclose(odds(two), [[36 / 52, 16 / 52, 0]])
+    some = np.array([[0.6, 0.3, 0.95]])
+    np.testing.assert_allclose(odds(some), [[36 / 52, 9 / 58, 0.9025 / 0.905]])
+    np.testing.assert_allclose(odds.margin(some), [0.1])
