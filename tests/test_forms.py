@@ -120,6 +120,7 @@ def test_from_pictures_to_answers(
             "asks for numbers in 'has_cactus'",
         ),
         ("binary", {"group": "patient"}, "line 41: empty patient; give a group"),
+        ("joined", {"metric": "auc"}, "auc is of probabilities, and submission: label gives none"),
         ("joined", {"separator": ","}, "no two labels are joined by ','; set separator: ' '"),
     ],
 )

@@ -19,6 +19,8 @@ from pipeline.base.forms import OneClass, joined
 from pipeline.data.guessing import FRACTION, separator_of
 from pipeline.data.studies import answered
 
+OF_CHANCES = ("auc", "average_precision", "log_loss", "balanced_log_loss")  # metrics
+
 
 def data_folder(competition: Competition, override: Path | None = None) -> Path:
     """Where the competition's files lie: --data, else DATA_DIR/NAME, else data/NAME."""
@@ -178,7 +180,8 @@ def refuse_columns(
         text = f"asks for {shown(asked)} beside {competition.id!r}, and {shown(expected)} is what"
         way = "write a sample with these columns, let `sample:` in the competition's YAML name it,"
         way += " and rename or drop columns of the submission by hand"
-        way += "; or is it task: binary?" * (len(classes) == 2 and len(asked) == 1)
+        two = competition.task == "classes" and len(classes) == 2
+        way += "; or is it task: binary?" * (two and len(asked) == 1)
         raise UserError(f"{path}: {text} can be answered; {way}")
     if competition.form.kind == "numbers" or competition.submission == "probability":
         return
@@ -187,3 +190,6 @@ def refuse_columns(
         text = f"asks for numbers in {asked[0]!r}, and submission: label answers names"
         way = "task: binary and submission: probability give a probability, regression a number"
         raise UserError(f"{path}: {text}; {way}")
+    if competition.task != "classes" and competition.metric in OF_CHANCES:
+        text = f"metric: {competition.metric} is of probabilities, and submission: label gives none"
+        raise UserError(f"{path}: {text}; set submission: probability, or another metric")

@@ -104,7 +104,7 @@ ALL |= {"two/fold0/test.none.npz": 2, "two/fold1/test.none.npz": 2}
     ("form", "n"),
     [
         *[("label", n) for n in (0, 1, 7, 30)],
-        *[(name, 7) for name in ("dog-breed-identification", *BY_NAME, RSNA)],
+        *[(name, 7) for name in ("probability", *BY_NAME, RSNA)],
     ],
 )
 def test_the_local_answers_at_every_size(mounted: Callable, form: str, n: int) -> None:
