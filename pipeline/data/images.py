@@ -6,6 +6,7 @@ looks at each file first, because OpenCV passes a half-truncated JPEG as a half-
 
 import hashlib
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from pipeline.base.cli import UserError, short
 from pipeline.base.settings import Size, sides
 
-Image.MAX_IMAGE_PIXELS = None  # it refuses a sixth of what OpenCV reads: slides of pathology
+# as many as OpenCV reads, which Pillow's own bound is a sixth of: slides of pathology. It refuses
+# pictures of twice this, and warns of others, which are whole
+Image.MAX_IMAGE_PIXELS = 1 << 29
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 # what OpenCV cannot read PIL does, or a line of ours says it
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 Stat = tuple[int, int]  # bytes, nanoseconds

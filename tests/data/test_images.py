@@ -98,6 +98,11 @@ def webp_of_another_writer(drawn: Image.Image, path: Path, orientation: int) -> 
     path.write_bytes(data[:4] + struct.pack("<I", len(data) - 8) + data[8:])
 
 
+def framed(chunk: bytes) -> bytes:
+    """A chunk of a PNG with its length and checksum."""
+    return struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+
+
 def png_of_imagemagick(drawn: Image.Image, path: Path, orientation: int) -> None:
     """EXIF as hexadecimal text, in a chunk of compressed text."""
     drawn.save(path)
@@ -105,8 +110,7 @@ def png_of_imagemagick(drawn: Image.Image, path: Path, orientation: int) -> None
     body = b"Exif\0\0" + exif(orientation).removeprefix(b"Exif\0\0")
     text = f"\nexif\n{len(body):8}\n{body.hex()}\n".encode()
     chunk = b"zTXt" + b"Raw profile type exif\0\0" + zlib.compress(text)
-    framed = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
-    path.write_bytes(data[:33] + framed + data[33:])
+    path.write_bytes(data[:33] + framed(chunk) + data[33:])
 
 
 WRITERS = {"Exif00.webp": webp_of_another_writer, "text.png": png_of_imagemagick}
@@ -177,6 +181,12 @@ def test_numbers_of_unknown_brightness_are_refused(
         decode(tmp_path / "a.tif")
 
 
+def claims_to_be(width: int, height: int) -> bytes:
+    """A PNG of a few bytes that would fill gigabytes."""
+    head = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + framed(head) + framed(b"IDAT" + zlib.compress(b""))
+
+
 def test_bad_files_say_why(tmp_path: Path) -> None:
     whole = tmp_path / "whole.jpg"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(whole)
@@ -185,6 +195,7 @@ def test_bad_files_say_why(tmp_path: Path) -> None:
         "empty.jpg": (b"", "0 bytes"),
         "text.jpg": (b"<html>404</html>", "not an image"),
         "half.jpg": (whole.read_bytes()[: whole.stat().st_size // 2], "broken"),
+        "bomb.png": (claims_to_be(1 << 16, 1 << 15), "broken: .*2147483648 pixels.* exceeds limit"),
     }
     for name, (content, said) in cases.items():
         if content is not None:
