@@ -158,7 +158,7 @@ class Binary(OneClass):
 
 def stem_of(metric: str) -> str:
     """A metric's name with # for the number that is its k or beta: `f#` of `f0.5`."""
-    found = re.fullmatch(r"(map_at_|top_)[1-9]\d*|(.+_)?f\d+(\.\d+)?", metric)
+    found = re.fullmatch(r"(map_at_|top_)[1-9]\d*|(.+_)?f(?![0.]*$)\d+(\.\d+)?", metric)
     return metric.rstrip(".0123456789") + "#" if found else metric.strip("#")
 
 

@@ -110,7 +110,17 @@ def test_every_metric_of_the_settings_exists() -> None:
 )
 def test_a_metric_takes_any_number_of_its_own(task: str, metric: str) -> None:
     assert Competition(task=task, metric=metric).metric == metric
-    for wrong in ("f", "f-1", "map_at_0", "map_at_2.5", "samples_f", "r3", "f#"):
+    for wrong in (
+        "f",
+        "f-1",
+        "f0",
+        "macro_f0.0",
+        "map_at_0",
+        "map_at_2.5",
+        "samples_f",
+        "r3",
+        "f#",
+    ):
         with pytest.raises(ValueError, match=f"takes no metric: {wrong}, but"):
             Competition(task=task, metric=wrong)
     with pytest.raises(ValueError, match="takes no metric"):
