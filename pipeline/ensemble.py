@@ -42,7 +42,7 @@ from pipeline.inference.blending import Mean, blended, blended_runs
 from pipeline.inference.predictions import Predictions
 
 VERSION = 1
-FIT = 1  # version of how weights are fitted
+FIT = 2  # version of how weights are fitted
 
 
 class Weights(StrEnum):

@@ -20,7 +20,7 @@ from pipeline.data.decisions import Changes
 from pipeline.data.splits import classes_of
 from pipeline.inference.blending import Mean, averaged, terms_of
 
-ROUNDS = 30  # runs drawn into the bag
+ROUNDS = 100  # runs drawn into the bag: weights of a hundredth, which log loss wants
 
 
 @dataclass(frozen=True)

@@ -44,8 +44,8 @@ def test_of_a_run_the_mean_of_its_folds_counts() -> None:
 
 
 def held_of(skills: list[float], metric: str = "accuracy", mean: str = "probabilities") -> Held:
-    """600 rows of four classes; a run of skill s knows the class of a share s of them."""
-    draw, n, classes = np.random.default_rng(0), 600, 4
+    """300 rows of four classes; a run of skill s knows the class of a share s of them."""
+    draw, n, classes = np.random.default_rng(0), 300, 4
     target, answers = draw.integers(classes, size=n), []
     for skill in skills:
         prob = draw.dirichlet(np.ones(classes), n) / 2
@@ -81,5 +81,5 @@ def test_weights_of_a_fold_are_fitted_without_it() -> None:
     own = held.fold == 0
     held.answers[1][own] = np.eye(4)[held.target[own]]
     terms = terms_of(held.answers, held.mean)
-    without, seen = climb(held, terms, ~own), climb(held, terms, np.ones(600, bool))
+    without, seen = climb(held, terms, ~own), climb(held, terms, np.ones(300, bool))
     assert without[1] < seen[1]
