@@ -25,7 +25,7 @@ OWN = {
     "plugins": "mine.py",
     "augment": [{"Stripe": {"rows": 3}}],
     "model": {"classifier": "GeM"},
-    "train": {"loss": "focal", "optimizer": "descent", "epochs": 1, "lr": 0.1},
+    "train": {"loss": "poly", "optimizer": "descent", "epochs": 1, "lr": 0.1},
 }
 
 
@@ -83,7 +83,7 @@ def test_every_kind_trains_predicts_and_travels(
         ({"plugins": "no.py"}, "plugins: no file 'no.py'"),
         (
             {"train": {"loss": "step"}},
-            "bce or focal; of your plugins: focal, arcface",
+            "bce or focal; of your plugins: poly, arcface",
         ),
         ({"model": {"classifier": "Gem"}}, "did you mean 'GeM'?; there are: linear, GeM, Cosine"),
         ({"augment": ["Strip"]}, "no 'Strip'; did you mean 'Stripe'?; of your plugins: Stripe"),
@@ -105,12 +105,12 @@ def test_a_wrong_name_is_one_line_of_what_there_is(
     ("old", "new", "said"),
     [
         ("import torch\n", "import torch\nx = 1 / 0\n", "line 3, in <module>: ZeroDivisionError: "),
-        ("def focal(", "def focal((", "line 10: "),
-        ("* log)", "* torch.ones(7))", "line 13, in focal: RuntimeError: The size of tensor"),
+        ("def poly(", "def poly((", "line 10: "),
+        ("(log + log.exp())", "torch.ones(7)", "line 13, in poly: RuntimeError: The size of tensor"),
         (
-            "log).sum(1)",
-            "log)",
-            "focal gives torch.Size([2, 4]) for 2 rows, not a number a row",
+            "exp())).sum(1)",
+            "exp()))",
+            "poly gives torch.Size([2, 4]) for 2 rows, not a number a row",
         ),
         ("= 128", "= self.no", "line 32, in apply: AttributeError: 'Stripe' object has no"),
         ("self.fc(maps", "self.fc(map", "line 45, in forward: AttributeError: "),
