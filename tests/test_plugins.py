@@ -106,7 +106,7 @@ def test_a_wrong_name_is_one_line_of_what_there_is(
     [
         ("import torch\n", "import torch\nx = 1 / 0\n", "line 3, in <module>: ZeroDivisionError: "),
         ("def poly(", "def poly((", "line 10: "),
-        ("(log + log.exp())", "torch.ones(7)", "line 13, in poly: RuntimeError: The size of tensor"),
+        ("(log + log.exp())", "torch.ones(7)", "line 13, in poly: RuntimeError: The size"),
         (
             "exp())).sum(1)",
             "exp()))",
