@@ -46,5 +46,5 @@ def test_folds_leave_nothing_behind(write: Callable[..., str], split: Callable[[
     resident = [float(words[1]) for words in told if words[0] == "resident"]
     trained, predicted = resident[1:5], resident[5:]
     assert len(predicted) == 2
-    assert max(trained) <= 1.02 * trained[0], resident
+    assert max(trained) <= trained[0] + 47, resident  # three that stayed: 141 MB
     assert predicted[1] <= 1.1 * predicted[0], resident  # five models that stayed: 235 MB
