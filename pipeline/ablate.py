@@ -29,6 +29,7 @@ from pipeline.base.yaml_files import find_yaml, laid_over, read_based, read_yaml
 from pipeline.data.decisions import load_changes
 from pipeline.data.prepared import load_prepared
 from pipeline.data.splits import classes_of, load_folds
+from pipeline.inference.metrics import METRICS
 from pipeline.inference.predictions import Predictions
 from pipeline.launchers.local import train_folds
 from pipeline.predict import Part
@@ -97,8 +98,6 @@ def measure(settings: Experiment, path: Path) -> dict[str, float]:
 
     Raises UserError for a run of the same name that other settings made.
     """
-    from pipeline.inference.metrics import METRICS  # late: scikit-learn
-
     model = model_path(settings.name, FOLD)
     prepared, table = load_prepared(settings), load_folds(settings)
     if unfinished(settings, [FOLD], prepared, table, force=False):

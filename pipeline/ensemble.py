@@ -39,6 +39,7 @@ from pipeline.data.decisions import Changes, load_changes
 from pipeline.data.splits import classes_of, folds_digest, load_folds, slices
 from pipeline.data.studies import by_id
 from pipeline.inference.blending import Mean, blended, blended_runs
+from pipeline.inference.metrics import METRICS
 from pipeline.inference.predictions import Predictions
 
 VERSION = 1
@@ -167,8 +168,6 @@ def score(
     scored: pd.DataFrame, prob: np.ndarray, classes: list[str], rules: Competition
 ) -> dict[str, Any]:
     """The metric per fold and on slices of the held-out rows."""
-    from pipeline.inference.metrics import METRICS  # late: scikit-learn
-
     used = (scored.fold >= 0).to_numpy()  # not what decisions leave out
     scored, prob = scored[used], prob[used]
     target = as_array(rules.form.targets(scored.label, classes))

@@ -24,6 +24,7 @@ from pipeline.base.csv_files import read_csv
 from pipeline.base.forms import as_array
 from pipeline.base.runs import cv_of, cv_words, load_blend
 from pipeline.data.prepared import prepared_data
+from pipeline.inference.metrics import METRICS
 from pipeline.inference.predictions import Predictions
 from pipeline.inference.submission import audit, fill_sample, write_table
 from pipeline.inference.thresholds import Decision
@@ -105,8 +106,6 @@ def hidden_score(
 
     A file that cannot score is warned of: the submission is good without.
     """
-    from pipeline.inference.metrics import METRICS  # late: scikit-learn
-
     try:
         answers = read_csv(path, [competition.id, *competition.label_columns])
         form, ids = competition.form, answers[competition.id]

@@ -38,6 +38,7 @@ from pipeline.data.splits import chosen_folds, classes_of, load_folds, split_row
 from pipeline.launchers import local, ray_cluster
 from pipeline.launchers.pool import WORKER
 from pipeline.training.keys import is_trained, train_key
+from pipeline.training.log import training_lost
 from pipeline.training.pseudo import with_pseudo
 
 if TYPE_CHECKING:
@@ -215,8 +216,6 @@ def tell_scores(settings: Experiment, folds: Sequence[int], made: bool, started:
 
 def tell_if_lost(what: str, trained: list[dict[str, Any]]) -> None:
     """Say so where the head's start was better than what training made of it."""
-    from pipeline.training.log import training_lost  # late: scikit-learn
-
     starts = [record.get("start") for record in trained]  # those made before have none
     ends = [record["scores"]["valid_score"] for record in trained]
     how = trained[0]["metric"], sum(record["images"]["valid"] for record in trained)

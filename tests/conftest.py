@@ -4,6 +4,7 @@ import os
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cache
 from importlib import import_module
@@ -107,10 +108,17 @@ SLOW = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
-    """Mark as `quick` what neither is in SLOW nor trains folds in a fixture."""
+    """Mark as `quick` what neither is in SLOW nor trains folds in a fixture.
+
+    Files of slow tests come first: one of them at the end would leave the other process idle.
+    """
+    slow, total = Counter[Path](), Counter(item.path for item in items)
     for item in items:
-        if item.originalname not in SLOW and not {"trained", "bundled"} & {*item.fixturenames}:
+        if item.originalname in SLOW or {"trained", "bundled"} & {*item.fixturenames}:
+            slow[item.path] += 1
+        else:
             item.add_marker(pytest.mark.quick)
+    items.sort(key=lambda item: slow[item.path] / total[item.path], reverse=True)
 
 
 @pytest.fixture(autouse=True)

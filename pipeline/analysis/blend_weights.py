@@ -19,6 +19,7 @@ from pipeline.base.forms import as_array
 from pipeline.data.decisions import Changes
 from pipeline.data.splits import classes_of
 from pipeline.inference.blending import Mean, averaged, terms_of
+from pipeline.inference.metrics import METRICS
 
 ROUNDS = 100  # runs drawn into the bag: weights of a hundredth, which log loss wants
 
@@ -78,8 +79,6 @@ def fit(held: Held, names: Sequence[str], weights: Sequence[float]) -> dict[str,
     are the 95 % interval of its gain over the `weights` that were given. Only where all of that is
     a gain the fitted weights are taken.
     """
-    from pipeline.inference.metrics import METRICS  # late: scikit-learn
-
     terms, given = terms_of(held.answers, held.mean, held.labels), np.array(weights) / sum(weights)
     every, nested = np.ones(len(held.target), dtype=bool), np.empty_like(held.answers[0])
     for fold in np.unique(held.fold):

@@ -3,6 +3,8 @@
 import numpy as np
 import pandas as pd
 
+from pipeline.inference.metrics import auc, average_precision, mae, pearson, r2, rmse
+
 
 def class_table(target: np.ndarray, answer: np.ndarray, classes: list[str]) -> pd.DataFrame:
     """Of each class: n, right, recall, precision, and the class most of its errors go to.
@@ -26,8 +28,6 @@ def label_table(
     `target` and `answer` are bool [n, C], `prob` the chances [n, C]. NaN is what cannot be said of
     a label that no picture has, or all, or none is given.
     """
-    from pipeline.inference.metrics import auc, average_precision  # late: scikit-learn
-
     right, given = pd.Series((target & answer).sum(0)), answer.sum(0)
     table = pd.DataFrame({"name": classes, "n": target.sum(0)})
     table["recall"], table["precision"] = right / table.n, right / given
@@ -40,8 +40,6 @@ def label_table(
 
 def number_table(target: np.ndarray, prob: np.ndarray, classes: list[str]) -> pd.DataFrame:
     """Of each column of numbers [n, C]: name, rmse, mae, r2, pearson, and bias, the mean error."""
-    from pipeline.inference.metrics import mae, pearson, r2, rmse  # late: scikit-learn
-
     found = []
     for i, name in enumerate(classes):
         own, said = target[:, [i]], prob[:, [i]]

@@ -10,6 +10,7 @@ from pipeline.base.cli import UserError
 from pipeline.base.competition import Competition
 from pipeline.base.forms import as_array, stem_of
 from pipeline.inference.blending import Mean
+from pipeline.inference.metrics import LOWER_IS_BETTER, METRICS
 from pipeline.inference.thresholds import DECIDED, SCALED, SHARPENED, as_sure, judge, usual
 
 MOST_NUMBERS = 6  # of a decision that are told
@@ -46,8 +47,6 @@ def decisions(
 
     `scored` are the rows of the folds file that `prob` [n, classes] holds out.
     """
-    from pipeline.inference.metrics import LOWER_IS_BETTER, METRICS  # late: scikit-learn
-
     wanting = (SCALED if rules.k == 1 else set()) if rules.task == "classes" else DECIDED
     by_label = rules.submission == "label" and stem_of(rules.metric) in wanting
     if not (by_label or sharpens(rules)):
@@ -60,10 +59,10 @@ def decisions(
     start = as_sure(kind) if sharpens(rules) else usual(target, prob, kind)
     if not used.any() or scored.fold.nunique() < 2:  # nothing to judge by
         return {"decision": start.fact}
-    sign, metric = -1 if rules.metric in LOWER_IS_BETTER else 1, METRICS[rules.metric]
+    metric, less = METRICS[rules.metric], rules.metric in LOWER_IS_BETTER
     counts = resamples(scored.group, FEW_DRAWS)
     draws = (np.repeat(np.arange(len(target)), count) for count in counts)
-    return judge(start, target, prob, fold, lambda *seen: sign * metric(*seen), draws).facts(sign)
+    return judge(start, target, prob, fold, metric, draws, less_is_better=less).facts
 
 
 def decision_in_words(record: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ import pandas as pd
 from pipeline.analysis.evidence import Evidence
 from pipeline.base.runs import prediction_path
 from pipeline.data.studies import answered, by_id
+from pipeline.inference.metrics import rows_of
 from pipeline.inference.predictions import Predictions
 
 
@@ -18,8 +19,6 @@ def doubt(evidence: Evidence) -> pd.DataFrame:
     pictures of the class. Of numbers the spread alone: how far those models lie apart, in
     deviations of the labels.
     """
-    from pipeline.inference.metrics import rows_of  # late: scikit-learn
-
     prob, committee = evidence.test_prob.astype(float), committee_of(evidence)
     if evidence.kind == "numbers":
         spread = np.std(committee, axis=0) / np.maximum(evidence.target.std(0), 1e-12)

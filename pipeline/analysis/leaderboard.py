@@ -11,6 +11,7 @@ import numpy as np
 from pipeline.analysis.evidence import Evidence
 from pipeline.analysis.paired import drawn_scores, resamples
 from pipeline.base.cli import UserError
+from pipeline.inference.metrics import LOWER_IS_BETTER, METRICS
 
 LEAST = 5  # submissions with a score, for an offset
 LUCK = 3  # robust deviations from the offset
@@ -64,8 +65,6 @@ class Belief(NamedTuple):
 
 def believe(runs: list[Evidence]) -> Belief:
     """From the held-out pictures, which all runs must have in common."""
-    from pipeline.inference.metrics import METRICS  # late: scikit-learn
-
     one, metric, probs = runs[0], runs[0].record["metric"], [run.prob for run in runs]
     score = np.array([METRICS[metric](one.target, prob) for prob in probs])
     draws = drawn_scores(one.target, probs, metric, resamples(one.table.group))
@@ -74,8 +73,6 @@ def believe(runs: list[Evidence]) -> Belief:
 
 def sign_of(metric: str) -> int:
     """By which a score becomes one of which more is better."""
-    from pipeline.inference.metrics import LOWER_IS_BETTER  # late: scikit-learn
-
     return -1 if metric in LOWER_IS_BETTER else 1
 
 

@@ -8,6 +8,7 @@ import pandas as pd
 
 from pipeline.analysis.evidence import Evidence
 from pipeline.base.cli import UserError
+from pipeline.inference.metrics import METRICS, TINY, decided
 
 MEANS = ("accuracy", "log_loss")  # over rows
 DRAWS = 1000
@@ -30,8 +31,6 @@ class Paired(NamedTuple):
 def paired(a: Evidence, b: Evidence) -> Paired:
     """Both on the rows that they have in common, resampled together (paired bootstrap)."""
     from scipy.stats import binomtest  # late: a second, as scikit-learn
-
-    from pipeline.inference.metrics import METRICS
 
     won, lost = int((b.errors < a.errors).sum()), int((b.errors > a.errors).sum())
     p = binomtest(won, won + lost).pvalue if won + lost else 1.0
@@ -95,8 +94,6 @@ def drawn_scores(
 
     Of a metric that is a mean over rows a draw is a product.
     """
-    from pipeline.inference.metrics import METRICS  # late: scikit-learn
-
     if metric in MEANS:
         values = np.stack([per_row(target, prob, metric) for prob in probs], 1)
         return np.stack([count @ values / count.sum() for count in counts])
@@ -109,8 +106,6 @@ def drawn_scores(
 
 def per_row(target: np.ndarray, prob: np.ndarray, metric: str) -> np.ndarray:
     """float [n], whose mean is the accuracy or the log loss."""
-    from pipeline.inference.metrics import TINY, decided  # late: scikit-learn
-
     if metric == "accuracy":
         right = decided(target, prob) == target
         return (right if target.ndim == 1 else right.all(1)).astype(float)

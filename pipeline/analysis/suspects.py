@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.analysis.evidence import Evidence
+from pipeline.inference.metrics import rows_of
 
 LOST = 0.1  # of a label's mean confidence: below that the model sees nothing of it
 FAR, LOST_NUMBER = 1.25, 3.0  # deviations: a number is looked at, or called wrong, from here on
@@ -36,8 +37,6 @@ def class_suspects(evidence: Evidence, near: Near) -> pd.DataFrame:
 
     That class is the best by both views together.
     """
-    from pipeline.inference.metrics import rows_of  # late: scikit-learn
-
     prob, names, at = evidence.prob, evidence.classes, np.arange(len(evidence.prob))
     labelled = rows_of(evidence.target, prob)
     votes = near_mean(labelled.astype(float), near)

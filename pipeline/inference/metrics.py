@@ -8,16 +8,22 @@ the likeliest class, labels from .5 on, and the nearest whole number.
 from collections import ChainMap
 from collections.abc import Callable
 from functools import partial
+from types import ModuleType
 
 import numpy as np
-from scipy.stats import rankdata
-from sklearn import metrics
 
 from pipeline.base import plugins
 from pipeline.base.forms import stem_of
 
 Score = Callable[[np.ndarray, np.ndarray], float]
 TINY = 1e-7  # float32 knows no probability between it and 1
+
+
+def scikit_learn() -> ModuleType:
+    """Late: half a second, that each process would wait for, and accuracy does not need."""
+    from sklearn import metrics
+
+    return metrics
 
 
 def decided(target: np.ndarray, prob: np.ndarray) -> np.ndarray:
@@ -41,7 +47,9 @@ def accuracy(target: np.ndarray, prob: np.ndarray) -> float:
 
 
 def balanced_accuracy(target: np.ndarray, prob: np.ndarray) -> float:
-    return float(metrics.recall_score(target, prob.argmax(1), average="macro", zero_division=0))
+    return float(
+        scikit_learn().recall_score(target, prob.argmax(1), average="macro", zero_division=0)
+    )
 
 
 def log_loss(target: np.ndarray, prob: np.ndarray) -> float:
@@ -83,6 +91,8 @@ def auc(target: np.ndarray, prob: np.ndarray) -> float:
 
     By ranks (Mann and Whitney 1947): all classes at once, in a fifth of the time.
     """
+    from scipy.stats import rankdata  # late: half a second
+
     own = rows_of(target, prob)
     n, others = own.sum(0), (~own).sum(0)
     wins = (rankdata(prob, axis=0) * own).sum(0) - n * (n + 1) / 2  # ties are half a win
@@ -94,13 +104,13 @@ def auc(target: np.ndarray, prob: np.ndarray) -> float:
 def average_precision(target: np.ndarray, prob: np.ndarray) -> float:
     """Mean over the labels that are present; of two classes that of the second."""
     if target.ndim == 1:
-        return float(metrics.average_precision_score(target == 1, prob[:, 1]))
+        return float(scikit_learn().average_precision_score(target == 1, prob[:, 1]))
     present = target.any(0)
-    return float(metrics.average_precision_score(target[:, present], prob[:, present]))
+    return float(scikit_learn().average_precision_score(target[:, present], prob[:, present]))
 
 
 def mcc(target: np.ndarray, prob: np.ndarray) -> float:
-    return float(metrics.matthews_corrcoef(target, prob.argmax(1)))
+    return float(scikit_learn().matthews_corrcoef(target, prob.argmax(1)))
 
 
 def quadratic_kappa(target: np.ndarray, prob: np.ndarray) -> float:
@@ -109,7 +119,7 @@ def quadratic_kappa(target: np.ndarray, prob: np.ndarray) -> float:
     low, high = (0, prob.shape[1] - 1) if target.ndim == 1 else (target.min(), target.max())
     labels = np.arange(low, high + 1)
     both = target.ravel().astype(int), found.ravel().astype(int)
-    return float(metrics.cohen_kappa_score(*both, labels=labels, weights="quadratic"))
+    return float(scikit_learn().cohen_kappa_score(*both, labels=labels, weights="quadratic"))
 
 
 def map_at(target: np.ndarray, prob: np.ndarray, k: int) -> float:
@@ -138,7 +148,7 @@ def mae(target: np.ndarray, prob: np.ndarray) -> float:
 
 def r2(target: np.ndarray, prob: np.ndarray) -> float:
     """Mean over the columns."""
-    return float(metrics.r2_score(target, prob))
+    return float(scikit_learn().r2_score(target, prob))
 
 
 def pearson(target: np.ndarray, prob: np.ndarray) -> float:

