@@ -394,6 +394,7 @@ def test_the_page_without_a_server(
     page.wait_for_selector("#classes button")
     page.locator("#who input").fill('Ada, "the expert"')
     page.locator("h1").click()
+    until(page, "shown")
     for key in ("k", "d", "d", "u"):
         page.keyboard.press(key)
         until(page, "shown")
@@ -401,9 +402,8 @@ def test_the_page_without_a_server(
     assert page.evaluate("scrollY") == 0, "a decision does not scroll a phone to the list"
     page.reload()
     page.wait_for_selector("#classes button")
-    assert (
-        page.locator("#progress").text_content().strip() == "2 of 8 suspects · 1 kept · 1 dropped"
-    )
+    done = "2 of 8 suspects · 1 kept · 1 dropped"
+    until(page, f"$('progress').textContent.trim() === '{done}'")
     with page.expect_download() as download:
         page.locator("#download").click()
     download.value.save_as(tmp_path / "decisions.csv")
