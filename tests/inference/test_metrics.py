@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from sklearn.metrics import fbeta_score
+from sklearn.metrics import cohen_kappa_score, fbeta_score
 
 from pipeline.base import competition
 from pipeline.base.competition import Competition
@@ -125,3 +125,20 @@ def test_a_metric_takes_any_number_of_its_own(task: str, metric: str) -> None:
             Competition(task=task, metric=wrong)
     with pytest.raises(ValueError, match="takes no metric"):
         Competition(task="regression", metric=metric)
+
+
+@pytest.mark.parametrize("levels", [2, 5])
+def test_kappa_is_that_of_scikit_learn(levels: int) -> None:
+    random = np.random.default_rng(levels)
+    target = 1 + random.integers(0, levels, (60, 1)).astype(float)
+    value = 0.6 * target + random.normal(0.8, 0.7, target.shape)  # shrunk and shifted
+    prob, classes = random.dirichlet(np.ones(levels), 60), target[:, 0].astype(int) - 1
+    found = np.clip(np.rint(value), 1, levels)[:, 0].astype(int) - 1
+    for given, said in (((target, value), found), ((classes, prob), prob.argmax(1))):
+        expected = cohen_kappa_score(classes, said, weights="quadratic")
+        assert METRICS["quadratic_kappa"](*given) == pytest.approx(expected, abs=1e-12)
+
+
+def test_kappa_of_one_level_is_undefined_and_silent() -> None:
+    with np.errstate(all="raise"):
+        assert np.isnan(METRICS["quadratic_kappa"](np.full((3, 1), 2.0), np.full((3, 1), 2.2)))
