@@ -16,6 +16,7 @@ from pipeline.base.forms import in_cells
 from pipeline.base.runs import GIVEN, load_blend, prediction_path
 from pipeline.base.schema import Pseudo
 from pipeline.inference.answers import Answer
+from pipeline.inference.blending import Mean, blended
 from pipeline.inference.predictions import Predictions
 
 if TYPE_CHECKING:
@@ -40,17 +41,28 @@ def pseudo_key(settings: Experiment, fold: int, prepared: "Prepared", folds: str
         if made["key"]["pixels"] != prepared.record["digests"]["test"]:
             raise UserError(f"pseudo.run: {file}: the test pictures have changed since")
         answers[run] = made["digest"]
-    return {"pseudo": {**settings.pseudo.model_dump(), "answers": answers}}
+    key = {**settings.pseudo.model_dump(), "answers": answers}
+    if len(set(record["key"]["weights"].values())) > 1:
+        key["weights"] = record["key"]["weights"]
+    if "mean" in record["key"]:
+        key["mean"] = record["key"]["mean"]
+    return {"pseudo": key}
 
 
-def fold_answers(run: str, fold: int, image: list[str], classes: list[str]) -> np.ndarray:
-    """Test predictions [len(image), classes] by the models of one fold of a blend."""
+def fold_answers(
+    run: str, fold: int, image: list[str], classes: list[str], labels: bool
+) -> np.ndarray:
+    """Test predictions [len(image), classes] by the models of one fold, as their blend has them.
+
+    `labels`: a picture has any number of them.
+    """
     key = load_blend(run)[1]["key"]
     paths = {
         m: prediction_path(m, fold, "test", about["tta"]) for m, about in key["members"].items()
     }
     found = [Predictions.load(path).aligned(image, classes) for path in paths.values()]
-    return np.average(found, axis=0, weights=[key["weights"][member] for member in paths])
+    weights = [key["weights"][member] for member in paths]
+    return blended(found, weights, key.get("mean", Mean.PROBABILITIES), labels)
 
 
 def with_pseudo(
@@ -70,7 +82,8 @@ def with_pseudo(
     if how is None:
         return train, targets
     test = rows[rows.split == "test"]
-    sure, soft = sure_answers(fold_answers(how.run, fold, list(test.id), classes), how, answer)
+    said = fold_answers(how.run, fold, list(test.id), classes, answer.kind == "chances")
+    sure, soft = sure_answers(said, how, answer)
     say("train", f"fold {fold}  {sure.sum():,} of {len(sure):,} test pictures are taught")
     names = {"image": test.id, "row": test.index, "hash": test.hash, "fold": -1}  # -1: never scored
     hard = soft >= 0.5 if answer.kind == "chances" else soft  # labels stay bool

@@ -97,6 +97,23 @@ def test_without_it_nothing_changes_and_with_it_the_key_names_the_answers(
     assert set(keys[0]["answers"]) == {"one", "two"} and keys[0]["answers"] != keys[1]["answers"]
 
 
+def test_as_the_blend_means_and_weighs_them_and_the_key_says_so(pupil: Make) -> None:
+    settings, blend = pupil(threshold=0.8, weight=1.0), root("runs") / "both" / "test.npz"
+    table, prepared, record = load_folds(settings), load_prepared(settings), records.load(blend)
+
+    def key(**changes: object) -> dict[str, object]:
+        records.commit(blend, {**record["key"], **changes}, 0.0)
+        return train_key(settings, 0, prepared, table)["pseudo"]
+
+    even = key(weights={"one": 1.0, "two": 1.0})
+    assert "weights" not in even and "mean" not in even, "as it was before a key told them"
+    assert key()["weights"] == {"one": 0.75, "two": 0.25}
+    assert key(mean="logits")["mean"] == "logits"
+    targets = taught(settings, 0)[3][-1]
+    geometric = np.array([0.2**0.25, 1e-7**0.75 * 0.8**0.25])  # of .75 × (1, 0), .25 × (.2, .8)
+    np.testing.assert_allclose(targets[:2], geometric / geometric.sum(), atol=1e-6)
+
+
 def test_a_run_that_cannot_teach_is_one_line(pupil: Make, write: Callable[..., str]) -> None:
     settings = pupil()
     table, prepared = load_folds(settings), load_prepared(settings)
