@@ -1,6 +1,5 @@
 """Settings of a competition: where its files lie, what they hold, how it is scored."""
 
-import re
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -9,7 +8,7 @@ from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
 from pipeline.base import records
-from pipeline.base.forms import OneClass, stem_of
+from pipeline.base.forms import OneClass, parts_of, stem_of
 from pipeline.base.plugins import read_plugins
 from pipeline.base.row_forms import FORMS
 from pipeline.base.settings import CONFLICT, Name, Settings
@@ -76,15 +75,15 @@ class Competition(Settings):
             problem = f"transform: {self.transform} is of task: regression"
         if self.k > 1 and self.task != "classes":
             problem = f"k: {self.k} is of task: classes, not of {self.task}"
-        guesses = re.fullmatch(r"map_at_(\d+)", self.metric)
-        if guesses and int(guesses[1]) > self.k and self.submission == "label":
-            problem = f"metric: {self.metric} scores {guesses[1]} guesses: set k: {guesses[1]}"
+        stem, number = parts_of(self.metric)
+        if stem == "map_at_#" and int(number) > self.k and self.submission == "label":
+            problem = f"metric: {self.metric} scores {number} guesses: set k: {number}"
         if unfit.get(self.of_pictures):
             problem = f"of_pictures: {self.of_pictures} is not for task: {self.task}"
         if self.of_pictures != "mean" and not self.picture:
             problem = f"of_pictures: {self.of_pictures} needs picture:"
         known = [*self.form.metrics, *read_plugins(self.plugins)["metric"]]
-        fits = stem_of(self.metric) in map(stem_of, self.form.metrics)
+        fits = stem in map(stem_of, self.form.metrics)
         if not problem and not fits and self.metric not in known:
             problem = f"task: {self.task} takes no metric: {self.metric}, but {', '.join(known)}"
         if problem:

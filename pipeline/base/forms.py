@@ -158,8 +158,16 @@ class Binary(OneClass):
 
 def stem_of(metric: str) -> str:
     """A metric's name with # for the number that is its k or beta: `f#` of `f0.5`."""
+    return parts_of(metric)[0]
+
+
+def parts_of(metric: str) -> tuple[str, str]:
+    """That name, and the number or nothing: `f#` and `0.5`."""
     found = re.fullmatch(r"(map_at_|top_)[1-9]\d*|(.+_)?f(?![0.]*$)\d+(\.\d+)?", metric)
-    return metric.rstrip(".0123456789") + "#" if found else metric.strip("#")
+    if not found:
+        return metric.strip("#"), ""
+    stem = metric.rstrip(".0123456789")
+    return f"{stem}#", metric.removeprefix(stem)
 
 
 def suited(experiment: "Experiment", form: OneClass) -> "Experiment":

@@ -13,7 +13,7 @@ from types import ModuleType
 import numpy as np
 
 from pipeline.base import plugins
-from pipeline.base.forms import stem_of
+from pipeline.base.forms import parts_of
 
 Score = Callable[[np.ndarray, np.ndarray], float]
 TINY = 1e-7  # float32 knows no probability between it and 1
@@ -175,8 +175,8 @@ class Known(ChainMap[str, Score]):
     """By name, and those of NUMBERED by any number: f0.5, map_at_10."""
 
     def __missing__(self, name: str) -> Score:
-        stem = stem_of(name)
-        score, number = NUMBERED[stem], name[len(stem) - 1 :]
+        stem, number = parts_of(name)
+        score = NUMBERED[stem]
         value = float(number) if "." in number else int(number)
         return lambda target, prob: score(target, prob, value)
 
