@@ -1,6 +1,7 @@
 """A fold of two processes is the fold of one: weights, losses, probabilities; also after a kill."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -109,12 +110,17 @@ def test_two_processes_train_the_weights_of_one(
 
 
 def test_each_row_comes_once_and_rank_0_gives_its_model_to_all() -> None:
-    """7 rows make a part of 4 and one of 3; of one row rank 1 has none."""
-    group = pool.Process(["-c", GROUP], {**os.environ, "OMP_NUM_THREADS": "1"}, 2)
-    deadline = time.monotonic() + 60
-    while (code := group.poll()) is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert code == 0
+    """7 rows make a part of 4 and one of 3; of one row rank 1 has none.
+
+    Rarely a rank aborts as it exits, in PyTorch's teardown of threads; `run_jobs` makes up for it.
+    """
+    deadline, codes = time.monotonic() + 60, []
+    while codes in ([], [-signal.SIGABRT]):
+        group = pool.Process(["-c", GROUP], {**os.environ, "OMP_NUM_THREADS": "1"}, 2)
+        while (code := group.poll()) is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        codes.append(code)
+    assert codes[-1] == 0
 
 
 def rank(number: int, of: int) -> SimpleNamespace:
