@@ -42,6 +42,7 @@ def pseudo_key(settings: Experiment, fold: int, prepared: "Prepared", folds: str
             raise UserError(f"pseudo.run: {file}: the test pictures have changed since")
         answers[run] = made["digest"]
     key = {**settings.pseudo.model_dump(), "answers": answers}
+    # what is not usual alone, so that folds trained before these were in the key stay up to date
     if len(set(record["key"]["weights"].values())) > 1:
         key["weights"] = record["key"]["weights"]
     if "mean" in record["key"]:
