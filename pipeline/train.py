@@ -138,7 +138,7 @@ def train_fold(trainer: "Trainer", out: Path, key: dict[str, Any], deadline: Dea
 
     Exits with Exit.PAUSED when the deadline comes first. Raises UserError when the loss is NaN.
     """
-    from pipeline.training import checkpoint  # late: torch
+    from pipeline.training import checkpoint, distributed  # late: torch
 
     what, last = f"fold {trainer.fold}", out.with_name("last.pt")
     if last.exists():
@@ -148,7 +148,7 @@ def train_fold(trainer: "Trainer", out: Path, key: dict[str, Any], deadline: Dea
         records.write_json(out.with_name("started.json"), key)
         trainer.watch = watch(trainer, out.parent)
     trainer.run(last, deadline)
-    trainer.accelerator.end_training()
+    distributed.leave_group(trainer)
     if not trainer.accelerator.is_main_process:
         return  # rank 0 says how it ended
     if trainer.epoch < trainer.settings.train.epochs:

@@ -9,10 +9,11 @@ parts: without random numbers, n ranks train the weights of one. What is random 
 
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import torch.distributed.nn.functional  # later, by DDP, its defaults would hold the group
 from accelerate import Accelerator
 from accelerate.utils import (
     DistributedDataParallelKwargs,
@@ -25,6 +26,9 @@ from torch import distributed, nn
 
 from pipeline.base.cli import UserError
 from pipeline.data.loader import BatchSpec, EpochBatches, derive_seed
+
+if TYPE_CHECKING:
+    from pipeline.training.trainer import Trainer
 
 
 def options(unfreezes: int | None) -> list[KwargsHandler]:
@@ -116,3 +120,12 @@ def broadcast_from_main(answer: Any) -> Any:
 def sync_model(*models: nn.Module | None) -> None:
     """Give all ranks the parameters and buffers of rank 0."""
     broadcast([tensor for model in models if model for tensor in model.state_dict().values()])
+
+
+def leave_group(trainer: "Trainer") -> None:
+    """End the group of ranks and, by letting go of DDP which holds it, its threads.
+
+    One that asks for the interpreter's lock while that shuts down would abort the process.
+    """
+    trainer.model = trainer.bare_model
+    trainer.accelerator.end_training()
