@@ -15,13 +15,13 @@ import pandas as pd
 import typer
 
 from pipeline.analysis.evidence import Evidence, load_evidence, untouched
-from pipeline.analysis.leaderboard import sign_of
 from pipeline.analysis.listing import SCIENCE, blend_row, print_rows
 from pipeline.analysis.paired import changed_sides, is_luck, paired, refuse_foreign
 from pipeline.analysis.standings import print_leaderboard
 from pipeline.base import records
 from pipeline.base.cli import UserError, print_table, run_stage, say, short
 from pipeline.base.runs import load_blend, model_path
+from pipeline.inference.metrics import sign_of
 from pipeline.training.keys import in_todays_terms
 
 SHOWN = 10  # pictures that changed sides

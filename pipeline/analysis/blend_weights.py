@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 
 from pipeline.analysis.answered import held_out
-from pipeline.analysis.leaderboard import sign_of
 from pipeline.analysis.members import Member
 from pipeline.analysis.paired import drawn_scores, per_row, resamples
 from pipeline.base import records
@@ -19,7 +18,7 @@ from pipeline.base.forms import as_array
 from pipeline.data.decisions import Changes
 from pipeline.data.splits import classes_of
 from pipeline.inference.blending import Mean, averaged, terms_of
-from pipeline.inference.metrics import METRICS
+from pipeline.inference.metrics import METRICS, sign_of
 
 ROUNDS = 100  # runs drawn into the bag: weights of a hundredth, which log loss wants
 

@@ -10,7 +10,6 @@ from pipeline.base.cli import UserError
 from pipeline.base.competition import Competition
 from pipeline.base.forms import as_array, stem_of
 from pipeline.inference.blending import Mean
-from pipeline.inference.metrics import LOWER_IS_BETTER, METRICS
 from pipeline.inference.thresholds import DECIDED, SCALED, SHARPENED, as_sure, judge, usual
 
 MOST_NUMBERS = 6  # of a decision that are told
@@ -59,10 +58,9 @@ def decisions(
     start = as_sure(kind) if sharpens(rules) else usual(target, prob, kind)
     if not used.any() or scored.fold.nunique() < 2:  # nothing to judge by
         return {"decision": start.fact}
-    metric, less = METRICS[rules.metric], rules.metric in LOWER_IS_BETTER
     counts = resamples(scored.group, FEW_DRAWS)
     draws = (np.repeat(np.arange(len(target)), count) for count in counts)
-    return judge(start, target, prob, fold, metric, draws, less_is_better=less).facts
+    return judge(start, target, prob, fold, rules.metric, draws).facts
 
 
 def decision_in_words(record: dict[str, Any]) -> str:

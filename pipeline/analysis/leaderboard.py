@@ -11,7 +11,7 @@ import numpy as np
 from pipeline.analysis.evidence import Evidence
 from pipeline.analysis.paired import drawn_scores, resamples
 from pipeline.base.cli import UserError
-from pipeline.inference.metrics import LOWER_IS_BETTER, METRICS
+from pipeline.inference.metrics import METRICS, sign_of
 
 LEAST = 5  # submissions with a score, for an offset
 LUCK = 3  # robust deviations from the offset
@@ -69,11 +69,6 @@ def believe(runs: list[Evidence]) -> Belief:
     score = np.array([METRICS[metric](one.target, prob) for prob in probs])
     draws = drawn_scores(one.target, probs, metric, resamples(one.table.group))
     return Belief(sign_of(metric) * score, np.cov(draws.T), len(one.target))
-
-
-def sign_of(metric: str) -> int:
-    """By which a score becomes one of which more is better."""
-    return -1 if metric in LOWER_IS_BETTER else 1
 
 
 def chance_to_lead(belief: Belief, first: int, second: int, rows: int) -> float:

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.analysis.leaderboard import sign_of
 from pipeline.analysis.paired import held_out
 from pipeline.base import records
 from pipeline.base.cli import UserError, duration, mean_std, print_table, short, warn
 from pipeline.base.config import load_experiment, read_experiment, root
 from pipeline.base.runs import cv_of, folds_of, load_blend, model_path
 from pipeline.base.settings import size_name
+from pipeline.inference.metrics import sign_of
 from pipeline.kaggle.api.upload import read_ledger
 from pipeline.training.keys import in_todays_terms
 

@@ -13,12 +13,12 @@ from pipeline.analysis.leaderboard import (
     fit_offset,
     judge_picks,
     pick_two,
-    sign_of,
 )
 from pipeline.analysis.listing import number
 from pipeline.analysis.paired import MEANS, per_row, refuse_foreign
 from pipeline.base.cli import UserError, print_table, say
 from pipeline.base.config import root
+from pipeline.inference.metrics import sign_of
 from pipeline.kaggle.api.upload import ledger_path, read_ledger
 
 

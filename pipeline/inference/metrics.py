@@ -184,3 +184,8 @@ class Known(ChainMap[str, Score]):
 METRICS = Known(OURS, plugins.METRICS)
 LOWER_IS_BETTER = plugins.LOWER_IS_BETTER
 LOWER_IS_BETTER |= {"log_loss", "balanced_log_loss", "rmse", "mae"}
+
+
+def sign_of(metric: str) -> int:
+    """By which a score becomes one of which more is better."""
+    return -1 if metric in LOWER_IS_BETTER else 1

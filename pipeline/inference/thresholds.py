@@ -6,13 +6,14 @@ folds alone. They are taken only where the nested gain is real, that is, where 9
 draws agree on it.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self
 
 import numpy as np
 
 from pipeline.base.forms import Kind
+from pipeline.inference.metrics import METRICS, Score, sign_of
 
 GRID = np.linspace(0.05, 0.95, 19)
 SCALES = np.geomspace(1 / 8, 8, 13)
@@ -23,7 +24,6 @@ DECIDED = {"f#", "macro_f#", "micro_f#", "samples_f#", "accuracy"}  # `stem_of` 
 DECIDED |= {"balanced_accuracy", "mcc", "quadratic_kappa"}
 SCALED = {"macro_f#", "balanced_accuracy", "mcc"}  # of many classes: rare ones count alike
 SHARPENED = {"log_loss", "balanced_log_loss"}
-Score = Callable[[np.ndarray, np.ndarray], float]
 
 
 @dataclass(frozen=True)
@@ -162,19 +162,18 @@ def judge(
     target: np.ndarray,
     prob: np.ndarray,
     fold: np.ndarray,
-    metric: Score,
+    metric: str,
     draws: Iterable[np.ndarray],
-    less_is_better: bool = False,
 ) -> Verdict:
     """Fit a decision on out-of-fold rows and compare it, nested, with `start`.
 
     `fold` is int [n]; a draw holds the numbers of rows, drawn with replacement.
     """
-    sign = -1 if less_is_better else 1
+    measure, sign = METRICS[metric], sign_of(metric)
     nested, plain = np.empty_like(start(prob)), start(prob)
 
     def score(target: np.ndarray, prob: np.ndarray) -> float:
-        return sign * metric(target, prob)
+        return sign * measure(target, prob)
 
     for k in np.unique(fold):
         own = fold == k
@@ -184,4 +183,4 @@ def judge(
     taken = bool(worst > 0)
     decision = fit(start, target, prob, score) if taken else start
     low, high = sorted([float(sign * worst), float(sign * best)])
-    return Verdict(decision, metric(target, plain), metric(target, nested), low, high, taken)
+    return Verdict(decision, measure(target, plain), measure(target, nested), low, high, taken)

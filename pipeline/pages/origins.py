@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 
 from pipeline.analysis.evidence import Evidence
-from pipeline.analysis.leaderboard import sign_of
 from pipeline.analysis.listing import model_words
 from pipeline.analysis.past import trained_settings
 from pipeline.base import records
 from pipeline.base.cli import UserError, duration, mean_std
 from pipeline.base.config import Experiment, root
 from pipeline.base.runs import cv_of, model_path, prediction_path
+from pipeline.inference.metrics import sign_of
 from pipeline.training.keys import in_todays_terms
 
 

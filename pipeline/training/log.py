@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.base.forms import as_array
-from pipeline.inference.metrics import LOWER_IS_BETTER, METRICS
+from pipeline.inference.metrics import METRICS, sign_of
 
 if TYPE_CHECKING:
     from pipeline.training.trainer import Trainer
@@ -49,7 +49,7 @@ def training_lost(
     so many held-out `pictures` in all.
     """
     start, end = np.mean(starts), np.mean(ends)
-    if not (end > start if metric in LOWER_IS_BETTER else end < start):
+    if not sign_of(metric) * (end - start) < 0:  # NaN too
         return ""
     text = f"the head scored {start:.4f} before training and {end:.4f} after it"
     if metric == "accuracy" and start - end < (error := (end * (1 - end) / pictures) ** 0.5):

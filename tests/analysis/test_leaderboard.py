@@ -12,9 +12,9 @@ from pipeline.analysis.leaderboard import (
     fit_offset,
     judge_picks,
     pick_two,
-    sign_of,
 )
 from pipeline.base.cli import UserError
+from pipeline.inference.metrics import sign_of
 
 
 def families(n: int, seed: int, each: int = 4) -> np.ndarray:

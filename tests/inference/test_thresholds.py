@@ -14,7 +14,7 @@ def judged(target: np.ndarray, prob: np.ndarray, metric: str, kind: str) -> Verd
     random, n = np.random.default_rng(1), len(target)
     draws = (random.integers(n, size=n) for _ in range(40))
     start = usual(target, prob, kind)
-    return judge(start, target, prob, np.arange(n) % 4, METRICS[metric], draws)
+    return judge(start, target, prob, np.arange(n) % 4, metric, draws)
 
 
 def chances(n: int, shift: float) -> tuple[np.ndarray, np.ndarray]:
