@@ -9,46 +9,46 @@ import torch
 from pipeline.base.records import load
 from pipeline.base.runs import model_path
 
+COMPILERS = {  # by what they multiply the logits of the eager step
+    1.001: "",
+    1.5: "its gradients differ by 50%: the model is not compiled",
+    None: "no C++ compiler was found: the model is not compiled",
+}
 
-def no_compiler(*_: Any) -> None:
-    raise RuntimeError("no C++ compiler\nwas found")
+
+def invented(factor: float | None, calls: list[dict[str, Any]]) -> Callable[..., Callable]:
+    def compiler(call: Callable, **options: Any) -> Callable:
+        def compiled(*args: Any) -> torch.Tensor:
+            if factor is None:
+                raise RuntimeError("no C++ compiler\nwas found")
+            calls.append(options)
+            return call(*args) * factor
+
+        return compiled
+
+    return compiler
 
 
-@pytest.mark.parametrize(
-    ("factor", "said"),
-    [
-        (1.001, ""),
-        (1.5, "its gradients differ by 50%: the model is not compiled"),
-        (None, "no C++ compiler was found: the model is not compiled"),
-    ],
-)
 def test_a_step_with_other_gradients_is_not_compiled(
     write: Callable[..., str],
     split: Callable[[str], str],
     run: Callable[..., str],
     monkeypatch: pytest.MonkeyPatch,
-    factor: float | None,
-    said: str,
 ) -> None:
-    """Invented compilers: the eager step, its logits times `factor`."""
-    calls = []
+    run("train", split(write("eager", train={"epochs": 1})), "--fold", "0")
+    steps, eager = load(model_path("eager", 0))["images"]["train"] // 8, losses("eager")
+    for factor, said in COMPILERS.items():
+        calls, name = [], f"times-{factor}"
+        monkeypatch.setattr(torch, "compile", invented(factor, calls))
+        experiment = write(name, train={"epochs": 1}, runtime={"compile": True})
+        text = run("train", experiment, "--fold", "0")
+        assert (said in text) if said else ("runtime.compile" not in text)
+        assert len(calls) >= (0 if said else steps) + bool(factor)
+        if said:  # eager, and the canary has moved nothing: neither weights nor statistics
+            assert len(calls) <= 1
+            assert losses(name) == eager
 
-    def compiler(call: Callable, **options: Any) -> Callable:
-        def compiled(*args: Any) -> torch.Tensor:
-            calls.append(options)
-            return call(*args) * factor
 
-        return compiled if factor else no_compiler
-
-    monkeypatch.setattr(torch, "compile", compiler)
-    plain = split(write("plain", train={"epochs": 1}))
-    run("train", plain, "--fold", "0")
-    name = write("fast", train={"epochs": 1}, runtime={"compile": True})
-    text = run("train", name, "--fold", "0")
-    assert (said in text) if said else ("runtime.compile" not in text)
-    steps = 0 if said else load(model_path("fast", 0))["images"]["train"] // 8
-    assert len(calls) >= steps + bool(factor)
-    same = load(model_path("fast", 0))["scores"]["train_loss"]
-    if said:  # eager, and the canary has moved nothing: neither weights nor statistics nor dropout
-        assert len(calls) <= 1
-        assert same == load(model_path("plain", 0))["scores"]["train_loss"]
+def losses(run: str) -> list[float]:
+    scores = load(model_path(run, 0))["scores"]
+    return [scores["train_loss"], scores["valid_loss"]]
