@@ -38,7 +38,7 @@ from pipeline.base.settings import checked_name
 from pipeline.data.decisions import Changes, load_changes
 from pipeline.data.splits import classes_of, folds_digest, load_folds, slices
 from pipeline.data.studies import by_id
-from pipeline.inference.blending import Mean, blended, blended_runs
+from pipeline.inference.blending import Blend, Mean
 from pipeline.inference.metrics import METRICS
 from pipeline.inference.predictions import Predictions
 
@@ -139,8 +139,8 @@ def blend(
     mended, oof = held_out(first.settings, runs, first.folds, table, changes, classes)
     weights = [member.weight for member in members]
     test_ids = Predictions.load(first.path(first.folds[0], "test")).image
-    labels = kind == "chances"
-    found = blended(oof, weights, mean, labels)
+    how = Blend(mean, kind == "chances")
+    found = how(oof, weights)
     names = studies_of(first.settings, "test", test_ids)
 
     def answers(member: Member, fold: int) -> np.ndarray:
@@ -148,7 +148,7 @@ def blend(
         return by_id(names, prob, rules)[1] if names else prob
 
     tests = ([answers(member, fold) for fold in member.folds] for member in members)
-    test = blended_runs(tests, weights, mean, labels)
+    test = how.of_folds(tests, weights)
     if len(mended):
         held = Predictions(list(mended.image), classes, found, kind=kind)
         held.save(out.with_name("oof.npz"))

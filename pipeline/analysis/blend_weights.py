@@ -17,7 +17,7 @@ from pipeline.base.competition import Competition
 from pipeline.base.forms import as_array
 from pipeline.data.decisions import Changes
 from pipeline.data.splits import classes_of
-from pipeline.inference.blending import Mean, averaged, terms_of
+from pipeline.inference.blending import Blend, Mean
 from pipeline.inference.metrics import METRICS, sign_of
 
 ROUNDS = 100  # runs drawn into the bag: weights of a hundredth, which log loss wants
@@ -35,11 +35,10 @@ class Held:
     fold: np.ndarray
     group: np.ndarray
     metric: str
-    mean: str
-    labels: bool = False  # as `blended` takes it
+    blend: Blend
 
     def of(self, terms: Sequence[np.ndarray], rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        return averaged([term[rows] for term in terms], weights, self.mean, self.labels)
+        return self.blend.averaged([term[rows] for term in terms], weights)
 
 
 def fitted(
@@ -67,7 +66,8 @@ def fitted(
     answers = [prob[used] for prob in oof]
     rows, target = mended[used], as_array(rules.form.targets(mended.label[used], classes))
     fold, group = rows.fold.to_numpy(), rows.group.to_numpy()
-    held = Held(answers, target, fold, group, rules.metric, mean, rules.form.kind == "chances")
+    how = Blend(mean, rules.form.kind == "chances")
+    held = Held(answers, target, fold, group, rules.metric, how)
     return fit(held, names, [member.weight for member in members])
 
 
@@ -78,7 +78,7 @@ def fit(held: Held, names: Sequence[str], weights: Sequence[float]) -> dict[str,
     are the 95 % interval of its gain over the `weights` that were given. Only where all of that is
     a gain the fitted weights are taken.
     """
-    terms, given = terms_of(held.answers, held.mean, held.labels), np.array(weights) / sum(weights)
+    terms, given = held.blend.terms(held.answers), np.array(weights) / sum(weights)
     every, nested = np.ones(len(held.target), dtype=bool), np.empty_like(held.answers[0])
     for fold in np.unique(held.fold):
         out = held.fold == fold
@@ -109,9 +109,7 @@ def climb(held: Held, terms: Sequence[np.ndarray], rows: np.ndarray) -> np.ndarr
     bag, best, at = np.zeros(len(terms)), (-np.inf, -np.inf), np.zeros(len(terms))
     for _ in range(ROUNDS):
         bags = bag + np.eye(len(terms))
-        values = [
-            _value(held, target, averaged(terms, one, held.mean, held.labels)) for one in bags
-        ]
+        values = [_value(held, target, held.blend.averaged(terms, one)) for one in bags]
         first = max(range(len(bags)), key=values.__getitem__)
         bag = bags[first]
         if values[first] > best:

@@ -16,7 +16,7 @@ from pipeline.base.forms import in_cells
 from pipeline.base.runs import GIVEN, load_blend, prediction_path
 from pipeline.base.schema import Pseudo
 from pipeline.inference.answers import Answer
-from pipeline.inference.blending import Mean, blended
+from pipeline.inference.blending import Blend, Mean
 from pipeline.inference.predictions import Predictions
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def fold_answers(
     }
     found = [Predictions.load(path).aligned(image, classes) for path in paths.values()]
     weights = [key["weights"][member] for member in paths]
-    return blended(found, weights, key.get("mean", Mean.PROBABILITIES), labels)
+    return Blend(Mean(key.get("mean", Mean.PROBABILITIES)), labels)(found, weights)
 
 
 def with_pseudo(

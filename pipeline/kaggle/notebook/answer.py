@@ -16,7 +16,7 @@ from pipeline.base.cli import Exit, guarded
 from pipeline.base.config import Runtime
 from pipeline.base.settings import Settings
 from pipeline.data.images import FilePixels
-from pipeline.inference.blending import Mean
+from pipeline.inference.blending import Blend
 from pipeline.kaggle.notebook.manifest import BundledModel
 from pipeline.launchers.pool import Process, Slot
 
@@ -35,8 +35,7 @@ class Work(Settings):
     models: list[BundledModel]
     shares: int
     ends: float  # time.time() at which a process is given up, whatever it is doing
-    mean: Mean = Mean.PROBABILITIES  # of runs
-    labels: bool = False  # a picture has any number
+    blend: Blend = Blend()  # of runs
 
     def start(self, job: Job, slot: Slot) -> Process:
         if not (told := self.scratch / "work.json").exists():

@@ -8,7 +8,6 @@ import numpy as np
 from pipeline.base.cli import say, warn
 from pipeline.base.config import Predict
 from pipeline.base.deadline import Deadline
-from pipeline.inference.blending import blended_runs
 from pipeline.kaggle.notebook.answer import Job, Work
 from pipeline.kaggle.notebook.guard import alert
 from pipeline.kaggle.notebook.manifest import BundledModel
@@ -59,7 +58,7 @@ def run_models(
             seconds[model.run] = deadline.clock() - begun[number]
             found.setdefault(model.run, []).append(of_ids(prob))
             weights = [share[run] for run in found]
-            write(blended_runs(found.values(), weights, work.mean, work.labels))
+            write(work.blend.of_folds(found.values(), weights))
             rate, left = len(prob) / max(seconds[model.run], 1e-9), deadline.left() / 60
             told = f"{rate:,.0f} images/s, {left:,.0f} min left"
             say("notebook", f"{model.name} has answered: {told}")

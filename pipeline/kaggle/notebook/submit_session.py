@@ -27,6 +27,7 @@ from pipeline.data.reading import pack
 from pipeline.data.studies import answered, by_id
 from pipeline.data.tables import read_split
 from pipeline.inference import submission
+from pipeline.inference.blending import Blend
 from pipeline.inference.predictions import Predictions
 from pipeline.kaggle.notebook import manifest
 from pipeline.kaggle.notebook.answer import Source, Work
@@ -149,8 +150,7 @@ def predict(answers: Submission, folder: Path, known: Manifest, deadline: Deadli
                 models=queue_of(known.models),
                 shares=len(slots),
                 ends=time.time() + deadline.left() + OVERTIME,
-                mean=known.mean,
-                labels=answers.competition.form.kind == "chances",
+                blend=Blend(known.mean, answers.competition.form.kind == "chances"),
             )
             of_ids, write = partial(answers.of_ids, good), partial(answers.write, known, good)
             run_models(work, slots, deadline, of_ids, write)
