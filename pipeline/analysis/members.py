@@ -142,7 +142,7 @@ def _leaves(name: str, mean: str) -> list[Member]:
             settings = found[0].settings.model_copy(update={"name": run})
         else:
             settings = find_folds(trained_settings(record, run), record["key"]["folds"])[0]
-        one = _load(settings, about["tta"], folds, name)
+        one = _load(settings, about["tta"], folds, run)
         found.append(replace(one, weight=record["key"]["weights"][run]))
     return found
 

@@ -143,6 +143,9 @@ def test_a_blend_counts_as_its_members(
     said = run("ensemble", "inner", three, "--mean", "ranks", "--name", "x", expect=2)
     assert "--mean probabilities blends it" in said
     assert "inner is a blend" in run("ensemble", "inner", "--fold", "0", expect=2)
+    prediction_path("one", 1, "oof", "none").unlink()
+    said = run("ensemble", "inner", three, "--name", "x", expect=2)
+    assert "run python -m pipeline.predict one," in said, "a blend is not predicted"
 
 
 def pretend_models(space: Path, *names: str) -> None:
