@@ -168,8 +168,8 @@ def load_evidence(name: str, decided: bool = True) -> Evidence:
     Labels are as people decided, without what they left out; or as they were given. Raises
     UserError where something is missing, or no longer what was blended.
     """
-    name = Path(name).stem if name.endswith((".yaml", ".yml")) else name
-    path, record = load_blend(name)
+    asked, name = name, Path(name).stem if name.endswith((".yaml", ".yml")) else name
+    path, record = load_blend(name, asked)
     rules = load_competition(record["key"]["competition"])
     settings, table = find_folds(trained_settings(record), record["key"]["folds"])
     classes, folds = classes_of(table, rules.form), folds_of(record)
@@ -205,7 +205,7 @@ def load_current(name: str) -> Evidence:
     evidence = load_evidence(name)
     changes = load_changes(evidence.settings, evidence.prepared)
     if changes.key().get("labels") != evidence.record["key"].get("labels"):
-        text = f"decided since it was scored; run python -m pipeline.ensemble {evidence.name}"
+        text = f"decided since it was scored; run python -m pipeline.ensemble {name}"
         raise UserError(f"{changes.path}: {text}")
     return evidence
 

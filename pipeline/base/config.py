@@ -46,6 +46,7 @@ class Experiment(Settings):
     pseudo: Pseudo | None = None
     predict: Predict = Predict()
     runtime: Runtime = Runtime()
+    _asked: str = ""
 
     @field_validator("folds", mode="before")
     @classmethod
@@ -78,6 +79,11 @@ class Experiment(Settings):
     def own(self, kind: str) -> dict[str, Any]:
         """What your plugins hold of a kind. Raises UserError for a file that cannot be run."""
         return read_plugins(self.plugins)[kind]
+
+    @property
+    def asked(self) -> str:
+        """What commands are to be given for it: the path that one was given, or its name."""
+        return self._asked or self.name
 
     @property
     def competition_name(self) -> str:
@@ -114,7 +120,9 @@ def load_experiment(name: str) -> Experiment:
 def read_experiment(name: str) -> Experiment:
     """As it stands in its file and that of its base: without a size where both say none."""
     path = find_experiment(name)
-    return checked(Experiment, over_recipe(read_based(path, find_experiment)), path)
+    experiment = checked(Experiment, over_recipe(read_based(path, find_experiment)), path)
+    experiment._asked = name
+    return experiment
 
 
 def find_experiment(name: str) -> Path:

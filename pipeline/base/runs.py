@@ -51,13 +51,14 @@ def finished(run: Path, folds: Sequence[int]) -> list[int]:
     return [fold for fold in folds if how_far(run / f"fold{fold}")[0]]
 
 
-def load_blend(name: str) -> tuple[Path, dict[str, Any]]:
+def load_blend(name: str, asked: str = "") -> tuple[Path, dict[str, Any]]:
     """The test predictions that `ensemble` made, and their record. Raises UserError without."""
     path = root("runs") / checked_name(name, "NAME") / "test.npz"
     record = records.load(path)
     if record is None:
         near = did_you_mean(name, [found.parent.name for found in root("runs").glob("*/test.npz")])
-        raise UserError(f"{path}: no predictions{near}; run python -m pipeline.ensemble {name}")
+        way = f"run python -m pipeline.ensemble {asked or name}"  # asked: by a path
+        raise UserError(f"{path}: no predictions{near}; {way}")
     return path, record
 
 

@@ -76,7 +76,7 @@ def thumbnails(pixels: Pixels, n: int) -> np.ndarray:
 
 def load_extra(settings: Experiment) -> tuple[Prepared, pd.DataFrame]:
     """What `prepare` made of the external data, and its rows that are trained on."""
-    found = load_folder(extra_folder(settings), settings.name)
+    found = load_folder(extra_folder(settings), settings.asked)
     return found, found.rows[~found.rows.id.isin(found.record["left_out"])]
 
 

@@ -74,7 +74,7 @@ def prepared_folder(competition: str, size: int | Sequence[int], fit: str) -> Pa
 def load_prepared(experiment: Experiment) -> Prepared:
     """Raises UserError before `prepare` was run."""
     size, fit = experiment.cache_size, experiment.model.resize
-    return load_pictures(experiment.competition_name, size, fit, experiment.name)
+    return load_pictures(experiment.competition_name, size, fit, experiment.asked)
 
 
 def load_pictures(competition: str, size: int | Sequence[int], fit: str, run: str) -> Prepared:

@@ -47,7 +47,7 @@ def load_folds(experiment: Experiment) -> pd.DataFrame:
     """Columns image, label, group, fold (int). Raises UserError for a split that leaks."""
     path = folds_path(experiment)
     if not path.is_file():
-        raise UserError(f"{path}: no folds; run python -m pipeline.folds {experiment.name}")
+        raise UserError(f"{path}: no folds; run python -m pipeline.folds {experiment.asked}")
     table = read_csv(path, ["image", "label", "group", "fold"])
     table["fold"] = fold_numbers(table.fold, path)
     check_folds(table, experiment.folds.n, path, load_competition(experiment.competition).form)

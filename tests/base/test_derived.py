@@ -1,10 +1,14 @@
 """An experiment over another: by `base:` in its file, by --set on a command line."""
 
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
+from conftest import INSTANT
 
 from pipeline.base.cli import UserError
 from pipeline.base.config import load_experiment
@@ -109,3 +113,17 @@ def test_what_set_refuses(
     (home / "runs/other/fold0").mkdir(parents=True)
     assert said in refusal(lambda: derived(str(home / "b.yaml"), changes, name))
     assert [path.name for path in (home / "runs").iterdir()] == ["other"]
+
+
+@pytest.mark.parametrize("options", [[], ["--set", "train.seed=3", "--name", "b"]])
+def test_a_hint_is_a_command_that_leads_on(
+    write: Callable[..., str], run: Callable[..., str], options: list[str]
+) -> None:
+    """It names an experiment as the command was given it: by its path, or as --name called it."""
+    experiment = write("a", **INSTANT)
+    command = [sys.executable, "-m", "pipeline.predict", experiment, *options]
+    for stage in ("prepare", "folds"):
+        refused = subprocess.run(command, capture_output=True, text=True)
+        hint = re.search(r"run python -m pipeline\.(.+)", refused.stderr)[1].split()
+        assert (refused.returncode, hint) == (2, [stage, "b" if options else experiment])
+        run(*hint)

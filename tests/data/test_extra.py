@@ -1,5 +1,6 @@
 """External data: trained on in every fold, never scored, and never a picture that is scored."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from pipeline.base import records
 from pipeline.base.competition import load_competition
 from pipeline.base.config import load_experiment
 from pipeline.base.runs import model_path
-from pipeline.data.extra import load_extra, with_extra
+from pipeline.data.extra import extra_folder, load_extra, with_extra
 from pipeline.data.prepared import load_prepared
 from pipeline.data.splits import classes_of, load_folds, split_rows
 from pipeline.kaggle.bundle.train_bundle import files_of_home
@@ -99,6 +100,9 @@ def test_they_are_in_the_key_and_travel(
     run("prepare", experiment)
     told = run("train", experiment, "--fold", "0", expect=2)
     assert "was trained with other settings: extra: " in told
+    shutil.rmtree(extra_folder(load_experiment(experiment)))
+    told = run("train", experiment, "--fold", "0", expect=2)
+    assert f"run python -m pipeline.prepare {experiment}" in told
 
 
 @pytest.mark.parametrize(

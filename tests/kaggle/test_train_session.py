@@ -20,6 +20,7 @@ from pipeline.base.config import Model, load_experiment, read_experiment
 from pipeline.data.prepared import load_prepared
 from pipeline.data.splits import load_folds
 from pipeline.inference.predictions import Predictions
+from pipeline.kaggle.bundle.notebook_file import BOOK
 from pipeline.kaggle.bundle.offline import execute
 from pipeline.kaggle.bundle.push import PushedBundle
 from pipeline.kaggle.bundle.rehearsal import mount
@@ -170,8 +171,11 @@ def test_slugs_of_a_long_name_are_no_longer_than_kaggle_allows(
     run: Callable[..., str], write: Callable[..., str], split: Callable[[str], str], space: Path
 ) -> None:
     name = "a-name-that-is-longer-than-all-that-kaggle-allows"
-    run("bundle", split(write(name)), "--train")
-    kernel = read(space / "runs" / name / "train-bundle" / "notebook" / "kernel-metadata.json")
+    experiment = split(write(name))
+    run("bundle", experiment, "--train")
+    notebook = space / "runs" / name / "train-bundle" / "notebook"
+    assert f"pipeline.bundle {experiment} --train" in (notebook / BOOK).read_text()
+    kernel = read(notebook / "kernel-metadata.json")
     slugs = [ref.partition("/")[2] for ref in (kernel["id"], *kernel["dataset_sources"])]
     assert len(set(slugs)) == 2 and max(map(len, slugs)) <= 50
 

@@ -419,7 +419,8 @@ def test_the_page_without_a_server(
 def test_the_command_exports_takes_over_and_says_what_it_cannot(
     run: Callable[..., str], finished: Callable[..., str], space: Path
 ) -> None:
-    assert "nosuch/test.npz: no predictions" in run("review", "nosuch", expect=2)
+    refused = run("review", "mine/nosuch.yaml", expect=2)
+    assert "nosuch/test.npz: no predictions; run python -m pipeline.ensemble mine/nos" in refused
     name = finished()
     experiment, page, other = str(space / f"{name}.yaml"), space / "out.html", space / "other.csv"
     run("ensemble", experiment, "--no-report")

@@ -73,7 +73,7 @@ def write_training(out: Path, job: Job, settings: Experiment, competition: Compe
         shutil.copyfile(path, copy)
     write_first_weights(settings, project)
     about = f"# {settings.name} on {job.competition}: training of folds {job.folds}"
-    made = f"Made by `python -m pipeline.bundle {settings.name} --train`: change things there"
+    made = f"Made by `python -m pipeline.bundle {settings.asked} --train`: change things there"
     write_train_notebook(out, f"{about}\n\n{made}, not here.", job, dataset)
     write_metadata(out, owner, slug, competition, job.hours, {"code": dataset})
 
