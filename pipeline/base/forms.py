@@ -171,7 +171,7 @@ def parts_of(metric: str) -> tuple[str, str]:
 
 
 def suited(experiment: "Experiment", form: OneClass) -> "Experiment":
-    """With the loss of its competition's task, unless it names one.
+    """With the loss of its competition's task, unless it names one, and what suits it alone.
 
     Raises UserError for a setting that makes no sense for the task.
     """
@@ -187,7 +187,10 @@ def suited(experiment: "Experiment", form: OneClass) -> "Experiment":
         raise UserError(f"{experiment.name}: {problem}{told}")
     where, heads = f"{experiment.name}: model.classifier", experiment.own("head")
     refuse_unknown(where, experiment.model.classifier, ["linear", *heads])
-    return experiment.model_copy(update={"train": train})
+    model = experiment.model.model_copy(
+        update={"kernel": experiment.model.kernel and form.kind == "shares"}
+    )
+    return experiment.model_copy(update={"train": train, "model": model})
 
 
 def marks_of(table: pd.DataFrame) -> pd.DataFrame:

@@ -46,6 +46,9 @@ class Model(Settings):
     # or a head of your plugins, on the backbone's last map
     classifier: Annotated[str, of_ours("linear")] = "linear"
     head_init: Literal["lda", "random"] = Field("lda", alias="head")  # the head's first weights
+    # beside the finished linear layer, kernel ridge regression around the training pictures:
+    # of one class each, 16,384 at most, for a head of blocks
+    kernel: bool = False
     batchnorm: Literal["frozen", "train"] = "frozen"  # its running statistics
     depthwise: Literal["frozen", "train"] = "train"  # convolutions of a channel each, their norms
     freeze: str | None = None  # "backbone", or the last frozen module (blocks.2)

@@ -6,16 +6,20 @@ of Gatys et al. 2016 (style), read linearly as in Head2Toe (Evci et al., ICML 20
 """
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import nn
 
+from pipeline.model.kernel import KernelRidge
 from pipeline.model.pooling import is_channels_last, pool
 from pipeline.model.taps import END, choose_taps, cut_head, final_features
 
 
 class BlockHead(nn.Module):
     """Backbone, the standardised means and deviations of its blocks' outputs, a linear head.
+
+    A finished one may have a `kernel`, whose logits are added.
 
     `mean` and `scale` [width] are 0 and 1 until the head's start sets them. `taps` are the modules
     it reads and how many numbers each gives; versions of timm differ in what they call a block, so
@@ -44,6 +48,7 @@ class BlockHead(nn.Module):
         self.register_buffer("scale", torch.ones(width))
         self.drop = nn.Dropout(drop_rate)
         self.head = nn.Linear(width, classes)
+        self.kernel: KernelRidge | None = None
 
     def statistics(self, images: torch.Tensor) -> torch.Tensor:
         """Means and deviations, float32 [batch, width], of normalised images [batch, 3, h, w]."""
@@ -57,7 +62,8 @@ class BlockHead(nn.Module):
     def from_statistics(self, pooled: torch.Tensor) -> torch.Tensor:
         """Logits float32 [batch, classes]: thousands of products, and half would round each."""
         with torch.autocast(pooled.device.type, enabled=False):
-            return self.head(self.drop((pooled - self.mean) * self.scale))
+            logits = self.head(self.drop((pooled - self.mean) * self.scale))
+            return logits if self.kernel is None else logits + self.kernel(pooled)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.from_statistics(self.statistics(images))
@@ -69,6 +75,10 @@ class BlockHead(nn.Module):
         """What follows the last block would never get a gradient, for which DDP waits."""
         for name in self.unread:
             self.backbone.get_parameter(name).requires_grad = False
+
+    def _load_from_state_dict(self, state: dict[str, torch.Tensor], prefix: str, *how: Any) -> None:
+        self.kernel = KernelRidge.room_for(state, f"{prefix}kernel.", self.mean.device)
+        super()._load_from_state_dict(state, prefix, *how)
 
     def _pool(self, block: nn.Module, _: object, out: torch.Tensor) -> None:
         pooled = pool(out, self.channels_last, self.aspect)

@@ -22,6 +22,7 @@ class LinearHead(NamedTuple):
     bias: torch.Tensor  # [classes]
     shrinkage: float
     scale: float
+    held: torch.Tensor | None = None  # logits of the held-out images' views, which chose these
 
 
 class Fitted(NamedTuple):
@@ -29,6 +30,8 @@ class Fitted(NamedTuple):
 
     shrinkage: float
     scale: float
+    kernel: float = 0.0  # scale of the answers of kernel ridge regression; 0: there is none
+    share: float = 1.0  # of the linear head beside it
 
 
 def lda(
@@ -42,20 +45,26 @@ def lda(
     """
     if like:
         every = ClassMoments.of(features, labels, classes, np.arange(len(labels)))
-        return scaled(*every.solve(like.shrinkage), like)
-    rank = pd.Series(labels).groupby(labels).cumcount().to_numpy()
-    held = rank % HELD_OUT == 1  # the first image of a class always stays
-    kept, rest = np.flatnonzero(~held), np.flatnonzero(held)
-    moments, best = ClassMoments.of(features, labels, classes, kept), (np.inf, 0.1, 1.0)
+        return scaled(every, like.shrinkage, like.scale)
+    kept, rest = held_out(labels)
+    moments, best = ClassMoments.of(features, labels, classes, kept), (np.inf, 0.1, 1.0, None)
     if len(rest):
         best = downhill(lambda s: best_scale(moments, features, labels, rest, s))
     moments += ClassMoments.of(features, labels, classes, rest)  # each may be half a gigabyte
-    chosen = Fitted(*best[1:])
-    return scaled(*moments.solve(chosen.shrinkage), chosen)
+    return scaled(moments, *best[1:])
 
 
-def scaled(weight: torch.Tensor, bias: torch.Tensor, how: Fitted) -> LinearHead:
-    return LinearHead((weight * how.scale).float(), (bias * how.scale).float(), *how)
+def held_out(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Images that are kept, and every fifth of a class; its first image always stays."""
+    held = pd.Series(labels).groupby(labels).cumcount().to_numpy() % HELD_OUT == 1
+    return np.flatnonzero(~held), np.flatnonzero(held)
+
+
+def scaled(
+    moments: "ClassMoments", shrinkage: float, scale: float, held: torch.Tensor | None = None
+) -> LinearHead:
+    weight, bias = moments.solve(shrinkage)
+    return LinearHead((weight * scale).float(), (bias * scale).float(), shrinkage, scale, held)
 
 
 def downhill(tried: Callable[[float], Tried]) -> Tried:
@@ -77,15 +86,15 @@ def best_scale(
     labels: np.ndarray,
     images: np.ndarray,
     shrinkage: float,
-) -> tuple[float, float, float]:
-    """Lowest log loss of some `images` over the scales, with its settings."""
+) -> tuple[float, float, float, torch.Tensor]:
+    """Lowest log loss of some `images` over the scales, with its settings and their logits."""
     weight, bias = moments.solve(shrinkage, torch.float)  # to choose by, half the time will do
     chunks = torch.from_numpy(images).split(CHUNK_IMAGES)
     logits = torch.cat([features[i].flatten(0, 1).double() @ weight.T for i in chunks]) + bias
     target = torch.from_numpy(labels[images]).repeat_interleave(features.shape[1])
     losses = [F.cross_entropy(logits * scale, target).item() for scale in SCALES]
     i = int(np.argmin(losses))
-    return losses[i], shrinkage, float(SCALES[i])
+    return losses[i], shrinkage, float(SCALES[i]), (logits * SCALES[i]).float()
 
 
 class ClassMoments(NamedTuple):

@@ -105,7 +105,10 @@ def gather_predictions(
 
 def run_on_main(work: Callable[[], Any], model: nn.Module, accelerator: Accelerator) -> Any:
     """Let rank 0 alone work on a model, and give all ranks what came of it."""
-    answer = broadcast_from_main(work() if accelerator.is_main_process else None)
+    done = (work(), getattr(model, "kernel", None)) if accelerator.is_main_process else None
+    answer, kernel = broadcast_from_main(done)
+    if kernel is not None:  # which the other ranks have no room for yet
+        model.kernel = kernel.to(accelerator.device)
     sync_model(model)
     return answer
 

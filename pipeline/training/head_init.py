@@ -24,6 +24,7 @@ from pipeline.model.head import BlockHead
 from pipeline.model.taps import classifier
 from pipeline.training import distributed
 from pipeline.training.discriminant import Fitted, LinearHead, lda
+from pipeline.training.kernel_ridge import MOST, Projection, choose, kernel_ridge, project
 from pipeline.training.ridge import ridge
 
 if TYPE_CHECKING:
@@ -84,13 +85,37 @@ def init_head(
     `rows` [n] are those of the packed pixels, `labels` int [n] their classes. Returns what the
     closed form chose.
     """
-    linear_head(features.model)  # before the minutes that features may take
+    model, how = features.model, features.settings
+    head = linear_head(model)  # before the minutes that features may take
     rows, labels = chosen_images(features, rows, labels, seed)
     # leaves-small, fold 0, D4 TTA: one view gives .798, two .844, four .849; random crops .813
-    values, how = features.of("train", rows, start_views(features.settings)), features.settings
+    values = features.of("train", rows, start_views(how))
     closed_form = how.model.head_init == "lda" or how.train.refit
-    found = fit_head(features.model, values, labels, "lda" if closed_form else "random")
-    return found and Fitted(found.shrinkage, found.scale)
+    found = fit_head(model, values, labels, "lda" if closed_form else "random")
+    if not (found and takes_kernel(model, how, labels)):
+        return found and Fitted(found.shrinkage, found.scale)
+    near = project(values, model.mean, model.scale * head.in_features**0.5, seed)
+    kernel, share = choose(near.points, labels, found)
+    if not how.train.epochs:
+        add_kernel(model, near, labels, kernel, share)
+    return Fitted(found.shrinkage, found.scale, kernel, share)
+
+
+def takes_kernel(model: nn.Module, how: Experiment, labels: np.ndarray) -> bool:
+    """Whether its head of blocks answers one class a picture, of which there are not too many."""
+    asked = how.model.kernel and (how.train.refit or not how.train.epochs)
+    return asked and isinstance(model, BlockHead) and labels.ndim == 1 and len(labels) <= MOST
+
+
+def add_kernel(
+    model: BlockHead, near: Projection, labels: np.ndarray, scale: float, share: float
+) -> None:
+    """Let the logits be a `share` of the linear head's, the rest of kernel ridge regression."""
+    head = model.head
+    write_linear(head, head.weight * share, head.bias * share)
+    if share < 1:
+        model.kernel = kernel_ridge(near, labels, head.out_features, scale * (1 - share))
+        model.kernel.to(model.mean.device)
 
 
 def refit_head(
@@ -99,12 +124,16 @@ def refit_head(
     """Average a trained head with the closed form on the backbone that was trained with it.
 
     The backbone knows the labels of these images by now: shrinkage and scale that they would
-    choose today are far too sure, so they are those of the start. The mean of the two heads'
-    logits is that of one linear layer.
+    choose today are far too sure, so they are those of the start. Linear heads' mean is a linear
+    one; a kernel, where the start took one, is the better closed form, and the mean of both.
     """
     model = features.model
     rows, labels = chosen_images(features, rows, labels, seed)
     values = torch.stack(features.compute(rows, start_views(features.settings)), 1)
+    if like.kernel:
+        near = project(values, *standardise(values), seed)
+        add_kernel(model, near, labels, like.kernel, 0.5)
+        return
     trained = raw_inputs_head(model)
     fit_head(model, values, labels, "lda", like)
     fitted = raw_inputs_head(model)
@@ -130,7 +159,8 @@ def start_views(settings: Experiment) -> list[View]:
 def in_words(found: Fitted | None) -> str:
     if found is None:
         return "standardised"
-    return f"closed form, shrinkage {found.shrinkage:g}, scale {found.scale:.2g}"
+    kernel = f", {1 - found.share:.0%} kernel" if found.kernel else ""
+    return f"closed form, shrinkage {found.shrinkage:g}, scale {found.scale:.2g}{kernel}"
 
 
 def calibration(prob: np.ndarray, trainer: "Trainer") -> str:

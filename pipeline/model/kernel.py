@@ -1,0 +1,40 @@
+"""What a head's linear layer cannot say: how near a picture is to each of those of training."""
+
+import torch
+from torch import nn
+
+
+class KernelRidge(nn.Module):
+    """Kernel ridge regression with Gaussians around training pictures; nothing of it is trained.
+
+    What the head reads of a picture [width] is projected by `basis` [width, dims], less `shift`
+    [dims]; a Gaussian of its distance to each of the `centres` [n, dims], times `weight`
+    [n, classes], is added to the logits.
+    """
+
+    def __init__(
+        self, basis: torch.Tensor, shift: torch.Tensor, centres: torch.Tensor, weight: torch.Tensor
+    ):
+        super().__init__()
+        for name, tensor in zip(self.PARTS, (basis, shift, centres, weight), strict=True):
+            self.register_buffer(name, tensor)
+
+    PARTS = ("basis", "shift", "centres", "weight")
+
+    @classmethod
+    def room_for(
+        cls, state: dict[str, torch.Tensor], prefix: str, device: torch.device
+    ) -> "KernelRidge | None":
+        """One that can be given a state dict's tensors of this `prefix`, if there are any."""
+        if f"{prefix}weight" not in state:
+            return None
+        return cls(*(torch.empty_like(state[prefix + n], device=device) for n in cls.PARTS))
+
+    def forward(self, pooled: torch.Tensor) -> torch.Tensor:
+        return gaussian(pooled @ self.basis - self.shift, self.centres) @ self.weight
+
+
+def gaussian(points: torch.Tensor, centres: torch.Tensor) -> torch.Tensor:
+    """exp(-d²) [len(points), len(centres)] of their distances d."""
+    squares = (points * points).sum(1, keepdim=True) + (centres * centres).sum(1)
+    return torch.exp(-torch.addmm(squares, points, centres.T, alpha=-2).clamp(min=0))

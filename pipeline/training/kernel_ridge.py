@@ -1,0 +1,88 @@
+"""The closed form of a head's kernel ridge regression, and how much of it the logits take."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from pipeline.model.kernel import KernelRidge, gaussian
+from pipeline.training.discriminant import CHUNK_IMAGES, LinearHead, held_out
+
+MOST = 16_384  # centres: their products are a gigabyte
+DIMS = 512  # of the space in which distances are measured
+NEAR = 0.25  # over the median squared distance of two pictures: how wide the Gaussians are
+RIDGE = 1e-3
+SHARES = np.linspace(0, 1, 5)  # of the linear head's logits
+SCALES = np.geomspace(2, 64, 11)  # of the regression's answers
+
+
+class Projection(NamedTuple):
+    """What a head reads of training pictures, in units in which the Gaussians are exp(-d²)."""
+
+    points: torch.Tensor  # [n, views, dims]
+    basis: torch.Tensor  # [width, dims], for features as they come
+    shift: torch.Tensor  # [dims]
+
+
+def project(
+    features: torch.Tensor, mean: torch.Tensor, scale: torch.Tensor, seed: int
+) -> Projection:
+    """On their principal axes, features [n, views, width] that `mean` and `scale` standardised.
+
+    Of so many views that there are at most MOST.
+    """
+    n, views = features.shape[:2]
+    flat = features[:, : max(1, min(views, MOST // n))].flatten(0, 1)
+    with torch.random.fork_rng(devices=[]):  # a resumed run shall find the same
+        torch.manual_seed(seed)
+        axes = torch.svd_lowrank(flat, min(DIMS, *flat.shape))[2]
+    points = (flat @ axes).view(n, -1, axes.shape[1])
+    apart = torch.pdist(points[:CHUNK_IMAGES, 0]).square().median().clamp(min=1e-9)
+    unit = (NEAR / apart).sqrt()
+    basis = scale.cpu()[:, None] * axes * unit
+    return Projection(points * unit, basis, mean.cpu() @ basis)
+
+
+def choose(points: torch.Tensor, labels: np.ndarray, linear: LinearHead) -> tuple[float, float]:
+    """The scale of the regression's answers, then the share of the linear head beside them.
+
+    By the log loss of the held-out fifth of images that the linear head was chosen by.
+    """
+    kept, rest = held_out(labels)
+    if not len(rest):
+        return 0.0, 1.0
+    views = points.shape[1]
+    near = answers(
+        points[rest], points[kept], solve(points[kept], labels[kept], len(linear.weight))
+    )
+    far = linear.held.unflatten(0, (len(rest), -1))[:, :views].flatten(0, 1)
+    target = torch.from_numpy(labels[rest]).repeat_interleave(views)
+
+    def lowest(tried: np.ndarray, logits: Callable[[float], torch.Tensor]) -> float:
+        return float(min(tried, key=lambda each: F.cross_entropy(logits(each), target).item()))
+
+    scale = lowest(SCALES, lambda scale: scale * near)
+    return scale, lowest(SHARES, lambda share: share * far + (1 - share) * scale * near)
+
+
+def solve(points: torch.Tensor, labels: np.ndarray, classes: int) -> torch.Tensor:
+    """Weights [n times views, classes] of the regression of shares less their means."""
+    centres = points.flatten(0, 1)
+    target = F.one_hot(torch.from_numpy(labels), classes).float()
+    target = (target - target.mean(0)).repeat_interleave(points.shape[1], 0)
+    gram = torch.cat([gaussian(some, centres) for some in centres.split(CHUNK_IMAGES)])
+    gram.diagonal().add_(RIDGE)
+    return torch.cholesky_solve(target, torch.linalg.cholesky(gram))
+
+
+def kernel_ridge(near: Projection, labels: np.ndarray, classes: int, scale: float) -> KernelRidge:
+    """Of all these pictures, its answers times `scale`."""
+    weight = solve(near.points, labels, classes) * scale
+    return KernelRidge(near.basis, near.shift, near.points.flatten(0, 1), weight)
+
+
+def answers(points: torch.Tensor, of: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    chunks, centres = points.flatten(0, 1).split(CHUNK_IMAGES), of.flatten(0, 1)
+    return torch.cat([gaussian(some, centres) @ weight for some in chunks])
