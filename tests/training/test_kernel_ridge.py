@@ -5,6 +5,7 @@ import pytest
 import timm
 import torch
 
+from pipeline.inference.features import backbone_digest
 from pipeline.model.head import BlockHead
 from pipeline.model.kernel import gaussian
 from pipeline.training import kernel_ridge
@@ -97,7 +98,9 @@ def test_the_logits_of_a_finished_head(share: float) -> None:
     fit_head(model, features, labels, "lda")
     linear = model.from_statistics(raw[:, 1]).detach()
     near = project(features, model.mean, model.scale * model.head.in_features**0.5, 5)
+    backbone = backbone_digest(model)
     add_kernel(model, near, labels, 12.0, share)
+    assert backbone_digest(model) == backbone, "features that are kept are found again"
     own = 12 * answers(near.points[:, 1:], near.points, solve(near.points, labels, 3))
     expected = share * linear + (1 - share) * own
     found = model.from_statistics(raw[:, 1])
