@@ -61,7 +61,9 @@ def start_head(trainer: "Trainer") -> None:
 
 
 def end_head(trainer: "Trainer") -> None:
-    """Average the trained head with its closed form on the trained backbone."""
+    """Average the trained head with a closed form on the trained backbone, where one is asked."""
+    if not (trainer.settings.train.refit or (trainer.fitted and trainer.fitted.kernel)):
+        return
     model = trainer.final_model()
 
     def work() -> None:
@@ -90,21 +92,22 @@ def init_head(
     rows, labels = chosen_images(features, rows, labels, seed)
     # leaves-small, fold 0, D4 TTA: one view gives .798, two .844, four .849; random crops .813
     values = features.of("train", rows, start_views(how))
-    closed_form = how.model.head_init == "lda" or how.train.refit
+    kernel = takes_kernel(model, how, labels)
+    closed_form = how.model.head_init == "lda" or how.train.refit or kernel
     found = fit_head(model, values, labels, "lda" if closed_form else "random")
-    if not (found and takes_kernel(model, how, labels)):
+    if not kernel:
         return found and Fitted(found.shrinkage, found.scale)
     near = project(values, model.mean, model.scale * head.in_features**0.5, seed)
-    kernel, share = choose(near.points, labels, found)
+    fitted = Fitted(found.shrinkage, found.scale, *choose(near.points, labels, found))
     if not how.train.epochs:
-        add_kernel(model, near, labels, kernel, share)
-    return Fitted(found.shrinkage, found.scale, kernel, share)
+        add_kernel(model, near, labels, fitted.kernel, fitted.share)
+    return fitted
 
 
 def takes_kernel(model: nn.Module, how: Experiment, labels: np.ndarray) -> bool:
     """Whether its head of blocks answers one class a picture, of which there are not too many."""
-    asked = how.model.kernel and (how.train.refit or not how.train.epochs)
-    return asked and isinstance(model, BlockHead) and labels.ndim == 1 and len(labels) <= MOST
+    one_class = how.model.kernel and labels.ndim == 1
+    return one_class and isinstance(model, BlockHead) and len(labels) <= MOST
 
 
 def add_kernel(

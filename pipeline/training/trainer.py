@@ -127,7 +127,7 @@ class Trainer:
         while self.epoch < self.settings.train.epochs:
             started = time.monotonic()
             loss, rate = self.train_epoch()
-            if self.settings.train.refit and self.epoch + 1 == self.settings.train.epochs:
+            if self.epoch + 1 == self.settings.train.epochs:
                 end_head(self)
             prob = self.validate(f"{self.label()} valid")
             self.check_finite(float(prob.sum()), "the sum of held-out probabilities")

@@ -18,15 +18,31 @@ if TYPE_CHECKING:
 def seconds_of_head(trainer: "Trainer") -> float:
     """Of a fold's closed form, the passes over its pictures not counted; 0 where none is asked."""
     from pipeline.inference.features import MAX_IMAGES  # late: torch
-    from pipeline.training.head_init import augmented_views
+    from pipeline.training.head_init import augmented_views, takes_kernel
 
-    how = trainer.settings
-    if how.model.head_init != "lda" and not how.train.refit:
+    how, model = trainer.settings, trainer.accelerator.unwrap_model(trainer.model)
+    kernel = takes_kernel(model, how, trainer.labels)
+    if not (how.model.head_init == "lda" or how.train.refit or kernel):
         return 0.0
-    head = trainer.accelerator.unwrap_model(trainer.model).get_classifier()
+    head = model.get_classifier()
     images, views = min(len(trainer.rows), MAX_IMAGES), 1 + len(augmented_views(how))
     once = seconds_of_lda(images, views, head.in_features, head.out_features)
+    if kernel:  # chosen on four fifths, for half the time, and made once, at the end
+        return once + 1.5 * seconds_of_kernel(images, views, head.out_features)
     return once * (1 + how.train.refit)  # at the start, and at most as long at the end
+
+
+def seconds_of_kernel(images: int, views: int, classes: int) -> float:
+    """What kernel ridge regression will take, from that of 2,048 centres; at most, as not all of it
+    grows with their cube."""
+    import torch  # late
+
+    from pipeline.training.kernel_ridge import DIMS, MOST, solve
+
+    centres = images * max(1, min(views, MOST // images))
+    some, started = min(centres, 2048), time.monotonic()
+    solve(torch.randn(some, 1, DIMS), np.arange(some) % classes, classes)
+    return (time.monotonic() - started) * (centres / some) ** 3
 
 
 def seconds_of_lda(images: int, views: int, width: int, classes: int) -> float:
@@ -60,7 +76,9 @@ def plan(
     train, valid = len(table) - held / n, held / n  # images of a fold
     images = min(len(table), MAX_IMAGES) * (1 + len(augmented_views(settings)))
     images *= fits_features(settings)  # once for all folds
-    again = rounds * settings.train.refit * images * train / len(table)
+    kernel = settings.model.kernel and settings.model.features == "blocks"
+    refit = epochs > 0 and (settings.train.refit or kernel)
+    again = rounds * refit * images * train / len(table)
     return {
         "start of the folds": rounds * found["start"],
         "head": (images + again) / rates["forward"] + rounds * found["head"],

@@ -29,7 +29,7 @@ from pipeline.training.discriminant import (
     lda,
 )
 from pipeline.training.head_init import augmented_views, fit_head, refit_head
-from pipeline.tuning.budget import seconds_of_head, seconds_of_lda
+from pipeline.tuning.budget import seconds_of_head, seconds_of_kernel, seconds_of_lda
 
 WIDTH = 12
 PART = ["test", "train", "train", "test"]
@@ -229,6 +229,7 @@ def test_a_forecast_of_few_images_of_many_classes() -> None:
     few = seconds_of_lda(images=5, views=1, width=64, classes=99)
     many = seconds_of_lda(images=100 * CHUNK_IMAGES, views=4, width=64, classes=99)
     assert 0 < few < many
+    assert 0 < seconds_of_kernel(5, 1, 99) < seconds_of_kernel(900, 4, 99)
 
 
 @pytest.mark.parametrize(
@@ -237,6 +238,8 @@ def test_a_forecast_of_few_images_of_many_classes() -> None:
         ({"head_init": "lda"}, False, 1),
         ({"head_init": "random"}, True, 2),
         ({"head_init": "random"}, False, 0),
+        ({"head_init": "random", "kernel": True}, True, 1 + 1.5 * 2),
+        ({"head_init": "random", "kernel": True}, False, 1 + 1.5 * 2),
     ],
 )
 def test_a_forecast_knows_how_often_the_closed_form_is_made(
@@ -244,9 +247,12 @@ def test_a_forecast_knows_how_often_the_closed_form_is_made(
 ) -> None:
     monkeypatch.setattr("pipeline.tuning.budget.seconds_of_lda", lambda *_: 7.0)
     settings = Experiment(competition="demo", model={"size": 32, **model}, train={"refit": refit})
-    net = SimpleNamespace(get_classifier=lambda: nn.Linear(3, 2))
-    accelerator = SimpleNamespace(unwrap_model=lambda model: model)
+    monkeypatch.setattr("pipeline.tuning.budget.seconds_of_kernel", lambda *_: 14.0)
     trainer = SimpleNamespace(
-        settings=settings, model=net, accelerator=accelerator, rows=np.arange(9)
+        settings=settings,
+        model=BlockHead(timm.create_model("test_resnet"), 2),
+        accelerator=SimpleNamespace(unwrap_model=lambda model: model),
+        rows=np.arange(9),
+        labels=np.arange(9),
     )
     assert seconds_of_head(trainer) == 7 * times

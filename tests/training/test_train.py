@@ -30,6 +30,7 @@ HARD = {  # everything that draws random numbers or carries state from step to s
         "drop_path_rate": 0.1,
         "freeze": "layer2",
         "freeze_epochs": 1,
+        "kernel": True,
     },
     "train": {
         "epochs": 3,

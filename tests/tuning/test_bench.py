@@ -69,7 +69,8 @@ def test_plan_adds_up(write: Callable[..., str], split: Callable[[str], str], sp
     assert seconds == pytest.approx(
         {
             "start of the folds": 2 * 4,
-            "head": 60 * 4 / 10 + 2 * 7,  # four turns of all, once; then each fold's own
+            # four turns of all, once, and of each fold's own at the end; and two closed forms
+            "head": 60 * 4 / 10 + 2 * 30 * 4 / 10 + 2 * 7,
             "training": 2 * 3 * 30 / 5,
             "validation": 2 * 3 * 30 / 10,
             "predict oof": 60 / 2,
