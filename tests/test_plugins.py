@@ -49,7 +49,7 @@ def test_every_kind_trains_predicts_and_travels(
     record = records.load(path := model_path("tiny", 0))
     assert record["key"]["plugins"] == record["plugins"] == records.file_digest(mine)
     model = load_model(path)[0]
-    assert model.head.power.item() != 3, "it trained"
+    assert model.head.fc.bias.abs().max() > 0.2, "it trained: it began within .102"
     settings = load_experiment(experiment)
     assert Path("mine.py") in files_of_home(settings, [0])
     mine.write_text(MINE + "# other\n")

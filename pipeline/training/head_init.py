@@ -99,7 +99,7 @@ def init_head(
         return found and Fitted(found.shrinkage, found.scale)
     near = project(values, model.mean, model.scale * head.in_features**0.5, seed)
     fitted = Fitted(found.shrinkage, found.scale, *choose(near.points, labels, found))
-    if not how.train.epochs:
+    if fitted.kernel and not how.train.epochs:
         add_kernel(model, near, labels, fitted.kernel, fitted.share)
     return fitted
 
@@ -116,9 +116,8 @@ def add_kernel(
     """Let the logits be a `share` of the linear head's, the rest of kernel ridge regression."""
     head = model.head
     write_linear(head, head.weight * share, head.bias * share)
-    if share < 1:
-        model.kernel = kernel_ridge(near, labels, head.out_features, scale * (1 - share))
-        model.kernel.to(model.mean.device)
+    kernel = kernel_ridge(near, labels, head.out_features, scale * (1 - share))
+    model.kernel = kernel.to(model.mean.device)
 
 
 def refit_head(
@@ -135,7 +134,7 @@ def refit_head(
     values = torch.stack(features.compute(rows, start_views(features.settings)), 1)
     if like.kernel:
         near = project(values, *standardise(values), seed)
-        add_kernel(model, near, labels, like.kernel, 0.5)
+        add_kernel(model, near, labels, like.kernel, max(0.5, like.share))
         return
     trained = raw_inputs_head(model)
     fit_head(model, values, labels, "lda", like)

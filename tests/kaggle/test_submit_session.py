@@ -321,7 +321,7 @@ def test_a_share_of_the_pictures_for_each_gpu(
     shared = kaggle.answers()
     assert list(shared.image) == list(alone.image)
     values = [answers[kaggle.manifest.classes].astype(float) for answers in (alone, shared)]
-    np.testing.assert_allclose(*values, atol=1e-6)
+    np.testing.assert_allclose(*values, atol=1e-4)  # kernels have long weights: roundings grow
     assert n == 1 or np.abs(np.diff(values[0], axis=0)).max() > 1e-3, "no two are alike"
     assert died.count((0, "hflip", 1)) == (0 if n == 1 else 2)
 

@@ -34,7 +34,7 @@ def test_no_recipe_ends_below_its_start_and_two_folds_train_at_once(
     assert said.returncode == 0, said.stdout + said.stderr
     logs = [pd.read_csv(space / f"runs/plain/fold{k}/log.csv", index_col="epoch") for k in (0, 1)]
     start, end = (sum(log.valid_loss[epoch] for log in logs) / 2 for epoch in (0, 2))
-    assert end < 1.02 * start < 1.0, "of 2.08 for a guess; 2 % are chance"
+    assert end < 1.06 * start < 1.0, "of 2.08 for a guess; of 160 pictures 6 % are chance"
     assert all(log.train_loss[2] < 0.95 * log.train_loss[1] for log in logs), "it does learn"
     run("predict", experiment)
     run("ensemble", experiment)

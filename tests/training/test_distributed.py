@@ -29,8 +29,9 @@ EXACT = {  # all that carries state or is averaged, and nothing that draws rando
         "batchnorm": "frozen",
         "freeze": "layer2",
         "freeze_epochs": 1,
+        "kernel": False,  # as "refit", it multiplies roundings by a thousand
     },
-    "train": {**HARD["train"], "refit": False},  # which multiplies roundings by a thousand
+    "train": {**HARD["train"], "refit": False},
     "runtime": {"precision": "no", "device": "cpu"},
 }
 GROUP = """
@@ -59,6 +60,11 @@ def work():
     return f"said by rank {rank}"
 assert run_on_main(work, model, accelerator) == "said by rank 0"
 assert model.bias.tolist() == [5, 5, 5]
+from pipeline.model.kernel import KernelRidge
+def remember():
+    model.kernel = KernelRidge(*(torch.full((n, 2), rank + 3.0) for n in (1, 2, 3, 4)))
+run_on_main(remember, model, accelerator)
+assert model.kernel.weight.tolist() == [[3, 3]] * 4
 from pipeline.base.config import Model
 from pipeline.model.freeze import freeze
 from pipeline.model.build import build_model

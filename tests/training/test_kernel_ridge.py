@@ -77,7 +77,9 @@ def test_what_no_plane_parts_is_left_to_the_kernel() -> None:
     assert choose(points, labels, linear)[1] <= 0.25
 
 
-def test_where_a_plane_parts_all_the_kernel_has_little_to_say() -> None:
+def test_where_a_plane_parts_all_the_kernel_has_little_to_say(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """One feature in sixty tells the class: most of what is near is so by chance."""
     rng = np.random.default_rng(1)
     labels = np.arange(600) % 2
@@ -85,9 +87,11 @@ def test_where_a_plane_parts_all_the_kernel_has_little_to_say() -> None:
     features[:, 0, 5] += torch.from_numpy(labels * 2.0)
     points = standard(features).points
     assert choose(points, labels, lda(features, labels, 2))[1] >= 0.75
+    monkeypatch.setattr(kernel_ridge, "SHARES", [1.0])
+    assert choose(points, labels, lda(features, labels, 2)) == (0.0, 1.0), "then there is none"
 
 
-@pytest.mark.parametrize("share", [0.25, 1.0])
+@pytest.mark.parametrize("share", [0.25, 0.5])
 def test_the_logits_of_a_finished_head(share: float) -> None:
     """Of raw inputs, in the model's and in the state dict's copy."""
     torch.manual_seed(2)
