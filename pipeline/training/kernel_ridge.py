@@ -7,6 +7,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from pipeline.base.cli import UserError
 from pipeline.model.kernel import KernelRidge, gaussian
 from pipeline.training.discriminant import CHUNK_IMAGES, LinearHead, held_out
 
@@ -75,8 +76,12 @@ def solve(points: torch.Tensor, labels: np.ndarray, classes: int) -> torch.Tenso
     target = F.one_hot(torch.from_numpy(labels), classes).float()
     target = (target - target.mean(0)).repeat_interleave(points.shape[1], 0)
     gram = torch.cat([gaussian(some, centres) for some in centres.split(CHUNK_IMAGES)])
-    gram.diagonal().add_(RIDGE)
-    return torch.cholesky_solve(target, torch.linalg.cholesky(gram))
+    for ridge in (RIDGE, 9 * RIDGE, 90 * RIDGE):  # more where roundings are larger: 10, 100 times
+        gram.diagonal().add_(ridge)
+        factor, failed = torch.linalg.cholesky_ex(gram)
+        if not failed:
+            return torch.cholesky_solve(target, factor)
+    raise UserError("model.kernel: its matrix has no root; set it to false")
 
 
 def kernel_ridge(near: Projection, labels: np.ndarray, classes: int, scale: float) -> KernelRidge:

@@ -5,6 +5,7 @@ import pytest
 import timm
 import torch
 
+from pipeline.base.cli import UserError
 from pipeline.inference.features import backbone_digest
 from pipeline.model.head import BlockHead
 from pipeline.model.kernel import gaussian
@@ -42,6 +43,16 @@ def test_weights_are_those_of_the_textbook(monkeypatch: pytest.MonkeyPatch) -> N
     np.testing.assert_allclose(gram @ found.numpy(), gram @ expected, atol=1e-4)
     own = answers(points, points, found)
     np.testing.assert_allclose(own, gram @ expected, atol=1e-3)
+
+
+def test_pictures_that_are_all_one_need_a_larger_ridge(monkeypatch: pytest.MonkeyPatch) -> None:
+    points, labels = torch.ones(30, 1, 4), np.arange(30) % 3
+    monkeypatch.setattr(kernel_ridge, "RIDGE", 1e-8)  # 1 + 1e-8 is 1 in single precision
+    assert torch.linalg.cholesky_ex(torch.ones(30, 30) + 1e-8 * torch.eye(30)).info > 0
+    assert solve(points, labels, 3).isfinite().all()
+    monkeypatch.setattr(kernel_ridge, "RIDGE", 0.0)
+    with pytest.raises(UserError, match="its matrix has no root; set it to false"):
+        solve(points, labels, 3)
 
 
 def standard(features: torch.Tensor) -> Projection:
