@@ -5,12 +5,14 @@ from torch import nn
 
 
 class KernelRidge(nn.Module):
-    """Kernel ridge regression with Gaussians around training pictures; nothing of it is trained.
+    """Kernel ridge regression with Gaussians around training pictures (Saunders et al. 1998).
 
-    What the head reads of a picture [width] is projected by `basis` [width, dims], less `shift`
-    [dims]; a Gaussian of its distance to each of the `centres` [n, dims], times `weight`
-    [n, classes], is added to the logits.
+    Nothing of it is trained. What the head reads of a picture [width] is projected by `basis`
+    [width, dims], less `shift` [dims]; a Gaussian of its distance to each of the `centres`
+    [n, dims], times `weight` [n, classes], is added to the logits.
     """
+
+    PARTS = ("basis", "shift", "centres", "weight")
 
     def __init__(
         self, basis: torch.Tensor, shift: torch.Tensor, centres: torch.Tensor, weight: torch.Tensor
@@ -18,8 +20,6 @@ class KernelRidge(nn.Module):
         super().__init__()
         for name, tensor in zip(self.PARTS, (basis, shift, centres, weight), strict=True):
             self.register_buffer(name, tensor)
-
-    PARTS = ("basis", "shift", "centres", "weight")
 
     @classmethod
     def room_for(
