@@ -27,6 +27,11 @@ class Projection(NamedTuple):
     shift: torch.Tensor  # [dims]
 
 
+def views_within_most(images: int, views: int) -> int:
+    """How many of each image's views are centres."""
+    return max(1, min(views, MOST // images))
+
+
 def project(
     features: torch.Tensor, mean: torch.Tensor, scale: torch.Tensor, seed: int
 ) -> Projection:
@@ -35,7 +40,7 @@ def project(
     Of so many views that there are at most MOST.
     """
     n, views = features.shape[:2]
-    flat = features[:, : max(1, min(views, MOST // n))].flatten(0, 1)
+    flat = features[:, : views_within_most(n, views)].flatten(0, 1)
     with torch.random.fork_rng(devices=[]):  # a resumed run shall find the same
         torch.manual_seed(seed)
         axes = torch.svd_lowrank(flat, min(DIMS, *flat.shape))[2]

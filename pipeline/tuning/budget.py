@@ -37,9 +37,9 @@ def seconds_of_kernel(images: int, views: int, classes: int) -> float:
     grows with their cube."""
     import torch  # late
 
-    from pipeline.training.kernel_ridge import DIMS, MOST, solve
+    from pipeline.training.kernel_ridge import DIMS, solve, views_within_most
 
-    centres = images * max(1, min(views, MOST // images))
+    centres = images * views_within_most(images, views)
     some, started = min(centres, 2048), time.monotonic()
     solve(torch.randn(some, 1, DIMS), np.arange(some) % classes, classes)
     return (time.monotonic() - started) * (centres / some) ** 3
