@@ -187,9 +187,9 @@ def suited(experiment: "Experiment", form: OneClass) -> "Experiment":
         raise UserError(f"{experiment.name}: {problem}{told}")
     where, heads = f"{experiment.name}: model.classifier", experiment.own("head")
     refuse_unknown(where, experiment.model.classifier, ["linear", *heads])
-    model = experiment.model.model_copy(
-        update={"kernel": experiment.model.kernel and form.kind == "shares"}
-    )
+    how = experiment.model  # of blocks alone the head has a kernel
+    kernel = how.kernel and how.features == "blocks" and how.classifier == "linear"
+    model = how.model_copy(update={"kernel": kernel})
     return experiment.model_copy(update={"train": train, "model": model})
 
 

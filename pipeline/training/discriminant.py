@@ -30,8 +30,9 @@ class Fitted(NamedTuple):
 
     shrinkage: float
     scale: float
-    kernel: float = 0.0  # scale of the answers of kernel ridge regression; 0: there is none
-    share: float = 1.0  # of the linear head beside it
+    slope: torch.Tensor | float = 0.0  # of the answers of kernel ridge regression, [] or [columns]
+    share: float = 1.0  # of the linear head beside it; all: there is no kernel
+    offset: torch.Tensor | float = 0.0  # of its answers
 
 
 def lda(
@@ -56,7 +57,8 @@ def lda(
 
 def held_out(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Images that are kept, and every fifth of a class; its first image always stays."""
-    held = pd.Series(labels).groupby(labels).cumcount().to_numpy() % HELD_OUT == 1
+    among = labels if labels.ndim == 1 else np.zeros(len(labels))  # of rows, every fifth of all
+    held = pd.Series(among).groupby(among).cumcount().to_numpy() % HELD_OUT == 1
     return np.flatnonzero(~held), np.flatnonzero(held)
 
 

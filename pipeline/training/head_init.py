@@ -23,6 +23,7 @@ from pipeline.model.freeze import settle_batchnorm
 from pipeline.model.head import BlockHead
 from pipeline.model.taps import classifier
 from pipeline.training import distributed
+from pipeline.training.calibrate import as_rows
 from pipeline.training.discriminant import Fitted, LinearHead, lda
 from pipeline.training.kernel_ridge import MOST, Projection, choose, kernel_ridge, project
 from pipeline.training.ridge import ridge
@@ -60,19 +61,6 @@ def start_head(trainer: "Trainer") -> None:
         follow(trainer, model)
 
 
-def end_head(trainer: "Trainer") -> None:
-    """Average the trained head with a closed form on the trained backbone, where one is asked."""
-    if not (trainer.settings.train.refit or (trainer.fitted and trainer.fitted.kernel)):
-        return
-    model = trainer.final_model()
-
-    def work() -> None:
-        features = FrozenFeatures(trainer.predictor(model), trainer.settings)
-        refit_head(features, trainer.rows, trainer.labels, trainer.seed, trainer.fitted)
-
-    distributed.run_on_main(work, model, trainer.accelerator)
-
-
 def follow(trainer: "Trainer", model: nn.Module) -> None:
     """Let the average of the weights begin with those of `model`."""
     if trainer.ema:
@@ -98,49 +86,23 @@ def init_head(
     if not kernel:
         return found and Fitted(found.shrinkage, found.scale)
     near = project(values, model.mean, model.scale * head.in_features**0.5, seed)
-    fitted = Fitted(found.shrinkage, found.scale, *choose(near.points, labels, found))
-    if fitted.kernel and not how.train.epochs:
-        add_kernel(model, near, labels, fitted.kernel, fitted.share)
+    fitted = choose(near.points, labels, found)
+    if fitted.share < 1 and not how.train.epochs:
+        add_kernel(model, near, labels, fitted)
     return fitted
 
 
 def takes_kernel(model: nn.Module, how: Experiment, labels: np.ndarray) -> bool:
-    """Whether its head of blocks answers one class a picture, of which there are not too many."""
-    one_class = how.model.kernel and labels.ndim == 1
-    return one_class and isinstance(model, BlockHead) and len(labels) <= MOST
+    """Whether it has a head of blocks, and not too many training pictures."""
+    return how.model.kernel and isinstance(model, BlockHead) and len(labels) <= MOST
 
 
-def add_kernel(
-    model: BlockHead, near: Projection, labels: np.ndarray, scale: float, share: float
-) -> None:
-    """Let the logits be a `share` of the linear head's, the rest of kernel ridge regression."""
-    head = model.head
-    write_linear(head, head.weight * share, head.bias * share)
-    kernel = kernel_ridge(near, labels, head.out_features, scale * (1 - share))
+def add_kernel(model: BlockHead, near: Projection, labels: np.ndarray, how: Fitted) -> None:
+    """Let the logits be a share of the linear head's, the rest of kernel ridge regression."""
+    head, rest = model.head, 1 - how.share
+    write_linear(head, head.weight * how.share, head.bias * how.share + rest * how.offset)
+    kernel = kernel_ridge(near, as_rows(labels, head.out_features).float(), rest * how.slope)
     model.kernel = kernel.to(model.mean.device)
-
-
-def refit_head(
-    features: FrozenFeatures, rows: np.ndarray, labels: np.ndarray, seed: int, like: Fitted
-) -> None:
-    """Average a trained head with the closed form on the backbone that was trained with it.
-
-    The backbone knows the labels of these images by now: shrinkage and scale that they would
-    choose today are far too sure, so they are those of the start. Linear heads' mean is a linear
-    one; a kernel, where the start took one, is the better closed form, and the mean of both.
-    """
-    model = features.model
-    rows, labels = chosen_images(features, rows, labels, seed)
-    values = torch.stack(features.compute(rows, start_views(features.settings)), 1)
-    if like.kernel:
-        near = project(values, *standardise(values), seed)
-        add_kernel(model, near, labels, like.kernel, max(0.5, like.share))
-        return
-    trained = raw_inputs_head(model)
-    fit_head(model, values, labels, "lda", like)
-    fitted = raw_inputs_head(model)
-    mean = [(one + other) / 2 for one, other in zip(trained, fitted, strict=True)]
-    write_raw(model, *mean)
 
 
 def chosen_images(
@@ -161,7 +123,7 @@ def start_views(settings: Experiment) -> list[View]:
 def in_words(found: Fitted | None) -> str:
     if found is None:
         return "standardised"
-    kernel = f", {1 - found.share:.0%} kernel" if found.kernel else ""
+    kernel = f", {1 - found.share:.0%} kernel" if found.share < 1 else ""
     return f"closed form, shrinkage {found.shrinkage:g}, scale {found.scale:.2g}{kernel}"
 
 
@@ -227,24 +189,6 @@ def write_linear(layer: nn.Linear, weight: torch.Tensor, bias: torch.Tensor) -> 
     layer.weight.copy_(weight)
     if layer.bias is not None:
         layer.bias.copy_(bias)
-
-
-def raw_inputs_head(model: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weight [classes, width] and bias of a head, for inputs that are not standardised."""
-    head = linear_head(model)
-    weight, bias = head.weight.detach().double(), head.bias.detach().double()
-    if isinstance(model, BlockHead):
-        weight = weight * model.scale
-        bias = bias - weight @ model.mean.double()
-    return weight, bias
-
-
-def write_raw(model: nn.Module, weight: torch.Tensor, bias: torch.Tensor) -> None:
-    """The reverse of `raw_inputs_head`."""
-    if isinstance(model, BlockHead):
-        bias = bias + weight @ model.mean.double()
-        weight = weight / model.scale
-    write_linear(linear_head(model), weight, bias)
 
 
 def linear_head(model: nn.Module) -> nn.Linear:

@@ -1,22 +1,20 @@
 """The closed form of a head's kernel ridge regression, and how much of it the logits take."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from pipeline.base.cli import UserError
 from pipeline.model.kernel import KernelRidge, gaussian
-from pipeline.training.discriminant import CHUNK_IMAGES, LinearHead, held_out
+from pipeline.training.calibrate import LOSSES, as_rows, calibrate
+from pipeline.training.discriminant import CHUNK_IMAGES, Fitted, LinearHead, held_out
 
 MOST = 16_384  # centres: their products are a gigabyte
 DIMS = 512  # of the space in which distances are measured
 NEAR = 0.25  # over the median squared distance of two pictures: how wide the Gaussians are
 RIDGE = 1e-3
 SHARES = np.linspace(0, 1, 5)  # of the linear head's logits
-SCALES = np.geomspace(2, 64, 11)  # of the regression's answers
 
 
 class Projection(NamedTuple):
@@ -51,36 +49,35 @@ def project(
     return Projection(points * unit, basis, mean.cpu() @ basis)
 
 
-def choose(points: torch.Tensor, labels: np.ndarray, linear: LinearHead) -> tuple[float, float]:
-    """The scale of the regression's answers, then the share of the linear head beside them.
+def choose(points: torch.Tensor, labels: np.ndarray, linear: LinearHead) -> Fitted:
+    """How the regression's answers become logits, then the share of the linear head beside them.
 
-    By the log loss of the held-out fifth of images that the linear head was chosen by. A scale of 0
-    says that the linear head alone is better.
+    By the loss on the held-out fifth of images that the linear head was chosen by, which may say
+    that the linear head alone is better.
     """
+    alone = Fitted(linear.shrinkage, linear.scale)
     kept, rest = held_out(labels)
     if not len(rest):
-        return 0.0, 1.0
-    views = points.shape[1]
-    near = answers(
-        points[rest], points[kept], solve(points[kept], labels[kept], len(linear.weight))
-    )
+        return alone
+    kind, views, columns = labels.dtype.kind, points.shape[1], len(linear.weight)
+    rows = as_rows(labels, columns).float()
+    near = answers(points[rest], points[kept], solve(points[kept], rows[kept]))
     far = linear.held.unflatten(0, (len(rest), -1))[:, :views].flatten(0, 1)
-    target = torch.from_numpy(labels[rest]).repeat_interleave(views)
-
-    def lowest(tried: np.ndarray, logits: Callable[[float], torch.Tensor]) -> float:
-        return float(min(tried, key=lambda each: F.cross_entropy(logits(each), target).item()))
-
-    scale = lowest(SCALES, lambda scale: scale * near)
-    share = lowest(SHARES, lambda share: share * far + (1 - share) * scale * near)
-    return (scale, share) if share < 1 else (0.0, 1.0)
+    target = rows[rest].repeat_interleave(views, 0)
+    line = calibrate(kind, near, target, rows.mean(0))
+    near = line.logits(near)
+    losses = [LOSSES[kind](s * far + (1 - s) * near, target).item() for s in SHARES]
+    share = float(SHARES[np.argmin(losses)])
+    return Fitted(*alone[:2], line.slope, share, line.offset) if share < 1 else alone
 
 
-def solve(points: torch.Tensor, labels: np.ndarray, classes: int) -> torch.Tensor:
-    """Weights [n times views, classes] of the regression of shares less their means."""
+def solve(points: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Weights [n times views, columns] of the regression of rows [n, columns] less their means."""
     centres = points.flatten(0, 1)
-    target = F.one_hot(torch.from_numpy(labels), classes).float()
-    target = (target - target.mean(0)).repeat_interleave(points.shape[1], 0)
-    gram = torch.cat([gaussian(some, centres) for some in centres.split(CHUNK_IMAGES)])
+    target = (rows - rows.mean(0)).repeat_interleave(points.shape[1], 0)
+    gram = torch.empty(len(centres), len(centres))
+    for some, found in zip(centres.split(CHUNK_IMAGES), gram.split(CHUNK_IMAGES), strict=True):
+        found.copy_(gaussian(some, centres))
     for ridge in (RIDGE, 9 * RIDGE, 90 * RIDGE):  # more where roundings are larger: 10, 100 times
         gram.diagonal().add_(ridge)
         factor, failed = torch.linalg.cholesky_ex(gram)
@@ -89,9 +86,9 @@ def solve(points: torch.Tensor, labels: np.ndarray, classes: int) -> torch.Tenso
     raise UserError("model.kernel: its matrix has no root; set it to false")
 
 
-def kernel_ridge(near: Projection, labels: np.ndarray, classes: int, scale: float) -> KernelRidge:
-    """Of all these pictures, its answers times `scale`."""
-    weight = solve(near.points, labels, classes) * scale
+def kernel_ridge(near: Projection, rows: torch.Tensor, slope: torch.Tensor | float) -> KernelRidge:
+    """Of all these pictures, its answers times `slope`."""
+    weight = (solve(near.points, rows) * slope).float()
     return KernelRidge(near.basis, near.shift, near.points.flatten(0, 1), weight)
 
 

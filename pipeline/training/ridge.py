@@ -7,29 +7,25 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
+from pipeline.training.calibrate import Calibrated, as_rows, calibrate, slope_of
 from pipeline.training.discriminant import (
-    HELD_OUT,
+    CHUNK_IMAGES,
     ClassMoments,
     Fitted,
     LinearHead,
     downhill,
+    held_out,
     solve_shrunk,
     summed,
 )
-
-RARE = 1e-4  # share of a label that no picture has, or all
-USUAL = 10  # pictures
-STEPS = 15
-SCALES_OF_LABELS = np.geomspace(0.1, 10, 15)
 
 
 class Settled(NamedTuple):
     loss: float
     shrinkage: float
-    scale: float
-    offset: torch.Tensor | None  # [classes], of labels
+    line: Calibrated
+    logits: torch.Tensor  # of the images that judged it, of all their views
 
 
 def ridge(
@@ -40,22 +36,37 @@ def ridge(
     Shrinkage and scale are those that are given, or of the lowest loss on held-out fifths: of bool
     rows the log loss of logits, of numbers the squared error.
     """
-    of_labels = labels.dtype == bool
     rows = np.column_stack([labels.astype(float), np.ones(len(labels))])  # counts what there is
-    held = np.arange(len(labels)) % HELD_OUT == 1
-    moments = row_moments(features, rows, np.flatnonzero(~held))
-    found = Settled(np.inf, *(like or (0.1, 1.0)), None)
-    if held.any() and not like:
-        seen = features[held].flatten(0, 1).double()
-        target = torch.from_numpy(rows[held, :-1]).repeat_interleave(features.shape[1], 0)
-        found = downhill(lambda s: best_scale(moments, seen, target, s, of_labels))
-    moments += row_moments(features, rows, np.flatnonzero(held))  # may be half a gigabyte
+    kept, rest = held_out(labels)
+    moments, found = row_moments(features, rows, kept), None
+    if len(rest) and not like:
+        found = downhill(lambda shrinkage: settled(moments, features, labels, rest, shrinkage))
+    moments += row_moments(features, rows, rest)  # may be half a gigabyte
+    if not found:  # then all judge where their chances lie, and no more
+        found = settled(moments, features, labels, np.append(kept, rest), *(like or (0.1, 1.0))[:2])
     weight, bias, mean = solve(moments, found.shrinkage)
-    if of_labels:
-        slope = found.scale / odds(mean)
-        offset = torch.logit(mean.clamp(RARE, 1 - RARE)) if found.offset is None else found.offset
-        weight, bias = weight * slope[:, None], (bias - mean) * slope + offset
-    return LinearHead(weight.float(), bias.float(), found.shrinkage, found.scale)
+    slope = slope_of(labels.dtype.kind, found.line.scale, mean)
+    offset = found.line.offset if labels.dtype == bool else mean
+    weight, bias = weight * slope.reshape(-1, 1), (bias - mean) * slope + offset
+    held = None if like else found.logits
+    return LinearHead(weight.float(), bias.float(), found.shrinkage, found.line.scale, held)
+
+
+def settled(
+    moments: ClassMoments,
+    features: torch.Tensor,
+    labels: np.ndarray,
+    images: np.ndarray,
+    shrinkage: float,
+    scale: float | None = None,
+) -> Settled:
+    """Lowest loss of some `images` over the scales, or that of one that is given."""
+    weight, bias, mean = solve(moments, shrinkage, torch.float)
+    chunks = torch.from_numpy(images).split(CHUNK_IMAGES)
+    found = torch.cat([features[i].flatten(0, 1).double() @ weight.T for i in chunks]) + bias - mean
+    target = as_rows(labels[images], len(mean)).repeat_interleave(features.shape[1], 0)
+    line = calibrate(labels.dtype.kind, found, target, mean, scale)
+    return Settled(line.loss, shrinkage, line, line.logits(found).float())
 
 
 def row_moments(features: torch.Tensor, rows: np.ndarray, images: np.ndarray) -> ClassMoments:
@@ -65,48 +76,6 @@ def row_moments(features: torch.Tensor, rows: np.ndarray, images: np.ndarray) ->
     sums = torch.zeros(rows.shape[1], width, dtype=torch.double)
     products = summed(features, images, lambda i, total: sums.add_(each[i].T @ total))
     return ClassMoments(views * each[images].sum(0), sums, products)
-
-
-def best_scale(
-    moments: ClassMoments,
-    features: torch.Tensor,
-    target: torch.Tensor,
-    shrinkage: float,
-    of_labels: bool,
-) -> Settled:
-    """Lowest loss over the scales; numbers have no scale."""
-    weight, bias, mean = solve(moments, shrinkage, torch.float)
-    found = features @ weight.T + bias
-    if not of_labels:
-        return Settled(F.mse_loss(found, target).item(), shrinkage, 1.0, None)
-    tried = []
-    for scale in SCALES_OF_LABELS:
-        logits = (found - mean) * (scale / odds(mean))
-        offset = fitted_offset(logits, target, mean)
-        loss = F.binary_cross_entropy_with_logits(logits + offset, target).item()
-        tried.append(Settled(loss, shrinkage, float(scale), offset))
-    return min(tried, key=lambda one: one.loss)
-
-
-def odds(mean: torch.Tensor) -> torch.Tensor:
-    """By what a chance moves around the mean of a label, times its log odds: m (1 - m)."""
-    mean = mean.clamp(RARE, 1 - RARE)
-    return mean * (1 - mean)
-
-
-def fitted_offset(logits: torch.Tensor, target: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
-    """What to add [classes] so that chances are on average those of the labels; by Newton.
-
-    A few more pictures of the usual `mean` are thought of, for labels that are rare here.
-    """
-    mean, n = mean.clamp(RARE, 1 - RARE), len(target)
-    wanted = (target.sum(0) + USUAL * mean) / (n + USUAL)
-    offset = torch.logit(mean)
-    for _ in range(STEPS):
-        chance = torch.sigmoid(logits + offset)
-        slope = (chance * (1 - chance)).mean(0).clamp(min=1e-6)
-        offset = offset - ((chance.mean(0) - wanted) / slope).clamp(-1, 1)
-    return offset
 
 
 def solve(

@@ -30,7 +30,8 @@ from pipeline.model.freeze import freeze, train_mode, unfreeze
 from pipeline.training import checkpoint, distributed, optim
 from pipeline.training.compiled import compile_step
 from pipeline.training.discriminant import Fitted
-from pipeline.training.head_init import end_head, fits_features, start_head
+from pipeline.training.head_end import end_head
+from pipeline.training.head_init import fits_features, start_head
 from pipeline.training.log import describe, make_row
 from pipeline.training.loss import make_loss
 from pipeline.training.parts import Parts

@@ -28,7 +28,8 @@ from pipeline.training.discriminant import (
     downhill,
     lda,
 )
-from pipeline.training.head_init import augmented_views, fit_head, refit_head
+from pipeline.training.head_end import refit_head
+from pipeline.training.head_init import augmented_views, fit_head
 from pipeline.tuning.budget import seconds_of_head, seconds_of_kernel, seconds_of_lda
 
 WIDTH = 12

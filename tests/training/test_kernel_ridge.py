@@ -10,9 +10,11 @@ from pipeline.inference.features import backbone_digest
 from pipeline.model.head import BlockHead
 from pipeline.model.kernel import gaussian
 from pipeline.training import kernel_ridge
-from pipeline.training.discriminant import held_out, lda
+from pipeline.training.calibrate import as_rows
+from pipeline.training.discriminant import Fitted, held_out, lda
 from pipeline.training.head_init import add_kernel, fit_head, standardise
 from pipeline.training.kernel_ridge import RIDGE, Projection, answers, choose, project, solve
+from pipeline.training.ridge import ridge
 
 
 def rings(n: int, seed: int = 0) -> tuple[torch.Tensor, np.ndarray]:
@@ -39,7 +41,7 @@ def test_weights_are_those_of_the_textbook(monkeypatch: pytest.MonkeyPatch) -> N
     gram = np.exp(-((flat[:, None] - flat) ** 2).sum(2))
     target = np.eye(3)[labels.repeat(2)] - np.bincount(labels) / 20
     expected = np.linalg.solve(gram + RIDGE * np.eye(40), target)
-    found = solve(points, labels, 3)
+    found = solve(points, as_rows(labels, 3).float())
     np.testing.assert_allclose(gram @ found.numpy(), gram @ expected, atol=1e-4)
     own = answers(points, points, found)
     np.testing.assert_allclose(own, gram @ expected, atol=1e-3)
@@ -49,10 +51,10 @@ def test_pictures_that_are_all_one_need_a_larger_ridge(monkeypatch: pytest.Monke
     points, labels = torch.ones(30, 1, 4), np.arange(30) % 3
     monkeypatch.setattr(kernel_ridge, "RIDGE", 1e-8)  # 1 + 1e-8 is 1 in single precision
     assert torch.linalg.cholesky_ex(torch.ones(30, 30) + 1e-8 * torch.eye(30)).info > 0
-    assert solve(points, labels, 3).isfinite().all()
+    assert solve(points, as_rows(labels, 3).float()).isfinite().all()
     monkeypatch.setattr(kernel_ridge, "RIDGE", 0.0)
     with pytest.raises(UserError, match="its matrix has no root; set it to false"):
-        solve(points, labels, 3)
+        solve(points, as_rows(labels, 3).float())
 
 
 def standard(features: torch.Tensor) -> Projection:
@@ -85,7 +87,7 @@ def test_what_no_plane_parts_is_left_to_the_kernel() -> None:
     assert linear.held.shape == (2 * len(rest), 3)
     target = torch.from_numpy(labels[rest].repeat(2))
     assert (linear.held.argmax(1) == target).float().mean() < 0.6
-    assert choose(points, labels, linear)[1] <= 0.25
+    assert choose(points, labels, linear).share <= 0.25
 
 
 def test_where_a_plane_parts_all_the_kernel_has_little_to_say(
@@ -97,13 +99,66 @@ def test_where_a_plane_parts_all_the_kernel_has_little_to_say(
     features = torch.from_numpy(rng.normal(0, 1, (600, 1, 60))).float()
     features[:, 0, 5] += torch.from_numpy(labels * 2.0)
     points = standard(features).points
-    assert choose(points, labels, lda(features, labels, 2))[1] >= 0.75
+    linear = lda(features, labels, 2)
+    assert choose(points, labels, linear).share >= 0.75
     monkeypatch.setattr(kernel_ridge, "SHARES", [1.0])
-    assert choose(points, labels, lda(features, labels, 2)) == (0.0, 1.0), "then there is none"
+    alone = (linear.shrinkage, linear.scale, 0.0, 1.0, 0.0)
+    assert choose(points, labels, linear) == alone, "then there is none"
 
 
-@pytest.mark.parametrize("share", [0.25, 0.5])
-def test_the_logits_of_a_finished_head(share: float) -> None:
+def circles(n: int = 400) -> tuple[torch.Tensor, np.ndarray]:
+    """Places in a plane [n, 1, 2], and how far out each is."""
+    places = np.random.default_rng(3).uniform(-1, 1, (n, 1, 2))
+    return torch.from_numpy(places).float() * 4, np.hypot(*places[:, 0].T)
+
+
+def after(fitted: Fitted, points: torch.Tensor, labels: np.ndarray, test: slice) -> np.ndarray:
+    """Logits of the kernel alone, for images that it has not seen."""
+    seen = np.ones(len(points), bool)
+    seen[test] = False
+    rows = as_rows(labels, labels.shape[1]).float()[seen]
+    found = answers(points[~seen], points[seen], solve(points[seen], rows))
+    return (found * fitted.slope + fitted.offset).numpy()
+
+
+def test_labels_that_no_plane_parts_get_chances_that_come_true() -> None:
+    """One is rare, one usual: slope and offset are each label's own."""
+    points, radius = circles()
+    labels = np.column_stack([radius < 0.3, radius > 0.4])
+    assert labels.mean(0).tolist() == [0.0625, 0.8725]
+    linear = ridge(points.clone(), labels, 2)
+    fitted = choose(points, labels, linear)
+    assert fitted.share <= 0.25 and fitted.slope.shape == fitted.offset.shape == (2,)
+    assert fitted.slope[0] > 1.5 * fitted.slope[1] and fitted.offset[0] < 0 < fitted.offset[1]
+    chance = 1 / (1 + np.exp(-after(fitted, points, labels, slice(0, 200))))
+    want = labels[:200]
+    np.testing.assert_array_less(np.abs(chance.mean(0) - want.mean(0)), 0.04)
+    loss = -np.log(np.where(want, chance, 1 - chance)).mean(0)
+    usual = labels.mean(0)
+    assert (loss < -0.5 * (usual * np.log(usual) + (1 - usual) * np.log(1 - usual))).all()
+
+
+def test_numbers_that_are_no_sum_of_features() -> None:
+    """Their mean is not 0: it is part of what the kernel gives."""
+    points, radius = circles()
+    labels = np.column_stack([3 + radius, radius**2])
+    fitted = choose(points, labels, ridge(points.clone(), labels, 2))
+    assert fitted.share == 0 and fitted.scale == 1
+    np.testing.assert_allclose(fitted.offset, labels.mean(0), rtol=1e-5)
+    found = after(fitted, points, labels, slice(0, 200))
+    assert (np.square(found - labels[:200]).mean(0) < 0.03 * labels.var(0)).all()
+
+
+@pytest.mark.parametrize(
+    ("share", "slope", "offset"),
+    [
+        (0.25, torch.tensor(12.0), 0.0),
+        (0.5, torch.tensor([3, 12, 5.0]), torch.tensor([1, -2, 0.5])),
+    ],
+)
+def test_the_logits_of_a_finished_head(
+    share: float, slope: torch.Tensor, offset: torch.Tensor | float
+) -> None:
     """Of raw inputs, in the model's and in the state dict's copy."""
     torch.manual_seed(2)
     model = BlockHead(timm.create_model("test_resnet"), 3).eval()
@@ -114,10 +169,12 @@ def test_the_logits_of_a_finished_head(share: float) -> None:
     linear = model.from_statistics(raw[:, 1]).detach()
     near = project(features, model.mean, model.scale * model.head.in_features**0.5, 5)
     backbone = backbone_digest(model)
-    add_kernel(model, near, labels, 12.0, share)
+    add_kernel(model, near, labels, Fitted(0.1, 1.0, slope, share, offset))
     assert backbone_digest(model) == backbone, "features that are kept are found again"
-    own = 12 * answers(near.points[:, 1:], near.points, solve(near.points, labels, 3))
-    expected = share * linear + (1 - share) * own
+    own = slope * answers(
+        near.points[:, 1:], near.points, solve(near.points, as_rows(labels, 3).float())
+    )
+    expected = share * linear + (1 - share) * (own + offset)
     found = model.from_statistics(raw[:, 1])
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-2)
     copy = BlockHead(timm.create_model("test_resnet"), 3).eval()

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from pipeline.training.discriminant import SHRINKAGES
+from pipeline.training.discriminant import SHRINKAGES, Fitted
 from pipeline.training.ridge import ridge, row_moments, solve
 
 
@@ -43,3 +43,15 @@ def test_numbers_are_met_and_chances_are_odds() -> None:
     loss = -np.log(np.where(marks, chance, 1 - chance)).mean()
     usual = marks.mean(0)
     assert loss < 0.7 * -np.log(np.where(marks, usual, 1 - usual)).mean()
+
+
+def test_chances_that_are_computed_again_keep_their_level() -> None:
+    """On a backbone that was trained shrinkage and scale are those of before; rare labels were
+    given a log loss ten times as high by an offset that was only the log odds of their share."""
+    features, score = planted()
+    marks = score > np.quantile(score, 0.96, axis=0)
+    found = ridge(features, marks, 3)
+    again = ridge(features, marks, 3, Fitted(found.shrinkage, found.scale))
+    torch.testing.assert_close(again.weight, found.weight)
+    chance = torch.sigmoid(features.flatten(0, 1) @ again.weight.T + again.bias).numpy()
+    np.testing.assert_allclose(chance.mean(0), marks.mean(0), atol=2e-3)
