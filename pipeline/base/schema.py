@@ -47,7 +47,7 @@ class Model(Settings):
     classifier: Annotated[str, of_ours("linear")] = "linear"
     head_init: Literal["lda", "random"] = Field("lda", alias="head")  # the head's first weights
     # the finished head's mean with kernel ridge regression around training pictures, 16,384 at
-    # most, of one class each
+    # most
     kernel: bool = False
     batchnorm: Literal["frozen", "train"] = "frozen"  # its running statistics
     depthwise: Literal["frozen", "train"] = "train"  # convolutions of a channel each, their norms
