@@ -34,6 +34,10 @@ class Fitted(NamedTuple):
     share: float = 1.0  # of the linear head beside it; all: there is no kernel
     offset: torch.Tensor | float = 0.0  # of its answers
 
+    def beside_trained(self) -> "Fitted":
+        """A trained head has half at least: pictures it was trained on are no judges of it."""
+        return self._replace(share=max(0.5, self.share))
+
 
 def lda(
     features: torch.Tensor, labels: np.ndarray, classes: int, like: Fitted | None = None

@@ -52,7 +52,7 @@ def refit_head(
     values = torch.stack(features.compute(rows, start_views(features.settings)), 1)
     if like.share < 1:
         near = project(values, *standardise(values), seed)
-        add_kernel(model, near, labels, like._replace(share=max(0.5, like.share)))
+        add_kernel(model, near, labels, like.beside_trained())
         return
     trained = raw_inputs_head(model)
     fit_head(model, values, labels, "lda", like)

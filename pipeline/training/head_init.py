@@ -54,7 +54,7 @@ def start_head(trainer: "Trainer") -> None:
     follow(trainer, model)
     prob = trainer.validate(f"fold {trainer.fold}  head valid", untrained=True)
     trainer.note(prob, started)
-    trainer.tell(in_words(trainer.fitted) + calibration(prob, trainer))
+    trainer.tell(in_words(trainer.fitted, how.train.epochs) + calibration(prob, trainer))
     if trainer.fitted and how.model.head_init == "random":  # it was fitted to be refitted
         torch.manual_seed(trainer.seed)
         classifier(model).reset_parameters()
@@ -120,10 +120,13 @@ def start_views(settings: Experiment) -> list[View]:
     return [*VIEWS["none"], *augmented_views(settings)]
 
 
-def in_words(found: Fitted | None) -> str:
+def in_words(found: Fitted | None, epochs: int) -> str:
     if found is None:
         return "standardised"
-    kernel = f", {1 - found.share:.0%} kernel" if found.share < 1 else ""
+    kernel = ""
+    if found.share < 1:
+        share = (found.beside_trained() if epochs else found).share
+        kernel = f", {1 - share:.0%} kernel" + " at the end" * bool(epochs)
     return f"closed form, shrinkage {found.shrinkage:g}, scale {found.scale:.2g}{kernel}"
 
 

@@ -29,7 +29,7 @@ from pipeline.training.discriminant import (
     lda,
 )
 from pipeline.training.head_end import refit_head
-from pipeline.training.head_init import augmented_views, fit_head
+from pipeline.training.head_init import augmented_views, fit_head, in_words
 from pipeline.tuning.budget import seconds_of_head, seconds_of_kernel, seconds_of_lda
 
 WIDTH = 12
@@ -185,6 +185,16 @@ def test_refitted_its_logits_are_the_mean_of_what_was_trained_and_the_closed_for
     found = fit_head(model, values[rows].clone(), labels[rows], "lda", like)
     assert (found.shrinkage, found.scale) == like[:2]
     torch.testing.assert_close(mean, (trained + logits()) / 2, rtol=1e-3, atol=1e-3)
+
+
+def test_the_line_says_how_much_of_the_kernel_will_be_in_the_end() -> None:
+    """A trained head has half at least, whatever an untrained one was given."""
+    start = "closed form, shrinkage 0.1, scale 0.5"
+    assert in_words(Fitted(0.1, 0.5), 5) == start
+    some = Fitted(0.1, 0.5, 12.0, 0.25)
+    assert in_words(some, 0) == f"{start}, 75% kernel"
+    assert in_words(some, 5) == f"{start}, 50% kernel at the end"
+    assert in_words(some._replace(share=0.75), 5) == f"{start}, 25% kernel at the end"
 
 
 def test_a_head_that_is_not_linear_is_refused() -> None:
