@@ -45,7 +45,9 @@ def test_no_recipe_ends_below_its_start_and_two_folds_train_at_once(
 
     settings |= {"recipe": "long", "train": {"epochs": 7, "batch_size": 16}}
     (space / "long.yaml").write_text(yaml.safe_dump(settings))
-    run("train", str(space / "long.yaml"), "--fold", "0")
+    said = run("train", str(space / "long.yaml"), "--fold", "0")
+    assert "7 epochs, 35 steps a fold\n" in said
+    assert "warning: 35 steps teach a random head little: recipe: short keeps a fitted one" in said
     log = pd.read_csv(space / "runs/long/fold0/log.csv", index_col="epoch")
     assert log.valid_loss[1] > 1.5, "a random head"
     assert log.valid_loss[7] < 0.8 * log.valid_loss[0] < 0.6
