@@ -100,7 +100,8 @@ def takes_kernel(model: nn.Module, how: Experiment, labels: np.ndarray) -> bool:
 def add_kernel(model: BlockHead, near: Projection, labels: np.ndarray, how: Fitted) -> None:
     """Let the logits be a share of the linear head's, the rest of kernel ridge regression."""
     head, rest = model.head, 1 - how.share
-    write_linear(head, head.weight * how.share, head.bias * how.share + rest * how.offset)
+    offset = torch.as_tensor(how.offset).to(head.bias.device)
+    write_linear(head, head.weight * how.share, head.bias * how.share + rest * offset)
     kernel = kernel_ridge(near, as_rows(labels, head.out_features).float(), rest * how.slope)
     model.kernel = kernel.to(model.mean.device)
 

@@ -182,3 +182,12 @@ def test_the_logits_of_a_finished_head(
     torch.testing.assert_close(copy.from_statistics(raw[:, 1]), found, rtol=0, atol=0)
     copy.load_state_dict(BlockHead(timm.create_model("test_resnet"), 3).state_dict())
     assert copy.kernel is None
+
+
+def test_the_model_may_be_on_another_device_than_what_it_is_fitted_to() -> None:
+    model = BlockHead(timm.create_model("test_resnet"), 3).to("meta")
+    points = torch.rand(30, 1, 4)
+    near = Projection(points, torch.eye(model.head.in_features, 4), torch.zeros(4))
+    labels = np.random.default_rng(0).random((30, 3)) < 0.4
+    add_kernel(model, near, labels, Fitted(0.1, 1.0, torch.rand(3), 0.5, torch.rand(3)))
+    assert model.kernel.weight.is_meta and model.kernel.weight.shape == (30, 3)
