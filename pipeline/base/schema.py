@@ -46,8 +46,7 @@ class Model(Settings):
     # or a head of your plugins, on the backbone's last map
     classifier: Annotated[str, of_ours("linear")] = "linear"
     head_init: Literal["lda", "random"] = Field("lda", alias="head")  # the head's first weights
-    # the finished head's mean with kernel ridge regression around training pictures, 16,384 at
-    # most
+    # the finished head's mean with kernel ridge regression, of 16,384 training pictures at most
     kernel: bool = False
     batchnorm: Literal["frozen", "train"] = "frozen"  # its running statistics
     depthwise: Literal["frozen", "train"] = "train"  # convolutions of a channel each, their norms
