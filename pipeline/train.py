@@ -83,7 +83,7 @@ def main(
     alone = len(runs) == len(folds) == runtime.gpus_per_fold == 1 and not on_cluster
     pooled = settings.train.epochs > 0 and not (alone or in_group)
     if jobs and WORKER not in os.environ:
-        tell_recipe(settings, len(table))
+        tell_recipe(settings, table, folds[0])
     if jobs and pooled:
         launch_folds = ray_cluster.train_folds if on_cluster else local.train_folds
         launch_folds(jobs, runtime, deadline)
@@ -93,9 +93,9 @@ def main(
         tell_scores(one, folds, bool(todo[run]), started)
 
 
-def tell_recipe(settings: Experiment, images: int) -> None:
+def tell_recipe(settings: Experiment, table: pd.DataFrame, fold: int) -> None:
     how, file = settings.train, f"pipeline/configs/recipes/{settings.recipe}.yaml"
-    learned = images * (1 - 1 / settings.folds.n)  # of a fold
+    learned = int((table.fold != fold).sum())
     steps = how.epochs * math.ceil(learned / (how.batch_size * how.accumulate))
     many = f", {steps} steps a fold" * bool(steps)
     say("train", f"recipe {settings.recipe} ({file}), {how.epochs} epochs{many}")

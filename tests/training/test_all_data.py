@@ -1,5 +1,6 @@
 """`folds: all`: one model of all pictures, which answers the test and claims no score."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ def test_all_pictures_are_trained_on_and_none_scores(
     assert set(pd.read_csv(space / "folds/demo-all.csv").fold) == {-1}
     assert "up to date" in run("folds", experiment)
     said = run("train", experiment)
+    assert re.search(r"epochs, [1-9]\d* steps a fold\n", said), said
     assert said.count("all pictures are trained on") == 2 and "accuracy" not in said
     assert "so there is no score, up to date" in run("train", experiment)
     record = records.load(space / "runs/tiny/fold0/model.safetensors")
