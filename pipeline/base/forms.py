@@ -189,7 +189,9 @@ def suited(experiment: "Experiment", form: OneClass) -> "Experiment":
     refuse_unknown(where, experiment.model.classifier, ["linear", *heads])
     how = experiment.model  # of blocks alone the head has a kernel
     kernel = how.kernel and how.features == "blocks" and how.classifier == "linear"
-    model = how.model_copy(update={"kernel": kernel})
+    ends = train.epochs > 0 and (kernel or train.refit)  # in a head that is fitted
+    scale = how.test_scale if ends else 1.0
+    model = how.model_copy(update={"kernel": kernel, "test_scale": scale})
     return experiment.model_copy(update={"train": train, "model": model})
 
 

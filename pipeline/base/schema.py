@@ -40,6 +40,8 @@ class Model(Settings):
     backbone: str = "tf_efficientnet_lite0"  # any name of timm.list_models(), with or without a tag
     weights: str = "pypi"  # hub (timm's), pypi (lite0, lite1, lite2), none, run:NAME, or a path
     size: Size | None = None  # px, or [height, width]; None: the backbone's own
+    # times the size: what a finished model is shown, where its head is fitted at the end
+    test_scale: float = Field(1.0, ge=1, le=1.25)
     # how a picture takes that shape
     resize: Literal["stretch", "pad"] = Field("stretch", alias="fit")
     features: Literal["blocks", "last"] = Field("blocks", alias="reads")  # what the head is given

@@ -77,6 +77,12 @@ def sides(size: int | Sequence[int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
+def scaled(size: int | Sequence[int], scale: float) -> int | tuple[int, int]:
+    """A size times `scale`, in the same form."""
+    high, wide = (round(side * scale) for side in sides(size))
+    return high if high == wide else (high, wide)
+
+
 def size_name(size: int | Sequence[int]) -> str:
     """`128`, or `384x512`."""
     return str(size) if isinstance(size, int) else "{}x{}".format(*size)

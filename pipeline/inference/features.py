@@ -39,7 +39,7 @@ class FrozenFeatures:
 
     def __init__(self, predictor: Predictor, settings: Experiment):
         self.predictor, self.model, self.settings = predictor, predictor.model, settings
-        self.prepared = load_prepared(settings)
+        self.prepared, self.size = load_prepared(settings), predictor.preprocessing["size"]
 
     def of(self, split: str, rows: np.ndarray, views: list[View]) -> torch.Tensor:
         """float32 [len(rows), views, width], for rows of the packed pixels."""
@@ -76,10 +76,9 @@ class FrozenFeatures:
 
     def compute(self, rows: np.ndarray, views: list[View]) -> list[torch.Tensor]:
         """Features [len(rows), width] for each view, in one pass over the pictures."""
-        size = self.predictor.preprocessing["size"]
         found: list[list[torch.Tensor]] = [[] for _ in views]
         with torch.inference_mode():
-            for images in self.predictor.batches(self.prepared.pixels, rows, size, "features"):
+            for images in self.predictor.batches(self.prepared.pixels, rows, self.size, "features"):
                 given = self.predictor.over_views(partial(head_inputs, self.model), images, views)
                 for kept, one in zip(found, given, strict=True):
                     kept.append(one.cpu())
@@ -87,7 +86,7 @@ class FrozenFeatures:
 
     def probabilities(self, split: str, rows: np.ndarray, views: list[View]) -> np.ndarray:
         """As `Predictor.probabilities`, of a model whose head alone is new."""
-        views = allowed(views, self.predictor.preprocessing["size"])
+        views = allowed(views, self.size)
         features = self.of(split, rows, views).to(self.predictor.device)
         with torch.inference_mode():
             logits = [head_logits(self.model, one) for one in features.unbind(1)]

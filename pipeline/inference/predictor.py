@@ -14,7 +14,7 @@ from pipeline.base.cli import UserError, short
 from pipeline.base.config import Runtime
 from pipeline.base.device import make_accelerator
 from pipeline.base.progress import Progress
-from pipeline.base.settings import Size, sides, size_name
+from pipeline.base.settings import Size, sides
 from pipeline.data.augment import Resize
 from pipeline.data.images import Pixels
 from pipeline.data.loader import Pictures, in_order, load_batches
@@ -153,17 +153,22 @@ class Predictor:
         """
         for size in sizes:
             if size > packed:
-                own = f"{packed} px, for training at {size_name(self.preprocessing['size'])}"
-                text = f"{size} px would enlarge the packed pictures ({own})"
+                text = f"{size} px would enlarge the packed pictures, which have {packed}"
                 raise UserError(f"predict.sizes: {text}")
-            try:
-                with torch.inference_mode():
-                    self.model(torch.zeros(1, 3, *sides(self.of_height(size)), device=self.device))
-            except torch.OutOfMemoryError:
-                raise
-            except FOREIGN as error:
-                text = f"this backbone takes no pictures of {size} px: {short(error)}"
-                raise UserError(f"predict.sizes: {text}") from None
+            if problem := self.refuses(self.of_height(size)):
+                text = f"this backbone takes no pictures of {size} px: {problem}"
+                raise UserError(f"predict.sizes: {text}")
+
+    def refuses(self, size: Size) -> str:
+        """What the model says to a picture of a size that it cannot take, else nothing."""
+        try:
+            with torch.inference_mode(), as_saved(self.model):
+                self.model(torch.zeros(1, 3, *sides(size), device=self.device))
+        except torch.OutOfMemoryError:
+            raise
+        except FOREIGN as error:
+            return short(error)
+        return ""
 
 
 def inference_precision(accelerator: Accelerator) -> Precision:

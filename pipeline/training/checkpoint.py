@@ -28,6 +28,7 @@ def save(trainer: "Trainer", last: Path) -> None:
             "epoch": trainer.epoch,
             "log": trainer.log,
             "fitted": trainer.fitted and tuple(trainer.fitted),
+            "preprocessing": trainer.preprocessing,  # the size, once the head is fitted to another
             "model": trainer.bare_model.state_dict(),
             "ema": trainer.ema.module.state_dict() if trainer.ema else None,
             "optimizer": trainer.optimizer.state_dict(),
@@ -49,6 +50,7 @@ def resume(trainer: "Trainer", last: Path) -> None:
         state = torch.load(last, map_location="cpu", weights_only=True)
         trainer.epoch, trainer.log = state["epoch"], state["log"]
         trainer.fitted = Fitted(*found) if (found := state.get("fitted")) else None
+        trainer.preprocessing = state.get("preprocessing", trainer.preprocessing)
         trainer.bare_model.load_state_dict(state["model"])
         trainer.optimizer.load_state_dict(state["optimizer"])
         if trainer.ema:

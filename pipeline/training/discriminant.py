@@ -35,8 +35,8 @@ class Fitted(NamedTuple):
     offset: torch.Tensor | float = 0.0  # of its answers
 
     def beside_trained(self) -> "Fitted":
-        """A trained head has half at least: pictures it was trained on are no judges of it."""
-        return self._replace(share=max(0.5, self.share))
+        """A trained head has half at most: both read what the backbone learned."""
+        return self._replace(share=min(0.5, self.share))
 
 
 def lda(

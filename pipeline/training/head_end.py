@@ -1,15 +1,19 @@
 """A head's last weights: the trained ones, averaged with a closed form on the trained backbone."""
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import nn
 
+from pipeline.base.cli import say
+from pipeline.base.settings import scaled, size_name
 from pipeline.inference.features import FrozenFeatures
+from pipeline.inference.tta import VIEWS
 from pipeline.model.head import BlockHead
 from pipeline.training import distributed
-from pipeline.training.discriminant import Fitted
+from pipeline.training.discriminant import CHUNK_IMAGES, Fitted
 from pipeline.training.head_init import (
     add_kernel,
     chosen_images,
@@ -29,27 +33,53 @@ def end_head(trainer: "Trainer") -> None:
     """Average the trained head with a closed form on the trained backbone, where one is asked."""
     if not (trainer.settings.train.refit or (trainer.fitted and trainer.fitted.share < 1)):
         return
-    model = trainer.final_model()
+    model, how = trainer.final_model(), trainer.settings
+    trained = trainer.predictor(model)
+    size = scaled(how.model.size, how.model.test_scale)
+    if size != how.model.size and not trained.refuses(size):
+        trainer.preprocessing = {**trained.preprocessing, "size": size}
+    before, now = (FrozenFeatures(p, how) for p in (trained, trainer.predictor(model)))
+    say("train", f"{trainer.label()}  fits the head to pictures of {size_name(now.size)} px")
 
-    def work() -> None:
-        features = FrozenFeatures(trainer.predictor(model), trainer.settings)
-        refit_head(features, trainer.rows, trainer.labels, trainer.seed, trainer.fitted)
+    known = trainer.rows, trainer.labels, trainer.seed, trainer.fitted
+    distributed.run_on_main(partial(refit_head, before, now, *known), model, trainer.accelerator)
 
-    distributed.run_on_main(work, model, trainer.accelerator)
+
+def move_head(model: nn.Module, before: torch.Tensor, now: torch.Tensor) -> None:
+    """Let a head find in pictures of another size what it learned, by their features [n, width].
+
+    Each is brought to the mean and deviation that it had at the size of training. The statistics of
+    a net's maps move with the size of what it sees (Touvron et al., NeurIPS 2019).
+    """
+    (was, centre), (is_now, mean) = (torch.std_mean(x.double(), 0) for x in (before, now))
+    dead = was < 1e-3 * was.mean()
+    ratio = torch.where(dead, 1, was / is_now.clamp(min=1e-3 * is_now.mean()))
+    weight, bias = raw_inputs_head(model)
+    moved = weight * ratio.to(weight.device)
+    write_raw(model, moved, bias + weight @ centre.to(bias) - moved @ mean.to(bias))
 
 
 def refit_head(
-    features: FrozenFeatures, rows: np.ndarray, labels: np.ndarray, seed: int, like: Fitted
+    before: FrozenFeatures,
+    now: FrozenFeatures,
+    rows: np.ndarray,
+    labels: np.ndarray,
+    seed: int,
+    like: Fitted,
 ) -> None:
     """Average a trained head with the closed form on the backbone that was trained with it.
 
+    The head was trained on features as they were `before`, and will be given those of `now`.
     The backbone knows the labels of these images by now: shrinkage and scale that they would
     choose today are far too sure, so they are those of the start. Linear heads' mean is a linear
     one; a kernel, where the start took one, is the better closed form, and the mean of both.
     """
-    model = features.model
-    rows, labels = chosen_images(features, rows, labels, seed)
-    values = torch.stack(features.compute(rows, start_views(features.settings)), 1)
+    model = now.model
+    rows, labels = chosen_images(now, rows, labels, seed)
+    values = torch.stack(now.compute(rows, start_views(now.settings)), 1)
+    if now.size != before.size:
+        some = rows[:CHUNK_IMAGES]  # in random order
+        move_head(model, before.compute(some, VIEWS["none"])[0], values[: len(some), 0])
     if like.share < 1:
         near = project(values, *standardise(values), seed)
         add_kernel(model, near, labels, like.beside_trained())

@@ -76,16 +76,19 @@ def plan(
     train, valid = len(table) - held / n, held / n  # images of a fold
     images = min(len(table), MAX_IMAGES) * (1 + len(augmented_views(settings)))
     images *= fits_features(settings)  # once for all folds
-    kernel = settings.model.kernel and settings.model.features == "blocks"
+    how = settings.model
+    kernel = how.kernel and how.features == "blocks"
     refit = epochs > 0 and (settings.train.refit or kernel)
     again = rounds * refit * images * train / len(table)
+    pixels = how.test_scale**2 if refit else 1.0  # of a picture that the finished model sees
     return {
         "start of the folds": rounds * found["start"],
-        "head": (images + again) / rates["forward"] + rounds * found["head"],
+        "head": (images + pixels * again) / rates["forward"] + rounds * found["head"],
         "training": rounds * epochs * train / rates["both"],
         "validation": rounds * epochs * valid / rates["forward"],
-        "predict oof": (rounds * valid if epochs else held) / rates["tta"],
-        "predict test": (rounds if epochs else 1) * test / rates["tta"],  # untrained: one for all
+        "predict oof": pixels * (rounds * valid if epochs else held) / rates["tta"],
+        # untrained: one pass for all folds
+        "predict test": pixels * (rounds if epochs else 1) * test / rates["tta"],
     }
 
 

@@ -429,13 +429,15 @@ def test_keys_of_earlier_versions_mean_the_same() -> None:
     for name, key in old.items():
         today = load_experiment(name).key()
         changes = keys.key_changes({**key, "teacher": {}, "names": None}, today)
-        assert changes == ["model.kernel: false → true"], f"{name}: what recipes have since"
+        since = ["model.test_scale: 1.0 → 1.125", "model.kernel: false → true"]
+        since = since[today["train"]["epochs"] == 0 :]  # an untrained model has one size
+        assert changes == since, f"{name}: what recipes have since"
     changed = {**old["demo"], "train": {**old["demo"]["train"], "lr": 0.5}}
     today = load_experiment("demo").key()
     assert f"train.lr: 0.5 → {Train().lr}" in keys.key_changes(changed, today)
     taught = {**old["demo"], "teacher": {"oof1": "ab"}}
     taught["train"] = {**taught["train"], "distill": "other"}
-    said = keys.key_changes(taught, today)[1:]
+    said = keys.key_changes(taught, today)[2:]
     assert said == ['train.distill: "other" → null', 'teacher: {"oof1": "ab"} → null'], "it was on"
 
 

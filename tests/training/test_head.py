@@ -16,7 +16,10 @@ from torch import nn
 from pipeline.base import records
 from pipeline.base.cli import UserError
 from pipeline.base.config import Experiment, load_experiment
-from pipeline.base.runs import model_path
+from pipeline.base.runs import model_path, prediction_path
+from pipeline.data.splits import load_folds
+from pipeline.inference.metrics import METRICS
+from pipeline.inference.predictions import Predictions
 from pipeline.launchers.pool import WORKER
 from pipeline.model.head import BlockHead
 from pipeline.training import discriminant
@@ -28,10 +31,11 @@ from pipeline.training.discriminant import (
     downhill,
     lda,
 )
-from pipeline.training.head_end import refit_head
+from pipeline.training.head_end import move_head, refit_head
 from pipeline.training.head_init import augmented_views, fit_head, in_words
 from pipeline.tuning.budget import seconds_of_head, seconds_of_kernel, seconds_of_lda
 
+Run = Callable[..., str]
 WIDTH = 12
 PART = ["test", "train", "train", "test"]
 
@@ -179,22 +183,66 @@ def test_refitted_its_logits_are_the_mean_of_what_was_trained_and_the_closed_for
         settings=load_experiment(write(augment=["HorizontalFlip"])),
         prepared=SimpleNamespace(rows=pd.DataFrame({"split": np.resize(PART, 40)})),
         compute=lambda rows, views: [values[rows, k].clone() for k in range(len(views))],
+        size=32,
     )
-    refit_head(features, np.arange(40), labels, 7, like)
+    refit_head(features, features, np.arange(40), labels, 7, like)
     mean = logits()
     found = fit_head(model, values[rows].clone(), labels[rows], "lda", like)
     assert (found.shrinkage, found.scale) == like[:2]
     torch.testing.assert_close(mean, (trained + logits()) / 2, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("reads", ["blocks", "last"])
+def test_a_head_finds_at_another_size_what_it_learned(reads: str) -> None:
+    model = timm.create_model("test_resnet", num_classes=3).eval()
+    model = BlockHead(model, 3).eval() if reads == "blocks" else model
+    head = model.get_classifier()
+    before = torch.randn(50, head.in_features) * 2 + 1
+    before[:, 5] = 4.0  # dead: it says nothing at either size
+    if reads == "blocks":
+        model.mean.copy_(before.mean(0) + 0.5)
+        model.scale.copy_(torch.linspace(0.01, 1, head.in_features))
+    factor, shift = torch.linspace(0.5, 3, head.in_features), torch.randn(head.in_features)
+
+    def logits(inputs: torch.Tensor) -> torch.Tensor:
+        given = (inputs - model.mean) * model.scale if reads == "blocks" else inputs
+        return head(given).detach()
+
+    expected, now = logits(before), before * factor + shift
+    assert (logits(now) - expected).abs().max() > 0.1
+    move_head(model, before, now)
+    torch.testing.assert_close(logits(now), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("backbone", "size"), [("test_resnet", 40), ("test_vit", 32)])
+def test_a_finished_head_is_shown_larger_pictures(
+    backbone: str, size: int, run: Run, write: Callable[..., str], split: Callable[[str], str]
+) -> None:
+    """By those who answer with it as well; a ViT takes those of its own size alone."""
+    model = {"backbone": backbone, "head_init": "lda", "features": "blocks", "test_scale": 1.25}
+    experiment = split(write(model=model, train={"epochs": 1, "refit": True}))
+    for fold in ("0", "1"):
+        said = run("train", experiment, "--fold", fold)
+        assert f"epoch 1/1  fits the head to pictures of {size} px" in said
+    run("predict", experiment, "--tta", "none")
+    for fold in (0, 1):
+        assert records.load(model_path("tiny", fold))["preprocessing"]["size"] == size
+        oof = Predictions.load(prediction_path("tiny", fold, "oof", "none"))
+        answer = load_folds(load_experiment(experiment)).set_index("image").label
+        own = [oof.classes.index(answer[image]) for image in oof.image]
+        loss = METRICS["log_loss"](np.array(own), oof.prob)
+        log = pd.read_csv(model_path("tiny", fold).with_name("log.csv"))
+        assert log.valid_loss.iloc[-1] == pytest.approx(loss, abs=1e-4)
+
+
 def test_the_line_says_how_much_of_the_kernel_will_be_in_the_end() -> None:
-    """A trained head has half at least, whatever an untrained one was given."""
+    """A trained head has half at most, whatever an untrained one was given."""
     start = "closed form, shrinkage 0.1, scale 0.5"
     assert in_words(Fitted(0.1, 0.5), 5) == start
     some = Fitted(0.1, 0.5, 12.0, 0.25)
     assert in_words(some, 0) == f"{start}, 75% kernel"
-    assert in_words(some, 5) == f"{start}, 50% kernel at the end"
-    assert in_words(some._replace(share=0.75), 5) == f"{start}, 25% kernel at the end"
+    assert in_words(some, 5) == f"{start}, 75% kernel at the end"
+    assert in_words(some._replace(share=0.75), 5) == f"{start}, 50% kernel at the end"
 
 
 def test_a_head_that_is_not_linear_is_refused() -> None:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from pipeline.base import records
 from pipeline.base.config import Train, load_experiment
+from pipeline.base.runs import model_path
 from pipeline.training.log import training_lost
 from pipeline.training.optim import make_ema, make_schedule
 from pipeline.training.trainer import Trainer
@@ -31,6 +32,7 @@ HARD = {  # everything that draws random numbers or carries state from step to s
         "freeze": "layer2",
         "freeze_epochs": 1,
         "kernel": True,
+        "test_scale": 1.25,
     },
     "train": {
         "epochs": 3,
@@ -130,6 +132,8 @@ def test_every_epoch_is_a_resume_point(
     run("train", stopped, "--fold", "0")
     assert epochs == [0, "stop", 1, "stop", 2]
     assert same(weights(space, "whole"), weights(space, "stopped"))
+    sizes = {records.load(model_path(name, 0))["preprocessing"]["size"] for name in names}
+    assert sizes == {40}, "1.25 times that of training"
 
 
 def test_changed_settings_are_refused_by_name(
