@@ -21,7 +21,7 @@ REPO = Path(__file__).parents[2]
 def test_no_recipe_ends_below_its_start_and_two_folds_train_at_once(
     run: Callable[..., str], space: Path
 ) -> None:
-    draw_competition(space / "data" / "small", train=160, test=8, species=8, size=64, workers=1)
+    draw_competition(space / "data" / "small", train=320, test=8, species=8, size=64, workers=1)
     (space / "small.yaml").write_text("title: eight species\n")
     settings = {"competition": str(space / "small.yaml"), "folds": {"n": 2}}
     settings |= {"model": {"size": 64}, "train": {"epochs": 2, "batch_size": 16}}
@@ -34,7 +34,7 @@ def test_no_recipe_ends_below_its_start_and_two_folds_train_at_once(
     assert said.returncode == 0, said.stdout + said.stderr
     logs = [pd.read_csv(space / f"runs/plain/fold{k}/log.csv", index_col="epoch") for k in (0, 1)]
     start, end = (sum(log.valid_loss[epoch] for log in logs) / 2 for epoch in (0, 2))
-    assert end < 1.06 * start < 1.0, "of 2.08 for a guess; of 160 pictures 6 % are chance"
+    assert end < start < 0.5, "of 2.08 for a guess"
     assert all(log.train_loss[2] < 0.95 * log.train_loss[1] for log in logs), "it does learn"
     run("predict", experiment)
     run("ensemble", experiment)
@@ -43,14 +43,14 @@ def test_no_recipe_ends_below_its_start_and_two_folds_train_at_once(
     assert scores["all"] > 0.8
     assert len(Predictions.load(space / "runs/plain/test.npz").image) == 8
 
-    settings |= {"recipe": "long", "train": {"epochs": 7, "batch_size": 16}}
+    settings |= {"recipe": "long", "train": {"epochs": 4, "batch_size": 16}}
     (space / "long.yaml").write_text(yaml.safe_dump(settings))
     said = run("train", str(space / "long.yaml"), "--fold", "0")
-    assert "7 epochs, 35 steps a fold\n" in said
-    assert "warning: 35 steps teach a random head little: recipe: short keeps a fitted one" in said
+    assert "4 epochs, 40 steps a fold\n" in said
+    assert "warning: 40 steps teach a random head little: recipe: short keeps a fitted one" in said
     log = pd.read_csv(space / "runs/long/fold0/log.csv", index_col="epoch")
     assert log.valid_loss[1] > 1.5, "a random head"
-    assert log.valid_loss[7] < 0.8 * log.valid_loss[0] < 0.6
+    assert log.valid_loss[4] < 0.8 * log.valid_loss[0] < 0.6
 
 
 def test_the_reference_pipeline_starts_an_absolute_interpreter(tmp_path: Path) -> None:
