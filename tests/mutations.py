@@ -59,6 +59,20 @@ DEFECTS = [
         "test_train.py",
     ),
     Defect(
+        "the finished model's size forgotten by a resume",
+        "training/checkpoint.py",
+        'state.get("preprocessing", trainer.preprocessing)',
+        "trainer.preprocessing",
+        "test_train.py",
+    ),
+    Defect(
+        "a trained head as it was beside one for larger pictures",
+        "training/head_end.py",
+        "if now.size != before.size:",
+        "if now.size < before.size:",
+        "test_head.py",
+    ),
+    Defect(
         "mixing ends an epoch late",
         "data/mix.py",
         "epochs - settings.off_epochs",

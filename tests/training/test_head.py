@@ -173,19 +173,22 @@ def test_refitted_its_logits_are_the_mean_of_what_was_trained_and_the_closed_for
     fit_head(model, values.clone() * 3 - 1, labels, "lda")  # other inputs: other means and scales
     rows = np.flatnonzero(np.arange(40) % 4 % 3)
 
-    def logits() -> torch.Tensor:
-        given = (values[:, 0] - model.mean) * model.scale if reads == "blocks" else values[:, 0]
+    def logits(seen: torch.Tensor = values) -> torch.Tensor:
+        given = (seen[:, 0] - model.mean) * model.scale if reads == "blocks" else seen[:, 0]
         return head(given).detach()
 
-    trained, like = logits(), Fitted(0.05, 0.3)
-    features = SimpleNamespace(
-        model=model,
-        settings=load_experiment(write(augment=["HorizontalFlip"])),
-        prepared=SimpleNamespace(rows=pd.DataFrame({"split": np.resize(PART, 40)})),
-        compute=lambda rows, views: [values[rows, k].clone() for k in range(len(views))],
-        size=32,
-    )
-    refit_head(features, features, np.arange(40), labels, 7, like)
+    def features(seen: torch.Tensor, size: int) -> SimpleNamespace:
+        return SimpleNamespace(
+            model=model,
+            settings=load_experiment(write(augment=["HorizontalFlip"])),
+            prepared=SimpleNamespace(rows=pd.DataFrame({"split": np.resize(PART, 40)})),
+            compute=lambda rows, views: [seen[rows, k].clone() for k in range(len(views))],
+            size=size,
+        )
+
+    smaller, like = values * 2 - 1, Fitted(0.05, 0.3)  # what it was trained on
+    trained = logits(smaller)
+    refit_head(features(smaller, 32), features(values, 40), np.arange(40), labels, 7, like)
     mean = logits()
     found = fit_head(model, values[rows].clone(), labels[rows], "lda", like)
     assert (found.shrinkage, found.scale) == like[:2]
