@@ -193,7 +193,7 @@ class Predict(Settings):
 
     # none, hflip, flips, diagonals, d4: 1, 2, 4, 4, 8 views of each picture
     tta: TTAName = "none"
-    sizes: Sizes | None = None  # px, of the height; None: model.size
+    sizes: Sizes | None = None  # px, of the height; None: as its head was fitted to
 
     @property
     def views_name(self) -> str:
