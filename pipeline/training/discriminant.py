@@ -9,6 +9,8 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
+from pipeline.training.calibrate import Calibrated
+
 SHRINKAGES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 SCALES = np.geomspace(0.005, 2.0, 60)
 CHUNK_IMAGES = 1024
@@ -34,9 +36,13 @@ class Fitted(NamedTuple):
     share: float = 1.0  # of the linear head beside it; all: there is no kernel
     offset: torch.Tensor | float = 0.0  # of its answers
 
-    def beside_trained(self) -> "Fitted":
-        """A trained head has half at most: both read what the backbone learned."""
-        return self._replace(share=min(0.5, self.share))
+    def beside_trained(self, line: Calibrated | None = None) -> "Fitted":
+        """A trained head has half at most: both read what the backbone learned.
+
+        `line` is that of answers on the trained backbone, where there is one yet.
+        """
+        how = self._replace(share=min(0.5, self.share))
+        return how._replace(slope=line.slope, offset=line.offset) if line else how
 
 
 def lda(

@@ -23,7 +23,7 @@ from pipeline.training.head_init import (
     start_views,
     write_linear,
 )
-from pipeline.training.kernel_ridge import project
+from pipeline.training.kernel_ridge import judged, project
 
 if TYPE_CHECKING:
     from pipeline.training.trainer import Trainer
@@ -72,7 +72,8 @@ def refit_head(
     The head was trained on features as they were `before`, and will be given those of `now`.
     The backbone knows the labels of these images by now: shrinkage and scale that they would
     choose today are far too sure, so they are those of the start. Linear heads' mean is a linear
-    one; a kernel, where the start took one, is the better closed form, and the mean of both.
+    one; a kernel, where the start took one, is the better closed form, and the mean of both. How
+    sure that is they may say again: of eight nets it was too shy still (docs/recipe.md).
     """
     model = now.model
     rows, labels = chosen_images(now, rows, labels, seed)
@@ -82,7 +83,8 @@ def refit_head(
         move_head(model, before.compute(some, VIEWS["none"])[0], values[: len(some), 0])
     if like.share < 1:
         near = project(values, *standardise(values), seed)
-        add_kernel(model, near, labels, like.beside_trained())
+        line = judged(near.points, labels, linear_head(model).out_features).line
+        add_kernel(model, near, labels, like.beside_trained(line))
         return
     trained = raw_inputs_head(model)
     fit_head(model, values, labels, "lda", like)

@@ -7,7 +7,7 @@ import torch
 
 from pipeline.base.cli import UserError
 from pipeline.model.kernel import KernelRidge, gaussian
-from pipeline.training.calibrate import LOSSES, as_rows, calibrate
+from pipeline.training.calibrate import LOSSES, Calibrated, as_rows, calibrate
 from pipeline.training.discriminant import CHUNK_IMAGES, Fitted, LinearHead, held_out
 
 MOST = 16_384  # centres: their products are a gigabyte
@@ -23,6 +23,12 @@ class Projection(NamedTuple):
     points: torch.Tensor  # [n, views, dims]
     basis: torch.Tensor  # [width, dims], for features as they come
     shift: torch.Tensor  # [dims]
+
+
+class Judged(NamedTuple):
+    line: Calibrated  # how answers become logits
+    logits: torch.Tensor  # [held-out images times views, columns]
+    target: torch.Tensor  # the same, of what is right
 
 
 def views_within_most(images: int, views: int) -> int:
@@ -56,19 +62,25 @@ def choose(points: torch.Tensor, labels: np.ndarray, linear: LinearHead) -> Fitt
     that the linear head alone is better.
     """
     alone = Fitted(linear.shrinkage, linear.scale)
-    kept, rest = held_out(labels)
-    if not len(rest):
+    if not len(held_out(labels)[1]):
         return alone
-    kind, views, columns = labels.dtype.kind, points.shape[1], len(linear.weight)
-    rows = as_rows(labels, columns).float()
-    near = answers(points[rest], points[kept], solve(points[kept], rows[kept]))
-    far = linear.held.unflatten(0, (len(rest), -1))[:, :views].flatten(0, 1)
-    target = rows[rest].repeat_interleave(views, 0)
-    line = calibrate(kind, near, target, rows.mean(0))
-    near = line.logits(near)
-    losses = [LOSSES[kind](s * far + (1 - s) * near, target).item() for s in SHARES]
+    line, near, target = judged(points, labels, len(linear.weight))
+    views = points.shape[1]
+    far = linear.held.unflatten(0, (len(near) // views, -1))[:, :views].flatten(0, 1)
+    loss = LOSSES[labels.dtype.kind]
+    losses = [loss(s * far + (1 - s) * near, target).item() for s in SHARES]
     share = float(SHARES[np.argmin(losses)])
     return Fitted(*alone[:2], line.slope, share, line.offset) if share < 1 else alone
+
+
+def judged(points: torch.Tensor, labels: np.ndarray, columns: int) -> Judged:
+    """By the held-out fifth, of a regression on the other images."""
+    (kept, rest), views = held_out(labels), points.shape[1]
+    rows = as_rows(labels, columns).float()
+    near = answers(points[rest], points[kept], solve(points[kept], rows[kept]))
+    target = rows[rest].repeat_interleave(views, 0)
+    line = calibrate(labels.dtype.kind, near, target, rows.mean(0))
+    return Judged(line, line.logits(near), target)
 
 
 def solve(points: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:

@@ -27,8 +27,9 @@ def seconds_of_head(trainer: "Trainer") -> float:
     head = model.get_classifier()
     images, views = min(len(trainer.rows), MAX_IMAGES), 1 + len(augmented_views(how))
     once = seconds_of_lda(images, views, head.in_features, head.out_features)
-    if kernel:  # chosen on four fifths, for half the time, and made once, at the end
-        return once + 1.5 * seconds_of_kernel(images, views, head.out_features)
+    if kernel:  # judged on four fifths, for half the time, of a trained backbone too; made once
+        turns = 2.0 if how.train.epochs else 1.5
+        return once + turns * seconds_of_kernel(images, views, head.out_features)
     return once * (1 + how.train.refit)  # at the start, and at most as long at the end
 
 

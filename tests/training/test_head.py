@@ -300,8 +300,8 @@ def test_a_forecast_of_few_images_of_many_classes() -> None:
         ({"head_init": "lda"}, False, 1),
         ({"head_init": "random"}, True, 2),
         ({"head_init": "random"}, False, 0),
-        ({"head_init": "random", "kernel": True}, True, 1 + 1.5 * 2),
-        ({"head_init": "random", "kernel": True}, False, 1 + 1.5 * 2),
+        ({"head_init": "random", "kernel": True}, True, 1 + 2 * 2),
+        ({"head_init": "random", "kernel": True}, False, 1 + 2 * 2),
     ],
 )
 def test_a_forecast_knows_how_often_the_closed_form_is_made(

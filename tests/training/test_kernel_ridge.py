@@ -1,17 +1,24 @@
 """Kernel ridge regression beside the linear head, against formulas in double precision."""
 
+from collections.abc import Callable
+from types import SimpleNamespace
+
 import numpy as np
+import pandas as pd
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 
 from pipeline.base.cli import UserError
+from pipeline.base.config import load_experiment
 from pipeline.inference.features import backbone_digest
 from pipeline.model.head import BlockHead
 from pipeline.model.kernel import gaussian
 from pipeline.training import kernel_ridge
-from pipeline.training.calibrate import as_rows
+from pipeline.training.calibrate import SCALES, as_rows
 from pipeline.training.discriminant import Fitted, held_out, lda
+from pipeline.training.head_end import refit_head
 from pipeline.training.head_init import add_kernel, fit_head, standardise
 from pipeline.training.kernel_ridge import RIDGE, Projection, answers, choose, project, solve
 from pipeline.training.ridge import ridge
@@ -191,3 +198,36 @@ def test_the_model_may_be_on_another_device_than_what_it_is_fitted_to() -> None:
     labels = np.random.default_rng(0).random((30, 3)) < 0.4
     add_kernel(model, near, labels, Fitted(0.1, 1.0, torch.rand(3), 0.5, torch.rand(3)))
     assert model.kernel.weight.is_meta and model.kernel.weight.shape == (30, 3)
+
+
+def test_how_sure_the_kernel_is_follows_the_trained_backbone(write: Callable[..., str]) -> None:
+    """Not the untrained one, which knows less of the pictures; of two views of 30 pictures each."""
+    torch.manual_seed(1)
+    model = BlockHead(timm.create_model("test_resnet"), 3).eval()
+    labels = np.arange(90) % 3
+    values = torch.randn(90, 2, model.head.in_features)
+    values[:, :, :4] += 3 * torch.eye(4)[labels][:, None]
+    features = SimpleNamespace(
+        model=model,
+        settings=load_experiment(write(augment=["HorizontalFlip"])),
+        prepared=SimpleNamespace(rows=pd.DataFrame({"split": ["train"] * 90})),
+        compute=lambda rows, views: [values[rows, k].clone() for k in range(len(views))],
+        size=32,
+    )
+    before = model.from_statistics(values[:, 0]).detach()
+    refit_head(features, features, np.arange(90), labels, 5, Fitted(0.1, 0.5, 1e3, 0.75))
+    torch.testing.assert_close(
+        0.5 * before, model.head((values[:, 0] - model.mean) * model.scale), rtol=1e-4, atol=1e-4
+    )
+    order = np.random.default_rng(5).permutation(90)  # a fifth of the pictures in this order
+    shuffled = labels[order]
+    kept, rest = held_out(shuffled)
+    points = (values @ model.kernel.basis - model.kernel.shift)[order]
+    rows = as_rows(shuffled, 3).float()
+    found = answers(points[rest], points[kept], solve(points[kept], rows[kept]))
+    target = torch.from_numpy(shuffled[rest].repeat(2))
+    losses = [F.cross_entropy(found * scale, target).item() for scale in SCALES["i"]]
+    slope = SCALES["i"][np.argmin(losses)]
+    assert 2 < slope < 64, "on no edge"
+    expected = 0.5 * slope * solve(points, rows)
+    torch.testing.assert_close(model.kernel.weight, expected, rtol=1e-2, atol=1e-3)
