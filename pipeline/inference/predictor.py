@@ -163,7 +163,8 @@ class Predictor:
         """What the model says to a picture of a size that it cannot take, else nothing."""
         try:
             with torch.inference_mode(), as_saved(self.model):
-                self.model(torch.zeros(1, 3, *sides(size), device=self.device))
+                # past what `runtime.compile` would make of another size
+                self.model.forward(torch.zeros(1, 3, *sides(size), device=self.device))
         except torch.OutOfMemoryError:
             raise
         except FOREIGN as error:

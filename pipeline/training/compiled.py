@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from pipeline.base.cli import short, warn
 from pipeline.base.settings import sides
@@ -34,8 +35,12 @@ def compile_step(trainer: "Trainer") -> None:
     except Exception as error:  # no compiler, no memory, what it does not know: of many kinds
         apart, reason = torch.inf, short(error, 120)
     if not apart <= MOST_APART:  # NaN too
-        model._compiled_call_impl = None
+        uncompile(model)
         warn("train", f"runtime.compile: {reason}: the model is not compiled")
+
+
+def uncompile(model: nn.Module) -> None:
+    model._compiled_call_impl = None
 
 
 def gradient(trainer: "Trainer", noise: torch.Tensor) -> torch.Tensor:

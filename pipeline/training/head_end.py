@@ -13,6 +13,7 @@ from pipeline.inference.features import FrozenFeatures
 from pipeline.inference.tta import VIEWS
 from pipeline.model.head import BlockHead
 from pipeline.training import distributed
+from pipeline.training.compiled import uncompile
 from pipeline.training.discriminant import CHUNK_IMAGES, Fitted
 from pipeline.training.head_init import (
     add_kernel,
@@ -38,6 +39,7 @@ def end_head(trainer: "Trainer") -> None:
     size = scaled(how.model.size, how.model.test_scale)
     if size != how.model.size and not trained.refuses(size):
         trainer.preprocessing = {**trained.preprocessing, "size": size}
+        uncompile(model)  # which was for pictures of training's size
     before, now = (FrozenFeatures(p, how) for p in (trained, trainer.predictor(model)))
     say("train", f"{trainer.label()}  fits the head to pictures of {size_name(now.size)} px")
 

@@ -49,6 +49,29 @@ def test_a_step_with_other_gradients_is_not_compiled(
             assert losses(name) == eager
 
 
+def test_larger_pictures_at_the_end_are_no_work_for_the_compiler(
+    write: Callable[..., str],
+    split: Callable[[str], str],
+    run: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It would compile each of their batches anew: of one picture, of many, of the last."""
+    seen = []
+
+    def compiler(call: Callable, **_: Any) -> Callable:
+        def compiled(images: torch.Tensor) -> torch.Tensor:
+            seen.append(images.shape[2])
+            return call(images)
+
+        return compiled
+
+    monkeypatch.setattr(torch, "compile", compiler)
+    model = {"features": "blocks", "head_init": "lda", "test_scale": 1.25}
+    experiment = write(model=model, train={"epochs": 1, "refit": True}, runtime={"compile": True})
+    assert "fits the head to pictures of 40 px" in run("train", split(experiment), "--fold", "0")
+    assert set(seen) == {32}
+
+
 def losses(run: str) -> list[float]:
     scores = load(model_path(run, 0))["scores"]
     return [scores["train_loss"], scores["valid_loss"]]
