@@ -25,7 +25,7 @@ from pipeline.base.schema import (
     Runtime,
     Train,
 )
-from pipeline.base.settings import CONFLICT, Name, Settings, root, scaled, valid_name
+from pipeline.base.settings import CONFLICT, PACKED_SCALE, Name, Settings, root, scaled, valid_name
 from pipeline.base.yaml_files import checked, find_yaml, known_yaml, read_based
 
 
@@ -92,7 +92,7 @@ class Experiment(Settings):
     @property
     def cache_size(self) -> int | tuple[int, int]:
         """Of the packed pictures, px: room for random crops."""
-        return scaled(self.model.size, 1.25)
+        return scaled(self.model.size, PACKED_SCALE)
 
 
 def with_tta(settings: Experiment, tta: TTA | None) -> Experiment:

@@ -16,7 +16,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from pipeline.base.cli import did_you_mean
-from pipeline.base.settings import CONFLICT, Name, Probability, Settings, Side, Size
+from pipeline.base.settings import CONFLICT, PACKED_SCALE, Name, Probability, Settings, Side, Size
 from pipeline.base.yaml_files import find_yaml, known_yaml
 
 Alpha = Annotated[float, Field(ge=0, le=1000)]
@@ -40,10 +40,10 @@ class Model(Settings):
     backbone: str = "tf_efficientnet_lite0"  # any name of timm.list_models(), with or without a tag
     weights: str = "pypi"  # hub (timm's), pypi (lite0, lite1, lite2), none, run:NAME, or a path
     size: Size | None = None  # px, or [height, width]; None: the backbone's own
-    # times the size: what a finished model is shown, where its head is fitted at the end
-    test_scale: float = Field(1.0, ge=1, le=1.25)
     # how a picture takes that shape
     resize: Literal["stretch", "pad"] = Field("stretch", alias="fit")
+    # times the size: what a finished model is shown, where its head is fitted at the end
+    test_scale: float = Field(1.0, ge=1, le=PACKED_SCALE)
     features: Literal["blocks", "last"] = Field("blocks", alias="reads")  # what the head is given
     # or a head of your plugins, on the backbone's last map
     classifier: Annotated[str, of_ours("linear")] = "linear"

@@ -20,6 +20,7 @@ from pydantic_core import PydanticCustomError
 
 from pipeline.base.cli import UserError, shown
 
+PACKED_SCALE = 1.25  # of the pictures that prepare packs, times the size
 CONFLICT = "conflict"  # type of an error of settings that do not go together
 Probability = Annotated[float, Field(ge=0, le=1)]
 Root = Literal["data", "runs", "folds", "labels", "submissions", "weights"]

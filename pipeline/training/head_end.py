@@ -42,7 +42,6 @@ def end_head(trainer: "Trainer") -> None:
         uncompile(model)  # which was for pictures of training's size
     before, now = (FrozenFeatures(p, how) for p in (trained, trainer.predictor(model)))
     say("train", f"{trainer.label()}  fits the head to pictures of {size_name(now.size)} px")
-
     known = trainer.rows, trainer.labels, trainer.seed, trainer.fitted
     distributed.run_on_main(partial(refit_head, before, now, *known), model, trainer.accelerator)
 
@@ -75,7 +74,7 @@ def refit_head(
     The backbone knows the labels of these images by now: shrinkage and scale that they would
     choose today are far too sure, so they are those of the start. Linear heads' mean is a linear
     one; a kernel, where the start took one, is the better closed form, and the mean of both. How
-    sure that is they may say again: of eight nets it was too shy still (docs/recipe.md).
+    sure that is they may say again: it came out too shy rather than too sure (docs/recipe.md).
     """
     model = now.model
     rows, labels = chosen_images(now, rows, labels, seed)

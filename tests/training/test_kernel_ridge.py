@@ -201,7 +201,7 @@ def test_the_model_may_be_on_another_device_than_what_it_is_fitted_to() -> None:
 
 
 def test_how_sure_the_kernel_is_follows_the_trained_backbone(write: Callable[..., str]) -> None:
-    """Not the untrained one, which knows less of the pictures; of two views of 30 pictures each."""
+    """Not the untrained one, which knows less of the pictures; of two views of 90 pictures."""
     torch.manual_seed(1)
     model = BlockHead(timm.create_model("test_resnet"), 3).eval()
     labels = np.arange(90) % 3
