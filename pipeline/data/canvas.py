@@ -1,12 +1,37 @@
-"""What albumentations draws for pictures, done to a batch of them at once: places and colours."""
+"""What albumentations draws for a batch of pictures: planned in numbers, then done on its device.
 
-from typing import Any
+A plan touches no pixel, so that another process can make it while the device trains.
+"""
+
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
 LUMA = (0.299, 0.587, 0.114)
+COLOURS = ("brightness", "contrast", "saturation", "hue")  # ColorJitter's numbers of its changes
+CONTRAST, SATURATION, HUE = 1, 2, 3
+
+
+class Sampling(NamedTuple):
+    """Pixels taken from elsewhere: by maps [batch, 2, 3] from a place to one in the picture."""
+
+    side: int
+    maps: np.ndarray  # float32
+    borders: np.ndarray  # of each picture, by grid_sample's names
+
+
+class Colours(NamedTuple):
+    """Up to four changes, each of all pictures towards a grey, then of some in hue."""
+
+    levels: np.ndarray  # float32 [changes, 3, batch]: what is kept; the grey: its own, its mean
+    counts: list[int]  # pictures whose hue is turned, by change
+    rows: np.ndarray  # which those are, one change after the other
+    turns: np.ndarray  # float32, shares of a circle
+
+
+Plan = list[Sampling | Colours]
 
 
 def send(values: "np.ndarray | torch.Tensor", device: torch.device) -> torch.Tensor:
@@ -21,82 +46,115 @@ def send(values: "np.ndarray | torch.Tensor", device: torch.device) -> torch.Ten
 
 
 class Canvas:
-    """Pictures float32 [batch, 3, side, side], and where their pixels shall be taken from.
+    """Where the pixels of n pictures, `side` px wide, shall be taken from; keeps the `plan`.
 
-    `maps` [batch, 3, 3] lead from a place on the canvas to one in the pictures.
+    Places are told in units: 0 is the centre of the first pixel and 1 that of the last. `maps`
+    [n, 3, 3] lead from a place on the canvas to one in the pictures.
     """
 
-    def __init__(self, images: torch.Tensor, mode: str):
-        self.images, self.mode, self.side = images, mode, images.shape[-1]
+    def __init__(self, n: int, side: int):
+        self.n, self.side, self.plan = n, side, Plan()
         self.begin()
 
     def begin(self) -> None:
-        n = len(self.images)
-        self.maps, self.borders = np.tile(np.eye(3), (n, 1, 1)), np.full(n, "border", dtype="<U10")
+        self.maps, self.borders = eyes(self.n), np.full(self.n, "border", dtype="<U10")
         self.moved = self.resampled = False
+
+    def move(self, rows: list[int], steps: np.ndarray) -> None:
+        self.maps[rows] = self.maps[rows] @ steps
+        self.moved = True
 
     def turn(self, corners: dict[int, np.ndarray]) -> None:
         """By flips and quarter turns, told by where the corners [2, 2, (x, y, 0)] come from."""
-        for i, at in corners.items():
-            first, right, down = at[[0, 0, 1], [0, 1, 0], :2].astype(int)
-            step = np.eye(3)
-            step[:2] = np.stack([right - first, down - first, first], 1)
-            self.maps[i] = self.maps[i] @ step
-            self.moved = True
+        if not corners:
+            return
+        at = np.stack(list(corners.values()))[:, [0, 0, 1], [0, 1, 0], :2].astype(float)
+        first, right, down = at.swapaxes(0, 1)
+        steps = eyes(len(at))
+        steps[:, :2] = np.stack([right - first, down - first, first], 2)
+        self.move(list(corners), steps)
 
     def crop(self, chosen: dict[int, dict[str, Any]], side: int) -> None:
         """To boxes (left, top, right, bottom) px made `side` px large; all of it where none is."""
         was = self.side
         if not chosen or (side == was and not any("crop_coords" in p for p in chosen.values())):
             return
-        for i, params in chosen.items():
-            left, top, right, bottom = params.get("crop_coords", (0, 0, was, was))
-            wide, high = (right - left) / side, (bottom - top) / side
-            step = np.eye(3)
-            step[0, 0], step[1, 1] = (n * (side - 1) / (was - 1) for n in (wide, high))
-            step[0, 2] = (left - 0.5 + wide / 2) / (was - 1)
-            step[1, 2] = (top - 0.5 + high / 2) / (was - 1)
-            self.maps[i] = self.maps[i] @ step
-        self.side, self.moved, self.resampled = side, True, True
+        boxes = [params.get("crop_coords", (0, 0, was, was)) for params in chosen.values()]
+        left, top, right, bottom = np.array(boxes, dtype=float).T
+        wide, high = (right - left) / side, (bottom - top) / side
+        steps = eyes(len(boxes))
+        steps[:, 0, 0], steps[:, 1, 1] = (n * (side - 1) / (was - 1) for n in (wide, high))
+        steps[:, 0, 2] = (left - 0.5 + wide / 2) / (was - 1)
+        steps[:, 1, 2] = (top - 0.5 + high / 2) / (was - 1)
+        self.move(list(chosen), steps)
+        self.side, self.resampled = side, True
 
     def warp(self, chosen: dict[int, dict[str, Any]], border: str) -> None:
         """By matrices in px. What lies beyond a picture's edge is that of the canvas as it is."""
         if self.resampled:
             self.render()
-        units = np.diag([self.side - 1, self.side - 1, 1.0])
-        for i, params in chosen.items():
-            inverse = np.linalg.inv(np.asarray(params["matrix"], dtype=float))
-            self.maps[i] = self.maps[i] @ np.linalg.inv(units) @ inverse @ units
-            self.borders[i], self.moved, self.resampled = border, True, True
+        if chosen:
+            units = np.diag([self.side - 1, self.side - 1, 1.0])
+            there = np.array([params["matrix"] for params in chosen.values()], dtype=float)
+            self.move(list(chosen), np.linalg.inv(units) @ np.linalg.inv(there) @ units)
+            self.borders[list(chosen)], self.resampled = border, True
 
-    def render(self) -> torch.Tensor:
-        """The pictures as they shall be, which the canvas holds from now on."""
+    def render(self) -> None:
+        """What moved so far becomes one resampling."""
         if self.moved:
-            maps = send(self.maps[:, :2].astype(np.float32), self.images.device)
-            line = torch.linspace(0, 1, self.side, device=maps.device)
-            x = maps[:, None, None, :, 0] * line[:, None]
-            y = maps[:, None, None, :, 1] * line[:, None, None]
-            grid = (x + y + maps[:, None, None, :, 2]).mul_(2).sub_(1)
-            self.images = self.sample(grid).clamp_(0, 255)
+            maps = self.maps[:, :2].astype(np.float32)
+            self.plan.append(Sampling(self.side, maps, self.borders))
         self.begin()
-        return self.images
 
-    def sample(self, grid: torch.Tensor) -> torch.Tensor:
-        def of(rows: Any, border: str) -> torch.Tensor:
-            images, places = self.images[rows].float(), grid[rows]
-            return F.grid_sample(images, places, self.mode, border, align_corners=True)
+    def colour(self, chosen: dict[int, dict[str, Any]]) -> None:
+        """By ColorJitter, which makes its four changes of a picture in any order."""
+        self.render()
+        levels, counts, rows, turns = [], [], [], []
+        for place in range(4 if chosen else 0):
+            kept = np.tile(np.array([[1.0], [0.0], [0.0]], dtype=np.float32), self.n)
+            before = len(rows)
+            for i, params in chosen.items():
+                number = params["order"][place]
+                value = params[COLOURS[number]]
+                if number == HUE:
+                    if value:
+                        rows.append(i)
+                        turns.append(value)
+                else:
+                    kept[:, i] = value, number == SATURATION, number == CONTRAST
+            levels.append(kept)
+            counts.append(len(rows) - before)
+        if levels:
+            turns = np.array(turns, dtype=np.float32)
+            self.plan.append(Colours(np.stack(levels), counts, np.array(rows, dtype=int), turns))
 
-        kinds = sorted(set(self.borders))
-        if len(kinds) == 1:
-            return of(slice(None), kinds[0])
-        made = self.images.new_empty(len(grid), 3, self.side, self.side)
-        for kind in kinds:
-            rows = send(np.flatnonzero(self.borders == kind), grid.device)
-            made[rows] = of(rows, kind)
-        return made
+
+def eyes(n: int) -> np.ndarray:
+    return np.tile(np.eye(3), (n, 1, 1))
 
 
-def jitter(images: torch.Tensor, chosen: dict[int, dict[str, Any]]) -> torch.Tensor:
+def sample(images: torch.Tensor, plan: Sampling, mode: str) -> torch.Tensor:
+    """Float [batch, 3, side, side] of float [batch, 3, h, w]."""
+    maps = send(plan.maps, images.device)
+    line = torch.linspace(0, 1, plan.side, device=maps.device)
+    x = maps[:, None, None, :, 0] * line[:, None]
+    y = maps[:, None, None, :, 1] * line[:, None, None]
+    grid = (x + y + maps[:, None, None, :, 2]).mul_(2).sub_(1)
+
+    def of(rows: Any, border: str) -> torch.Tensor:
+        return F.grid_sample(images[rows].float(), grid[rows], mode, border, align_corners=True)
+
+    kinds = sorted(set(plan.borders))
+    if len(kinds) == 1:
+        return of(slice(None), kinds[0]).clamp_(0, 255)
+    made = images.new_empty(len(grid), 3, plan.side, plan.side, dtype=torch.float32)
+    for kind in kinds:
+        rows = send(np.flatnonzero(plan.borders == kind), grid.device)
+        made[rows] = of(rows, kind)
+    return made.clamp_(0, 255)
+
+
+def recolour(images: torch.Tensor, plan: Colours) -> torch.Tensor:
     """albumentations' ColorJitter of [batch, 3, h, w] of 0 to 255.
 
     In half precision on a GPU: its steps of at most 1/8 are finer than a picture's, and memory
@@ -104,30 +162,16 @@ def jitter(images: torch.Tensor, chosen: dict[int, dict[str, Any]]) -> torch.Ten
     """
     if images.device.type == "cuda":
         images = images.half()
-    steps = [("brightness", brighter), ("contrast", starker), ("saturation", richer), ("hue", hued)]
-    for place in range(4):
-        for number, (name, function) in enumerate(steps):
-            rows = [i for i, params in chosen.items() if params["order"][place] == number]
-            if rows:
-                at = send(rows, images.device)
-                factors = np.array([chosen[i][name] for i in rows])[:, None, None, None]
-                factor = send(factors, images.device).to(images.dtype)
-                images[at] = function(images[at], factor).clamp_(0, 255)
+    levels = send(plan.levels, images.device).to(images.dtype)[..., None, None, None]
+    rows = send(plan.rows, images.device).split(plan.counts)
+    turns = send(plan.turns, images.device).to(images.dtype)[:, None, None, None]
+    for (kept, own, mean), at, turn in zip(levels, rows, turns.split(plan.counts), strict=True):
+        shade = gray(images)
+        shade = shade * own + shade.mean((2, 3), keepdim=True) * mean
+        images = torch.lerp(shade, images, kept).clamp_(0, 255)  # away from black is brighter
+        if len(at):
+            images[at] = hued(images[at], turn).clamp_(0, 255)
     return images
-
-
-def brighter(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-    return images.mul_(factor)
-
-
-def starker(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-    mean = gray(images).mean((2, 3), keepdim=True)
-    return images.mul_(factor).add_(mean * (1 - factor))
-
-
-def richer(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-    shade = gray(images) * (1 - factor)
-    return images.mul_(factor).add_(shade)
 
 
 def gray(images: torch.Tensor) -> torch.Tensor:

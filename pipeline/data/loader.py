@@ -8,7 +8,7 @@ import hashlib
 import itertools
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +27,7 @@ from pipeline.data.on_device import DeviceLoader, is_batched, resident
 Batch = tuple[torch.Tensor, torch.Tensor]
 PATIENCE = 300  # seconds for a batch, after which its worker is taken for dead
 AHEAD = 2  # batches that a worker of PyTorch makes before they are asked for
+DRAWERS = 2  # processes that draw what a GPU does to pictures: 13,000 to 60,000 a second each
 SHARED = Path("/dev/shm")
 warn_once = cache(warn)
 
@@ -117,9 +118,23 @@ def load_batches(
     if is_batched(pictures.transform):
         there = resident(pictures.pixels, device)
         if there is not None:
-            return DeviceLoader(pictures, batches, there)
+            return made_there(pictures, batches, there, loader_processes(runtime, on_gpu=True))
     on_gpu = device.type == "cuda"
     return make_loader(pictures, batches, loader_processes(runtime, on_gpu), on_gpu)
+
+
+def made_there(
+    pictures: Pictures, batches: Iterable[BatchSpec], there: torch.Tensor, workers: int
+) -> DeviceLoader:
+    """Batches of the packed pixels `there`, on a GPU.
+
+    What is random is drawn by some of the `workers` meanwhile: a GPU whose own process draws
+    between its steps is idle then.
+    """
+    drawn = isinstance(pictures.transform, Augment)
+    workers = min(workers, DRAWERS) if drawn else 0
+    planned = partial(in_processes, batches=batches, workers=workers, persistent=True)
+    return DeviceLoader(pictures, there, planned)
 
 
 def make_loader(
@@ -127,12 +142,25 @@ def make_loader(
 ) -> DataLoader:
     """Batches in order, from as many of the `workers` as there is shared memory for."""
     workers = affordable(workers, pictures, batches)
+    return in_processes(pictures, batches, workers, pin)
+
+
+def in_processes(
+    dataset: Dataset,
+    batches: Iterable[BatchSpec],
+    workers: int,
+    pin: bool = False,
+    persistent: bool = False,  # they stay for the next pass: to fork a process that uses a GPU
+) -> DataLoader:  # takes it 50 ms
+    """`dataset[batch]` for each of the batches, in order, from worker processes or from none."""
     return DataLoader(
-        pictures,
+        dataset,
         sampler=batches,
         batch_size=None,  # an index is already a whole batch
+        collate_fn=_as_it_is,
         num_workers=workers,
         pin_memory=pin,
+        persistent_workers=persistent and workers > 0,
         timeout=PATIENCE if workers else 0,
         # its own generator: the worker seeds must not disturb the training's random numbers
         generator=torch.Generator().manual_seed(0),
@@ -155,6 +183,10 @@ def affordable(workers: int, pictures: Pictures, batches: Iterable[BatchSpec]) -
     text = f"{SHARED} has no room for the batches of {workers} loader processes: {fit} will do"
     warn_once("train", f"{text}; docker run --shm-size=2g gives more")
     return fit
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
 
 
 def _one_thread(worker: int) -> None:

@@ -6,7 +6,7 @@ and from the same seeds, so that both ways make the same pictures but for roundi
 on pixels is done here, in one resampling where albumentations makes one a transform.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import albumentations as A
@@ -14,9 +14,10 @@ import cv2
 import numpy as np
 import torch
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
 
 from pipeline.data.augment import Augment, Resize
-from pipeline.data.canvas import Canvas, jitter, send
+from pipeline.data.canvas import Canvas, Plan, Sampling, recolour, sample, send
 
 if TYPE_CHECKING:
     from pipeline.data.images import Pixels
@@ -52,25 +53,39 @@ def resident(pixels: "Pixels", device: torch.device) -> torch.Tensor | None:
     return _held[key][1]
 
 
+class Plans(Dataset):
+    """Indexed by a BatchSpec: it, and what shall be done to the pixels of its pictures."""
+
+    def __init__(self, transform: "BatchAugment | BatchResize", side: int):
+        self.transform, self.side = transform, side
+
+    def __getitem__(self, spec: "BatchSpec") -> tuple["BatchSpec", Plan]:
+        return spec, self.transform.plan(len(spec.rows), self.side, spec.seed)
+
+
 class DeviceLoader:
     """As a DataLoader of `pictures`: batches (floats [batch, size, size, 3] of 0 to 255, targets).
 
-    `there` are the packed pixels on the device.
+    `there` are the packed pixels on the device, `planned` makes an iterator of (BatchSpec, plan)
+    from `Plans`.
     """
 
-    def __init__(self, pictures: "Pictures", batches: Iterable["BatchSpec"], there: torch.Tensor):
-        self.dataset, self.batches, self.there = pictures, batches, there
+    def __init__(
+        self, pictures: "Pictures", there: torch.Tensor, planned: Callable[[Plans], DataLoader]
+    ):
+        self.dataset, self.there = pictures, there
         made_by = BatchAugment if isinstance(pictures.transform, Augment) else BatchResize
         self.transform = made_by(pictures.transform)
+        self.plans = planned(Plans(self.transform, there.shape[1]))
 
     def __len__(self) -> int:
-        return len(self.batches)
+        return len(self.plans)
 
     def __iter__(self) -> Iterator["Batch"]:
         device = self.there.device
-        for spec in self.batches:
+        for spec, plan in self.plans:
             images = self.there[send(self.dataset.rows[spec.rows], device)]
-            made = self.transform(images.permute(0, 3, 1, 2), spec.seed)
+            made = self.transform(images.permute(0, 3, 1, 2), plan)
             yield made.permute(0, 2, 3, 1), send(self.dataset.targets[spec.rows], device)
 
 
@@ -104,7 +119,10 @@ class BatchResize:
     def __init__(self, resize: Resize):
         self.size, self.mode = resize.size, MODES[resize.mode]
 
-    def __call__(self, images: torch.Tensor, seed: int) -> torch.Tensor:
+    def plan(self, n: int, side: int, seed: int) -> Plan:
+        return []
+
+    def __call__(self, images: torch.Tensor, plan: Plan) -> torch.Tensor:
         images = images.float()
         if images.shape[2:] == self.size:
             return images
@@ -114,29 +132,35 @@ class BatchResize:
 
 
 class BatchAugment:
-    """An `Augment` for uint8 batches [batch, 3, side, side]; equal pictures for an equal seed.
-
-    Places are told in units: 0 is the centre of the first pixel and 1 that of the last.
-    """
+    """An `Augment` for uint8 batches [batch, 3, side, side]; equal pictures for an equal seed."""
 
     def __init__(self, augment: Augment):
         self.augment, self.steps = augment, augment.compose.transforms
         self.mode = MODES[self.steps[-1].interpolation]
 
-    def __call__(self, images: torch.Tensor, seed: int) -> torch.Tensor:
-        canvas = Canvas(images.float(), self.mode)
-        drawn = self.draw(len(images), canvas.side, seed)
-        for step, chosen in zip(self.steps, drawn, strict=True):
+    def __call__(self, images: torch.Tensor, plan: Plan) -> torch.Tensor:
+        images = images.float()
+        for part in plan:
+            if isinstance(part, Sampling):
+                images = sample(images, part, self.mode)
+            else:
+                images = recolour(images, part)
+        return images
+
+    def plan(self, n: int, side: int, seed: int) -> Plan:
+        """What shall be done to `n` pictures, `side` px wide."""
+        canvas = Canvas(n, side)
+        for step, chosen in zip(self.steps, self.draw(n, side, seed), strict=True):
             if isinstance(step, A.ColorJitter):
-                canvas.images = jitter(canvas.render(), chosen)
+                canvas.colour(chosen)
             elif isinstance(step, A.RandomResizedCrop | A.Resize):
-                side = step.size[0] if isinstance(step, A.RandomResizedCrop) else step.height
-                canvas.crop(chosen, side)
+                canvas.crop(chosen, step.size[0] if hasattr(step, "size") else step.height)
             elif isinstance(step, WARPS):
                 canvas.warp(chosen, BORDERS[step.border_mode])
             else:
                 canvas.turn({i: step.apply(CORNERS, **params) for i, params in chosen.items()})
-        return canvas.render()
+        canvas.render()
+        return canvas.plan
 
     def draw(self, n: int, side: int, seed: int) -> list[dict[int, dict[str, Any]]]:
         """Of each step the pictures it is applied to, and its parameters, as Compose draws them."""

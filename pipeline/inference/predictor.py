@@ -1,5 +1,6 @@
 """One class turns pictures into probabilities: validation, OOF, test and notebook use it."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from pipeline.data.loader import Pictures, in_order, load_batches
 from pipeline.inference.answers import SHARES, Answer
 from pipeline.inference.tta import View, allowed
 from pipeline.model.build import load_model, to_device
+from pipeline.model.depthwise import expecting
 from pipeline.model.taps import FOREIGN
 
 Precision = Literal["no", "fp16"]
@@ -108,7 +110,8 @@ class Predictor:
         pictures = Pictures(pixels, rows, np.zeros(len(rows)), resize)
         specs = in_order(len(rows), self.runtime.predict_batch)
         loader = load_batches(pictures, specs, self.runtime, self.device)
-        with Progress(label, len(rows), "images") as progress:
+        coming, bar = len(rows) * math.prod(sides(size)), Progress(label, len(rows), "images")
+        with expecting(self.model, coming), bar as progress:
             for images, _ in loader:
                 yield self.normalise(images)
                 progress.advance(len(images))

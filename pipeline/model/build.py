@@ -17,6 +17,7 @@ from pipeline.base.config import Model, Runtime
 from pipeline.base.plugins import read_plugins
 from pipeline.base.settings import Size
 from pipeline.model.backbone import as_recorded, build_backbone, drops, layout, read_weights
+from pipeline.model.depthwise import spare_compiler
 from pipeline.model.fused import fuse
 from pipeline.model.head import BlockHead, OwnHead
 from pipeline.model.taps import FOREIGN, classifier, final_features
@@ -76,6 +77,8 @@ def to_device(
         fuse(model, size)
     if device.type == "cpu":
         spare_strided(model)
+    if device.type == "cuda" and not runtime.compile:
+        spare_compiler(model, device)
     if not runtime.channels_last:
         model.to(memory_format=torch.contiguous_format)
         model.register_forward_pre_hook(_contiguous)  # pictures arrive channels-last

@@ -67,13 +67,25 @@ def convolve(self: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
     """Forward of a convolution that does the work of its norm, unless that is training."""
     [norm] = self.fused
     if norm.training:
+        norm.statistics = None  # its kernels tell nobody that they move them
         return type(self).forward(self, x)
-    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-    shift = -norm.running_mean if self.bias is None else self.bias - norm.running_mean
+    inverse, shift = statistics(norm)
+    scale, shift = norm.weight * inverse, shift if self.bias is None else self.bias + shift
     if isinstance(self, Conv2dSame):
         x = pad_same(x, self.kernel_size, self.stride, self.dilation)
-    weight = self.weight * scale[:, None, None, None]
+    weight = self.weight * scale.view(-1, 1, 1, 1)
     return self._conv_forward(x, weight, torch.addcmul(norm.bias, shift, scale))
+
+
+def statistics(norm: nn.BatchNorm2d) -> tuple[torch.Tensor, torch.Tensor]:
+    """1/σ and -μ, kept until the norm is given others: a GPU waits for each call made of it."""
+    mean, var = norm.running_mean, norm.running_var
+    versions = mean._version, var._version
+    kept = getattr(norm, "statistics", None)
+    if kept is None or kept[0] is not mean or kept[1] is not var or kept[2] != versions:
+        with torch.inference_mode(False), torch.no_grad():
+            kept = norm.statistics = mean, var, versions, ((var + norm.eps).rsqrt(), -mean)
+    return kept[3]
 
 
 def activate(self: nn.BatchNorm2d, x: torch.Tensor) -> torch.Tensor:

@@ -16,6 +16,7 @@ from pipeline.base.deadline import Deadline
 from pipeline.base.device import make_accelerator
 from pipeline.base.forms import as_array
 from pipeline.base.progress import Progress
+from pipeline.base.settings import sides
 from pipeline.data.augment import Augment
 from pipeline.data.extra import epoch_sampler
 from pipeline.data.images import Pixels
@@ -26,6 +27,7 @@ from pipeline.inference.features import FrozenFeatures
 from pipeline.inference.predictor import Normalise, Predictor
 from pipeline.inference.tta import VIEWS
 from pipeline.model.build import build_model, preprocessing, recompute, to_device
+from pipeline.model.depthwise import expect
 from pipeline.model.freeze import freeze, train_mode, unfreeze
 from pipeline.training import checkpoint, distributed, optim
 from pipeline.training.compiled import compile_step
@@ -83,7 +85,9 @@ class Trainer:
         fixed, device = how.batchnorm == "frozen", self.accelerator.device
         if not fixed:
             model = distributed.sync_batchnorm(model)
-        return to_device(model, runtime, how.size, device, training=fixed)
+        model = to_device(model, runtime, how.size, device, training=fixed)
+        expect(model, self.settings.train.epochs * len(self.rows) * math.prod(sides(how.size)))
+        return model
 
     def _make_data(self, targets: np.ndarray) -> None:
         settings = self.settings.train

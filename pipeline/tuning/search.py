@@ -14,7 +14,7 @@ import torch
 from pipeline.base.config import Experiment, Runtime
 from pipeline.base.device import workers
 from pipeline.base.libc import cores
-from pipeline.data.loader import Batch, EpochBatches, grouped, make_loader
+from pipeline.data.loader import Batch, EpochBatches, grouped, made_there, make_loader
 from pipeline.data.on_device import DeviceLoader
 from pipeline.inference.predictor import Predictor
 from pipeline.inference.tta import VIEWS
@@ -132,7 +132,7 @@ def is_on_gpu(trainer: "Trainer") -> bool:
 def choose_workers(choices: Choices, trainer: "Trainer", size: int) -> float:
     default = workers(trainer.settings.runtime, is_on_gpu(trainer))
     others = [n for n in (0, 1, 2, 4, 8) if n <= cores() and n != default]
-    if isinstance(trainer.loader, DeviceLoader):  # which needs none
+    if isinstance(trainer.loader, DeviceLoader):  # which takes few
         others = []
     return choices.choose(
         "workers", default, others, lambda n: load_rate(trainer, size, n, trainer.step)
@@ -197,7 +197,7 @@ def load_rate(
     device = trainer.accelerator.device
     batches = EpochBatches(len(trainer.rows), size, trainer.seed)
     if isinstance(loader := trainer.loader, DeviceLoader):
-        loader = DeviceLoader(loader.dataset, batches, loader.there)
+        loader = made_there(loader.dataset, batches, loader.there, count)
     else:
         loader = make_loader(loader.dataset, batches, count, device.type == "cuda")
     endless = itertools.chain.from_iterable(itertools.repeat(loader))

@@ -82,6 +82,8 @@ def test_training_is_the_same(batchnorm: str) -> None:
             torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-3, atol=1e-5, msg=name)
         for (name, mine), theirs in zip(model.named_buffers(), plain.buffers(), strict=True):
             torch.testing.assert_close(mine, theirs, msg=name)
+        with torch.no_grad():  # by the statistics of now, not those that it was fused with
+            torch.testing.assert_close(model.eval()(PICTURES), plain.eval()(PICTURES))
 
 
 def test_strided_convolutions_of_few_channels_see_no_channels_last_pictures() -> None:
