@@ -43,17 +43,18 @@ def main(
     batch: Annotated[int, typer.Option(help="pictures a step")] = 256,
     seconds: Annotated[float, typer.Option(help="of one measurement")] = 4.0,
     compiled: Annotated[bool, typer.Option("--compile", help="both sides compiled")] = False,
+    graph: Annotated[bool, typer.Option(help="our steps recorded once and played back")] = False,
     profile: Annotated[bool, typer.Option(help="what takes an epoch's time, instead")] = False,
     out: Annotated[Path | None, typer.Option(help="all figures, as JSON")] = None,
 ) -> None:
-    pixels = noise(round(1.25 * size))
+    pixels, runtime = noise(round(1.25 * size)), {"compile": compiled, "graph": graph}
     if profile:
-        tell_kernels(models[0], size, batch, pixels)
+        tell_kernels(models[0], size, batch, pixels, runtime)
         return
     found = {}
     for name in models:
         try:
-            found[name] = rates(name, size, batch, seconds, compiled, pixels)
+            found[name] = rates(name, size, batch, seconds, runtime, pixels)
         except Exception as error:  # the next model may do; a card is not lent for long
             found[name] = {"failed": short(f"{type(error).__name__}: {error}", 400)}
         say("rates", f"{name}: " + ", ".join(f"{k} {shown(v)}" for k, v in found[name].items()))
@@ -69,11 +70,16 @@ def noise(side: int) -> np.ndarray:
 
 
 def rates(
-    name: str, size: int, batch: int, seconds: float, compiled: bool, pixels: np.ndarray
+    name: str,
+    size: int,
+    batch: int,
+    seconds: float,
+    runtime: dict[str, bool],
+    pixels: np.ndarray,
 ) -> dict[str, Any]:
     """Images/s by what was measured, and our share of timm's."""
     found: dict[str, Any] = {}
-    timms = [timm_train(name, size, batch, seconds, compiled)]
+    timms = [timm_train(name, size, batch, seconds, runtime["compile"])]
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / "first.safetensors"
         save_file(timm.create_model(name, **sized(name, size)).state_dict(), weights)
@@ -81,10 +87,10 @@ def rates(
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
                 torch.cuda.reset_peak_memory_stats()
-            trainer = make(name, size, batch, model, compiled, pixels)
+            trainer = make(name, size, batch, model, runtime, pixels)
             found |= {f"{how}: {k}": v for k, v in ours(trainer, batch, seconds).items()}
             del trainer
-    timms.append(timm_train(name, size, batch, seconds, compiled))
+    timms.append(timm_train(name, size, batch, seconds, runtime["compile"]))
     found["timm train"] = statistics.mean(timms)
     for how in recipes(Path()):
         for part in ("step", "epoch"):
@@ -106,14 +112,19 @@ def sized(name: str, size: int) -> dict[str, int]:
 
 
 def make(
-    name: str, size: int, batch: int, model: dict[str, Any], compiled: bool, pixels: np.ndarray
+    name: str,
+    size: int,
+    batch: int,
+    model: dict[str, Any],
+    runtime: dict[str, bool],
+    pixels: np.ndarray,
 ) -> Trainer:
     settings = Experiment(
         competition="demo",
         model={"backbone": name, "size": size, **model},
         augment="photos",
         train={"epochs": 10, "batch_size": batch},
-        runtime={"compile": compiled, "predict_batch": batch},
+        runtime={**runtime, "predict_batch": batch},
     )
     rows = np.arange(20 * batch)
     train = pd.DataFrame({"row": rows % len(pixels), "target": rows % CLASSES})
@@ -125,10 +136,14 @@ def make(
 def ours(trainer: Trainer, batch: int, seconds: float) -> dict[str, float]:
     """Images/s of the step alone, whole epochs, the loader alone by its workers, and inference."""
     trainer.epoch = 1
-    trainer.set_mode()
+    started = time.monotonic()
+    trainer.set_mode()  # which records, where it is asked to
     one = next(iter(trainer.loader))
+    trainer.step([one], len(one[0]))
+    synchronize(trainer.accelerator.device)
+    found = {"seconds to the first step": time.monotonic() - started}
     step_rate(trainer, one, batch, seconds / 2)  # cuDNN searches, and compiling takes its time
-    found = {"step": step_rate(trainer, one, batch, seconds)}
+    found["step"] = step_rate(trainer, one, batch, seconds)
     trainer.train_epoch()
     found["epoch"] = trainer.train_epoch()[1]
     count = workers(trainer.settings.runtime, on_gpu(trainer))
@@ -143,12 +158,14 @@ def on_gpu(trainer: Trainer) -> bool:
     return trainer.accelerator.device.type == "cuda"
 
 
-def tell_kernels(name: str, size: int, batch: int, pixels: np.ndarray) -> None:
+def tell_kernels(
+    name: str, size: int, batch: int, pixels: np.ndarray, runtime: dict[str, bool]
+) -> None:
     """The table of PyTorch's profiler of an epoch by the default recipe."""
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / "first.safetensors"
         save_file(timm.create_model(name, **sized(name, size)).state_dict(), weights)
-        trainer = make(name, size, batch, recipes(weights)["default"], False, pixels)
+        trainer = make(name, size, batch, recipes(weights)["default"], runtime, pixels)
     trainer.train_epoch()
     with torch.profiler.profile() as found:
         trainer.train_epoch()

@@ -325,6 +325,27 @@ DEFECTS = [
         "test_review.py",
     ),
     Defect(
+        "a folded norm keeps the statistics it had before training",
+        "model/fused.py",
+        "        norm.statistics = None  # its kernels tell nobody that they move them\n",
+        "",
+        "test_fused.py",
+    ),
+    Defect(
+        "a recorded step filled up with pictures that move BatchNorm's statistics",
+        "training/graph.py",
+        'self.trainer.settings.model.batchnorm == "train"',
+        "False",
+        "test_graph.py",
+    ),
+    Defect(
+        "training takes a validation's kernels",
+        "model/depthwise.py",
+        "            conv.few = few\n",
+        "            conv.few = True\n",
+        "test_depthwise.py",
+    ),
+    Defect(
         "crops on a GPU half a pixel off",
         "data/canvas.py",
         "(left - 0.5 + wide / 2)",

@@ -218,6 +218,7 @@ class Runtime(Settings):
     precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     channels_last: bool = True  # order of a picture's numbers in memory
     compile: bool = False  # torch.compile, in training
+    graph: bool = False  # a GPU plays a step's passes back, recorded once: for small pictures
     workers: int | None = Field(None, ge=0, le=256)  # None: 0 on a CPU, else up to 4
     predict_batch: int = Field(64, ge=1)  # pictures a step, in prediction
     pack_gb: float = Field(16.0, ge=0)  # larger competitions are read from their files

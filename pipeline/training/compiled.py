@@ -1,12 +1,13 @@
 """torch.compile, where a step of it is the step that was compiled."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from pipeline.base.cli import short, warn
-from pipeline.base.settings import sides
+from pipeline.base.settings import Size, sides
 
 if TYPE_CHECKING:
     from pipeline.training.trainer import Trainer
@@ -25,12 +26,11 @@ def compile_step(trainer: "Trainer") -> None:
     for module in model.modules():
         if "drop" in type(module).__name__.lower():  # a compiler draws its own random numbers
             module.eval()
-    shape, draw = (batch, *sides(trainer.preprocessing["size"]), 3), torch.Generator()
-    noise = torch.randint(256, shape, dtype=torch.uint8, generator=draw.manual_seed(0))
-    before = gradient(trainer, noise)
+    images = trainer.normalise(noise(batch, trainer.preprocessing["size"]))
+    before = gradient(trainer, trainer.model, images)
     model.compile(dynamic=False)  # batches have one size, or two
     try:
-        apart = float((gradient(trainer, noise) - before).norm() / before.norm())
+        apart = float((gradient(trainer, trainer.model, images) - before).norm() / before.norm())
         reason = f"its gradients differ by {apart:.0%}"
     except Exception as error:  # no compiler, no memory, what it does not know: of many kinds
         apart, reason = torch.inf, short(error, 120)
@@ -43,11 +43,19 @@ def uncompile(model: nn.Module) -> None:
     model._compiled_call_impl = None
 
 
-def gradient(trainer: "Trainer", noise: torch.Tensor) -> torch.Tensor:
+def noise(n: int, size: Size) -> torch.Tensor:
+    """uint8 [n, h, w, 3], the same each time."""
+    draw = torch.Generator().manual_seed(0)
+    return torch.randint(256, (n, *sides(size), 3), dtype=torch.uint8, generator=draw)
+
+
+def gradient(
+    trainer: "Trainer", call: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor
+) -> torch.Tensor:
     """Of the sum of weighted logits, float32 [parameters that train]; it leaves nothing behind."""
     model = trainer.bare_model
     kept = [buffer.clone() for buffer in model.buffers()]  # BatchNorm's statistics
-    logits = trainer.model(trainer.normalise(noise)).float()
+    logits = call(images).float()
     weights = torch.linspace(-1, 1, logits.numel(), device=logits.device)
     (logits * weights.view_as(logits)).sum().backward()
     found = [p.grad.float().flatten() for p in model.parameters() if p.grad is not None]

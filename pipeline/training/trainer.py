@@ -32,6 +32,7 @@ from pipeline.model.freeze import freeze, train_mode, unfreeze
 from pipeline.training import checkpoint, distributed, optim
 from pipeline.training.compiled import compile_step
 from pipeline.training.discriminant import Fitted
+from pipeline.training.graph import Graph
 from pipeline.training.head_end import end_head
 from pipeline.training.head_init import fits_features, start_head
 from pipeline.training.log import describe, make_row
@@ -72,6 +73,7 @@ class Trainer:
         self._make_data(targets)
         self._make_optimizer(model)
         self.loss = make_loss(settings, targets, len(classes), self.accelerator.device, answer)
+        self.graph = Graph(self)
         if settings.runtime.compile:
             compile_step(self)
 
@@ -133,6 +135,7 @@ class Trainer:
             started = time.monotonic()
             loss, rate = self.train_epoch()
             if self.epoch + 1 == self.settings.train.epochs:
+                self.graph.release()
                 end_head(self)
             prob = self.validate(f"{self.label()} valid")
             self.check_finite(float(prob.sum()), "the sum of held-out probabilities")
@@ -185,7 +188,7 @@ class Trainer:
             images, target = self.mixer(images, target)
             parts = images.chunk(self.parts.n), target.chunk(self.parts.n)
             for part, wanted in zip(*parts, strict=True):
-                logits = self.model(part)  # Accelerate wraps it in autocast
+                logits = self.graph(part)  # in autocast
                 # by its share, not the mean of means: the last batch of a group may be smaller
                 loss = self.loss(logits, wanted) * (len(part) / size)
                 # DDP averages gradients over ranks; ours are parts of one mean. Scales for fp16
@@ -222,6 +225,7 @@ class Trainer:
         if self.unfreezes and self.epoch >= self.unfreezes:
             unfreeze(model, self.settings.model)
         train_mode(model, self.settings.model.batchnorm)
+        self.graph.record()
 
     def check_finite(self, value: float, name: str) -> None:
         """Raise UserError for weights that are lost: the last epoch's lie in the file still."""

@@ -120,6 +120,8 @@ def step_choices(trainer: "Trainer", rate: float) -> dict[str, list[Any]]:
         "precision": list(dict.fromkeys(precisions)),
         "channels_last": [runtime.channels_last, not runtime.channels_last],
     }
+    if on_gpu:
+        found["graph"] = [runtime.graph, not runtime.graph]
     if on_gpu and trainer.steps * train.batch_size * train.accumulate / rate > COMPILES:
         found["compile"] = [runtime.compile, not runtime.compile]
     return found

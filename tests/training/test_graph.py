@@ -1,0 +1,133 @@
+"""A recorded step is played back where it is the same step. What records is invented: no GPU."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from pipeline.base.records import load
+from pipeline.base.runs import model_path
+from pipeline.training import graph
+
+MODEL = {"weights": "first.safetensors", "batchnorm": "frozen"}
+
+
+class Recorder:
+    """Stands for torch.cuda.make_graphed_callables: takes pictures of one shape, times `factor`."""
+
+    def __init__(self, factor: float | None):
+        self.factor, self.recorded, self.played = factor, [], []
+
+    def __call__(self, step: Callable, given: tuple[torch.Tensor], **_: Any) -> Callable:
+        if self.factor is None:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        [shape] = {images.shape for images in given}
+        self.recorded.append(len(given[0]))
+        with torch.enable_grad():  # it is tried, which moves BatchNorm's statistics
+            step(given[0])
+
+        def play(images: torch.Tensor) -> torch.Tensor:
+            assert images.shape == shape
+            self.played.append(len(images))
+            return step(images) * self.factor
+
+        return play
+
+
+@pytest.fixture
+def trained(
+    write: Callable[..., str],
+    split: Callable[[str], str],
+    run: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+    space: Path,
+) -> Callable[..., tuple[Recorder, str, list[float]]]:
+    """Train fold 0 with a recorder: it, what was printed, and the losses of the last epoch."""
+
+    save_file(timm.create_model("test_resnet").state_dict(), space / MODEL["weights"])
+
+    def train(name: str, factor: float | None = 1.0, **changes: Any) -> tuple[Recorder, str, list]:
+        recorder = Recorder(factor)
+        monkeypatch.setattr(torch.cuda, "make_graphed_callables", recorder)
+        monkeypatch.setattr(graph, "can_record", lambda trainer: True)
+        monkeypatch.chdir(space)
+        changes = {"model": MODEL, "train": {"epochs": 2}} | changes
+        text = run("train", split(write(name, **changes)), "--fold", "0")
+        scores = load(model_path(name, 0))["scores"]
+        return recorder, text, [scores["train_loss"], scores["valid_loss"]]
+
+    return train
+
+
+def batch_sizes(name: str, batch: int = 8) -> list[int]:
+    n = load(model_path(name, 0))["images"]["train"]
+    return [len(part) for part in np.array_split(np.arange(n), round(n / batch))]
+
+
+def test_a_recorded_step_is_the_same_step(trained: Callable) -> None:
+    none, _, eager = trained("eager", runtime={"graph": False})
+    recorder, text, losses = trained("played", runtime={"graph": True})
+    sizes = batch_sizes("eager")
+    assert len(set(sizes)) == 2, "the smaller ones are filled up"
+    assert not none.recorded
+    assert recorder.recorded == [max(sizes)]
+    assert recorder.played == [max(sizes)] * (2 * len(sizes) + 1), "and once to compare gradients"
+    assert losses == pytest.approx(eager, rel=1e-5)
+    assert "runtime.graph" not in text
+
+
+@pytest.mark.parametrize(
+    ("factor", "said"),
+    [(1.5, "its gradients differ by 50%"), (None, "operation not permitted when stream is")],
+)
+def test_another_step_is_not_played_back(
+    trained: Callable, factor: float | None, said: str
+) -> None:
+    model = MODEL | {"drop_rate": 0.3}  # what is dropped is drawn as it would have been
+    *_, eager = trained("eager", model=model)
+    recorder, text, losses = trained("other", factor, model=model, runtime={"graph": True})
+    assert f"runtime.graph: {said}" in text
+    assert text.count("not played back") == 1, "nor tried in each epoch"
+    assert len(recorder.played) == (1 if factor else 0)
+    assert losses == eager, "and being tried it has moved nothing"
+
+
+def test_statistics_that_train_are_of_the_pictures_alone(trained: Callable) -> None:
+    model = MODEL | {"batchnorm": "train"}
+    *_, eager = trained("eager", model=model)
+    recorder, _, losses = trained("played", model=model, runtime={"graph": True})
+    sizes = batch_sizes("eager")
+    assert len(recorder.played) == 1 + 2 * sizes.count(max(sizes))
+    assert losses == pytest.approx(eager, rel=1e-5)
+
+
+def test_layers_that_begin_to_train_are_recorded_anew(trained: Callable) -> None:
+    model = MODEL | {"freeze": "backbone", "freeze_epochs": 1}
+    *_, eager = trained("eager", model=model)
+    recorder, _, losses = trained("played", model=model, runtime={"graph": True})
+    assert recorder.recorded == [max(batch_sizes("eager"))] * 2
+    assert losses == pytest.approx(eager, rel=1e-5)
+
+
+@pytest.mark.parametrize("changes", [{"train": {"epochs": 2, "accumulate": 2}}, {"parts": 2}])
+def test_steps_of_parts_are_not_recorded(
+    trained: Callable, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if parts := changes.pop("parts", 0):
+        monkeypatch.setattr("pipeline.training.trainer.Parts", lambda settings: Fixed(parts))
+    recorder, text, _ = trained("parts", **changes, runtime={"graph": True})
+    assert not recorder.recorded
+    assert "runtime.graph" not in text
+
+
+class Fixed:
+    def __init__(self, n: int):
+        self.n = n
+
+    def until_it_fits(self, work: Callable, images: int, label: str) -> torch.Tensor:
+        return work()
