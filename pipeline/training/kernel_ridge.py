@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from pipeline.base.cli import UserError
-from pipeline.model.kernel import KernelRidge, gaussian
+from pipeline.model.kernel import KernelRidge, gaussian, in_float32
 from pipeline.training.calibrate import LOSSES, Calibrated, as_rows, calibrate
 from pipeline.training.discriminant import CHUNK_IMAGES, Fitted, LinearHead, held_out
 
@@ -83,6 +83,7 @@ def judged(points: torch.Tensor, labels: np.ndarray, columns: int) -> Judged:
     return Judged(line, line.logits(near), target)
 
 
+@in_float32()
 def solve(points: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     """Weights [n times views, columns] of the regression of rows [n, columns] less their means."""
     centres = points.flatten(0, 1)
@@ -104,6 +105,7 @@ def kernel_ridge(near: Projection, rows: torch.Tensor, slope: torch.Tensor | flo
     return KernelRidge(near.basis, near.shift, near.points.flatten(0, 1), weight)
 
 
+@in_float32()
 def answers(points: torch.Tensor, of: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     chunks, centres = points.flatten(0, 1).split(CHUNK_IMAGES), of.flatten(0, 1)
     return torch.cat([gaussian(some, centres) @ weight for some in chunks])

@@ -1,7 +1,8 @@
 """Kernel ridge regression beside the linear head, against formulas in double precision."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -9,12 +10,13 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.base.cli import UserError
 from pipeline.base.config import load_experiment
 from pipeline.inference.features import backbone_digest
 from pipeline.model.head import BlockHead
-from pipeline.model.kernel import gaussian
+from pipeline.model.kernel import KernelRidge, gaussian
 from pipeline.training import kernel_ridge
 from pipeline.training.calibrate import SCALES, as_rows
 from pipeline.training.discriminant import Fitted, held_out, lda
@@ -189,6 +191,48 @@ def test_the_logits_of_a_finished_head(
     torch.testing.assert_close(copy.from_statistics(raw[:, 1]), found, rtol=0, atol=0)
     copy.load_state_dict(BlockHead(timm.create_model("test_resnet"), 3).state_dict())
     assert copy.kernel is None
+
+
+class Ampere(TorchDispatchMode):
+    """A GPU that multiplies by TF32 unless it is told not to."""
+
+    def __torch_dispatch__(
+        self, function: Callable, types: Any, args: Sequence = (), kwargs: dict | None = None
+    ) -> Any:
+        product = function in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default)
+        if product and torch.get_float32_matmul_precision() != "highest":
+            args = [*args[:-2], *(to_tf32(x) for x in args[-2:])]
+        return function(*args, **(kwargs or {}))
+
+
+def to_tf32(x: torch.Tensor) -> torch.Tensor:
+    """Of 23 bits of a mantissa the first 10, rounded."""
+    bits = x.contiguous().view(torch.int32)
+    return ((bits + 0x1000) & ~0x1FFF).view(torch.float32)
+
+
+def test_weights_that_cancel_are_not_rounded_as_a_gpu_would() -> None:
+    """It would: TF32 made .435 of a log loss of .209 (leaf99-binary, H200)."""
+    torch.manual_seed(0)
+    points, others = (torch.randn(n, 1, 6) / 4 for n in (300, 50))
+    rows = F.one_hot(torch.arange(300) % 3, 3).float()
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")  # as in training
+    try:
+        exact = KernelRidge(torch.eye(6), torch.zeros(6), points[:, 0], solve(points, rows))
+        expected = exact(others[:, 0])
+        with Ampere():
+            there = KernelRidge(torch.eye(6), torch.zeros(6), points[:, 0], solve(points, rows))
+            made, same = there(others[:, 0]), answers(others, points, there.weight)
+            off = gaussian(others[:, 0], points[:, 0]) @ there.weight
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert exact.weight.abs().mean() > 20
+    torch.testing.assert_close(there.weight, exact.weight)
+    torch.testing.assert_close(made, expected)
+    torch.testing.assert_close(same, expected)
+    assert (off - expected).abs().max() > 0.1
 
 
 def test_the_model_may_be_on_another_device_than_what_it_is_fitted_to() -> None:
