@@ -15,7 +15,10 @@ CONTRAST, SATURATION, HUE = 1, 2, 3
 
 
 class Sampling(NamedTuple):
-    """Pixels taken from elsewhere: by maps [batch, 2, 3] from a place to one in the picture."""
+    """Pixels taken from elsewhere, by maps [batch, 2, 3] from a place to one in the picture.
+
+    Places reach from 0 to 1, those in the picture from -1 to 1, as grid_sample counts.
+    """
 
     side: int
     maps: np.ndarray  # float32
@@ -102,8 +105,8 @@ class Canvas:
     def render(self) -> None:
         """What moved so far becomes one resampling."""
         if self.moved:
-            maps = self.maps[:, :2].astype(np.float32)
-            self.plan.append(Sampling(self.side, maps, self.borders))
+            maps = 2 * self.maps[:, :2] - [0, 0, 1]
+            self.plan.append(Sampling(self.side, maps.astype(np.float32), self.borders))
         self.begin()
 
     def colour(self, chosen: dict[int, dict[str, Any]]) -> None:
@@ -137,9 +140,8 @@ def sample(images: torch.Tensor, plan: Sampling, mode: str) -> torch.Tensor:
     """Float [batch, 3, side, side] of float [batch, 3, h, w]."""
     maps = send(plan.maps, images.device)
     line = torch.linspace(0, 1, plan.side, device=maps.device)
-    x = maps[:, None, None, :, 0] * line[:, None]
-    y = maps[:, None, None, :, 1] * line[:, None, None]
-    grid = (x + y + maps[:, None, None, :, 2]).mul_(2).sub_(1)
+    x = maps[:, None, None, :, 0] * line[:, None] + maps[:, None, None, :, 2]
+    grid = x + maps[:, None, None, :, 1] * line[:, None, None]
 
     def of(rows: Any, border: str) -> torch.Tensor:
         return F.grid_sample(images[rows].float(), grid[rows], mode, border, align_corners=True)

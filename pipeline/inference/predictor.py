@@ -43,8 +43,8 @@ class Normalise:
         self.shift = (-mean / std).to(device)
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        images = images.to(self.device, non_blocking=True).float()
-        return images.mul_(self.scale).add_(self.shift).permute(0, 3, 1, 2)
+        images = images.to(self.device, non_blocking=True).mul(self.scale)
+        return images.add_(self.shift).permute(0, 3, 1, 2)
 
 
 class Predictor:
