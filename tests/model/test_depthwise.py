@@ -1,14 +1,16 @@
 """Depthwise convolutions that spare cuDNN's compiler: the same answers, for few pictures alone."""
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 
 import pytest
 import timm
 import torch
 from torch import nn
 
+from pipeline.base.records import load
+from pipeline.base.runs import model_path
 from pipeline.model import depthwise
 from pipeline.model.depthwise import FEW, expect, expecting, spare_compiler
 from pipeline.model.fused import fuse
@@ -84,3 +86,20 @@ def test_others_stay_and_so_do_all_where_nothing_is_compiled(
     assert depthwise.depthwise(model) == convs[:1]
     spare_compiler(model, DEVICE)
     assert not any("forward" in vars(conv) for conv in convs)
+
+
+def test_trainings_and_predictions_tell_what_is_coming(
+    write: Callable[..., str],
+    split: Callable[[str], str],
+    run: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told = []
+    monkeypatch.setattr("pipeline.training.trainer.expect", lambda model, n: told.append(n))
+    monkeypatch.setattr(
+        "pipeline.inference.predictor.expecting",
+        lambda model, n: told.append(n) or nullcontext(),
+    )
+    run("train", split(write(train={"epochs": 3})), "--fold", "0")
+    images = load(model_path("tiny", 0))["images"]
+    assert told == [3 * images["train"] * 32**2] + 3 * [images["valid"] * 32**2]
