@@ -40,8 +40,8 @@ DEFECTS = [
     Defect(
         "normalisation shift dropped",
         "inference/predictor.py",
-        ".mul_(self.scale).add_(self.shift)",
-        ".mul_(self.scale)",
+        "images.add_(self.shift)",
+        "images",
         "test_predict.py",
     ),
     Defect(
