@@ -30,6 +30,7 @@ from pipeline.base.config import Experiment
 from pipeline.base.device import make_accelerator, peak_memory_gb, workers
 from pipeline.inference.predictor import Predictor
 from pipeline.inference.tta import VIEWS
+from pipeline.training.graph import HALF
 from pipeline.training.trainer import Trainer
 from pipeline.tuning.machine import synchronize
 from pipeline.tuning.search import load_rate, step_rate
@@ -184,8 +185,7 @@ def predict_rate(predictor: Predictor, trainer: Trainer, n: int, tta: str) -> fl
 def timm_train(name: str, size: int, batch: int, seconds: float, compiled: bool) -> float:
     """Images/s of timm's TrainBenchmarkRunner."""
     accelerator = make_accelerator(Experiment(competition="demo").runtime)
-    device, dtype = accelerator.device, {"bf16": torch.bfloat16, "fp16": torch.float16}
-    precision = accelerator.mixed_precision
+    device, precision = accelerator.device, accelerator.mixed_precision
     model = timm.create_model(name, num_classes=CLASSES, **sized(name, size)).to(device)
     model = model.to(memory_format=torch.channels_last).train()
     optimizer = create_optimizer_v2(model, opt="adamw", lr=1e-4)
@@ -196,7 +196,7 @@ def timm_train(name: str, size: int, batch: int, seconds: float, compiled: bool)
 
     def step() -> None:
         optimizer.zero_grad()
-        half = {"dtype": dtype[precision]} if precision in dtype else {"enabled": False}
+        half = {"dtype": HALF[precision]} if precision in HALF else {"enabled": False}
         with torch.autocast(device.type, **half):
             value = loss(forward(images), target)
         value.backward()

@@ -8,7 +8,7 @@ import hashlib
 import itertools
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +22,14 @@ from pipeline.base.config import Runtime
 from pipeline.base.device import workers as loader_processes
 from pipeline.data.augment import Augment
 from pipeline.data.images import Pixels
-from pipeline.data.on_device import DeviceLoader, is_batched, resident
+from pipeline.data.on_device import (
+    BatchAugment,
+    BatchResize,
+    DeviceLoader,
+    Plans,
+    is_batched,
+    resident,
+)
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 PATIENCE = 300  # seconds for a batch, after which its worker is taken for dead
@@ -132,9 +139,9 @@ def made_there(
     between its steps is idle then.
     """
     drawn = isinstance(pictures.transform, Augment)
+    plans = Plans((BatchAugment if drawn else BatchResize)(pictures.transform), there.shape[1])
     workers = min(workers, DRAWERS) if drawn else 0
-    planned = partial(in_processes, batches=batches, workers=workers, persistent=True)
-    return DeviceLoader(pictures, there, planned)
+    return DeviceLoader(pictures, there, in_processes(plans, batches, workers, persistent=True))
 
 
 def make_loader(
@@ -150,9 +157,12 @@ def in_processes(
     batches: Iterable[BatchSpec],
     workers: int,
     pin: bool = False,
-    persistent: bool = False,  # they stay for the next pass: to fork a process that uses a GPU
-) -> DataLoader:  # takes it 50 ms
-    """`dataset[batch]` for each of the batches, in order, from worker processes or from none."""
+    persistent: bool = False,
+) -> DataLoader:
+    """`dataset[batch]` for each of the batches, in order, from worker processes or from none.
+
+    Persistent ones stay for the next pass: to fork a process that uses a GPU takes it 50 ms.
+    """
     return DataLoader(
         dataset,
         sampler=batches,

@@ -6,7 +6,7 @@ and from the same seeds, so that both ways make the same pictures but for roundi
 on pixels is done here, in one resampling where albumentations makes one a transform.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import albumentations as A
@@ -66,26 +66,20 @@ class Plans(Dataset):
 class DeviceLoader:
     """As a DataLoader of `pictures`: batches (floats [batch, size, size, 3] of 0 to 255, targets).
 
-    `there` are the packed pixels on the device, `planned` makes an iterator of (BatchSpec, plan)
-    from `Plans`.
+    `there` are the packed pixels on the device, `plans` a DataLoader of `Plans`.
     """
 
-    def __init__(
-        self, pictures: "Pictures", there: torch.Tensor, planned: Callable[[Plans], DataLoader]
-    ):
-        self.dataset, self.there = pictures, there
-        made_by = BatchAugment if isinstance(pictures.transform, Augment) else BatchResize
-        self.transform = made_by(pictures.transform)
-        self.plans = planned(Plans(self.transform, there.shape[1]))
+    def __init__(self, pictures: "Pictures", there: torch.Tensor, plans: DataLoader):
+        self.dataset, self.there, self.plans = pictures, there, plans
 
     def __len__(self) -> int:
         return len(self.plans)
 
     def __iter__(self) -> Iterator["Batch"]:
-        device = self.there.device
+        device, transform = self.there.device, self.plans.dataset.transform
         for spec, plan in self.plans:
             images = self.there[send(self.dataset.rows[spec.rows], device)]
-            made = self.transform(images.permute(0, 3, 1, 2), plan)
+            made = transform(images.permute(0, 3, 1, 2), plan)
             yield made.permute(0, 2, 3, 1), send(self.dataset.targets[spec.rows], device)
 
 

@@ -60,15 +60,18 @@ def own_kernel(self: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
 
 def expect(model: nn.Module, pixels: float) -> None:
     """Choose kernels for so many pixels of pictures."""
-    for conv in depthwise(model):
-        if hasattr(conv, "few"):
-            conv.few = pixels < FEW
+    for conv in spared(model):
+        conv.few = pixels < FEW
+
+
+def spared(model: nn.Module) -> list[nn.Conv2d]:
+    return [conv for conv in depthwise(model) if hasattr(conv, "few")]
 
 
 @contextmanager
 def expecting(model: nn.Module, pixels: float) -> Iterator[None]:
     """Choose kernels for so many pixels as long as it lasts: training goes on with its own."""
-    before = [(conv, conv.few) for conv in depthwise(model) if hasattr(conv, "few")]
+    before = [(conv, conv.few) for conv in spared(model)]
     expect(model, pixels)
     try:
         yield

@@ -12,6 +12,7 @@ from pipeline.base.settings import Size, sides
 if TYPE_CHECKING:
     from pipeline.training.trainer import Trainer
 
+Step = Callable[[torch.Tensor], torch.Tensor]  # from pictures to logits
 MOST_APART = 0.1  # of the gradient's length; half precision alone makes some .01
 
 
@@ -29,14 +30,18 @@ def compile_step(trainer: "Trainer") -> None:
     images = trainer.normalise(noise(batch, trainer.preprocessing["size"]))
     before = gradient(trainer, trainer.model, images)
     model.compile(dynamic=False)  # batches have one size, or two
-    try:
-        apart = float((gradient(trainer, trainer.model, images) - before).norm() / before.norm())
-        reason = f"its gradients differ by {apart:.0%}"
-    except Exception as error:  # no compiler, no memory, what it does not know: of many kinds
-        apart, reason = torch.inf, short(error, 120)
-    if not apart <= MOST_APART:  # NaN too
+    if reason := unlike(trainer, before, trainer.model, images):
         uncompile(model)
         warn("train", f"runtime.compile: {reason}: the model is not compiled")
+
+
+def unlike(trainer: "Trainer", expected: torch.Tensor, call: Step, images: torch.Tensor) -> str:
+    """Why the step by `call` is not the one that has the `expected` gradients, or nothing."""
+    try:
+        apart = float((gradient(trainer, call, images) - expected).norm() / expected.norm())
+    except Exception as error:  # no compiler, no memory, what it does not know: of many kinds
+        return short(error, 120)
+    return "" if apart <= MOST_APART else f"its gradients differ by {apart:.0%}"  # NaN too
 
 
 def uncompile(model: nn.Module) -> None:
@@ -49,9 +54,7 @@ def noise(n: int, size: Size) -> torch.Tensor:
     return torch.randint(256, (n, *sides(size), 3), dtype=torch.uint8, generator=draw)
 
 
-def gradient(
-    trainer: "Trainer", call: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor
-) -> torch.Tensor:
+def gradient(trainer: "Trainer", call: Step, images: torch.Tensor) -> torch.Tensor:
     """Of the sum of weighted logits, float32 [parameters that train]; it leaves nothing behind."""
     model = trainer.bare_model
     kept = [buffer.clone() for buffer in model.buffers()]  # BatchNorm's statistics

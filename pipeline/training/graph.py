@@ -5,7 +5,6 @@ A GPU waits for each of them where its pictures are small: lite0 at 128 px in ba
 """
 
 import gc
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,7 +12,7 @@ from torch import nn
 
 from pipeline.base.cli import short, warn
 from pipeline.inference.predictor import as_saved
-from pipeline.training.compiled import MOST_APART, gradient, noise
+from pipeline.training.compiled import Step, gradient, noise, unlike
 
 if TYPE_CHECKING:
     from pipeline.training.trainer import Trainer
@@ -35,7 +34,7 @@ class Graph:
         runtime, train = trainer.settings.runtime, trainer.settings.train
         alone = train.accumulate == 1 and trainer.accelerator.num_processes == 1
         self.wanted = runtime.graph and not runtime.compile and alone and can_record(trainer)
-        self.play: Callable[[torch.Tensor], torch.Tensor] | None = None
+        self.play: Step | None = None
         self.trained = 0  # parameters, for which it was recorded
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
@@ -55,9 +54,10 @@ class Graph:
 
         Not done where it fails, or has other gradients than the step it stands for.
         """
-        trainer = self.trainer
-        trained = sum(p.requires_grad for p in trainer.bare_model.parameters())
-        if not self.wanted or trainer.parts.n > 1 or trained == self.trained:
+        trainer, model = self.trainer, self.trainer.bare_model
+        if not self.wanted or trainer.parts.n > 1:
+            return
+        if (trained := sum(p.requires_grad for p in model.parameters())) == self.trained:
             return
         self.release()
         self.trained, self.size = trained, max(trainer.batches.sizes)
@@ -69,16 +69,15 @@ class Graph:
                 expected = gradient(trainer, trainer.model, images)
                 play = self.recorded(images)
                 torch.manual_seed(0)
-                apart = float((gradient(trainer, play, images) - expected).norm() / expected.norm())
-                reason = f"its gradients differ by {apart:.0%}"
+                reason = unlike(trainer, expected, play, images)
             except Exception as error:  # no memory, what cannot be recorded: of many kinds
-                apart, reason = torch.inf, short(error, 120)
-        if apart <= MOST_APART:
-            self.play = play
-        else:  # NaN too
+                reason = short(error, 120)
+        if reason:
             warn("train", f"runtime.graph: {reason}: steps are not played back")
+        else:
+            self.play = play
 
-    def recorded(self, images: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+    def recorded(self, images: torch.Tensor) -> Step:
         step = Bare(self.trainer.bare_model, self.trainer.accelerator.mixed_precision)
         buffers = [buffer.clone() for buffer in step.buffers()]  # statistics: it is tried on noise
         try:
