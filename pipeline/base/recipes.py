@@ -11,6 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pydantic import TypeAdapter, ValidationError
+
 from pipeline.base import records
 from pipeline.base.cli import UserError, did_you_mean, shown
 from pipeline.base.settings import root
@@ -41,8 +43,9 @@ def find_recipe(name: str) -> Path:
 
 def recipe_for(train: Any) -> str:
     """The recipe for the epochs of a `train:` section; what they may not be is told later."""
-    epochs = train.get("epochs") if isinstance(train, dict) else None
-    if not isinstance(epochs, int):
+    try:  # as the setting is read: "20" and 20.0 are 20
+        epochs = TypeAdapter(int).validate_python(train["epochs"])
+    except (KeyError, TypeError, ValidationError):
         return "short"
     return "long" if epochs >= LONG else "short" if epochs else "instant"
 

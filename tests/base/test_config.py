@@ -51,6 +51,8 @@ def test_every_experiment_opens_with_a_comment() -> None:
         ("train: {epochs: 9}", "short", 9, 7e-5, False),
         ("train: {epochs: 10}", "long", 10, 2e-3, True),
         ("train: {epochs: 12, lr: 1e-4}", "long", 12, 1e-4, True),
+        ("train: {epochs: '20'}", "long", 20, 2e-3, True),
+        ("train: {epochs: 20.0}", "long", 20, 2e-3, True),
         ("recipe: long", "long", 15, 2e-3, True),
         ("recipe: short\ntrain: {epochs: 20}", "short", 20, 7e-5, False),
     ],
