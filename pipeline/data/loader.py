@@ -77,6 +77,11 @@ class Pictures(Dataset):
         return torch.from_numpy(images), self.targets[spec.rows]
 
 
+def batches_of(n: int, batch_size: int) -> int:
+    """How many batches of about that size `n` images make: none of one image, if there are two."""
+    return max(1, min(round(n / batch_size), n // 2))
+
+
 class EpochBatches:
     """Shuffled batches of the current `epoch`, all within one image of equal size.
 
@@ -88,7 +93,7 @@ class EpochBatches:
         self, n: int, batch_size: int, seed: int, draw: Callable[[int], np.ndarray] | None = None
     ):
         self.n, self.seed, self.epoch, self.draw = n, seed, 0, draw
-        self.count = max(1, min(round(n / batch_size), n // 2))
+        self.count = batches_of(n, batch_size)
 
     def __len__(self) -> int:
         return self.count

@@ -14,8 +14,10 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.base import records
-from pipeline.base.config import Train, load_experiment
+from pipeline.base.config import Extra, Train, load_experiment
 from pipeline.base.runs import model_path
+from pipeline.data.loader import EpochBatches
+from pipeline.train import tell_recipe
 from pipeline.training.log import training_lost
 from pipeline.training.optim import make_ema, make_schedule
 from pipeline.training.trainer import Trainer
@@ -134,6 +136,21 @@ def test_every_epoch_is_a_resume_point(
     assert same(weights(space, "whole"), weights(space, "stopped"))
     sizes = {records.load(model_path(name, 0))["preprocessing"]["size"] for name in names}
     assert sizes == {40}, "1.25 times that of training"
+
+
+def test_the_steps_that_are_told_are_those_that_are_made(
+    write: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """850 pictures at 64 make 13 batches, not 14."""
+    settings = load_experiment(write(train={"epochs": 2, "batch_size": 64}))
+    table = pd.DataFrame({"fold": [1] * 850 + [0] * 200})
+    tell_recipe(settings, table, 0)
+    assert len(EpochBatches(850, 64, 0)) == 13
+    assert "2 epochs, 26 steps a fold\n" in capsys.readouterr().out
+    more = {"extra": Extra(csv="more.csv"), "recipe": "long"}
+    tell_recipe(settings.model_copy(update=more), table, 0)
+    said = capsys.readouterr()
+    assert said.out.endswith("2 epochs\n") and not said.err
 
 
 def test_changed_settings_are_refused_by_name(
