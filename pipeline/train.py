@@ -159,6 +159,9 @@ def train_fold(trainer: "Trainer", out: Path, key: dict[str, Any], deadline: Dea
         say("train", f"{what}  goes on after epoch {trainer.epoch}")
     if trainer.accelerator.is_main_process:
         records.write_json(out.with_name("started.json"), key)
+        if last.exists():  # a kill may have come between it and what follows it
+            checkpoint.save_log(trainer, last)
+            trainer.watch(trainer.epoch == trainer.settings.train.epochs)
         trainer.watch = watch(trainer, out.parent)
     trainer.run(last, deadline)
     distributed.leave_group(trainer)

@@ -138,6 +138,31 @@ def test_every_epoch_is_a_resume_point(
     assert sizes == {40}, "1.25 times that of training"
 
 
+def test_a_kill_between_the_last_epoch_and_its_log_loses_no_row(
+    run: Callable[..., str],
+    write: Callable[..., str],
+    split: Callable[[str], str],
+    space: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    experiment, told = split(write(train={"epochs": 1})), []
+    monkeypatch.setattr(
+        "pipeline.figures.curves.LiveCurves.__call__", lambda _, done: told.append(done)
+    )
+
+    def save_log(trainer: Trainer, last: Path) -> None:
+        if trainer.epoch:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.training.checkpoint.save_log", save_log)
+        run("train", experiment, "--fold", "0", expect=130)
+    assert (space / "runs/tiny/fold0/last.pt").exists() and not told
+    run("train", experiment, "--fold", "0")
+    assert list(pd.read_csv(space / "runs/tiny/fold0/log.csv").epoch) == [1]
+    assert told == [True], "who watches hears that it was the last"
+
+
 def test_the_steps_that_are_told_are_those_that_are_made(
     write: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:
