@@ -140,3 +140,6 @@ def first_weights_digest(settings: Experiment, fold: int, folds: str) -> str | N
     if same and record["key"]["folds"] != folds:
         raise UserError(f"model.weights: {path} was trained on other folds: it would leak")
     return records.file_digest(path)
+    if same and record["key"]["fold"] != fold:
+        text = f"model.weights: {path} has seen what fold {fold} holds out: it would leak"
+        raise UserError(f"{text}; run:NAME takes the same fold of a run")

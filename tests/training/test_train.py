@@ -17,7 +17,9 @@ from pipeline.base import records
 from pipeline.base.config import Extra, Train, load_experiment
 from pipeline.base.runs import model_path
 from pipeline.data.loader import EpochBatches
+from pipeline.data.splits import folds_digest, load_folds
 from pipeline.train import tell_recipe
+from pipeline.training.keys import first_weights_digest
 from pipeline.training.log import training_lost
 from pipeline.training.optim import make_ema, make_schedule
 from pipeline.training.trainer import Trainer
@@ -340,6 +342,11 @@ def test_another_run_as_first_weights(
     other = write("third", model={"weights": "run:tiny"}, folds={"seed": 1})
     run("folds", other)
     assert "it would leak" in run("train", other, "--fold", "1", expect=2)
+    one_fold = write("path", model={"weights": str(model_path("tiny", 1))})
+    said = run("train", one_fold, "--fold", "0", expect=2)
+    assert "has seen what fold 0 holds out: it would leak; run:NAME takes" in said
+    folds = folds_digest(load_folds(load_experiment(one_fold)))
+    assert first_weights_digest(load_experiment(one_fold), 1, folds)
     none = write("fourth", model={"weights": "run:nothing"})
     assert "has no finished fold 0" in run("train", none, "--fold", "0", expect=2)
 
