@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline.base import records
 from pipeline.base.cli import say, warn
@@ -25,16 +27,27 @@ class Parts:
         self.n = int(records.read_json(self.kept)["parts"]) if self.kept.exists() else 1
         if self.n > 1:
             say("train", f"a step takes its pictures in {self.n} parts, as {self.kept} says")
+        self.moved: list[torch.Tensor] = []  # BatchNorm's statistics, by a step that fails too
+        self.before: list[torch.Tensor] = []
+
+    def begin_epoch(self, model: nn.Module) -> None:
+        """Find what steps of a model move, in the mode in which it is."""
+        norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.training]
+        self.moved = [s for m in norms for s in (m.running_mean, m.running_var) if s is not None]
+        self.before = [torch.empty_like(one) for one in self.moved]
 
     def until_it_fits(
         self, work: Callable[[], torch.Tensor], images: int, label: str
     ) -> torch.Tensor:
-        """`work()`, anew with twice the parts, to the same gradients, while memory is too short.
+        """`work()`, anew with twice the parts, while memory is too short.
 
-        `images` are those of the largest batch. Ranks of a group would wait for each other: there
-        torch's error ends it, as for a single picture.
+        To the same gradients, unless BatchNorm trains: it normalises each part by itself. `images`
+        are those of the largest batch. Ranks of a group would wait for each other: there torch's
+        error ends it, as for a single picture.
         """
         drawn = np.random.get_state()
+        if self.moved:  # in one call: a GPU that trains on small pictures waits for each
+            torch._foreach_copy_(self.before, self.moved)
         while True:
             try:
                 return work()
@@ -45,6 +58,9 @@ class Parts:
             self.n *= 2
             records.write_json(self.kept, {"parts": self.n})
             text = f"no memory for {at_once} pictures at once: a step takes them in smaller parts"
-            warn("train", f"{label}: {text}, to the same gradients")
+            each = "each normalised by itself (model.batchnorm: train)"
+            warn("train", f"{label}: {text}, {each if self.moved else 'to the same gradients'}")
+            if self.moved:
+                torch._foreach_copy_(self.moved, self.before)
             torch.cuda.empty_cache()
             np.random.set_state(drawn)  # the same mixing

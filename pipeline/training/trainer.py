@@ -231,6 +231,7 @@ class Trainer:
         """Raise UserError for weights that are lost: the last epoch's lie in the file still."""
         if not math.isfinite(value):
             remedy = "lower train.lr, or set train.clip_grad or runtime.precision: no"
+        self.parts.begin_epoch(model)
             raise UserError(f"{self.label()}: {name} is {value}: {remedy}")
 
     def final_model(self) -> nn.Module:

@@ -132,5 +132,8 @@ class Fixed:
     def __init__(self, n: int):
         self.n = n
 
+    def begin_epoch(self, model: torch.nn.Module) -> None:
+        pass
+
     def until_it_fits(self, work: Callable, images: int, label: str) -> torch.Tensor:
         return work()

@@ -459,7 +459,7 @@ def test_what_there_is_no_memory_for_is_done_in_parts_to_the_same_weights(
     losses = [one.train_epoch()[0] for one in (roomy, tight)]
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
     assert seen == [8, 4, *[2] * 4, 2, 2, 2, 1, 2, 2, 2, 1], "halved twice, and from then on"
-    assert capsys.readouterr().err.count("in smaller parts") == 2
+    assert capsys.readouterr().err.count("in smaller parts, to the same gradients") == 2
     assert (trainer(write("tight", **settings)).parts.n, roomy.parts.n) == (4, 1), "remembered"
     assert "takes its pictures in 4 parts, as " in capsys.readouterr().out
     settings["model"] = {"freeze": None}
@@ -469,6 +469,34 @@ def test_what_there_is_no_memory_for_is_done_in_parts_to_the_same_weights(
     monkeypatch.setattr(tight.model, "forward", lambda images: forward(images.repeat(4, 1, 1, 1)))
     with pytest.raises(torch.OutOfMemoryError):
         tight.train_epoch()
+
+
+def test_statistics_that_train_are_those_of_parts_alone(
+    write: Callable[..., str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A try that ends without memory has moved some already; and the gradients are others."""
+    one, other = trainer(write("one")), trainer(write("other"))
+    [batch, *_] = one.loader
+    for each in (one, other):
+        each.set_mode()
+    other.parts.n, real = 2, one.model.forward
+
+    def forward(images: torch.Tensor) -> torch.Tensor:
+        logits = real(images)
+        if len(images) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return logits
+
+    monkeypatch.setattr(one.model, "forward", forward)
+    for each in (one, other):
+        each.step([batch], 8)
+    said = capsys.readouterr().err
+    assert "in smaller parts, each normalised by itself (model.batchnorm: train)" in said
+    for name, norm in one.model.named_modules():
+        if isinstance(norm, torch.nn.BatchNorm2d):
+            expected = other.model.get_submodule(name)
+            torch.testing.assert_close(norm.running_mean, expected.running_mean)
+            torch.testing.assert_close(norm.running_var, expected.running_var)
 
 
 def test_schedule_and_average_count_optimizer_steps(
