@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from pipeline.base.cli import short, warn
-from pipeline.base.settings import Size, sides
+from pipeline.base.settings import sides
 
 if TYPE_CHECKING:
     from pipeline.training.trainer import Trainer
@@ -20,18 +20,26 @@ def compile_step(trainer: "Trainer") -> None:
     """Compile a trainer's model; where that fails, or has other gradients, it stays as it was.
 
     Compilers have erred with fixed BatchNorm (pytorch #104984, #175952, #181696): of two steps on
-    the same noise, one before and one after, the gradients are compared.
+    the same noise, one before and one after, the gradients are compared. Ranks of a group that
+    have no memory for it end, as they would in training.
     """
-    model, batch = trainer.bare_model, trainer.settings.train.batch_size // trainer.parts.n
+    model = trainer.bare_model
     trainer.set_mode()
     for module in model.modules():
         if "drop" in type(module).__name__.lower():  # a compiler draws its own random numbers
             module.eval()
-    images = trainer.normalise(noise(batch, trainer.preprocessing["size"]))
-    before = gradient(trainer, trainer.model, images)
-    model.compile(dynamic=False)  # batches have one size, or two
-    if reason := unlike(trainer, before, trainer.model, images):
+    try:
+        images = largest_batch(trainer)
+        before = gradient(trainer, trainer.model, images)
+        model.compile(dynamic=False)  # batches have one size, or two
+        reason = unlike(trainer, before, trainer.model, images)
+    except torch.OutOfMemoryError as error:  # training takes a batch in parts then
+        if trainer.accelerator.num_processes > 1:
+            raise
+        reason = short(error, 120)
+    if reason:
         uncompile(model)
+        torch.cuda.empty_cache()
         warn("train", f"runtime.compile: {reason}: the model is not compiled")
 
 
@@ -48,21 +56,31 @@ def uncompile(model: nn.Module) -> None:
     model._compiled_call_impl = None
 
 
-def noise(n: int, size: Size) -> torch.Tensor:
-    """uint8 [n, h, w, 3], the same each time."""
-    draw = torch.Generator().manual_seed(0)
-    return torch.randint(256, (n, *sides(size), 3), dtype=torch.uint8, generator=draw)
+def largest_batch(trainer: "Trainer") -> torch.Tensor:
+    """Noise like the largest batch that passes the network at once, normalised [n, 3, h, w].
+
+    A rank has its share of what the epoch is cut into, and takes that in parts. It is the same each
+    time.
+    """
+    n = max(trainer.batches.sizes)
+    for shares in (trainer.accelerator.num_processes, trainer.parts.n):
+        n = -(-n // shares)
+    shape, draw = sides(trainer.preprocessing["size"]), torch.Generator().manual_seed(0)
+    noise = torch.randint(256, (n, *shape, 3), dtype=torch.uint8, generator=draw)
+    return trainer.normalise(noise)
 
 
 def gradient(trainer: "Trainer", call: Step, images: torch.Tensor) -> torch.Tensor:
     """Of the sum of weighted logits, float32 [parameters that train]; it leaves nothing behind."""
     model = trainer.bare_model
     kept = [buffer.clone() for buffer in model.buffers()]  # BatchNorm's statistics
-    logits = call(images).float()
-    weights = torch.linspace(-1, 1, logits.numel(), device=logits.device)
-    (logits * weights.view_as(logits)).sum().backward()
-    found = [p.grad.float().flatten() for p in model.parameters() if p.grad is not None]
-    model.zero_grad(set_to_none=True)
-    for buffer, before in zip(model.buffers(), kept, strict=True):
-        buffer.copy_(before)
-    return torch.cat(found)
+    try:
+        logits = call(images).float()
+        weights = torch.linspace(-1, 1, logits.numel(), device=logits.device)
+        (logits * weights.view_as(logits)).sum().backward()
+        found = [p.grad.float().flatten() for p in model.parameters() if p.grad is not None]
+        return torch.cat(found)
+    finally:  # without memory, too
+        model.zero_grad(set_to_none=True)
+        for buffer, before in zip(model.buffers(), kept, strict=True):
+            buffer.copy_(before)

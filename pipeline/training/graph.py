@@ -12,7 +12,7 @@ from torch import nn
 
 from pipeline.base.cli import short, warn
 from pipeline.inference.predictor import as_saved
-from pipeline.training.compiled import Step, gradient, noise, unlike
+from pipeline.training.compiled import Step, gradient, largest_batch, unlike
 
 if TYPE_CHECKING:
     from pipeline.training.trainer import Trainer
@@ -60,8 +60,8 @@ class Graph:
         if (trained := sum(p.requires_grad for p in model.parameters())) == self.trained:
             return
         self.release()
-        self.trained, self.size = trained, max(trainer.batches.sizes)
-        images = trainer.normalise(noise(self.size, trainer.preprocessing["size"]))
+        images = largest_batch(trainer)
+        self.trained, self.size = trained, len(images)
         gpu = [torch.cuda.current_device()] if torch.cuda.is_available() else []
         with torch.random.fork_rng(gpu):  # training draws as it would without
             try:

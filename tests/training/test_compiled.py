@@ -1,13 +1,20 @@
 """A compiled step is used where it is the same step."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from test_train import trainer
+from timm.models.resnet import ResNet
 
-from pipeline.base.records import load
+from pipeline.base.config import load_experiment
+from pipeline.base.records import load, write_json
 from pipeline.base.runs import model_path
+from pipeline.training.compiled import compile_step
+from pipeline.training.parts import Parts
+from pipeline.training.trainer import Trainer
 
 COMPILERS = {  # by what they multiply the logits of the eager step
     1.001: "",
@@ -70,6 +77,53 @@ def test_larger_pictures_at_the_end_are_no_work_for_the_compiler(
     experiment = write(model=model, train={"epochs": 1, "refit": True}, runtime={"compile": True})
     assert "fits the head to pictures of 40 px" in run("train", split(experiment), "--fold", "0")
     assert set(seen) == {32}
+
+
+@pytest.mark.parametrize(("parts", "size"), [(1, 9), (2, 5)])
+def test_the_step_that_is_tried_is_one_that_comes(
+    parts: int, size: int, write: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """27 pictures in batches of about 8 are three of 9."""
+    seen = []
+
+    def compiler(call: Callable, **_: Any) -> Callable:
+        return lambda images: seen.append(len(images)) or call(images)
+
+    monkeypatch.setattr(torch, "compile", compiler)
+    experiment = write(runtime={"compile": True})
+    if parts > 1:
+        write_json(Parts(load_experiment(experiment)).kept, {"parts": parts})
+    one = trainer(experiment, n=27)
+    assert seen == [size]
+    one.train_epoch()
+    assert size in seen[1:]
+
+
+def test_where_there_is_no_memory_for_a_step_it_is_taken_in_parts_uncompiled(
+    write: Callable[..., str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls, most, real = [], [4], ResNet.forward
+
+    def forward(self: ResNet, images: torch.Tensor) -> torch.Tensor:
+        logits = real(self, images)  # which moves BatchNorm's statistics
+        if len(images) > most[0]:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return logits
+
+    monkeypatch.setattr(torch, "compile", invented(1.0, calls))
+    first = trainer(write()).model.state_dict()
+    monkeypatch.setattr(ResNet, "forward", forward)
+    one = trainer(write(runtime={"compile": True}))
+    text = "warning: runtime.compile: CUDA out of memory. Tried to allocate 2 GiB: the model is not"
+    assert text in capsys.readouterr().err
+    torch.testing.assert_close(one.model.state_dict(), first)
+    one.train_epoch()
+    assert one.parts.n == 2 and not calls
+    most[0] = 1
+    monkeypatch.setattr(Trainer, "bare_model", one.model)
+    one.accelerator = SimpleNamespace(num_processes=2)
+    with pytest.raises(torch.OutOfMemoryError):  # ranks would wait for the one that went on
+        compile_step(one)
 
 
 def losses(run: str) -> list[float]:
