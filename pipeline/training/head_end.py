@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from pipeline.base.cli import say
+from pipeline.base.config import Experiment
 from pipeline.base.settings import scaled, size_name
-from pipeline.inference.features import FrozenFeatures
+from pipeline.inference.features import MAX_IMAGES, FrozenFeatures
 from pipeline.inference.tta import VIEWS
 from pipeline.model.head import BlockHead
 from pipeline.training import distributed
@@ -22,17 +23,44 @@ from pipeline.training.head_init import (
     linear_head,
     standardise,
     start_views,
+    takes_kernel,
     write_linear,
 )
-from pipeline.training.kernel_ridge import judged, project
+from pipeline.training.kernel_ridge import judged, project, seconds_of_kernel
 
 if TYPE_CHECKING:
     from pipeline.training.trainer import Trainer
 
 
+def refits_head(how: Experiment, images: int, fitted: Fitted | None = None) -> bool:
+    """Whether training on so many images ends with a closed form; before its start has `fitted`
+    the head, whether it may."""
+    return how.train.refit or (fitted.share < 1 if fitted else takes_kernel(how, images))
+
+
+def seconds_of_end(trainer: "Trainer", epoch: float, validation: float) -> float:
+    """What the last epoch will take longer than one of `epoch` seconds, `validation` included.
+
+    The closed form's passes over the training pictures are rank 0's alone, and they and the last
+    validation see pictures of `test_scale` times the size. Where none is held out, a pass takes a
+    third of what training on it does.
+    """
+    how, n = trainer.settings, len(trainer.rows)
+    if not refits_head(how, n, trainer.fitted):
+        return 0.0
+    held = len(trainer.valid)
+    each = (validation / held if held else epoch / 3 / n) * trainer.accelerator.num_processes
+    images, views, pixels = min(n, MAX_IMAGES), len(start_views(how)), how.model.test_scale**2
+    passes = pixels * images * views * each + (pixels - 1) * validation
+    if trainer.fitted and trainer.fitted.share < 1:
+        # judged on four fifths, for half the time, and made
+        passes += 1.5 * seconds_of_kernel(images, views, len(trainer.classes))
+    return passes
+
+
 def end_head(trainer: "Trainer") -> None:
     """Average the trained head with a closed form on the trained backbone, where one is asked."""
-    if not (trainer.settings.train.refit or (trainer.fitted and trainer.fitted.share < 1)):
+    if not refits_head(trainer.settings, len(trainer.rows), trainer.fitted):
         return
     model, how = trainer.final_model(), trainer.settings
     trained = trainer.predictor(model)

@@ -80,7 +80,7 @@ def init_head(
     rows, labels = chosen_images(features, rows, labels, seed)
     # leaves-small, fold 0, D4 TTA: one view gives .798, two .844, four .849; random crops .813
     values = features.of("train", rows, start_views(how))
-    kernel = takes_kernel(model, how, labels)
+    kernel = takes_kernel(how, len(labels))
     closed_form = how.model.head_init == "lda" or how.train.refit or kernel
     found = fit_head(model, values, labels, "lda" if closed_form else "random")
     if not kernel:
@@ -92,9 +92,9 @@ def init_head(
     return fitted
 
 
-def takes_kernel(model: nn.Module, how: Experiment, labels: np.ndarray) -> bool:
-    """Whether it has a head of blocks, and not too many training pictures."""
-    return how.model.kernel and isinstance(model, BlockHead) and len(labels) <= MOST
+def takes_kernel(how: Experiment, images: int) -> bool:
+    """Whether the head is one of blocks, and of not too many training pictures."""
+    return how.model.kernel and how.model.features == "blocks" and images <= MOST
 
 
 def add_kernel(model: BlockHead, near: Projection, labels: np.ndarray, how: Fitted) -> None:

@@ -1,5 +1,6 @@
 """The closed form of a head's kernel ridge regression, and how much of it the logits take."""
 
+import time
 from typing import NamedTuple
 
 import numpy as np
@@ -103,6 +104,15 @@ def kernel_ridge(near: Projection, rows: torch.Tensor, slope: torch.Tensor | flo
     """Of all these pictures, its answers times `slope`."""
     weight = (solve(near.points, rows) * slope).float()
     return KernelRidge(near.basis, near.shift, near.points.flatten(0, 1), weight)
+
+
+def seconds_of_kernel(images: int, views: int, classes: int) -> float:
+    """What `solve` will take, from that of 2,048 centres; at most, as not all of it grows with
+    their cube."""
+    centres = images * views_within_most(images, views)
+    some, started = min(centres, 2048), time.monotonic()
+    solve(torch.randn(some, 1, DIMS), torch.zeros(some, classes))
+    return (time.monotonic() - started) * (centres / some) ** 3
 
 
 @in_float32()

@@ -33,7 +33,7 @@ from pipeline.training import checkpoint, distributed, optim
 from pipeline.training.compiled import compile_step
 from pipeline.training.discriminant import Fitted
 from pipeline.training.graph import Graph
-from pipeline.training.head_end import end_head
+from pipeline.training.head_end import end_head, seconds_of_end
 from pipeline.training.head_init import fits_features, start_head
 from pipeline.training.log import describe, make_row
 from pipeline.training.loss import make_loss
@@ -131,21 +131,27 @@ class Trainer:
             if fits_features(self.settings):
                 start_head(self)
             checkpoint.save_log(self, last)
-        while self.epoch < self.settings.train.epochs:
+        epochs = self.settings.train.epochs
+        while self.epoch < epochs:
             started = time.monotonic()
             loss, rate = self.train_epoch()
-            if self.epoch + 1 == self.settings.train.epochs:
+            if self.epoch + 1 == epochs:
                 self.graph.release()
                 end_head(self)
+            trained = time.monotonic()
             prob = self.validate(f"{self.label()} valid")
+            validation = time.monotonic() - trained
             self.check_finite(float(prob.sum()), "the sum of held-out probabilities")
             self.epoch += 1
             self.note(prob, started, loss=loss, rate=rate)
             checkpoint.save(self, last)
             self.tell()
-            self.watch(self.epoch == self.settings.train.epochs)  # the last?
+            self.watch(self.epoch == epochs)  # the last?
+            coming = time.monotonic() - started
+            if self.epoch + 1 == epochs:
+                coming += seconds_of_end(self, coming, validation)
             # one rank's answer for all: clocks differ, and ranks that disagree wait for ever
-            if not distributed.broadcast_from_main(deadline.fits(time.monotonic() - started)):
+            if not distributed.broadcast_from_main(deadline.fits(coming)):
                 return
 
     def train_epoch(self) -> tuple[float, float]:
@@ -225,13 +231,13 @@ class Trainer:
         if self.unfreezes and self.epoch >= self.unfreezes:
             unfreeze(model, self.settings.model)
         train_mode(model, self.settings.model.batchnorm)
+        self.parts.begin_epoch(model)
         self.graph.record()
 
     def check_finite(self, value: float, name: str) -> None:
         """Raise UserError for weights that are lost: the last epoch's lie in the file still."""
         if not math.isfinite(value):
             remedy = "lower train.lr, or set train.clip_grad or runtime.precision: no"
-        self.parts.begin_epoch(model)
             raise UserError(f"{self.label()}: {name} is {value}: {remedy}")
 
     def final_model(self) -> nn.Module:

@@ -19,9 +19,10 @@ def seconds_of_head(trainer: "Trainer") -> float:
     """Of a fold's closed form, the passes over its pictures not counted; 0 where none is asked."""
     from pipeline.inference.features import MAX_IMAGES  # late: torch
     from pipeline.training.head_init import augmented_views, takes_kernel
+    from pipeline.training.kernel_ridge import seconds_of_kernel
 
     how, model = trainer.settings, trainer.accelerator.unwrap_model(trainer.model)
-    kernel = takes_kernel(model, how, trainer.labels)
+    kernel = takes_kernel(how, len(trainer.labels))
     if not (how.model.head_init == "lda" or how.train.refit or kernel):
         return 0.0
     head = model.get_classifier()
@@ -31,19 +32,6 @@ def seconds_of_head(trainer: "Trainer") -> float:
         turns = 2.0 if how.train.epochs else 1.5
         return once + turns * seconds_of_kernel(images, views, head.out_features)
     return once * (1 + how.train.refit)  # at the start, and at most as long at the end
-
-
-def seconds_of_kernel(images: int, views: int, classes: int) -> float:
-    """What kernel ridge regression will take, from that of 2,048 centres; at most, as not all of it
-    grows with their cube."""
-    import torch  # late
-
-    from pipeline.training.kernel_ridge import DIMS, solve, views_within_most
-
-    centres = images * views_within_most(images, views)
-    some, started = min(centres, 2048), time.monotonic()
-    solve(torch.randn(some, 1, DIMS), torch.zeros(some, classes))
-    return (time.monotonic() - started) * (centres / some) ** 3
 
 
 def seconds_of_lda(images: int, views: int, width: int, classes: int) -> float:
@@ -69,6 +57,7 @@ def plan(
     """Seconds of each part of the whole experiment on this machine."""
     from pipeline.inference.features import MAX_IMAGES
     from pipeline.launchers.pool import gpu_slots
+    from pipeline.training.head_end import refits_head
     from pipeline.training.head_init import augmented_views, fits_features
 
     rates, n, epochs = found["rates"], settings.folds.n, settings.train.epochs
@@ -77,11 +66,10 @@ def plan(
     train, valid = len(table) - held / n, held / n  # images of a fold
     images = min(len(table), MAX_IMAGES) * (1 + len(augmented_views(settings)))
     images *= fits_features(settings)  # once for all folds
-    how = settings.model
-    kernel = how.kernel and how.features == "blocks"
-    refit = epochs > 0 and (settings.train.refit or kernel)
+    refit = epochs > 0 and refits_head(settings, int(train))
     again = rounds * refit * images * train / len(table)
-    pixels = how.test_scale**2 if refit else 1.0  # of a picture that the finished model sees
+    # of a picture that the finished model sees
+    pixels = settings.model.test_scale**2 if refit else 1.0
     return {
         "start of the folds": rounds * found["start"],
         "head": (images + pixels * again) / rates["forward"] + rounds * found["head"],

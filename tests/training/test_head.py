@@ -33,7 +33,8 @@ from pipeline.training.discriminant import (
 )
 from pipeline.training.head_end import move_head, refit_head
 from pipeline.training.head_init import augmented_views, fit_head, in_words
-from pipeline.tuning.budget import seconds_of_head, seconds_of_kernel, seconds_of_lda
+from pipeline.training.kernel_ridge import seconds_of_kernel
+from pipeline.tuning.budget import seconds_of_head, seconds_of_lda
 
 Run = Callable[..., str]
 WIDTH = 12
@@ -309,7 +310,7 @@ def test_a_forecast_knows_how_often_the_closed_form_is_made(
 ) -> None:
     monkeypatch.setattr("pipeline.tuning.budget.seconds_of_lda", lambda *_: 7.0)
     settings = Experiment(competition="demo", model={"size": 32, **model}, train={"refit": refit})
-    monkeypatch.setattr("pipeline.tuning.budget.seconds_of_kernel", lambda *_: 14.0)
+    monkeypatch.setattr("pipeline.training.kernel_ridge.seconds_of_kernel", lambda *_: 14.0)
     trainer = SimpleNamespace(
         settings=settings,
         model=BlockHead(timm.create_model("test_resnet"), 2),

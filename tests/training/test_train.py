@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,8 @@ from pipeline.base.runs import model_path
 from pipeline.data.loader import EpochBatches
 from pipeline.data.splits import folds_digest, load_folds
 from pipeline.train import tell_recipe
+from pipeline.training.discriminant import Fitted
+from pipeline.training.head_end import seconds_of_end
 from pipeline.training.keys import first_weights_digest
 from pipeline.training.log import training_lost
 from pipeline.training.optim import make_ema, make_schedule
@@ -163,6 +166,36 @@ def test_a_kill_between_the_last_epoch_and_its_log_loses_no_row(
     run("train", experiment, "--fold", "0")
     assert list(pd.read_csv(space / "runs/tiny/fold0/log.csv").epoch) == [1]
     assert told == [True], "who watches hears that it was the last"
+
+
+def test_the_last_epoch_is_not_begun_where_the_end_of_the_head_does_not_fit(
+    run: Callable[..., str],
+    write: Callable[..., str],
+    split: Callable[[str], str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    experiment = split(write(train={"epochs": 3}))
+    monkeypatch.setattr("pipeline.training.trainer.seconds_of_end", lambda *_: 3000.0)
+    said = run("train", experiment, "--fold", "0", "--hours", "1", expect=75)
+    assert "stops after epoch 2" in said, "with a quarter more than an hour"
+
+
+def test_what_the_end_of_a_head_takes(
+    write: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four turns of 22 pictures at 1.25 times the size, and a larger validation."""
+    model = {"features": "blocks", "head_init": "lda", "kernel": True, "test_scale": 1.25}
+    one = trainer(write(model=model, augment="d4"))
+    monkeypatch.setattr("pipeline.training.head_end.seconds_of_kernel", lambda *_: 100.0)
+    one.fitted = Fitted(0.1, 1.0)
+    assert seconds_of_end(one, epoch=33, validation=11) == 0, "the linear head alone was better"
+    one.fitted = Fitted(0.1, 1.0, share=0.5)
+    passes, larger = 1.25**2 * 4 * 22 * 0.5, (1.25**2 - 1) * 11
+    assert seconds_of_end(one, epoch=33, validation=11) == pytest.approx(passes + larger + 150)
+    one.valid = one.valid[:0]
+    assert seconds_of_end(one, epoch=33, validation=0) == pytest.approx(passes + 150)
+    one.accelerator = SimpleNamespace(num_processes=2)
+    assert seconds_of_end(one, epoch=33, validation=0) == pytest.approx(2 * passes + 150)
 
 
 def test_the_steps_that_are_told_are_those_that_are_made(

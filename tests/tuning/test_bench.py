@@ -3,7 +3,10 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -86,6 +89,20 @@ def test_plan_adds_up(write: Callable[..., str], split: Callable[[str], str], sp
     still = settings.model_copy(update={"train": settings.train.model_copy(update={"epochs": 0})})
     untrained = plan(still, prepared, table, found)
     assert untrained["predict test"] == 12 / 2, "one pass for both folds"
+
+
+def test_a_plan_knows_of_how_many_pictures_no_kernel_is_made(write: Callable[..., str]) -> None:
+    """Of more than 16,384 none is: nothing is fitted at the end, nor seen larger from then on."""
+    model = {"features": "blocks", "head_init": "lda", "kernel": True}
+    settings = load_experiment(write(model=model, augment=[], train={"epochs": 3}))
+    rates, found = {"forward": 10.0, "both": 5.0, "tta": 2.0}, {"start": 4.0, "head": 7.0}
+    for n, again in ((32_768, 1), (32_770, 0)):
+        table = pd.DataFrame({"fold": np.arange(n) % 2})
+        prepared = SimpleNamespace(rows=pd.DataFrame({"split": ["train"] * n + ["test"] * 10}))
+        seconds = plan(settings, prepared, table, {"rates": rates, **found})
+        larger = 1.125**2 if again else 1
+        assert seconds["head"] == pytest.approx(2000 + larger * again * 2000 + 2 * 7)
+        assert seconds["predict oof"] == pytest.approx(larger * n / 2)
 
 
 SECONDS = {"training": 800.0, "validation": 200.0, "predict oof": 80.0, "predict test": 160.0}
