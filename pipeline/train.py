@@ -158,7 +158,8 @@ def train_fold(trainer: "Trainer", out: Path, key: dict[str, Any], deadline: Dea
         checkpoint.resume(trainer, last)
         say("train", f"{what}  goes on after epoch {trainer.epoch}")
     if trainer.accelerator.is_main_process:
-        records.write_json(out.with_name("started.json"), key)
+        checkpoint.begin(trainer, out, key)
+        trainer.watch = watch(trainer, out.parent)
         if last.exists():  # a kill may have come between it and what follows it
             checkpoint.save_log(trainer, last)
             trainer.watch(trainer.epoch == trainer.settings.train.epochs)

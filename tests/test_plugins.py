@@ -17,7 +17,9 @@ from pipeline.base.runs import model_path
 from pipeline.kaggle.bundle.submit_bundle import copy_model
 from pipeline.kaggle.bundle.train_bundle import files_of_home
 from pipeline.kaggle.notebook.manifest import BundledModel
-from pipeline.model.build import load_model
+from pipeline.model.build import load_model, own_file
+from pipeline.train import make_trainer
+from pipeline.training.trainer import Trainer
 
 DOCS = Path(__file__).parents[1] / "docs" / "plugins.md"
 MINE = re.search(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)[1]
@@ -75,6 +77,49 @@ def test_every_kind_trains_predicts_and_travels(
     (own := bundle / "tiny-fold0.plugins.py").write_text("raise SystemExit\n")
     with pytest.raises(UserError, match=f"{own}: not the plugins that the record"):
         load_model(bundle / one["file"])
+
+
+def test_a_file_that_is_edited_while_it_trains_is_kept_as_it_was(
+    run: Callable[..., str],
+    write: Callable[..., str],
+    split: Callable[[str], str],
+    mine: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    experiment, copy = split(write(**OWN)), own_file(model_path("tiny", 0))
+
+    def then_edit(function: Callable) -> Callable:
+        def call(*args: object) -> object:
+            answer = function(*args)
+            mine.write_text(MINE + "# other\n")
+            return answer
+
+        return call
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.train.make_trainer", then_edit(make_trainer))
+        told = run("train", experiment, "--fold", "0", expect=2)
+    assert "mine.py was edited just now; give the same command again" in told
+    mine.write_text(MINE)
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "train_epoch", then_edit(Trainer.train_epoch))
+        run("train", experiment, "--fold", "0")
+    assert copy.read_text() == MINE
+    load_model(model_path("tiny", 0))
+    plain = write(train={"epochs": 1})
+    assert "plugins" in run("train", plain, "--fold", "0", expect=2)
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.train.make_trainer", interrupt)
+        run("train", plain, "--fold", "0", "--force", expect=130)
+    assert not copy.exists(), "it goes with the model that it was of"
+    copy.write_text("of a fold that was not trained to its end")
+    monkeypatch.setattr(Trainer, "run", interrupt)
+    run("train", plain, "--fold", "0", expect=130)
+    assert not copy.exists()
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,22 @@ def save_log(trainer: "Trainer", last: Path) -> None:
         write_csv(pd.DataFrame(trainer.log, columns=COLUMNS), last.with_name("log.csv"))
 
 
+def begin(trainer: "Trainer", out: Path, key: dict[str, Any]) -> None:
+    """Note what a fold is trained with, and keep the plugins without which nobody could build it:
+    the file may be edited before the model is done.
+
+    Raises UserError where they are those of the key no more.
+    """
+    plugins, own = trainer.settings.plugins, own_file(out)
+    own.unlink(missing_ok=True)  # of what was trained here before
+    if trainer.settings.model.classifier != "linear":
+        with records.writing(own) as tmp:
+            shutil.copyfile(plugins, tmp)
+    if plugins and records.file_digest(Path(plugins)) != key["plugins"]:
+        raise UserError(f"{plugins} was edited just now; give the same command again")
+    records.write_json(out.with_name("started.json"), key)
+
+
 def resume(trainer: "Trainer", last: Path) -> None:
     """Go on from the last finished epoch. Raises UserError for a file that holds none."""
     try:
@@ -68,12 +84,9 @@ def resume(trainer: "Trainer", last: Path) -> None:
 def finish(trainer: "Trainer", out: Path, key: dict[str, Any]) -> dict[str, Any]:
     """Write the model, and remove what a killed run would go on from; returns its record."""
     save_weights(trainer.final_model(), out)
-    own = {}
-    if trainer.settings.model.classifier != "linear":  # without it nobody could build the model
-        with records.writing(own_file(out)) as tmp:
-            shutil.copyfile(trainer.settings.plugins, tmp)
-        own = {"plugins": key["plugins"]}  # a file that was changed since will not be run
     settings, accelerator, log = trainer.settings, trainer.accelerator, trainer.log
+    # a copy that was changed since will not be run
+    own = {} if settings.model.classifier == "linear" else {"plugins": key["plugins"]}
     records.commit(
         out,
         key,

@@ -70,7 +70,8 @@ def is_trained(model: Path, key: dict[str, Any], force: bool = False) -> bool:
         raise UserError(problem)
     if problem:
         with locked(model.parent):  # not while another process trains it
-            for name in ("model.safetensors.json", model.name, "last.pt", "started.json"):
+            names = ("model.safetensors.json", model.name, "last.pt", "started.json")
+            for name in (*names, "model.plugins.py"):
                 model.with_name(name).unlink(missing_ok=True)
     return record is not None and not problem
 
