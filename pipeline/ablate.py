@@ -100,8 +100,8 @@ def measure(settings: Experiment, path: Path) -> dict[str, float]:
     """
     model = model_path(settings.name, FOLD)
     prepared, table = load_prepared(settings), load_folds(settings)
-    if unfinished(settings, [FOLD], prepared, table, force=False):
-        train_folds([(str(path), FOLD)], settings.runtime, Deadline())
+    if todo := unfinished(settings, [FOLD], prepared, table, force=False):
+        train_folds({(str(path), FOLD): todo[FOLD]}, settings.runtime, Deadline())
     record = records.load(model)
     held_out = table[table.fold == FOLD]
     oof = Part(settings, FOLD, "oof", prepared, list(held_out.image), record)

@@ -11,6 +11,7 @@ code 75), goes on at its last finished epoch, to the same weights; a fold that d
 with it. A finished fold is never retrained under changed settings: choose a new name, or --force.
 """
 
+import json
 import math
 import os
 import sys
@@ -37,7 +38,7 @@ from pipeline.data.prepared import Prepared, load_prepared
 from pipeline.data.splits import chosen_folds, classes_of, load_folds, split_rows
 from pipeline.launchers import local, ray_cluster
 from pipeline.launchers.pool import WORKER
-from pipeline.training.keys import is_trained, train_key
+from pipeline.training.keys import is_trained, refuse_edited, train_key
 from pipeline.training.log import training_lost
 from pipeline.training.pseudo import with_pseudo
 
@@ -78,7 +79,7 @@ def main(
     prepared, table = load_prepared(settings), load_folds(settings)
     folds = chosen_folds(settings, fold)
     todo = {run: unfinished(one, folds, prepared, table, force) for run, one in runs.items()}
-    jobs = [(run, k) for run in runs for k in todo[run]]
+    jobs = {(run, k): key for run in runs for k, key in todo[run].items()}
     on_cluster = launcher == ray_cluster.Launcher.RAY
     alone = len(runs) == len(folds) == runtime.gpus_per_fold == 1 and not on_cluster
     pooled = settings.train.epochs > 0 and not (alone or in_group)
@@ -94,9 +95,9 @@ def main(
 
 
 def tell_recipe(settings: Experiment, table: pd.DataFrame, fold: int) -> None:
-    how, file = settings.train, f"pipeline/configs/recipes/{settings.recipe}.yaml"
     from pipeline.data.loader import batches_of  # late: torch
 
+    how, file = settings.train, f"pipeline/configs/recipes/{settings.recipe}.yaml"
     learned, more = int((table.fold != fold).sum()), settings.extra or settings.pseudo
     steps = how.epochs * math.ceil(batches_of(learned, how.batch_size) / how.accumulate)
     many = f", {steps} steps a fold" if steps and not more else ""  # of how many more, it will see
@@ -106,18 +107,16 @@ def tell_recipe(settings: Experiment, table: pd.DataFrame, fold: int) -> None:
 
 
 def unfinished(
-    settings: Experiment,
-    folds: Sequence[int],
-    prepared: Prepared,
-    table: pd.DataFrame,
-    force: bool,
+    settings: Experiment, folds: Sequence[int], prepared: Prepared, table: pd.DataFrame, force: bool
 ) -> dict[int, dict[str, Any]]:
     """Those of `folds` that are still to be trained, and their keys.
 
-    Raises UserError for a fold that other settings made, unless `force` forgets it, and for a
-    model that is not the one of its record.
+    Raises UserError for a fold that other settings made, unless `force` forgets it, for a model
+    that is not the one of its record, and in the process of a fold that was launched with others.
     """
     keys = {k: train_key(settings, k, prepared, table) for k in folds}
+    if launched := os.environ.get(local.KEY):
+        refuse_edited(settings.name, json.loads(launched), keys.values())
     return {
         k: key
         for k, key in keys.items()
@@ -163,7 +162,6 @@ def train_fold(trainer: "Trainer", out: Path, key: dict[str, Any], deadline: Dea
         if last.exists():  # a kill may have come between it and what follows it
             checkpoint.save_log(trainer, last)
             trainer.watch(trainer.epoch == trainer.settings.train.epochs)
-        trainer.watch = watch(trainer, out.parent)
     trainer.run(last, deadline)
     distributed.leave_group(trainer)
     if not trainer.accelerator.is_main_process:
@@ -203,12 +201,8 @@ def make_trainer(
 
     Raises UserError when the backbone's first weights cannot be had.
     """
-    from pipeline.training.loss import (
-        settled,
-        standardised_targets,
-        training_targets,
-    )  # late: torch
-    from pipeline.training.trainer import Trainer
+    from pipeline.training.loss import settled, standardised_targets, training_targets
+    from pipeline.training.trainer import Trainer  # late: torch
 
     rules = load_competition(settings.competition)
     form, metric = rules.form, rules.metric

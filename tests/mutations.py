@@ -425,8 +425,15 @@ DEFECTS = [
     Defect(
         "the seed of a run that is one of several",
         "launchers/local.py",
-        "load_experiment(experiment).train.seed",
-        "load_experiment(experiment).folds.seed",
+        'key["train"]["seed"]',
+        'key["fold"]',
+        "test_launch.py",
+    ),
+    Defect(
+        "an experiment edited while its folds train",
+        "training/keys.py",
+        "if changes := key_changes(launched, key):",
+        "if changes := []:",
         "test_launch.py",
     ),
     Defect(

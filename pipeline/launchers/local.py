@@ -1,9 +1,11 @@
 """Folds on this machine, each a command in the pool of processes: train's, or predict's."""
 
+import json
 import math
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from pipeline.base.cli import Exit, UserError, say
 from pipeline.base.config import Runtime, load_experiment
@@ -12,16 +14,19 @@ from pipeline.base.runs import first_epoch_seconds
 from pipeline.launchers.pool import EXPLAINED, Process, Slot, gpu_slots, run_jobs
 
 Fold = tuple[str, int]  # of an experiment, by its name or path
+Key = dict[str, Any]  # all that a fold's weights depend on
+KEY = "PIPELINE_KEY"  # environment variable of a fold's process: the key it was launched with, JSON
 
 
-def train_folds(jobs: Iterable[Fold], runtime: Runtime, deadline: Deadline) -> None:
+def train_folds(jobs: dict[Fold, Key], runtime: Runtime, deadline: Deadline) -> None:
     """Train folds, as many at a time as there are slots; one that dies takes no other with it.
 
+    Each reads its experiment anew, and trains it only where that still has the key of `jobs`.
     After bad input, Ctrl-C and the deadline no further fold is started, but the first ones are;
     none either that may make its first epoch after the deadline, by the last that has ended.
     Raises UserError naming the dead; exits with Exit.PAUSED when some go on next time.
     """
-    jobs, codes = list(jobs), dict[Fold, int]()
+    codes = dict[Fold, int]()
 
     def waiting() -> Iterator[Fold]:
         for job in jobs:
@@ -32,37 +37,37 @@ def train_folds(jobs: Iterable[Fold], runtime: Runtime, deadline: Deadline) -> N
             yield job
 
     def start(job: Fold, slot: Slot) -> Process:
-        return start_fold(job, slot, runtime.gpus_per_fold, deadline)
+        return start_fold(job, jobs[job], slot, runtime.gpus_per_fold, deadline)
 
     for job, code in run_jobs(waiting(), gpu_slots(runtime, len(jobs)), start):
         codes[job] = code
     report(codes)
 
 
-def start_fold(job: Fold, slot: Slot, ranks: int, deadline: Deadline) -> Process:
+def start_fold(job: Fold, key: Key, slot: Slot, ranks: int, deadline: Deadline) -> Process:
     if "CUDA_VISIBLE_DEVICES" in slot:
         say("train", f"fold {job[1]}  on GPU {slot['CUDA_VISIBLE_DEVICES']}")
-    command = command_of("train", job)
+    command = command_of("train", job, key["train"]["seed"])
     command += ["--gpus-per-fold", str(ranks)]  # what was asked for here wins over its YAML
     if math.isfinite(deadline.seconds):
         command += ["--hours", str(max(0.0, deadline.left() / 3600))]
-    return Process(command, slot, ranks)
+    return Process(command, {**slot, KEY: json.dumps(key)}, ranks)
 
 
 def predict_folds(jobs: list[Fold], options: list[str], slots: list[Slot]) -> None:
     """Raises UserError naming the folds that died."""
 
     def start(job: Fold, slot: Slot) -> Process:
-        return Process([*command_of("predict", job), *options], slot)
+        seed = load_experiment(job[0]).train.seed
+        return Process([*command_of("predict", job, seed), *options], slot)
 
     report(dict(run_jobs(jobs, slots, start)))
 
 
-def command_of(stage: str, job: Fold) -> list[str]:
+def command_of(stage: str, job: Fold, seed: int) -> list[str]:
     """With the run's one seed: a file may list several."""
     experiment, fold = job
-    seed = str(load_experiment(experiment).train.seed)
-    return ["-m", f"pipeline.{stage}", experiment, "--fold", str(fold), "--seed", seed]
+    return ["-m", f"pipeline.{stage}", experiment, "--fold", str(fold), "--seed", str(seed)]
 
 
 def report(codes: dict[Fold, int]) -> None:

@@ -8,7 +8,6 @@ its last epoch. A process of the fold that dies is replaced as elsewhere.
 import os
 import sys
 import time
-from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
 from types import ModuleType
@@ -29,13 +28,13 @@ class Launcher(StrEnum):
     RAY = "ray"
 
 
-def train_folds(jobs: Iterable[local.Fold], runtime: Runtime, deadline: Deadline) -> None:
+def train_folds(jobs: dict[local.Fold, local.Key], runtime: Runtime, deadline: Deadline) -> None:
     """Raises UserError naming the folds that died for good, and without Ray."""
     ray = connect()
     request = resources_per_task(ray.nodes(), runtime)
     train = ray.remote(max_retries=RETRIES, **request)(train_fold)
     ends = time.time() + deadline.left()
-    tasks = {job: train.remote(Path.cwd(), job, runtime, ends) for job in jobs}
+    tasks = {job: train.remote(Path.cwd(), {job: jobs[job]}, runtime, ends) for job in jobs}
     codes = {}
     for job, task in tasks.items():
         try:
@@ -78,7 +77,9 @@ def resources_per_task(nodes: list[dict[str, Any]], runtime: Runtime) -> dict[st
     return {"num_gpus": gpus, "num_cpus": max(1, int(min(cores)))}
 
 
-def train_fold(folder: Path, job: local.Fold, runtime: Runtime, ends: float) -> int:
+def train_fold(
+    folder: Path, job: dict[local.Fold, local.Key], runtime: Runtime, ends: float
+) -> int:
     """A task: one fold, in `folder`, until `ends` (`time.time()`); returns its exit code.
 
     An end and no seconds: it may have waited long for its place, or be started again.
@@ -86,7 +87,7 @@ def train_fold(folder: Path, job: local.Fold, runtime: Runtime, ends: float) -> 
     """
     os.chdir(folder)
     try:
-        local.train_folds([job], runtime, Deadline(ends - time.time()))
+        local.train_folds(job, runtime, Deadline(ends - time.time()))
     except SystemExit as end:  # it has said why; Ray would take this for a lost machine
         return end.code
     return 0

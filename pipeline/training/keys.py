@@ -1,5 +1,6 @@
 """What the weights of a fold depend on, and whether they are those of today's settings."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,6 +77,17 @@ def is_trained(model: Path, key: dict[str, Any], force: bool = False) -> bool:
     return record is not None and not problem
 
 
+def refuse_edited(run: str, launched: dict[str, Any], keys: Iterable[dict[str, Any]]) -> None:
+    """Raise UserError for keys that are not the one a fold's process was `launched` with.
+
+    Whoever edits an experiment while its folds train would mix two of them in one CV.
+    """
+    for key in keys:
+        if changes := key_changes(launched, key):
+            text = f"{run} was edited while its folds train: {records.in_words(changes)}"
+            raise UserError(f"{text}; undo that and the same command goes on, or take a new name")
+
+
 def made_otherwise(model: Path, key: dict[str, Any]) -> list[str]:
     """How the settings of a fold that is done or begun differ from `key`."""
     last, started = model.with_name("last.pt"), model.with_name("started.json")
@@ -140,7 +152,7 @@ def first_weights_digest(settings: Experiment, fold: int, folds: str) -> str | N
     same = record and Path(record["competition"]).stem == settings.competition_name
     if same and record["key"]["folds"] != folds:
         raise UserError(f"model.weights: {path} was trained on other folds: it would leak")
-    return records.file_digest(path)
     if same and record["key"]["fold"] != fold:
         text = f"model.weights: {path} has seen what fold {fold} holds out: it would leak"
         raise UserError(f"{text}; run:NAME takes the same fold of a run")
+    return records.file_digest(path)

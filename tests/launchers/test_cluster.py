@@ -58,19 +58,23 @@ class LazyRay:
 def test_a_fold_that_waited_for_its_place_ends_with_the_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    ray, left = LazyRay(), []
+    ray, left, keys = LazyRay(), [], []
+
+    def train(job: dict, _: Runtime, deadline: Deadline) -> None:
+        keys.extend(job.values())
+        left.append(round(deadline.left() / 3600, 3))
+
     ray.now = time.time()
     monkeypatch.setattr(ray_cluster, "connect", lambda: ray)
     monkeypatch.setattr(ray_cluster, "time", type("", (), {"time": lambda: ray.now}))
-    monkeypatch.setattr(
-        ray_cluster.local, "train_folds", lambda *job: left.append(round(job[-1].left() / 3600, 3))
-    )
+    monkeypatch.setattr(ray_cluster.local, "train_folds", train)
     ray_cluster.train_folds(
-        [("tiny", k) for k in range(3)], Runtime(device="cpu"), Deadline(2.5 * 3600)
+        {("tiny", k): {"fold": k} for k in range(3)}, Runtime(device="cpu"), Deadline(2.5 * 3600)
     )
     assert left == [1.5, 0.5, -0.5]
+    assert keys == [{"fold": k} for k in range(3)], "the launcher's, however long they wait"
     left.clear()
-    ray_cluster.train_folds([("tiny", 0)], Runtime(device="cpu"), Deadline())
+    ray_cluster.train_folds({("tiny", 0): {}}, Runtime(device="cpu"), Deadline())
     assert left == [math.inf]
 
 

@@ -11,6 +11,7 @@ from pipeline.base import records
 from pipeline.base.cli import Exit, UserError
 from pipeline.base.config import Runtime
 from pipeline.base.deadline import Deadline
+from pipeline.base.runs import model_path
 from pipeline.launchers import local, pool
 
 FOLD = """
@@ -35,15 +36,17 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[
         seconds: float = math.inf,
         **runtime: int,
     ) -> dict[int, list[str]]:
-        def start(job: local.Fold, slot: pool.Slot, ranks: int, _: Deadline) -> pool.Process:
-            fold = job[1]
+        def start(job: local.Fold, key: local.Key, slot: pool.Slot, *_: object) -> pool.Process:
+            fold, ranks = job[1], 1
+            assert key == {"fold": fold}
             command = ["-c", FOLD, str(codes[fold]), str(tmp_path / f"{fold}")]
             return pool.Process(command, {"OMP_NUM_THREADS": "-", **slot}, ranks)
 
         monkeypatch.setattr(local, "start_fold", start)
         monkeypatch.setattr(pool, "visible_gpus", lambda: gpus)
         try:
-            local.train_folds([("any", k) for k in codes], Runtime(**runtime), Deadline(seconds))
+            jobs = {("any", k): {"fold": k} for k in codes}
+            local.train_folds(jobs, Runtime(**runtime), Deadline(seconds))
         except UserError as told:
             assert error, told
             assert error in str(told)
@@ -256,10 +259,45 @@ def test_a_fold_that_does_not_listen_is_ended(monkeypatch: pytest.MonkeyPatch) -
 def test_what_was_asked_for_on_the_command_line_wins_over_the_yaml(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A fold's process reads the YAML again, and launched a second group."""
+    """A fold's process reads the YAML again, and launched a second group.
+
+    The launcher does not: a file that is broken meanwhile would end the folds that run.
+    """
     given = []
     monkeypatch.setattr(local, "Process", lambda command, environment, ranks: given.append(command))
-    local.start_fold(("demo", 3), {}, 1, Deadline())
+    local.start_fold(("broken", 3), {"train": {"seed": 7}, "fold": 3}, {}, 1, Deadline())
     at = given[0].index("--gpus-per-fold")
     assert given[0][at : at + 2] == ["--gpus-per-fold", "1"]
-    assert given[0][:7] == ["-m", "pipeline.train", "demo", "--fold", "3", "--seed", "0"]
+    assert given[0][:7] == ["-m", "pipeline.train", "broken", "--fold", "3", "--seed", "7"]
+
+
+def test_an_experiment_that_is_edited_while_its_folds_train_is_not_mixed(
+    run: Callable[..., str],
+    write: Callable[..., str],
+    split: Callable[[str], str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The folds' commands are run in this process; the YAML is edited when the first has ended."""
+    experiment, said, codes = split(write(train={"epochs": 1})), [], [0, 2]
+
+    class Here(pool.Process):
+        def __init__(self, command: list[str], slot: pool.Slot, _: int) -> None:
+            self.slot, self.ranks, self.code = slot, [], codes[len(said)]
+            with monkeypatch.context() as patch:
+                patch.setenv(local.KEY, slot[local.KEY])
+                said.append(run("train", *command[2:], expect=self.code))
+            write(train={"epochs": 1, "lr": 0.5})
+
+        def poll(self) -> int:
+            return self.code
+
+    monkeypatch.setattr(local, "Process", Here)
+    run("train", experiment, expect=2)
+    assert "tiny was edited while its folds train: train.lr: 0.001 → 0.5; undo that" in said[1]
+    assert len(said[1].splitlines()) == 1
+    first = records.load(model_path("tiny", 0))
+    assert first["key"]["train"]["lr"] == 0.001 and not records.load(model_path("tiny", 1))
+    write(train={"epochs": 1})
+    codes.append(0)
+    assert "2 folds, accuracy" in run("train", experiment), "undone, it goes on"
+    assert records.load(model_path("tiny", 0)) == first
