@@ -95,11 +95,11 @@ def main(
 
 def tell_recipe(settings: Experiment, table: pd.DataFrame, fold: int) -> None:
     how, file = settings.train, f"pipeline/configs/recipes/{settings.recipe}.yaml"
-    learned = int((table.fold != fold).sum())
+    learned, more = int((table.fold != fold).sum()), settings.extra or settings.pseudo
     steps = how.epochs * math.ceil(learned / (how.batch_size * how.accumulate))
-    many = f", {steps} steps a fold" * bool(steps)
+    many = f", {steps} steps a fold" if steps and not more else ""  # of how many more, it will see
     say("train", f"recipe {settings.recipe} ({file}), {how.epochs} epochs{many}")
-    if settings.recipe.startswith("long") and steps < FEW_STEPS:
+    if settings.recipe.startswith("long") and steps < FEW_STEPS and not more:
         warn("train", f"{steps} steps teach a random head little: recipe: short keeps a fitted one")
 
 
