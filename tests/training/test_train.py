@@ -197,17 +197,6 @@ def test_workers_do_not_change_the_weights(
     assert same(weights(space), weights(space, "workers"))
 
 
-def test_all_folds_run_in_processes_of_their_own(
-    run: Callable[..., str], write: Callable[..., str], split: Callable[[str], str], space: Path
-) -> None:
-    experiment = write(train={"epochs": 1})
-    split(experiment)
-    said = run("train", experiment)
-    assert "2 folds, accuracy 0." in said
-    assert "±" in said
-    assert "up to date" in run("train", experiment)
-
-
 @pytest.mark.parametrize(("batch_size", "name"), [(8, "the loss"), (64, "the sum of held-out")])
 def test_weights_that_are_lost_stop_with_advice(
     batch_size: int,
