@@ -334,8 +334,8 @@ DEFECTS = [
     Defect(
         "a recorded step filled up with pictures that move BatchNorm's statistics",
         "training/graph.py",
-        'self.trainer.settings.model.batchnorm == "train"',
-        "False",
+        "not training_norms(model)",
+        "True",
         "test_graph.py",
     ),
     Defect(

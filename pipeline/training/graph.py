@@ -12,6 +12,7 @@ from torch import nn
 
 from pipeline.base.cli import short, warn
 from pipeline.inference.predictor import as_saved
+from pipeline.model.freeze import training_norms
 from pipeline.training.compiled import Step, gradient, noise, unlike
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Graph:
             return model(images)
         if n == self.size:
             return self.play(images)
-        if self.trainer.settings.model.batchnorm == "train":
+        if not self.fills:
             return model(images)
         return self.play(torch.cat([images, images[: self.size - n]]))[:n]
 
@@ -61,6 +62,7 @@ class Graph:
             return
         self.release()
         self.trained, self.size = trained, max(trainer.batches.sizes)
+        self.fills = not training_norms(model)
         images = trainer.normalise(noise(self.size, trainer.preprocessing["size"]))
         gpu = [torch.cuda.current_device()] if torch.cuda.is_available() else []
         with torch.random.fork_rng(gpu):  # training draws as it would without
