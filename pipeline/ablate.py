@@ -29,7 +29,7 @@ from pipeline.base.yaml_files import find_yaml, laid_over, read_based, read_yaml
 from pipeline.data.decisions import load_changes
 from pipeline.data.prepared import load_prepared
 from pipeline.data.splits import classes_of, load_folds
-from pipeline.inference.metrics import METRICS
+from pipeline.inference.metrics import METRICS, sign_of
 from pipeline.inference.predictions import Predictions
 from pipeline.launchers.local import train_folds
 from pipeline.predict import Part
@@ -47,14 +47,14 @@ def main(
     plan = load_plan(name)
     base, variants = base or plan["base"], chosen(plan["variants"], only)
     started, out = time.monotonic(), root("runs") / f"{Path(base).stem}-{Path(name).stem}"
-    rows = []
+    rows, metric = [], load_competition(load_experiment(base).competition).metric
     for seed in range(seeds):  # all variants once before any twice: a killed table is fair
         for variant, changes in variants.items():
             settings, path = write_experiment(base, out, variant, changes, seed)
             rows.append({"variant": variant, "seed": seed, **measure(settings, path)})
             write_csv(pd.DataFrame(rows), out / "results.csv")
             with records.writing(out / "table.md") as tmp:
-                tmp.write_text(table(pd.DataFrame(rows)))
+                tmp.write_text(table(pd.DataFrame(rows), metric))
     print((out / "table.md").read_text())
     say("ablate", f"{out}/table.md, {took(started)}")
 
@@ -120,10 +120,11 @@ def measure(settings: Experiment, path: Path) -> dict[str, float]:
     }
 
 
-def table(rows: pd.DataFrame) -> str:
+def table(rows: pd.DataFrame, metric: str) -> str:
     """Markdown: mean ± standard deviation over the seeds done so far, best of a column bold."""
     groups = rows.groupby("variant", sort=False)
-    best = {column: groups[column].mean().idxmax() for column in ("plain", "tta")}
+    sign = sign_of(metric)
+    best = {column: (sign * groups[column].mean()).idxmax() for column in ("plain", "tta")}
     lines = ["| | plain | TTA | minutes |", "|---|---|---|---|"]
     for variant, group in groups:
         cells = []

@@ -131,6 +131,7 @@ def card_of_experiment(
     found = {
         "runtime": {name: value for name, value in choices.chosen.items() if name not in fixed},
         "rates": measured.rates,
+        "pictures": trainer.batches.n,  # of an epoch, with external ones and pseudo-labels
         "start": measured.ready - started,
         "head": seconds_of_head(trainer),
         **work_per_image(trainer.accelerator.unwrap_model(trainer.model), settings.model.size),

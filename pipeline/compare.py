@@ -16,7 +16,13 @@ import typer
 
 from pipeline.analysis.evidence import Evidence, load_evidence, untouched
 from pipeline.analysis.listing import SCIENCE, blend_row, print_rows
-from pipeline.analysis.paired import changed_sides, is_luck, paired, refuse_foreign
+from pipeline.analysis.paired import (
+    changed_sides,
+    counts_lead,
+    is_luck,
+    paired,
+    refuse_foreign,
+)
 from pipeline.analysis.standings import print_leaderboard
 from pipeline.base import records
 from pipeline.base.cli import UserError, print_table, run_stage, say, short
@@ -62,12 +68,11 @@ def print_pair(a: Evidence, b: Evidence) -> None:
         judged = [one.record["decided"] for one in (a, b)]
         nested = [one["nested" if one["taken"] else "usual"] for one in judged]
         say("compare", "as decided, nested: {:.4f} → {:.4f}".format(*nested))
-    say(
-        "compare",
-        f"{differ:,} differ: {found.won:,} won{won}, {found.lost:,} lost (p {found.p:.2g})",
-    )
-    verdict = "no more than luck" if is_luck(found, a.kind == "shares") else "more than luck"
-    if a.kind != "shares":
+    by_lead = counts_lead(a)
+    p = f" (p {found.p:.2g})" if by_lead else ""
+    say("compare", f"{differ:,} differ: {found.won:,} won{won}, {found.lost:,} lost{p}")
+    verdict = "no more than luck" if is_luck(found, by_lead) else "more than luck"
+    if not by_lead:
         text = f"by the interval: {verdict}"
     elif found.needed is None:
         text = "too few differ for any lead to matter: it takes 6"

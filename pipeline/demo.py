@@ -21,7 +21,7 @@ from joblib import Parallel, delayed
 from numpy.random import Generator
 
 from pipeline.base import records
-from pipeline.base.cli import run_stage, say, took
+from pipeline.base.cli import UserError, run_stage, say, took
 from pipeline.base.config import root
 from pipeline.data.images import decode
 from pipeline.figures.pictures import Strip, draw_page
@@ -42,6 +42,8 @@ def main(
 ) -> None:
     folder = data or root("data") / "demo"
     started = time.monotonic()
+    if folder.is_dir() and any(folder.iterdir()) and records.load(folder) is None:
+        raise UserError(f"{folder}: there is something else in it; name a folder of its own")
     made = records.make(folder, {"version": VERSION}, lambda: draw_competition(folder) or {})
     scans = f"scans of {len(SPECIES)} species, {took(started)}"
     say("demo", f"{folder}: {scans if made else 'up to date'}")

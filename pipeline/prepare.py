@@ -71,7 +71,7 @@ def main(
     out = prepared_folder(settings.competition_name, size, fit) / "images.csv"
     key = {"version": VERSION, "size": size, "fit": fit, "files": list_digest(rows, folder)}
     started = time.monotonic()
-    forget_damaged(out)
+    forget_unfit(out, folder, settings)
     if records.make(out, key, partial(make, rows, folder, out, settings, form)):
         told = describe(records.load(out)["audit"], form)
         say("prepare", f"{out.parent}: {told}, {took(started)}")
@@ -82,11 +82,25 @@ def main(
     tell_changes(load_changes(settings))
 
 
-def forget_damaged(out: Path) -> None:
-    """Pixels that are lost or not those of the record are made anew, as if there were none."""
-    if (record := records.load(out)) and (problem := Prepared(out.parent, record).problem()):
+def forget_unfit(out: Path, folder: Path, settings: Experiment) -> None:
+    """What is not of use any more is made anew, as if there were none: pixels that are lost or
+    damaged, those of a folder that was moved, and none where there is room for them by now."""
+    if not (record := records.load(out)):
+        return
+    prepared = Prepared(out.parent, record)
+    problem = prepared.problem()
+    if record["data"] != str(folder.resolve()):
+        problem = f"{record['data']} is {folder} now"
+    if not record["packed"] and fits(len(prepared.rows), settings):
+        problem = "pixels fit into runtime.pack_gb now"
+    if problem:
         say("prepare", f"{problem}: all pictures are read again")
         records.record_path(out).unlink()
+
+
+def fits(pictures: int, settings: Experiment) -> bool:
+    """Whether their pixels may be packed."""
+    return 3 * pictures * prod(sides(settings.cache_size)) <= settings.runtime.pack_gb * 1e9
 
 
 def make(
@@ -102,9 +116,10 @@ def make(
     if records.load(out):
         say("prepare", "the CSVs or the pictures are not those of last time: all are read again")
     size, pixels = settings.cache_size, out.with_name("pixels.npy")
-    packed = 3 * len(rows) * prod(sides(size)) <= settings.runtime.pack_gb * 1e9
+    packed = fits(len(rows), settings)
     if not packed:
-        warn("prepare", "pixels are over runtime.pack_gb: files are decoded at each epoch")
+        text = "files are decoded at each epoch, until that is raised"
+        warn("prepare", f"pixels are over runtime.pack_gb: {text}")
     with records.writing(pixels) if packed else nullcontext() as tmp:
         found = read_all(rows, folder, size, settings.model.resize, tmp)
         facts = pd.concat([rows, pd.DataFrame(found)], axis=1)
@@ -134,7 +149,7 @@ def make_extra(settings: Experiment, competition: Competition) -> None:
         extra = Prepared(out.parent, {"key": key, **facts})
         return {**facts, "left_out": left_out(extra, prepared, form)}
 
-    forget_damaged(out)
+    forget_unfit(out, folder, settings)
     made = records.make(out, key, work)
     why = Counter(records.load(out)["left_out"].values())
     told = f"{len(rows) - why.total():,} of {len(rows):,} external pictures are trained on"

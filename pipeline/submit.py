@@ -41,7 +41,7 @@ def main(
     started = time.monotonic()
     blend, record = load_blend(name)
     competition = load_competition(record["key"]["competition"])
-    folder = prepared_data(competition)
+    folder = prepared_data(record["key"]["competition"])
     sample_path, solution_path = folder / competition.sample, folder / competition.solution
     sample = read_csv(sample_path, [competition.id])
     out = root("submissions") / f"{name}.csv"

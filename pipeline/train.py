@@ -35,6 +35,7 @@ from pipeline.base.runs import model_path
 from pipeline.data.decisions import load_changes
 from pipeline.data.extra import with_extra
 from pipeline.data.prepared import Prepared, load_prepared
+from pipeline.data.sampler import batches_of
 from pipeline.data.splits import chosen_folds, classes_of, load_folds, split_rows
 from pipeline.launchers import local, ray_cluster
 from pipeline.launchers.pool import WORKER
@@ -95,8 +96,6 @@ def main(
 
 
 def tell_recipe(settings: Experiment, table: pd.DataFrame, fold: int) -> None:
-    from pipeline.data.loader import batches_of  # late: torch
-
     how, file = settings.train, f"pipeline/configs/recipes/{settings.recipe}.yaml"
     learned, more = int((table.fold != fold).sum()), settings.extra or settings.pseudo
     steps = how.epochs * math.ceil(batches_of(learned, how.batch_size) / how.accumulate)

@@ -57,7 +57,6 @@ SLOW = {
     "test_a_killed_fold_and_a_killed_worker_are_made_up_for",
     "test_a_server_that_is_killed_between_key_and_answer",
     "test_a_stage_that_still_imports_is_stopped_with_one_line",
-    "test_all_folds_run_in_processes_of_their_own",
     "test_another_run_as_first_weights",
     "test_area_shares_equal_measured_areas",
     "test_each_key_writes_one_line",

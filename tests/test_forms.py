@@ -21,6 +21,7 @@ from pipeline.data.tables import read_rows, refuse_futile
 from pipeline.folds import make_folds
 from pipeline.inference.predictions import Predictions
 from pipeline.inference.submission import fill_sample
+from pipeline.inference.thresholds import Decision
 from pipeline.pages.compose import write_report
 from pipeline.pages.tasks import together
 from pipeline.prepare import tell_joined
@@ -300,5 +301,11 @@ def test_columns_and_ranked_answers_take_the_order_of_the_sample(tmp_path: Path)
     decided = {"kind": "chances", "numbers": [0.5, 0.1, 0.3], "first": 0}
     assert list(fill_sample(one, some, rules, "s.csv", decided).Id) == ["b", "a,b,c"]
     assert list(fill_sample(one, some, rules, "s.csv").Id) == ["b", "a"]
+    decided = {"kind": "chances", "numbers": [0.6, 0.2, 0.6], "first": 0}  # 1: none; 2: b
+    assert list(fill_sample(one, some, rules, "s.csv", decided | {"some": True}).Id) == ["b", "a"]
+    prob[0, 1] = 0.15
+    assert Decision(**decided)(prob).tolist() == [[0, 0, 0], [0, 1, 0]], (
+        "as where none is an answer"
+    )
     with pytest.raises(UserError, match="expected one for the answer"):
         fill_sample(sample, some, rules, "s.csv")

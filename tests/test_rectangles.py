@@ -97,11 +97,11 @@ def test_views_and_sizes_keep_the_shape() -> None:
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "swin_tiny_patch4_window7_224"])
 def test_a_head_reads_the_same_of_a_rectangle(name: str) -> None:
-    shapes = [224, (224, 160)]
+    shapes = [224, (224, 160), (160, 224)]
     found = [
         layout(Model(backbone=name, weights="none", batchnorm="train", size=s)) for s in shapes
     ]
-    assert found[0].taps == found[1].taps
+    assert found[0].taps == found[1].taps == found[2].taps
 
 
 def test_maps_of_either_layout_and_tokens() -> None:
@@ -109,6 +109,8 @@ def test_maps_of_either_layout_and_tokens() -> None:
     for out in (maps, maps.permute(0, 2, 3, 1)):
         assert with_channels_last(out, False, 0.75).shape == (2, 12, 16, 6)
     assert with_channels_last(torch.zeros(2, 7, 9, 512), True, 0.75).shape == (2, 7, 9, 512)
+    tokens = torch.zeros(2, 13, 5)
+    assert with_channels_last(tokens, False, 0.75) is tokens
     net = nn.Module()
     net.num_prefix_tokens = 1
     assert on_grid(torch.zeros(1, 13, 5), net, 0.75).shape == (1, 3, 4, 5)

@@ -103,7 +103,9 @@ def test_folds_blend_and_notebook_go_by_the_id(
     assert [list(rows.id[known.pictures[row]]) for row in known.table.row[:2]] == [
         list(rows.id[rows.study == some]) for some in known.table.image[:2]
     ]
-    np.testing.assert_allclose(np.mean(committee_of(known), axis=0), known.test_prob, atol=1e-6)
+    np.testing.assert_allclose(
+        np.mean(list(committee_of(known)), axis=0), known.test_prob, atol=1e-6
+    )
     scores = records.load(space / "runs" / name / "test.npz")["scores"]["tiny none"]
     assert set(scores) == {"folds", "all", "rows"}, "pictures of an id are no twins"
     page = write_report(name, full=False).read_text()

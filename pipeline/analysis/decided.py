@@ -16,7 +16,7 @@ MOST_NUMBERS = 6  # of a decision that are told
 
 
 def task_key(rules: Competition, mean: str) -> dict[str, Any]:
-    """For a blend's key: what of a task other than `classes` its scores and decisions depend on.
+    """For a blend's key: what of the competition's rules its scores and decisions depend on.
 
     Raises UserError for a mean that is of probabilities.
     """
@@ -31,6 +31,10 @@ def task_key(rules: Competition, mean: str) -> dict[str, Any]:
         key["sharpened"] = True
     if rules.task != "classes":
         key["task"] = {"name": rules.task, "metric": rules.metric, "answers": rules.submission}
+    elif rules.metric != "accuracy":
+        key["metric"] = [rules.metric, rules.submission, rules.k]
+    if rules.task == "binary" and rules.positive != "1":
+        key["positive"] = rules.positive
     return key
 
 
@@ -55,7 +59,7 @@ def decisions(
         scored, prob = scored[used], prob[used]
     target, fold = as_array(rules.form.targets(scored.label, classes)), scored.fold.to_numpy()
     kind = rules.form.kind
-    start = as_sure(kind) if sharpens(rules) else usual(target, prob, kind)
+    start = as_sure(kind) if sharpens(rules) else usual(target, prob, kind, rules.form.some)
     if not used.any() or scored.fold.nunique() < 2:  # nothing to judge by
         return {"decision": start.fact}
     counts = resamples(scored.group, FEW_DRAWS)

@@ -1,5 +1,7 @@
 """Which test pictures a label would teach most of."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pandas as pd
 
@@ -21,7 +23,7 @@ def doubt(evidence: Evidence) -> pd.DataFrame:
     """
     prob, committee = evidence.test_prob.astype(float), committee_of(evidence)
     if evidence.kind == "numbers":
-        spread = np.std(committee, axis=0) / np.maximum(evidence.target.std(0), 1e-12)
+        spread = np.std(list(committee), axis=0) / np.maximum(evidence.target.std(0), 1e-12)
         found = pd.DataFrame({"spread": spread.mean(1)})
         return found.sort_values("spread", ascending=False, kind="stable")
     one_class = evidence.kind == "shares"
@@ -37,22 +39,21 @@ def doubt(evidence: Evidence) -> pd.DataFrame:
     return found.sort_values("entropy", ascending=False, kind="stable")
 
 
-def committee_of(evidence: Evidence) -> list[np.ndarray]:
-    """Test probabilities [m, classes] of every fold's model of every member."""
-    paths = [
-        prediction_path(run, fold, "test", about["tta"])
-        for run, about in evidence.record["key"]["members"].items()
-        for fold in evidence.folds
-    ]
+def committee_of(evidence: Evidence) -> Iterator[np.ndarray]:
+    """Test probabilities [m, classes] of every fold's model of every member: one is held at a time,
+    as all may be gigabytes."""
     ids, classes = list(evidence.test.image), evidence.classes
-    found = [Predictions.load(path) for path in paths]
     if evidence.rules.picture:
         rows = evidence.prepared.rows
         name = answered(rows.set_index("id")[(rows.split == "test").to_numpy()])
-        probs = [(name.loc[one.image], one.aligned(one.image, classes)) for one in found]
-        each = [by_id(*pair, evidence.rules) for pair in probs]
-        found = [Predictions(names, classes, prob) for names, prob in each]
-    return [one.aligned(ids, classes).astype(float) for one in found]
+    for run, about in evidence.record["key"]["members"].items():
+        for fold in evidence.folds:
+            one = Predictions.load(prediction_path(run, fold, "test", about["tta"]))
+            if evidence.rules.picture:
+                prob = one.aligned(one.image, classes)
+                names, prob = by_id(name.loc[one.image], prob, evidence.rules)
+                one = Predictions(names, classes, prob)
+            yield one.aligned(ids, classes).astype(float)
 
 
 def entropy(prob: np.ndarray, one_class: bool) -> np.ndarray:

@@ -65,7 +65,8 @@ class Evidence:
         if made and not made.sharpens:
             return made
         decided = self.rules.task not in ("classes", "regression")
-        return usual(self.target, self.prob, self.kind) if decided else None
+        some = self.rules.form.some
+        return usual(self.target, self.prob, self.kind, some) if decided else None
 
     @cached_property
     def answer(self) -> np.ndarray:

@@ -10,7 +10,6 @@ import numpy as np
 
 from pipeline.analysis.evidence import Evidence
 from pipeline.analysis.paired import drawn_scores, resamples
-from pipeline.base.cli import UserError
 from pipeline.inference.metrics import METRICS, sign_of
 
 LEAST = 5  # submissions with a score, for an offset
@@ -26,14 +25,10 @@ class Offset(NamedTuple):
     luck: np.ndarray  # float [n], in robust deviations of one submission
 
 
-def fit_offset(cv: np.ndarray, public: np.ndarray) -> Offset:
-    """Median and median deviation: one lucky submission moves neither.
-
-    Raises UserError for fewer than LEAST submissions.
-    """
+def fit_offset(cv: np.ndarray, public: np.ndarray) -> Offset | None:
+    """Median and median deviation: one lucky submission moves neither. None of fewer than LEAST."""
     if len(cv) < LEAST:
-        text = f"an offset from CV needs {LEAST} submissions with a score, here are {len(cv)}"
-        raise UserError(text)
+        return None
     away = public - cv
     offset = float(np.median(away))
     spread = max(1.4826 * float(np.median(np.abs(away - offset))), RESOLUTION)

@@ -13,7 +13,7 @@ from pipeline.base.config import load_experiment, read_experiment, root
 from pipeline.base.runs import cv_of, folds_of, load_blend, model_path
 from pipeline.base.settings import size_name
 from pipeline.inference.metrics import sign_of
-from pipeline.kaggle.api.upload import read_ledger
+from pipeline.kaggle.api.upload import mean_of, read_ledger
 from pipeline.training.keys import in_todays_terms
 
 Split = tuple[str, str, tuple[int, ...]]  # as `held_out` tells it
@@ -57,14 +57,15 @@ def every_row() -> list[Row]:
     return found
 
 
-def row_of(name: str, public: dict[str, float]) -> Row | None:
+def row_of(name: str, public: dict[tuple[str, str], float]) -> Row | None:
     """A blend's, or that of a run with trained folds that is none yet; None for any other folder.
 
     Raises UserError for damaged records.
     """
     if (root("runs") / name / "test.npz.json").exists():
         record = load_blend(name)[1]
-        known = {"public": public.get(name), "hidden": hidden_score(name)}
+        cv = mean_of(cv_of(record)["folds"])
+        known = {"public": public.get((name, cv)), "hidden": hidden_score(name)}
         return blend_row(name, record, known)
     models = sorted((root("runs") / name).glob("fold*/model.safetensors"))
     trained = [record for path in models if (record := records.load(path))]
@@ -147,13 +148,17 @@ def models_of(run: str, folds: list[int]) -> list[dict[str, Any]]:
 
 
 def hidden_score(name: str) -> float | None:
-    """The score on known answers that `submit` wrote down, if it did."""
-    return (records.load(root("submissions") / f"{name}.csv") or {}).get("hidden")
+    """The score on known answers that `submit` wrote down of the blend as it is, if it did."""
+    made = records.load(root("submissions") / f"{name}.csv")
+    blend = root("runs") / name / "test.npz"
+    same = made and made["key"]["predictions"] == records.file_digest(blend)
+    return made.get("hidden") if same else None
 
 
-def public_scores() -> dict[str, float]:
-    """Of the last submission of each name that has one."""
-    return {row["name"]: float(row["public"]) for row in read_ledger() if row["public"]}
+def public_scores() -> dict[tuple[str, str], float]:
+    """Of submissions that have one, by name and CV: a blend that was made anew has none yet."""
+    scored = [row for row in read_ledger() if row["public"]]
+    return {(row["name"], row["cv"]): float(row["public"]) for row in scored}
 
 
 def print_rows(rows: list[Row]) -> None:

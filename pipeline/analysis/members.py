@@ -14,7 +14,7 @@ from pipeline.base.cli import UserError, did_you_mean
 from pipeline.base.competition import load_competition
 from pipeline.base.config import TTA, Experiment, find_experiment, load_experiment, root, with_tta
 from pipeline.base.derived import each_seed
-from pipeline.base.runs import GIVEN, Split, folds_of, load_blend, prediction_path
+from pipeline.base.runs import GIVEN, Split, folds_of, load_blend, model_path, prediction_path
 from pipeline.base.yaml_files import known_yaml
 from pipeline.data.prepared import prepared_folder
 from pipeline.data.splits import chosen_folds, classes_of, load_folds
@@ -178,6 +178,10 @@ def _load(settings: Experiment, views: str, folds: list[int], asked: str) -> Mem
                     f"{path}: the {pictures} pictures have changed since; run python -m "
                     f"pipeline.predict {asked}"
                 )
+            model = records.load(model_path(settings.name, fold))
+            if ours and model and record["key"].get("model", model["digest"]) != model["digest"]:
+                text = "of a model that was trained anew since; run python -m pipeline.predict"
+                raise UserError(f"{path}: {text} {asked}")
             digests[f"{split}{fold}"] = records.file_digest(path)
     return Member(settings, views, 1.0, folds, digests)
 

@@ -41,10 +41,15 @@ def paired(a: Evidence, b: Evidence) -> Paired:
     return Paired(won, lost, float(p), needed_lead(won + lost), *map(float, (delta, low, high)))
 
 
-def is_luck(found: Paired, one_class: bool) -> bool:
-    """Whether chance may have made the difference: by the lead, or where more than right and wrong
-    counts by the interval of the metric."""
-    if one_class:
+def counts_lead(one: Evidence) -> bool:
+    """Whether its metric counts nothing but pictures that are right, each for itself."""
+    return one.kind == "shares" and one.record["metric"] == "accuracy" and not one.rules.group
+
+
+def is_luck(found: Paired, by_lead: bool) -> bool:
+    """Whether chance may have made the difference: by the lead, where the metric counts one, or by
+    the metric's interval."""
+    if by_lead:
         return found.needed is None or abs(found.won - found.lost) < found.needed
     return found.low <= 0 <= found.high
 

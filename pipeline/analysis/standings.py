@@ -1,5 +1,7 @@
 """What `compare --lb` tells of submissions: their luck, their prospects, the two to select."""
 
+from collections import Counter
+
 import numpy as np
 import pandas as pd
 
@@ -15,9 +17,10 @@ from pipeline.analysis.leaderboard import (
     pick_two,
 )
 from pipeline.analysis.listing import number
-from pipeline.analysis.paired import MEANS, per_row, refuse_foreign
+from pipeline.analysis.paired import MEANS, held_out, per_row, refuse_foreign
 from pipeline.base.cli import UserError, print_table, say
 from pipeline.base.config import root
+from pipeline.base.runs import load_blend
 from pipeline.inference.metrics import sign_of
 from pipeline.kaggle.api.upload import ledger_path, read_ledger
 
@@ -37,14 +40,24 @@ def print_leaderboard(names: list[str], share: float) -> None:
     for slug, rows in table.groupby("slug", sort=False):
         print_offset(slug, rows)
         kept = [n for n in dict.fromkeys(rows.name) if (root("runs") / n / "test.npz").exists()]
-        chosen = names if set(names) & set(kept) else [] if names else kept
+        chosen = names if set(names) & set(kept) else [] if names else comparable(kept)
         if len(chosen) > 1:
             print_pick([untouched(load_evidence(name)) for name in chosen], rows, share)
 
 
+def comparable(names: list[str]) -> list[str]:
+    """Blends of the pictures that most of them held out; the others are named."""
+    split = {name: held_out(load_blend(name)[1]) for name in names}
+    [(most, _)] = Counter(split.values()).most_common(1) or [(None, 0)]
+    if others := [name for name in names if split[name] != most]:
+        text = "they held out other pictures; name those that you mean"
+        say("compare", f"left out: {', '.join(others)}: {text}")
+    return [name for name in names if split[name] == most]
+
+
 def print_offset(slug: str, rows: pd.DataFrame) -> None:
     """Each submission's public score beside its CV, and what lies between the two."""
-    found = fit_offset(rows.cv.to_numpy(), rows.public.to_numpy()) if len(rows) >= LEAST else None
+    found = fit_offset(rows.cv.to_numpy(), rows.public.to_numpy())
     lucky = np.abs(found.luck) > LUCK if found else np.zeros(len(rows), dtype=bool)
     shown = rows.assign(gap=rows.public - rows.cv, luck=np.where(lucky, "luck", ""))
     print_table(

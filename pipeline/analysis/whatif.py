@@ -16,6 +16,7 @@ import torch
 
 from pipeline.analysis.evidence import Evidence
 from pipeline.analysis.neighbours import load_features
+from pipeline.base.cli import UserError
 from pipeline.training.discriminant import ClassMoments, lda
 
 # leaves-small, out of fold: 512 give .769, 1024 .789, 2048 .790 in seven times the time, all 3616
@@ -29,7 +30,7 @@ class WhatIf:
 
     `features` [n, d] are of training pictures (d at most 2048: a head takes d**3 / 3
     multiplications), `target` int [n] and `fold` int [n] theirs; `others` [m, d] are those of
-    pictures that may be added.
+    pictures that may be added. Raises UserError where one fold is all there is.
     """
 
     def __init__(
@@ -40,6 +41,8 @@ class WhatIf:
         classes: int,
         others: np.ndarray | None = None,
     ):
+        if len(np.unique(fold)) < 2:
+            raise UserError("of a single fold no other pictures are left to learn from")
         others = features[:0] if others is None else others
         given = (torch.from_numpy(one).double() for one in (features, others))
         self.features, self.others = (one[:, None] for one in given)  # of one view each

@@ -31,6 +31,7 @@ class OneClass:
     losses: ClassVar[tuple[str, ...]] = ("cross_entropy", "bce", "focal")
     metrics: ClassVar[tuple[str, ...]] = ("accuracy", "auc", *SCORES, "macro_f1")
     metrics += ("quadratic_kappa", "map_at_5", "top_5")
+    some: bool = False  # of labels, a picture has one at least
     by_class: ClassVar[bool] = True  # a picture is of one class: samplers rest on it
 
     def __init__(self, rules: "Competition | None" = None):
@@ -72,6 +73,11 @@ class OneClass:
     def parts(self, label: str) -> list[str]:
         """The classes that a label names: of each, every fold must see some pictures."""
         return [label]
+
+    def strangers(self, labels: pd.Series, known: pd.Series) -> np.ndarray:
+        """bool [n], which labels name what none of the `known` ones does."""
+        classes = set(self.classes(known))
+        return np.array([not classes.issuperset(self.parts(label)) for label in labels], bool)
 
     def canonical(self, label: str) -> str:
         """The text that a label which a person gave has among those of `labels`."""

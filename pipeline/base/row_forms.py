@@ -43,6 +43,11 @@ class Labels(Rows):
     metrics += ("accuracy",)
 
     @cached_property
+    def some(self) -> bool:
+        """Whether a picture has one at least: an empty cell of joined labels is refused."""
+        return isinstance(self.rules.label, str)
+
+    @cached_property
     def joint(self) -> str:
         """Between the parts of a label's text."""
         return self.rules.separator if isinstance(self.rules.label, str) else "|"
@@ -172,6 +177,9 @@ class Levels(Numbers):
 
     def strata(self, labels: pd.Series) -> pd.Series:
         return labels
+
+    def strangers(self, labels: pd.Series, known: pd.Series) -> np.ndarray:
+        return ~labels.astype(int).isin(known.astype(int)).to_numpy()
 
     def answers(self, prob: np.ndarray, classes: list[str]) -> np.ndarray:
         return np.rint(prob).astype(int)

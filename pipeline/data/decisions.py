@@ -178,9 +178,9 @@ def changes_of(
 
     What is decided of one picture of an id holds for all of them.
     """
-    for new in sorted(set(decisions.new[decisions.action == "label"])):
-        if problem := no_label(new, train.label, form):
-            raise UserError(f"{path}: {problem}")
+    for one in decisions[decisions.action == "label"].drop_duplicates("new").itertuples():
+        if problem := no_label(one.new, train.label, form):
+            raise UserError(f"{path}: id {shown(one.id)}: {problem}")
     decisions = decisions.assign(new=decisions.new.map(form.canonical))
     ours = decisions.merge(train, left_on=["id", "pixel_hash"], right_on=["id", "hash"])
     foreign = len(decisions) - len(ours)

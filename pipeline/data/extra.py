@@ -48,16 +48,18 @@ def left_out(extra: Prepared, prepared: Prepared, form: OneClass) -> dict[str, s
     Its label is none of the competition's, or a picture in train or test equals it or looks alike.
     """
     rows, theirs = extra.rows, prepared.rows
-    known = set(form.classes(theirs.label[theirs.split == "train"]))
+    strange = form.strangers(rows.label, theirs.label[theirs.split == "train"])
     equal = theirs.drop_duplicates("hash").set_index("hash").split
     own, others = (thumbnails(one.pixels, len(one.rows)) for one in (extra, prepared))
     found = {}
     for start in range(0, len(rows), CHUNK):
         part, alike = rows[start : start + CHUNK], own[start : start + CHUNK] @ others.T
-        nearest = zip(part.itertuples(), alike.argmax(1), alike.max(1), strict=True)
-        for row, best, how in nearest:
+        nearest = zip(
+            enumerate(part.itertuples(), start), alike.argmax(1), alike.max(1), strict=True
+        )
+        for (at, row), best, how in nearest:
             same = equal.get(row.hash)
-            if not known.issuperset(form.parts(row.label)):
+            if strange[at]:
                 found[row.id] = "of another class"
             elif same or how >= ALIKE:
                 found[row.id] = f"as in {same or theirs.split[best]}"

@@ -34,7 +34,7 @@ def propose(folder: Path, from_folders: bool = False) -> str:
     made = f"# {write_tables(folder, image_files(folder))}\n" if from_folders else ""
     doubts = ["metric: as guessed? the competition's Evaluation page says"]
     record = records.load(folder)  # of fetch
-    settings: Settings = {"slug": record["key"]["slug"] if record else None}
+    settings: Settings = {"slug": record["key"].get("slug") if record else None}
     settings |= (files := files_of(folder, doubts))
     tables = {use: read_csv(folder / name, []) for use, name in files.items()}
     train, test, sample = tables["train"], tables["test"], tables.get("sample")

@@ -30,6 +30,7 @@ from pipeline.data.on_device import (
     is_batched,
     resident,
 )
+from pipeline.data.sampler import batches_of
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 PATIENCE = 300  # seconds for a batch, after which its worker is taken for dead
@@ -75,11 +76,6 @@ class Pictures(Dataset):
             self.transform.seed(spec.seed)  # once a batch: per image it costs 0.2 ms
         images = np.stack([self.transform(self.pixels[self.rows[i]]) for i in spec.rows])
         return torch.from_numpy(images), self.targets[spec.rows]
-
-
-def batches_of(n: int, batch_size: int) -> int:
-    """How many batches of about that size `n` images make: none of one image, if there are two."""
-    return max(1, min(round(n / batch_size), n // 2))
 
 
 class EpochBatches:

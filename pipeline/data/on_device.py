@@ -26,9 +26,11 @@ if TYPE_CHECKING:
 SHARE = 0.5  # of the free memory of a GPU that pictures may take
 MODES = {cv2.INTER_NEAREST: "nearest", cv2.INTER_LINEAR: "bilinear", cv2.INTER_CUBIC: "bicubic"}
 BORDERS = {cv2.BORDER_CONSTANT: "zeros", cv2.BORDER_REFLECT_101: "reflection"}
-SYMMETRIES = (A.HorizontalFlip, A.VerticalFlip, A.Transpose, A.RandomRotate90, A.D4)
+FLIPS = (A.HorizontalFlip, A.VerticalFlip, A.Transpose)
+SYMMETRIES = (*FLIPS, A.RandomRotate90, A.D4, A.SquareSymmetry)
 WARPS = (A.Rotate, A.Affine)
-KNOWN = (*SYMMETRIES, *WARPS, A.RandomResizedCrop, A.Resize, A.ColorJitter)
+RESIZES = (A.RandomResizedCrop, A.Resize)
+KNOWN = (*SYMMETRIES, *WARPS, *RESIZES, A.ColorJitter)
 # where the corners of a picture of 2 x 2 are, as (x, y, 0): a transform of it tells what it moves
 CORNERS = np.array([[[0, 0, 0], [1, 0, 0]], [[0, 1, 0], [1, 1, 0]]], dtype=np.uint8)
 _held: dict[object, tuple["Pixels", torch.Tensor]] = {}
@@ -93,18 +95,24 @@ def is_batched(transform: Augment | Resize) -> bool:
 def is_known(step: A.BasicTransform) -> bool:
     """Whether `step` is one of KNOWN, with no setting that would make it another.
 
-    Pictures that are not square are made by loader processes.
+    A subclass may do anything. Pictures of a batch that are not square, or not of one size, are
+    made by loader processes.
     """
-    if not isinstance(step, KNOWN) or getattr(step, "interpolation", cv2.INTER_LINEAR) not in MODES:
+    mode = getattr(step, "interpolation", cv2.INTER_LINEAR)
+    if type(step) not in KNOWN or mode not in MODES:
         return False
     if isinstance(step, WARPS):
         odd = getattr(step, "crop_border", False) or getattr(step, "fit_output", False)
         return not odd and step.border_mode in BORDERS and not np.any(step.fill)
-    if isinstance(step, A.Resize):
-        return step.height == step.width
-    if isinstance(step, A.RandomResizedCrop):
-        return step.size[0] == step.size[1] and not step.area_for_downscale
+    if isinstance(step, RESIZES):
+        height, width = made_size(step)
+        return height == width and step.p == 1 and not step.area_for_downscale
     return True
+
+
+def made_size(step: A.RandomResizedCrop | A.Resize) -> tuple[int, int]:
+    """Height and width in px of what it makes of any picture."""
+    return (step.height, step.width) if isinstance(step, A.Resize) else tuple(step.size)
 
 
 class BatchResize:
@@ -147,8 +155,8 @@ class BatchAugment:
         for step, chosen in zip(self.steps, self.draw(n, side, seed), strict=True):
             if isinstance(step, A.ColorJitter):
                 canvas.colour(chosen)
-            elif isinstance(step, A.RandomResizedCrop | A.Resize):
-                canvas.crop(chosen, step.size[0] if hasattr(step, "size") else step.height)
+            elif isinstance(step, RESIZES):
+                canvas.crop(chosen, made_size(step)[0])
             elif isinstance(step, WARPS):
                 canvas.warp(chosen, BORDERS[step.border_mode])
             else:
@@ -167,6 +175,6 @@ class BatchAugment:
                 if step.should_apply():
                     params = {**step.get_params(), "shape": shape}
                     chosen[i] = params | step.get_params_dependent_on_data(params, {})
-                if isinstance(step, A.RandomResizedCrop) and i in chosen:
-                    shape = (*step.size, 3)
+                if isinstance(step, RESIZES):
+                    shape = (*made_size(step), 3)
         return drawn

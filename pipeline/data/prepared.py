@@ -11,7 +11,6 @@ import pandas as pd
 
 from pipeline.base import records
 from pipeline.base.cli import UserError
-from pipeline.base.competition import Competition
 from pipeline.base.config import Experiment, root
 from pipeline.base.csv_files import read_csv
 from pipeline.base.settings import size_name
@@ -93,10 +92,11 @@ def load_folder(folder: Path, run: str) -> Prepared:
     return Prepared(folder, record)
 
 
-def prepared_data(competition: Competition) -> Path:
-    """The competition's folder as the last `prepare` was told."""
-    kept = (root("runs") / "_data" / competition.name).glob("*/images.csv.json")
+def prepared_data(competition: str) -> Path:
+    """The folder of a competition, named as experiments do, as the last `prepare` was told."""
+    name = Path(competition).stem
+    kept = (root("runs") / "_data" / name).glob("*/images.csv.json")
     for path in sorted(kept, key=lambda path: path.stat().st_mtime, reverse=True):
         if record := records.load(path.with_suffix("")):
             return Path(record["data"])
-    raise UserError(f"{competition.name}: no pictures; run python -m pipeline.prepare")
+    raise UserError(f"{name}: no pictures; run python -m pipeline.prepare")

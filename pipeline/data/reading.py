@@ -42,10 +42,12 @@ def pack(
 ) -> list[Facts | BadImageError]:
     """Read all files; `out`, where there is room for one, gets uint8 [n, h, w, 3] as .npy.
 
-    A bad file is an error among the facts, and zeros among the pixels.
+    A bad file is an error among the facts, and zeros among the pixels. Without `out` no picture is
+    brought into shape.
     """
     cv2.setNumThreads(1)  # the pool below is the parallelism: OpenCV and PIL release the GIL
     shape = (*sides(size), 3)
+    work = partial(read, size=size if out else None, fit=fit)
     header = {"descr": "|u1", "fortran_order": False, "shape": (len(paths), *shape)}
     found: list[Facts | BadImageError] = []
     with (
@@ -56,7 +58,7 @@ def pack(
         np.lib.format.write_array_header_1_0(file, header)
         for start in range(0, len(paths), AHEAD):
             part = paths[start : start + AHEAD]
-            for facts, pixels in pool.map(partial(read, size=size, fit=fit), part):
+            for facts, pixels in pool.map(work, part):
                 found.append(facts)
                 file.write(bytes(prod(shape)) if pixels is None else pixels.tobytes())
                 progress.advance()
@@ -64,12 +66,13 @@ def pack(
 
 
 def read(
-    path: Path, size: int | Sequence[int], fit: str
-) -> tuple[Facts, np.ndarray] | tuple[BadImageError, None]:
+    path: Path, size: int | Sequence[int] | None, fit: str
+) -> tuple[Facts | BadImageError, np.ndarray | None]:
+    """Facts of a file, and its pixels [h, w, 3] in the shape of `size`, if one is asked."""
     try:
         picture = decode(path)
     except BadImageError as error:
         return error, None
     height, width = picture.rgb.shape[:2]
     facts = {"width": width, "height": height, "hash": picture.digest, "note": picture.note}
-    return facts, shaped(picture.rgb, size, fit)
+    return facts, shaped(picture.rgb, size, fit) if size else None

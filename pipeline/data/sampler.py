@@ -7,6 +7,11 @@ import numpy as np
 from pipeline.base.config import Train
 
 
+def batches_of(n: int, batch_size: int) -> int:
+    """How many batches of about that size `n` images make: none of one image, if there are two."""
+    return max(1, min(round(n / batch_size), n // 2))
+
+
 class ClassSampler:
     """Rows of an epoch as long as the data, with classes in equal or square-root shares.
 

@@ -57,7 +57,8 @@ def draw_page(title: str, caption: str, strips: list[Strip], columns: int) -> "F
     figure = Figure((width, height), dpi=DPI)
 
     def text(y: float, words: str, size: float, ink: str) -> None:
-        figure.text(2 * GAP / width, 1 - y / height, words, fontsize=size, color=ink, va="top")
+        at, how = (2 * GAP / width, 1 - y / height), {"va": "top", "parse_math": False}
+        figure.text(*at, words, fontsize=size, color=ink, **how)
 
     text(2 * GAP, title, 22, INK)
     text(2 * GAP + 1.9 * TEXT, caption, 12, GREY)
@@ -82,4 +83,5 @@ def draw_picture(axes: "Axes", picture: np.ndarray, label: Label, marked: bool) 
         y = -0.04 - line * TEXT / SIDE
         short = name if len(name) <= SHOWN else f"{name[: SHOWN - 1].rstrip()}…"
         for x, words, ink, side in ((0, short, INK, "left"), (1, value, GREY, "right")):
-            axes.text(x, y, words, color=ink, ha=side, va="top", transform=axes.transAxes)
+            how = {"transform": axes.transAxes, "va": "top", "parse_math": False}
+            axes.text(x, y, words, color=ink, ha=side, **how)

@@ -8,6 +8,7 @@ import hashlib
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from pipeline.model.taps import classifier
 
 VERSION = 1
 MAX_IMAGES = 20_000  # of a split; features of more are neither kept nor held in memory
+CHUNK = 1024  # pictures of which a head is asked at once: a kernel's Gaussians are many
 KEPT_GB = 8.0  # of a competition's pictures at a size; those not used for longest go
 
 
@@ -45,27 +47,23 @@ class FrozenFeatures:
         """float32 [len(rows), views, width], for rows of the packed pixels."""
         every = np.flatnonzero(self.prepared.rows.split == split)
         if len(every) > MAX_IMAGES or moves_batchnorm(self.settings):
-            return torch.stack(self.compute(rows, views), 1)
+            return self.compute(rows, views)
         key = {
             "version": VERSION,
             "backbone": backbone_digest(self.model),
             "taps": list(getattr(self.model, "taps", [])),  # what a BlockHead reads
             "preprocessing": self.predictor.preprocessing,
-            "pixels": self.prepared.record["digests"][split],
+            # in their order, which the record's digest of a split leaves out
+            "pixels": records.digest(self.prepared.rows.hash[every].tolist()),
             "precision": self.predictor.precision,
             "device": self.predictor.device.type,
         }
         folder = self.prepared.folder / "features"
         files = [folder / f"{records.digest(key)}-{split}-{view_name(v)}.npy" for v in views]
         with locked(folder):  # folds side by side all want them
-            missing = [i for i, file in enumerate(files) if not records.is_current(file, key)]
-            if missing:
-                started = time.monotonic()
-                made = self.compute(every, [views[i] for i in missing])
-                for i, values in zip(missing, made, strict=True):
-                    with records.writing(files[i]) as tmp, tmp.open("wb") as file:
-                        np.save(file, values.numpy())
-                    records.commit(files[i], key, started)
+            made = zip(files, views, strict=True)
+            if missing := [pair for pair in made if not records.is_current(pair[0], key)]:
+                self.keep(every, missing, key)
             kept = [np.load(file, mmap_mode="r") for file in files]
             remove_oldest(folder, files)
         at = np.searchsorted(every, rows)
@@ -74,23 +72,37 @@ class FrozenFeatures:
             found[:, i] = values[at]
         return torch.from_numpy(found)
 
-    def compute(self, rows: np.ndarray, views: list[View]) -> list[torch.Tensor]:
-        """Features [len(rows), width] for each view, in one pass over the pictures."""
-        found: list[list[torch.Tensor]] = [[] for _ in views]
+    def keep(self, rows: np.ndarray, wanted: list[tuple[Path, View]], key: dict[str, Any]) -> None:
+        """Compute views of rows of the packed pixels, and write each to its file."""
+        started = time.monotonic()
+        made = self.compute(rows, [view for _, view in wanted]).numpy()
+        for i, (path, _) in enumerate(wanted):
+            with records.writing(path) as tmp, tmp.open("wb") as file:
+                np.save(file, made[:, i])
+            records.commit(path, key, started)
+
+    def compute(self, rows: np.ndarray, views: list[View]) -> torch.Tensor:
+        """float32 [len(rows), views, width], in one pass over the pictures."""
+        found, done = None, 0
         with torch.inference_mode():
             for images in self.predictor.batches(self.prepared.pixels, rows, self.size, "features"):
                 given = self.predictor.over_views(partial(head_inputs, self.model), images, views)
-                for kept, one in zip(found, given, strict=True):
-                    kept.append(one.cpu())
-        return [torch.cat(found.pop(0)) for _ in views]  # and not all of them twice
+                if found is None:  # only now the width is known
+                    found = np.empty((len(rows), len(views), given[0].shape[1]), np.float32)
+                for i, values in enumerate(given):
+                    found[done : done + len(images), i] = values.cpu().numpy()
+                done += len(images)
+        return torch.from_numpy(found)
 
     def probabilities(self, split: str, rows: np.ndarray, views: list[View]) -> np.ndarray:
         """As `Predictor.probabilities`, of a model whose head alone is new."""
-        views = allowed(views, self.size)
-        features = self.of(split, rows, views).to(self.predictor.device)
+        views, found = allowed(views, self.size), []
         with torch.inference_mode():
-            logits = [head_logits(self.model, one) for one in features.unbind(1)]
-            return torch.stack([self.predictor.answer(x) for x in logits]).mean(0).cpu().numpy()
+            for some in self.of(split, rows, views).split(CHUNK):
+                seen = some.to(self.predictor.device).unbind(1)
+                answers = [self.predictor.answer(head_logits(self.model, one)) for one in seen]
+                found.append(torch.stack(answers).mean(0).cpu())
+        return torch.cat(found).numpy()
 
 
 def remove_oldest(folder: Path, used: list[Path]) -> None:

@@ -7,7 +7,7 @@ draws agree on it.
 """
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -34,6 +34,7 @@ class Decision:
     kind: Kind | Literal["scales", "power of shares", "power of odds"]
     numbers: list[float]
     first: int = 0  # the lowest level
+    some: bool = False  # labels: the likeliest where none is over its threshold
 
     def __call__(self, prob: np.ndarray) -> np.ndarray:
         """Predictions [n, classes] as decided: a metric then gives the score of the answers."""
@@ -44,7 +45,11 @@ class Decision:
             return scaled / scaled.sum(1, keepdims=True)
         if self.kind == "numbers":
             return self.first + np.digitize(prob, np.sort(self.numbers)).astype(float)
-        over = prob >= np.array(self.numbers) if self.kind == "chances" else self._second(prob)
+        if self.kind == "shares":
+            return self._second(prob).astype(float)
+        over = prob >= np.array(self.numbers)
+        if self.some:
+            over[np.arange(len(prob)), prob.argmax(1)] |= ~over.any(1)
         return over.astype(float)
 
     @property
@@ -75,8 +80,7 @@ class Decision:
         return np.abs(seen - numbers[None]).min(1) if len(numbers) else np.full(len(prob), np.inf)
 
     def with_number(self, i: int, value: float) -> Self:
-        numbers = [*self.numbers[:i], float(value), *self.numbers[i + 1 :]]
-        return type(self)(self.kind, numbers, self.first)
+        return replace(self, numbers=[*self.numbers[:i], float(value), *self.numbers[i + 1 :]])
 
     def candidates(self, i: int) -> np.ndarray:
         if self.sharpens:
@@ -89,17 +93,17 @@ class Decision:
 
     @property
     def fact(self) -> dict[str, Any]:
-        """For a record."""
-        return asdict(self)
+        """For a record; what came later only where it is set."""
+        return {name: value for name, value in asdict(self).items() if value or name != "some"}
 
 
-def usual(target: np.ndarray, prob: np.ndarray, kind: Kind) -> Decision:
-    """Thresholds of .5, cuts halfway, all classes alike."""
+def usual(target: np.ndarray, prob: np.ndarray, kind: Kind, some: bool = False) -> Decision:
+    """Thresholds of .5 (`some`: one label at least), cuts halfway, all classes alike."""
     if kind == "numbers":
         low, high = int(target.min()), int(target.max())
         return Decision(kind, [level + 0.5 for level in range(low, high)], low)
     if kind == "chances":
-        return Decision(kind, [0.5] * prob.shape[1])
+        return Decision(kind, [0.5] * prob.shape[1], some=some)
     if prob.shape[1] == 2:
         return Decision(kind, [0.5])
     return Decision("scales", [1.0] * prob.shape[1])
@@ -128,7 +132,7 @@ def fit(start: Decision, target: np.ndarray, prob: np.ndarray, score: Score) -> 
 
     n = len(start.numbers)
     if start.kind == "chances":  # one threshold for all, to begin with
-        try_all(Decision("chances", [float(one)] * n) for one in GRID)
+        try_all(replace(start, numbers=[float(one)] * n) for one in GRID)
     for _ in range(ROUNDS):
         before = value
         for i in range(n):

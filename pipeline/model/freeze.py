@@ -27,19 +27,19 @@ def freeze(model: nn.Module, settings: Model) -> None:
 def freeze_always(model: nn.Module, settings: Model) -> None:
     """Freeze what is never unfrozen."""
     if settings.depthwise == "frozen":
-        freeze_depthwise(model)
+        freeze_depthwise(body(model))  # a head of the user's own is new
     if isinstance(model, BlockHead):
         model.freeze_unread()
 
 
-def freeze_depthwise(model: nn.Module) -> None:
+def freeze_depthwise(backbone: nn.Module) -> None:
     """Freeze depthwise convolutions and the norms that follow them.
 
     They find edges and spots, which differ little from task to task, and hold a hundredth of the
     weights; but their gradient is slow: without it lite0 trains 1.5 times as fast (two cores).
     """
-    norms = dict(conv_norm_pairs(model))
-    for conv in depthwise(model):
+    norms = dict(conv_norm_pairs(backbone))
+    for conv in depthwise(backbone):
         for layer in [conv, *([norms[conv]] if conv in norms else [])]:
             layer.requires_grad_(False)
 
@@ -51,13 +51,21 @@ def unfreeze(model: nn.Module, settings: Model) -> None:
 
 
 def train_mode(model: nn.Module, batchnorm: str) -> None:
-    """`model.train()`, but BatchNorm that is frozen keeps its running statistics and uses them."""
+    """`model.train()`, but BatchNorm that is frozen keeps its running statistics and uses them.
+
+    That of a head of the user's own has none yet, and trains.
+    """
     model.train()
-    for module in model.modules():
+    for module in body(model).modules():
         if isinstance(module, _BatchNorm):
             weights = list(module.parameters())
             if batchnorm == "frozen" or (weights and not weights[0].requires_grad):
                 module.eval()
+
+
+def training_norms(model: nn.Module) -> list[_BatchNorm]:
+    """BatchNorm that goes by the statistics of the batch, of a model in `train_mode`."""
+    return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.training]
 
 
 @torch.no_grad()
@@ -67,7 +75,7 @@ def settle_batchnorm(model: nn.Module, batches: Iterable[torch.Tensor]) -> None:
     A model in training sees by these, not by ImageNet's: a head that is fitted before, to other
     features than it will be trained on, loses in the first epoch what it knew.
     """
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.training]
+    norms = training_norms(model)
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()

@@ -57,11 +57,13 @@ def with_channels_last(out: torch.Tensor, channels_last: bool, aspect: float = 1
     (TinyViT, SwinV2-CR, VOLO). Two sides in the pictures' `aspect`, their height over their width,
     tell; a grid's sides may be rounded.
     """
+    if out.ndim != 4:
+        return out
 
     def is_grid(high: int, wide: int) -> bool:
         return abs(high - wide * aspect) < max(1, aspect)
 
-    first, second, third = out.shape[1:] if out.ndim == 4 else (0, 1, 2)
+    first, second, third = out.shape[1:]
     maps = is_grid(second, third) and not (is_grid(first, second) and channels_last)
     return out.permute(0, 2, 3, 1) if maps else out
 

@@ -3,11 +3,12 @@
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from pipeline.analysis.doubt import doubt
 from pipeline.analysis.drift import Drift, layout
 from pipeline.analysis.evidence import Evidence, load_current
-from pipeline.analysis.paired import MEANS, changed_sides, is_luck, paired
+from pipeline.analysis.paired import MEANS, changed_sides, counts_lead, is_luck, paired
 from pipeline.base.cli import UserError
 from pipeline.pages.album import Album
 from pipeline.pages.page import percent
@@ -18,13 +19,17 @@ MOST_DRAWN = 100_000  # probabilities of a metric that is no mean over rows
 
 
 def tested_pictures(evidence: Evidence, album: Album) -> list[Picture]:
-    """Test pictures whose answer is least certain, with the two best classes."""
+    """Test pictures whose answer is least certain, with the class that comes next."""
     rows = doubt(evidence).index[:STRIP]
     found = [tested(evidence, album, row) for row in rows]
     if evidence.kind == "shares":
         for picture, prob in zip(found, evidence.test_prob[rows], strict=True):
-            best = [(evidence.classes[i], percent(prob[i], 0)) for i in np.argsort(-prob)[:2]]
-            picture |= {"title": best[0][0], "text": "{1}; or {2} {3}".format(*best[0], *best[1])}
+            said = evidence.answers(prob[None])[0]
+            other = next(i for i in np.argsort(-prob) if i != said)
+            text = (
+                f"{percent(prob[said], 0)}; or {evidence.classes[other]} {percent(prob[other], 0)}"
+            )
+            picture["text"] = text
     return found
 
 
@@ -41,8 +46,9 @@ def drifted(evidence: Evidence, album: Album, found: Drift) -> dict[str, Any]:
 
 def tested(evidence: Evidence, album: Album, row: int) -> Picture:
     prob = evidence.test_prob[row : row + 1]
-    text = f"{percent(prob.max(), 0)} sure" if evidence.kind == "shares" else ""
-    return album.picture(evidence.test.row[row], *evidence.told(evidence.answers(prob)), text)
+    said = evidence.answers(prob)
+    text = f"{percent(prob[0, said[0]], 0)} sure" if evidence.kind == "shares" else ""
+    return album.picture(evidence.test.row[row], *evidence.told(said), text)
 
 
 def against(evidence: Evidence, album: Album, name: str) -> dict[str, Any] | None:
@@ -63,7 +69,8 @@ def against(evidence: Evidence, album: Album, name: str) -> dict[str, Any] | Non
         texts = rows.a + " → " + rows.b
         shown[side] = [training_picture(evidence, album, *each) for each in texts.items()]
     what = {"chances": ", by the labels that are right", "numbers": ", by which is nearer"}
-    about = {"luck": is_luck(found, evidence.kind == "shares"), "by": what.get(evidence.kind, "")}
+    by_lead, by = counts_lead(evidence), what.get(evidence.kind, "")
+    about = {"by_lead": by_lead, "luck": is_luck(found, by_lead), "by": by}
     return {"name": name, "shown": shown, **found._asdict(), **about}
 
 
@@ -82,7 +89,8 @@ def disagreement(evidence: Evidence, album: Album) -> dict[str, Any] | None:
     ]
     regression = evidence.rules.task == "regression"
     flat = probs.reshape(len(probs), -1)
-    codes = np.unique(answers, return_inverse=True)[1].reshape(len(probs), -1)
+    texts = np.array([text for each in answers for text in each], dtype=object)  # of any length
+    codes = pd.factorize(texts)[0].reshape(len(probs), -1)
     shares = np.corrcoef(flat) if regression else (codes[:, None] != codes[None]).mean(2)
     told = "Correlation of the numbers that two members predict."
     told = told if regression else "Share of pictures on which two members answer differently."

@@ -56,9 +56,11 @@ def likeliest(evidence: Evidence, prob: np.ndarray, asked: list[str]) -> list[in
     order = [int(c) for c in np.argsort(-prob, kind="stable")[:likely]]
     if evidence.kind != "shares":
         return order
-    for place, name in zip((-1, -2), asked, strict=False):
-        if name and (c := evidence.classes.index(name)) not in order:
-            order[place if len(order) > 1 else -1] = c
+    wanted = [evidence.classes.index(name) for name in asked if name]
+    free = [place for place, c in enumerate(order) if c not in wanted]
+    for c in wanted:
+        if c not in order and free:
+            order[free.pop()] = c
     return order
 
 

@@ -1,6 +1,7 @@
 """What the review page asks for, without any HTTP: lists, one picture, a decision, its effect."""
 
 import threading
+from contextlib import suppress
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -201,7 +202,7 @@ class Desk:
 
     def warm_up(self) -> None:
         """Make what the first question after an effect would wait for."""
-        with self.solving:
+        with self.solving, suppress(UserError):  # said when it is asked for
             if self.evidence.kind == "shares":
                 self.heads  # noqa: B018 - it is kept
 

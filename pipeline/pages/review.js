@@ -162,11 +162,18 @@ async function send() {
   for (let line = kept()[0]; line; line = kept()[0]) {
     const problem = await ask("decide", line).then(confirm, (error) => error);
     $("trouble").textContent = problem ? told(problem) : "";
+    if (problem?.status === 422) await takeBack(line.row);
     if (!problem || problem.status === 422) keep(kept().filter((one) => one.click !== line.click));
     else await new Promise((wake) => setTimeout(wake, RETRY));
   }
   sending = false;
   whatIf();
+}
+async function takeBack(row) { // what was refused is not decided
+  const item = items.find((one) => one.row === row), found = await ask(`picture/${row}`).catch(() => null);
+  if (!item || !found) return;
+  item.now = found.now;
+  mark(item);
 }
 function confirm(found) {
   const item = items.find((one) => one.row === found.row);

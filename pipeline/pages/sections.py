@@ -92,14 +92,15 @@ def training(evidence: Evidence) -> dict[str, Any]:
 
 
 def calibration(evidence: Evidence) -> dict[str, Any] | None:
-    """Of the answers, or of every label's chance; numbers have none."""
+    """Of the likeliest classes, or of every label's chance; numbers have none."""
     if evidence.kind == "numbers":
         return None
-    confidence, right = evidence.prob.max(1), evidence.right
-    names, x, y = ("right", "wrong"), "confidence of the answer", "share that is right"
     if evidence.kind == "chances":
         confidence, right = evidence.prob.ravel(), evidence.target.ravel()
         names, x, y = ("has the label", "has it not"), "chance of a label", "share that has it"
+    else:  # of the likeliest class, which thresholds may not answer
+        confidence, right = evidence.prob.max(1), evidence.prob.argmax(1) == evidence.target
+        names, x, y = ("right", "wrong"), "confidence of the likeliest", "share that is right"
     found = reliability(confidence, right)
     return {
         "ece": found.ece,

@@ -8,10 +8,11 @@ async function whatIf() {
   const number = ++asked;
   await new Promise((wake) => setTimeout(wake, 400));
   const more = new URLSearchParams({ more: $("asked").value, count: $("count").value });
-  const found = number === asked && await ask(`whatif?${more}`).catch(() => null);
+  const found = number === asked && await ask(`whatif?${more}`).catch((error) => error.status && { problem: error.message });
   if (!found || number !== asked) return; // another decision came
   const points = (share) => `${share < 0 ? "−" : "+"}${Math.abs(100 * share).toFixed(2)}`;
   $("what-if").hidden = false;
+  if (found.problem) return ($("effect").textContent = found.problem);
   const guessed = `, ${found.added} test pictures as ${readable($("asked").value)} (what the head takes for it, unseen)`;
   const what = `${found.changed} relabelled, ${found.dropped} left out${found.added ? guessed : ""}: on the other ` +
     "pictures a closed-form head ";

@@ -12,6 +12,7 @@ from torch import nn
 
 from pipeline.base.cli import short, warn
 from pipeline.inference.predictor import as_saved
+from pipeline.model.freeze import training_norms
 from pipeline.training.compiled import Step, gradient, largest_batch, unlike
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Graph:
             return model(images)
         if n == self.size:
             return self.play(images)
-        if self.trainer.settings.model.batchnorm == "train":
+        if not self.fills:
             return model(images)
         return self.play(torch.cat([images, images[: self.size - n]]))[:n]
 
@@ -62,6 +63,7 @@ class Graph:
         self.release()
         images = largest_batch(trainer)
         self.trained, self.size = trained, len(images)
+        self.fills = not training_norms(model)
         gpu = [torch.cuda.current_device()] if torch.cuda.is_available() else []
         with torch.random.fork_rng(gpu):  # training draws as it would without
             try:

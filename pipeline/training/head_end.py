@@ -106,10 +106,10 @@ def refit_head(
     """
     model = now.model
     rows, labels = chosen_images(now, rows, labels, seed)
-    values = torch.stack(now.compute(rows, start_views(now.settings)), 1)
+    values = now.compute(rows, start_views(now.settings))
     if now.size != before.size:
         some = rows[:CHUNK_IMAGES]  # in random order
-        move_head(model, before.compute(some, VIEWS["none"])[0], values[: len(some), 0])
+        move_head(model, before.compute(some, VIEWS["none"])[:, 0], values[: len(some), 0])
     if like.share < 1:
         near = project(values, *standardise(values), seed)
         line = judged(near.points, labels, linear_head(model).out_features).line

@@ -6,12 +6,12 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline.base import records
 from pipeline.base.cli import say, warn
 from pipeline.base.config import Experiment
 from pipeline.base.device import machine_folder
+from pipeline.model.freeze import training_norms
 
 
 class Parts:
@@ -32,8 +32,8 @@ class Parts:
 
     def begin_epoch(self, model: nn.Module) -> None:
         """Find what steps of a model move, in the mode in which it is."""
-        norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.training]
-        self.moved = [s for m in norms for s in (m.running_mean, m.running_var) if s is not None]
+        pairs = [(norm.running_mean, norm.running_var) for norm in training_norms(model)]
+        self.moved = [one for pair in pairs for one in pair if one is not None]
         self.before = [torch.empty_like(one) for one in self.moved]
 
     def until_it_fits(

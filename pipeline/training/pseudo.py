@@ -91,10 +91,11 @@ def with_pseudo(
     rows = in_cells(list(map(tuple, hard)), test.id)
     target = soft.argmax(1) if answer.kind == "shares" else rows
     more = pd.DataFrame(names).assign(target=target)[sure]
-    own = np.eye(len(classes))[targets] if targets.ndim == 1 else targets
+    own = np.eye(len(classes), dtype=np.float32)[targets] if targets.ndim == 1 else targets
     weighted = np.hstack([soft[sure], np.ones((sure.sum(), 1))]) * how.weight
-    both = np.concatenate([np.hstack([own, np.ones((len(own), 1))]), weighted])
-    return pd.concat([train, more], ignore_index=True), both.astype(np.float32)
+    both = np.ones((len(own) + len(weighted), own.shape[1] + 1), np.float32)
+    both[: len(own), :-1], both[len(own) :] = own, weighted
+    return pd.concat([train, more], ignore_index=True), both
 
 
 def sure_answers(prob: np.ndarray, how: Pseudo, answer: Answer) -> tuple[np.ndarray, np.ndarray]:

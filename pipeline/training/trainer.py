@@ -28,7 +28,7 @@ from pipeline.inference.predictor import Normalise, Predictor
 from pipeline.inference.tta import VIEWS
 from pipeline.model.build import build_model, preprocessing, recompute, to_device
 from pipeline.model.depthwise import expect
-from pipeline.model.freeze import freeze, train_mode, unfreeze
+from pipeline.model.freeze import freeze, train_mode, training_norms, unfreeze
 from pipeline.training import checkpoint, distributed, optim
 from pipeline.training.compiled import compile_step
 from pipeline.training.discriminant import Fitted
@@ -70,7 +70,7 @@ class Trainer:
         model = self._make_model()
         self.preprocessing = preprocessing(model, settings.model)
         self.normalise = Normalise(self.preprocessing, self.accelerator.device)
-        self._make_data(targets)
+        self._make_data(model, targets)
         self._make_optimizer(model)
         self.loss = make_loss(settings, targets, len(classes), self.accelerator.device, answer)
         self.graph = Graph(self)
@@ -91,7 +91,7 @@ class Trainer:
         expect(model, self.settings.train.epochs * len(self.rows) * math.prod(sides(how.size)))
         return model
 
-    def _make_data(self, targets: np.ndarray) -> None:
+    def _make_data(self, model: nn.Module, targets: np.ndarray) -> None:
         settings = self.settings.train
         draw = epoch_sampler(self.settings, self.rows, self.pixels, self.labels, self.seed)
         n = len(draw(0) if draw else self.rows)
@@ -103,7 +103,8 @@ class Trainer:
         augment = Augment(self.settings.augment, size, mode, self.settings.own("transform"))
         augment.try_on(self.pixels[self.rows[0]])
         pictures = Pictures(self.pixels, self.rows, targets, augment)
-        least = 2 if self.settings.model.batchnorm == "train" else 1
+        train_mode(model, self.settings.model.batchnorm)
+        least = 2 if training_norms(model) else 1
         own = distributed.RankSampler(self.batches, self.accelerator, least)
         self.loader = load_batches(pictures, own, self.settings.runtime, self.accelerator.device)
 
@@ -148,7 +149,7 @@ class Trainer:
             self.tell()
             self.watch(self.epoch == epochs)  # the last?
             coming = time.monotonic() - started
-            if self.epoch + 1 == epochs:
+            if self.epoch + 1 == epochs and math.isfinite(deadline.seconds):
                 coming += seconds_of_end(self, coming, validation)
             # one rank's answer for all: clocks differ, and ranks that disagree wait for ever
             if not distributed.broadcast_from_main(deadline.fits(coming)):

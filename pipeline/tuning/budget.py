@@ -63,7 +63,7 @@ def plan(
     rates, n, epochs = found["rates"], settings.folds.n, settings.train.epochs
     rounds = -(-n // len(gpu_slots(settings.runtime, n)))  # folds that train one after another
     test, held = int((prepared.rows.split == "test").sum()), int((table.fold >= 0).sum())
-    train, valid = len(table) - held / n, held / n  # images of a fold
+    train, valid = len(table) - held / n, held / n  # own images of a fold
     images = min(len(table), MAX_IMAGES) * (1 + len(augmented_views(settings)))
     images *= fits_features(settings)  # once for all folds
     refit = epochs > 0 and refits_head(settings, int(train))
@@ -73,7 +73,7 @@ def plan(
     return {
         "start of the folds": rounds * found["start"],
         "head": (images + pixels * again) / rates["forward"] + rounds * found["head"],
-        "training": rounds * epochs * train / rates["both"],
+        "training": rounds * epochs * found["pictures"] / rates["both"],
         "validation": rounds * epochs * valid / rates["forward"],
         "predict oof": pixels * (rounds * valid if epochs else held) / rates["tta"],
         # untrained: one pass for all folds

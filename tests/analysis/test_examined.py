@@ -41,7 +41,7 @@ def test_what_the_stages_left_is_examined(examined: Evidence) -> None:
 
     paths = [prediction_path("still", fold, "test", "none") for fold in (0, 1)]
     answers = [Predictions.load(path).prob for path in paths]
-    np.testing.assert_allclose(committee_of(examined), answers, atol=1e-6)
+    np.testing.assert_allclose(list(committee_of(examined)), answers, atol=1e-6)
     np.testing.assert_allclose(np.mean(answers, axis=0), examined.test_prob, atol=1e-6)
     assert sorted(doubt(examined).index) == list(range(12)) and doubt(examined).rare.min() > 0
 

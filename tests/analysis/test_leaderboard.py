@@ -13,7 +13,6 @@ from pipeline.analysis.leaderboard import (
     judge_picks,
     pick_two,
 )
-from pipeline.base.cli import UserError
 from pipeline.inference.metrics import sign_of
 
 
@@ -50,8 +49,7 @@ def test_the_error_is_that_of_a_median() -> None:
 
 
 def test_four_submissions_are_too_few() -> None:
-    with pytest.raises(UserError, match="needs 5 submissions with a score, here are 4"):
-        fit_offset(np.zeros(4), np.zeros(4))
+    assert fit_offset(np.zeros(4), np.zeros(4)) is None
 
 
 def test_pictures_count_alike_wherever_they_were_seen() -> None:

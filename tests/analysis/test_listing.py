@@ -27,8 +27,11 @@ def test_runs_are_listed_the_best_first(
     model = space / "runs/r2/fold0/model.safetensors"
     key = records.load(model)["key"]
     records.commit(model, key | {"train": key["train"] | {"lr": 0.5}}, 0, competition="demo")
+    scores = records.load(space / "runs/r1/test.npz")["scores"]["r1 none"]
     row = dict.fromkeys(COLUMNS, "") | {"name": "r1", "slug": "x", "status": "complete"}
+    row["cv"] = f"{sum(scores['folds']) / 2:.5f}"
     lines = [row | {"ref": "1", "public": ".5"}, row | {"ref": "2", "public": ".625"}]
+    lines.append(row | {"ref": "3", "public": ".75", "cv": "0.98765"})  # of another blend
     (space / "submissions").mkdir()
     pd.DataFrame(lines).to_csv(space / "submissions/ledger.csv", index=False)
 
@@ -38,7 +41,6 @@ def test_runs_are_listed_the_best_first(
     cv = [line["cv"] for line in told]
     assert cv == sorted(cv, reverse=True) and len(set(cv)) > 1
     by_name = {line["name"]: line for line in told}
-    scores = records.load(space / "runs/r1/test.npz")["scores"]["r1 none"]
     one, both, two = by_name["r1"], by_name["both"], by_name["r2"]
     assert (one["scores"], one["oof"]) == (scores["folds"], scores["all"])
     assert (one["public"], two["public"]) == (0.625, None)

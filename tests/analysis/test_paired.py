@@ -93,6 +93,12 @@ def test_equal_runs_differ_by_nothing() -> None:
     assert found == (0, 0, 1.0, None, 0, 0, 0)
 
 
+def blended(metric: str) -> dict[str, object]:
+    """Facts of a blend of two members, whose settings are its weights."""
+    record = {"metric": metric, "key": {"weights": {"a": 1}}}
+    return {"record": record, "members": {"one": None, "two": None}}
+
+
 def of_rows(task: str, metric: str, target: list[list[float]], prob: list[list[float]]) -> Evidence:
     """Of a task whose targets are rows: three pictures, two columns at most."""
     names, n = ["rust", "scab"][: len(target[0])], len(target)
@@ -137,8 +143,34 @@ def test_a_pair_speaks_the_task(capsys: pytest.CaptureFixture[str]) -> None:
     assert "3 differ: 2 won (nearer), 1 lost" in said
     assert "by the interval: no more than luck" in said
     better = Paired(10, 12, 0.8, None, 0.1, 0.05, 0.2)  # two large errors mended, many small made
-    assert is_luck(better, one_class=True) and not is_luck(better, one_class=False)
+    assert is_luck(better, by_lead=True) and not is_luck(better, by_lead=False)
     assert re.search(r"^0.jpg +3 +4.6 +1.60 → 0.25$", said, re.MULTILINE), said
+
+
+def test_a_lead_counts_only_for_the_accuracy_of_independent_pictures(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    a = evidence(np.zeros(60, bool), "auc")
+    target, rare = np.arange(60) % 2, np.random.default_rng(0).uniform(0.1, 0.4, (2, 60))
+    rules = Competition(task="binary", metric="auc")
+
+    def ranked(name: str, prob: np.ndarray) -> Evidence:
+        both = np.stack([1 - prob, prob], 1).astype(np.float32)
+        return replace(a, name=name, prob=both, rules=rules, **blended("auc"))
+
+    print_pair(ranked("a", rare[0]), ranked("b", rare[0] + 0.09 * target))
+    said = capsys.readouterr().out
+    assert "0 differ: 0 won, 0 lost\n" in said, "no chance is over a half"
+    assert "by the interval: more than luck" in said
+
+    mine, yours = np.ones((2, 400), bool)
+    mine[:100] = yours[100:150] = False  # of seven patients with 20 pictures each
+    pair = (evidence(x, twins=20, name=n) for x, n in ((mine, "a"), (yours, "b")))
+    patients = {"rules": Competition(group="patient"), **blended("accuracy")}
+    print_pair(*(replace(one, **patients) for one in pair))
+    said = capsys.readouterr().out
+    assert "150 differ: 100 won, 50 lost\n" in said
+    assert "by the interval: no more than luck" in said
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "log_loss", "macro_f1"])

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from pipeline.analysis.whatif import WhatIf, paired
+from pipeline.base.cli import UserError
 
 CLASSES = 5
 
@@ -64,6 +65,12 @@ def test_no_change_is_no_effect_and_a_class_may_vanish(drawn: tuple[np.ndarray, 
     gone = np.flatnonzero(target == 1)
     without = what.effect(drop=gone)
     assert without["lost"] == 0 and without["won"] > 0, "nobody is taken for class 1 any more"
+
+
+def test_of_one_fold_there_is_nothing_to_learn_from(drawn: tuple[np.ndarray, ...]) -> None:
+    features, target, _ = drawn
+    with pytest.raises(UserError, match="of a single fold"):
+        WhatIf(features, target, np.ones(len(target), int), CLASSES)
 
 
 def test_more_of_a_class_are_the_others_that_look_most_like_it(

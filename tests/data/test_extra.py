@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from pipeline.base import records
-from pipeline.base.competition import load_competition
+from pipeline.base.competition import Competition, load_competition
 from pipeline.base.config import load_experiment
 from pipeline.base.runs import model_path
 from pipeline.data.extra import extra_folder, load_extra, with_extra
@@ -78,6 +78,15 @@ def test_new_pictures_join_the_training_part_alone(
     seen = [i for spec in shared.batches for i in spec.rows]
     times = np.bincount(seen).tolist()
     assert times[:30] == [1] * 30 and sorted(times[30:]) == [3, 3, 4], "10 of 40 are external"
+
+
+def test_levels_that_are_none_of_the_competitions_are_strangers() -> None:
+    known, given = pd.Series(["0", "1", "4"]), pd.Series(["01", "-1", "4", "5", "2"])
+    form = Competition(task="ordinal").form
+    assert form.strangers(given, known).tolist() == [False, True, False, True, True]
+    labels = pd.Series(["a b", "b"]), pd.Series(["b a", "b c", "a"])
+    form = Competition(task="multi-label").form
+    assert form.strangers(*reversed(labels)).tolist() == [False, True, False]
 
 
 def test_they_are_in_the_key_and_travel(

@@ -1,5 +1,6 @@
 """Augmentation in batches on a GPU makes the pictures that albumentations makes one by one."""
 
+import albumentations as A
 import cv2
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from pipeline.data.augment import Augment, Resize
 from pipeline.data.loader import EpochBatches, Pictures, load_batches
 from pipeline.data.on_device import BatchAugment, DeviceLoader, is_batched, resident
 
+SMALLER = {"Resize": {"height": 64, "width": 64}}
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 AFFINE = {"rotate": [-20, 20], "shear": [-10, 10], "scale": [0.8, 1.2], "border_mode": 0, "p": 0.7}
 SMOOTH = np.stack(
@@ -36,6 +38,8 @@ def augment(specs: object, size: int = 64, mode: str = "bicubic") -> Augment:
         ([{"RandomResizedCrop": {"scale": [0.1, 0.5]}}], 0.5),
         ([{"Affine": AFFINE}], 2.0),  # their edges are smoothed otherwise
         ([{"RandomResizedCrop": {}}, {"Rotate": {"border_mode": 4, "p": 1}}], 0.9),
+        ([SMALLER, {"Rotate": {"p": 1}}], 0.4),
+        ([SMALLER, {"RandomResizedCrop": {"scale": [0.1, 0.5]}}], 1.2),
         ("photos", 2.5),  # OpenCV's hue has 180 steps, its saturation 256
         ("leaves", 2.5),
     ],
@@ -81,11 +85,25 @@ def test_loaders_of_both_kinds_give_equal_batches(monkeypatch: pytest.MonkeyPatc
         ([{"Affine": {"fit_output": True}}], False),
         ([{"RandomResizedCrop": {"size": [64, 48]}}], False),
         ([{"RandomResizedCrop": {"area_for_downscale": "image"}}], False),
+        ([{"Resize": {**SMALLER["Resize"], "area_for_downscale": "image"}}], False),
+        ([{"RandomResizedCrop": {"p": 0.5}}, "Rotate"], False),
+        ([{"RandomResizedCrop": {"p": 0.5}}, "RandomResizedCrop"], False),
+        ([{"Resize": {**SMALLER["Resize"], "p": 0.5}}], False),
+        ("heavy", False),
+        *[(preset, True) for preset in ("none", "light", "d4", "photos", "leaves")],
         ([{"Rotate": {"border_mode": 4}}], True),
     ],
 )
 def test_what_is_made_otherwise_here_is_left_to_the_loader(specs: object, known: bool) -> None:
     assert is_batched(augment(specs)) is known
+
+
+def test_a_subclass_is_not_what_it_was_made_from() -> None:
+    class Stripe(A.ColorJitter):
+        def apply(self, img: np.ndarray, **params: object) -> np.ndarray:
+            return np.zeros_like(img)
+
+    assert not is_batched(Augment([{"Stripe": {}}], 64, "bicubic", {"Stripe": Stripe}))
 
 
 def test_without_interpolation_of_its_kind_too() -> None:

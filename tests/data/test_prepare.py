@@ -96,16 +96,24 @@ def test_all_bad_pictures_are_named_and_the_old_pack_stays(
 
 
 def test_over_the_budget_files_are_read_instead(
-    run: Callable[..., str], write: Callable[..., str]
+    run: Callable[..., str], write: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     packed = write()
     run("prepare", packed)
     expected = np.array(load_prepared(load_experiment(packed)).pixels)
     unpacked = write("unpacked", runtime={"pack_gb": 0}, model={"size": 32, "resize": "pad"})
-    assert "decoded at each epoch" in run("prepare", unpacked)
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.data.reading.shaped", None)  # for nobody
+        assert "decoded at each epoch" in run("prepare", unpacked)
     pixels = load_prepared(load_experiment(unpacked)).pixels
     assert not isinstance(pixels, np.ndarray)
     assert (pixels[17] == expected[17]).all(), "square pictures: pad and stretch agree"
+    roomier = write("unpacked", model={"size": 32, "resize": "pad"})
+    assert "pixels fit into runtime.pack_gb now" in run("prepare", roomier)
+    assert load_prepared(load_experiment(roomier)).record["packed"]
+    assert "up to date" in run(
+        "prepare", write("unpacked", runtime={"pack_gb": 0}, model={"size": 32, "resize": "pad"})
+    )
 
 
 def test_files_replaced_after_prepare_are_not_trained_on(
@@ -205,8 +213,10 @@ def test_missing_csv(
 def test_data_option_points_elsewhere(
     run: Callable[..., str], write: Callable[..., str], space: Path
 ) -> None:
-    moved = (space / "data/demo").rename(space / "elsewhere")
     experiment = write()
+    run("prepare", experiment)
+    moved = (space / "data/demo").rename(space / "elsewhere")
     assert "or point with --data" in run("prepare", experiment, expect=2)
     run("prepare", experiment, "--data", str(moved))
     assert load_prepared(load_experiment(experiment)).data == moved
+    assert "up to date" in run("prepare", experiment, "--data", str(moved))

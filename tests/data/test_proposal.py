@@ -8,6 +8,7 @@ import yaml
 from test_competitions import COPIES, tiny_copy
 from tiny_forms import FORMS, tiny_form
 
+from pipeline.base import records
 from pipeline.base.cli import UserError
 from pipeline.base.competition import Competition, load_competition
 from pipeline.data.inspection import propose
@@ -25,6 +26,7 @@ def test_the_files_of_each_competition_tell_its_yaml(name: str, tmp_path: Path) 
 
 
 def test_the_command_prints_it(space: Path, run: Callable[..., str]) -> None:
+    records.commit(space / "data" / "demo", {"version": 1}, 0.0)  # it was drawn, not fetched
     text = run("prepare", "--inspect", str(space / "data" / "demo"))
     assert yaml.safe_load(text) == {"id": "image", "label": "label"}
     assert "which experiment?" in run("prepare", expect=2)

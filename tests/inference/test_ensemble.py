@@ -57,6 +57,39 @@ RIGHT = dict(zip("abcdefgh", [0.9, 0.1, 0.9, 0.9, 0.9, 0.9, 0.1, 0.6], strict=Tr
 TESTS = [{"t": 0.9, "u": 0.2}, {"t": 0.5, "u": 0.6}]
 
 
+def test_answers_of_a_model_that_was_trained_anew_are_not_blended(
+    finished: Callable[..., str], run: Callable[..., str], space: Path
+) -> None:
+    experiment = f"{space}/{finished()}.yaml"
+    path = prediction_path("tiny", 1, "test", "none")
+    made = records.load(path)
+    records.commit(path, made["key"] | {"model": "of before"}, 0.0, folds=made["folds"])
+    refused = run("ensemble", experiment, expect=2)
+    assert f"{path}: of a model that was trained anew since" in refused
+    assert f"run python -m pipeline.predict {experiment}" in refused
+
+
+def test_rules_that_were_mended_are_followed(
+    blend_of: Callable[..., str], run: Callable[..., str], space: Path, write: Callable[..., str]
+) -> None:
+    blend_of("one", RIGHT, TESTS)
+    rules = space / "demo.yaml"
+    experiment = write("one", competition=str(rules))
+    rules.write_text("metric: accuracy\n")
+    assert "accuracy" in run("ensemble", experiment)
+    assert "up to date" in run("ensemble", experiment)
+    rules.write_text("metric: macro_f1\n")
+    said = run("ensemble", experiment)
+    assert "macro_f1" in said and "up to date" not in said
+    first = records.load(space / "runs/one/test.npz")["digest"]
+    for positive in ("y", "x"):
+        rules.write_text(f"task: binary\npositive: {positive}\n")
+        run("ensemble", experiment)
+        blended = Predictions.load(space / "runs/one/test.npz")
+        assert blended.classes[-1] == positive
+    assert records.load(space / "runs/one/test.npz")["digest"] != first
+
+
 def test_test_is_the_mean_of_folds_and_oof_its_own_fold(
     run: Callable[..., str], blend_of: Callable[..., str], space: Path
 ) -> None:

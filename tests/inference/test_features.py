@@ -1,7 +1,8 @@
 """Features of an untrained backbone: computed once for all folds, and predicted from."""
 
 import os
-from collections.abc import Callable
+import tracemalloc
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pandas as pd
 import pytest
 import timm
 import torch
+from conftest import INSTANT
 from safetensors.torch import save_file
 
 from pipeline.base import records
@@ -16,10 +18,11 @@ from pipeline.base.config import load_experiment
 from pipeline.base.runs import model_path, prediction_path
 from pipeline.data.splits import load_folds
 from pipeline.inference import features
-from pipeline.inference.features import backbone_digest
+from pipeline.inference.answers import SHARES
+from pipeline.inference.features import FrozenFeatures, backbone_digest
 from pipeline.inference.metrics import METRICS
 from pipeline.inference.predictions import Predictions
-from pipeline.inference.tta import View
+from pipeline.inference.tta import VIEWS, View
 from pipeline.model.head import BlockHead
 
 pytestmark = pytest.mark.precision
@@ -31,9 +34,7 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """(pictures, views) of every pass that is really computed."""
     made, compute = [], features.FrozenFeatures.compute
 
-    def counted(
-        self: features.FrozenFeatures, rows: np.ndarray, views: list[View]
-    ) -> list[torch.Tensor]:
+    def counted(self: features.FrozenFeatures, rows: np.ndarray, views: list[View]) -> torch.Tensor:
         made.append((len(rows), len(views)))
         return compute(self, rows, views)
 
@@ -104,6 +105,77 @@ def test_the_same_probabilities_as_from_pictures(
         assert from_pictures.image == from_features[split].image
         assert from_pictures.prob.std() > 0.02
         np.testing.assert_allclose(from_pictures.prob, from_features[split].prob, atol=1e-5)
+
+
+def test_answers_follow_their_pictures_into_another_order(
+    still: str, run: Callable[..., str], space: Path
+) -> None:
+    run("train", still, "--fold", "0")
+    file = prediction_path("still", 0, "test", "flips")
+    run("predict", still, "--fold", "0", "--split", "test")
+    old, table = Predictions.load(file), space / "data" / "demo" / "test.csv"
+    pd.read_csv(table)[::-1].to_csv(table, index=False)
+    run("prepare", still)
+    file.unlink()
+    run("predict", still, "--fold", "0", "--split", "test")
+    new = Predictions.load(file)
+    assert new.image == old.image[::-1]
+    np.testing.assert_allclose(new.aligned(old.image, old.classes), old.prob, atol=1e-5)
+
+
+class Batches:
+    """Stands for a Predictor: of a row it sees its number, in each view 1 more, `width` times."""
+
+    device, precision, answer = torch.device("cpu"), "no", SHARES
+
+    def __init__(self, width: int):
+        self.width, self.preprocessing = width, {"size": 32}
+        self.model = timm.create_model("test_resnet", num_classes=3)
+
+    def batches(self, pixels: object, rows: np.ndarray, *_: object) -> Iterator[torch.Tensor]:
+        yield from torch.from_numpy(rows).split(25)
+
+    def over_views(
+        self, function: object, images: torch.Tensor, views: list[View]
+    ) -> list[torch.Tensor]:
+        return [(images[:, None] + k).float().expand(-1, self.width) for k in range(len(views))]
+
+
+def test_they_are_held_once(run: Callable[..., str], write: Callable[..., str]) -> None:
+    run("prepare", experiment := write(**INSTANT))
+    frozen = FrozenFeatures(Batches(3000), load_experiment(experiment))
+    rows, views = np.arange(60)[::-1].copy(), VIEWS["d4"]
+    expected = torch.from_numpy(rows)[:, None] + torch.arange(8)
+    for _ in range(2):  # computed, and read
+        tracemalloc.start()
+        found = frozen.of("train", rows, views)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert found.shape == (60, 8, 3000) and torch.equal(found[..., 7], expected)
+        assert peak < 1.5 * found.nbytes
+    made = frozen.compute(rows, views)
+    assert torch.equal(made, found)
+    made.sub_(1)  # in place, where they are standardised: no tensor of inference alone
+
+
+def test_a_head_is_asked_about_some_pictures_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    frozen = FrozenFeatures.__new__(FrozenFeatures)
+    frozen.predictor, frozen.size = Batches(5), 32
+    frozen.model, asked = torch.nn.Linear(5, 3), []
+    values = torch.randn(10, 2, 5)
+    monkeypatch.setattr(FrozenFeatures, "of", lambda self, *_: values)
+
+    def logits(model: torch.nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+        asked.append(len(inputs))
+        return model(inputs)
+
+    monkeypatch.setattr(features, "head_logits", logits)
+    whole = frozen.probabilities("test", np.arange(10), VIEWS["hflip"])
+    monkeypatch.setattr(features, "CHUNK", 4)
+    parts = frozen.probabilities("test", np.arange(10), VIEWS["hflip"])
+    assert asked == [10, 10, 4, 4, 4, 4, 2, 2]
+    assert parts.shape == (10, 3) and parts.std() > 0.01
+    np.testing.assert_allclose(parts, whole, atol=1e-6)
 
 
 def test_a_head_is_judged_by_what_its_start_has_seen(

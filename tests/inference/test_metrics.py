@@ -61,7 +61,7 @@ def test_values_of_numbers_and_of_two_classes() -> None:
     assert METRICS["pearson"](target, -value) == pytest.approx(
         -np.corrcoef(target.T, value.T)[0, 1]
     )
-    assert METRICS["accuracy"](target, value) == 0.75  # 9 is the highest level, 5
+    assert METRICS["accuracy"](target, value) == 0.5  # 9 is no level of theirs
     two, share = np.array([0, 0, 1, 1]), np.array([0.1, 0.6, 0.7, 0.4])
     prob = np.stack([1 - share, share], 1)
     assert METRICS["f1"](two, prob) == pytest.approx(0.5)
@@ -132,11 +132,19 @@ def test_kappa_is_that_of_scikit_learn(levels: int) -> None:
     random = np.random.default_rng(levels)
     target = 1 + random.integers(0, levels, (60, 1)).astype(float)
     value = 0.6 * target + random.normal(0.8, 0.7, target.shape)  # shrunk and shifted
+    value = value.clip(1, levels)  # as answers are
     prob, classes = random.dirichlet(np.ones(levels), 60), target[:, 0].astype(int) - 1
-    found = np.clip(np.rint(value), 1, levels)[:, 0].astype(int) - 1
+    found = np.rint(value)[:, 0].astype(int) - 1
     for given, said in (((target, value), found), ((classes, prob), prob.argmax(1))):
         expected = cohen_kappa_score(classes, said, weights="quadratic")
         assert METRICS["quadratic_kappa"](*given) == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_level_that_none_of_these_pictures_has_is_wrong() -> None:
+    true, said = np.array([[0.0], [1.0], [2.0], [1.0]]), np.array([[0.0], [1.0], [4.0], [1.0]])
+    expected = cohen_kappa_score(true, said, weights="quadratic", labels=range(5))
+    assert METRICS["quadratic_kappa"](true, said) == pytest.approx(expected) and expected < 0.7
+    assert METRICS["accuracy"](true, said) == 0.75
 
 
 def test_kappa_of_one_level_is_undefined_and_silent() -> None:

@@ -1,5 +1,6 @@
 """The submission has the sample's form to the letter, or is not written."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -89,3 +90,12 @@ def test_hidden_score_is_matched_by_id_and_a_file_that_cannot_score_is_warned_of
         said = capsys.readouterr().err
         assert str(path) in said
         assert told in said
+
+
+def test_a_competition_may_share_the_folder_of_another(
+    finished: Callable[..., str], run: Callable[..., str], space: Path
+) -> None:
+    (space / "graded.yaml").write_text("name: demo\nmetric: macro_f1\n")
+    name = finished(competition=str(space / "graded.yaml"))
+    run("ensemble", f"{space}/{name}.yaml")
+    assert "12 rows, macro_f1 CV" in run("submit", name)

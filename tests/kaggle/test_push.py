@@ -49,6 +49,22 @@ def test_from_bundle_to_score(home: Path, kaggle: KaggleStub, run: Callable) -> 
     assert files <= set(kaggle.blobs)
 
 
+def test_a_blend_that_is_not_submitted_here_is_not_sent(
+    home: Path, kaggle: KaggleStub, run: Callable
+) -> None:
+    record = home / "submissions" / "blend.csv.json"
+    known = record.read_text()
+    record.unlink()
+    said = run("bundle", "blend", "--push", expect=2)
+    assert "run python -m pipeline.submit blend" in said
+    record.write_text(known)
+    made = records.load(home / "submissions" / "blend.csv")
+    key = made["key"] | {"predictions": "of the blend before"}
+    records.commit(home / "submissions" / "blend.csv", key, 0)
+    assert "of the blend as it is now" in run("bundle", "blend", "--push", expect=2)
+    assert sent(kaggle) == [] and not read_ledger()
+
+
 def test_only_what_changed_is_sent_again(home: Path, kaggle: KaggleStub, run: Callable) -> None:
     run("bundle", "blend", "--push")
     sent(kaggle)

@@ -88,6 +88,13 @@ def job_of(bundle: Path) -> train_session.Job:
     return train_session.Job(**records.load(bundle)["key"]["job"])
 
 
+def model_of(bundle: Path, fold: int) -> dict[str, bytes]:
+    """Files of a notebook's output: a model that a bundle asks for."""
+    record = {"key": records.load(bundle)["key"]["folds"][str(fold)]}
+    files = {"model.safetensors": b"w", "model.safetensors.json": json.dumps(record).encode()}
+    return {f"runs/tiny/fold{fold}/{name}": data for name, data in files.items()}
+
+
 def test_sessions_end_in_the_weights_of_an_uninterrupted_training(
     spots: str, run: Callable[..., str], space: Path
 ) -> None:
@@ -187,6 +194,26 @@ def test_a_file_that_only_this_machine_has_is_refused(
     file.write_bytes(b"0")
     experiment = split(write(model={"weights": str(file)}))
     assert "name it relative to the project" in run("bundle", experiment, "--train", expect=2)
+
+
+def test_a_fold_of_other_settings_is_not_taken_for_trained(
+    trained: str, run: Callable[..., str], write: Callable[..., str]
+) -> None:
+    refused = run("bundle", write(train={"lr": 0.002}), "--train", expect=2)
+    assert "was trained with other settings: train.lr: 0.001 → 0.002" in refused
+
+
+def test_a_teachers_predictions_travel(
+    trained: str, run: Callable[..., str], write: Callable[..., str], space: Path
+) -> None:
+    run("predict", trained)
+    run("ensemble", trained)
+    second = write("second", pseudo={"run": "tiny", "threshold": 0.1})
+    run("bundle", second, "--train", "--fold", "1")
+    project = space / "runs" / "second" / "train-bundle" / "code" / "project"
+    there = sorted(str(path.relative_to(project)) for path in (project / "runs").rglob("*.npz"))
+    assert there == ["runs/tiny/fold1/test.none.npz", "runs/tiny/test.npz"]
+    assert all((project / f"{name}.json").is_file() for name in there)
 
 
 def test_a_runs_weights_travel(
@@ -315,8 +342,8 @@ def test_a_push_trains_session_after_session_until_all_folds_are_home(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("time.sleep", lambda seconds: None)
-    model = {"model.safetensors": b"w", "model.safetensors.json": b'{"key": {}}'}
-    fold0, fold1 = ({f"runs/tiny/fold{k}/{n}": d for n, d in model.items()} for k in (0, 1))
+    run("bundle", leaves, "--train")
+    fold0, fold1 = (model_of(space / "runs" / "tiny" / "train-bundle", k) for k in (0, 1))
     part = {"runs/tiny/fold1/.lock": b"", "runs/tiny/fold1/last.pt": b"1"}
     part |= {"runs/tiny/fold1/log.csv": b"epoch\n1\n"}
     kaggle.outputs = {"v1": fold0, "v2": fold0 | part, "v3": fold0 | fold1}
@@ -347,8 +374,10 @@ def test_a_session_that_finished_no_epoch_is_the_last(
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     fold1 = space / "runs" / "tiny" / "fold1"
     fold1.mkdir(parents=True)
+    run("bundle", leaves, "--train")
+    (record,) = list(model_of(fold1.with_name("train-bundle"), 1).values())[1:]
     (fold1 / "model.safetensors").write_bytes(b"ours")
-    (fold1 / "model.safetensors.json").write_text('{"key": {}}')
+    (fold1 / "model.safetensors.json").write_bytes(record)
     kaggle.output = {"runs/tiny/fold0/log.csv": b"epoch\n1\n"}
     kaggle.output["runs/tiny/fold1/log.csv"] = b"epoch\n9\n"
     said = run("bundle", leaves, "--train", "--push", expect=2)
@@ -371,7 +400,11 @@ def test_a_session_that_failed_is_begun_again(
 
 
 def test_a_command_that_was_stopped_goes_on_waiting_for_its_session(
-    leaves: str, run: Callable[..., str], kaggle: KaggleStub, monkeypatch: pytest.MonkeyPatch
+    leaves: str,
+    run: Callable[..., str],
+    kaggle: KaggleStub,
+    space: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def stop(self: PushedBundle) -> str:
         raise UserError("stopped")
@@ -380,8 +413,8 @@ def test_a_command_that_was_stopped_goes_on_waiting_for_its_session(
     with monkeypatch.context() as patch:
         patch.setattr(PushedBundle, "failure", stop)
         assert "stopped" in run("bundle", leaves, "--train", "--push", expect=2)
-    model = {"model.safetensors": b"w", "model.safetensors.json": b'{"key": {}}'}
-    kaggle.output = {f"runs/tiny/fold{k}/{n}": d for n, d in model.items() for k in (0, 1)}
+    bundle = space / "runs" / "tiny" / "train-bundle"
+    kaggle.output = model_of(bundle, 0) | model_of(bundle, 1)
     assert "are trained and here" in run("bundle", leaves, "--train", "--push")
     ((_, versions),) = kaggle.kernels.items()
     assert len(versions) == 1

@@ -20,7 +20,7 @@ from pipeline.model.build import (
     preprocessing,
     save_weights,
 )
-from pipeline.model.freeze import freeze, train_mode, unfreeze
+from pipeline.model.freeze import freeze, train_mode, training_norms, unfreeze
 from pipeline.model.head import BlockHead
 from pipeline.training.optim import parameter_groups
 
@@ -184,6 +184,29 @@ def test_frozen_depthwise_kernels_stay_while_the_rest_learns(
     assert {name for name, p in model.named_parameters() if not p.requires_grad} == frozen
     unfreeze(model, settings.model_copy(update={"depthwise": "train"}))
     assert all(p.requires_grad for p in model.parameters())
+
+
+class Neck(torch.nn.Sequential):
+    """A head of a user's: one more depthwise convolution, and BatchNorm before the last layer."""
+
+    def __init__(self, width: int, classes: int):
+        norm, last = torch.nn.BatchNorm1d(width), torch.nn.Linear(width, classes)
+        depthwise = torch.nn.Conv2d(width, width, 1, groups=width)
+        super().__init__(depthwise, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), norm, last)
+
+
+def test_a_new_head_is_not_frozen_with_its_backbone() -> None:
+    settings = Model(**TINY, features="last").model_copy(update={"depthwise": "frozen"})
+    model = build_model(settings, classes=3, fold=0, own=Neck)
+    freeze(model, settings)
+    assert all(p.requires_grad for p in model.head.parameters())
+    assert not model.backbone.blocks[3][0].conv_dw.weight.requires_grad
+    train_mode(model, "frozen")
+    assert training_norms(model) == [model.head[3]]
+    before = statistics(model)
+    model(torch.randn(4, 3, 32, 32))
+    moved = {name for name, v in statistics(model).items() if (v != before[name]).any()}
+    assert moved == {"head.3.running_mean", "head.3.running_var"}
 
 
 @pytest.mark.parametrize("reads", ["blocks", "last"])

@@ -21,6 +21,8 @@ ARGS = [
 ]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or "/usr/bin/chromium"
 
+REFUSED = "responded with a status of 422"
+
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator["object"]:
@@ -42,7 +44,8 @@ def browser() -> Iterator["object"]:
 def open_page(browser: "object") -> Iterator[Callable[..., "object"]]:
     """`open_page(url, width=375, dark=True)`: a page whose network ends at its own `allowed` start.
 
-    A request elsewhere, an error in the console or an exception of a script fails the test.
+    A request elsewhere, an error in the console (but of a decision that is refused) or an exception
+    of a script fails the test.
     """
     contexts, problems = [], []
 
@@ -63,7 +66,10 @@ def open_page(browser: "object") -> Iterator[Callable[..., "object"]]:
 
         context.route("**/*", gate)
         page = context.new_page()
-        page.on("console", lambda m: m.type == "error" and problems.append(m.text))
+        page.on(
+            "console",
+            lambda m: m.type == "error" and REFUSED not in m.text and problems.append(m.text),
+        )
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.goto(url)
         return page

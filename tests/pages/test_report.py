@@ -2,19 +2,25 @@
 
 import base64
 import io
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
+from pipeline.analysis.evidence import Evidence
 from pipeline.base import records
-from pipeline.pages import compose
+from pipeline.base.competition import Competition
+from pipeline.pages import beyond, compose
+from pipeline.pages.choices import likeliest
 from pipeline.pages.compose import write_report
 from pipeline.pages.heat import overlay
 from pipeline.pages.origins import in_yaml, members_of
+from pipeline.pages.sections import calibration
 
 
 def test_it_is_written_once_a_blend(
@@ -113,3 +119,48 @@ def test_attention_is_asked_for_a_class_by_its_name(monkeypatch: pytest.MonkeyPa
     light.model = lambda _: (predictor, ["b", "a"])  # which it was trained with
     assert light.on(1, 0, 0).tolist() == pixels.pixels[1].tolist() and asked == [1]
     assert light.maps([0, 1, 2], 0, [0, 1, 1]).shape == (3, 4, 4) and asked[1:] == [1, 0, 0]
+
+
+def made_up(
+    prob: np.ndarray, target: np.ndarray, record: dict, members: dict | None = None
+) -> Evidence:
+    """Of a binary competition; the test's pictures are answered as the first ones of training."""
+    n, names = len(prob), ["bare", "cactus", "other", "rest"][: prob.shape[1]]
+    rows = [f"{i}.jpg" for i in range(n)]
+    table = pd.DataFrame({"image": rows, "label": "?", "group": rows, "target": target, "row": 0})
+    test = pd.DataFrame({"image": rows, "row": range(n)})
+    rules = Competition(task="binary" if len(names) == 2 else "classes")
+    about = (table, names, prob, members or {}, test, prob, None)
+    return Evidence("a", None, record, *about, rules=rules)
+
+
+ALBUM = SimpleNamespace(picture=lambda row, *texts: texts)
+
+
+def test_confidence_is_that_of_what_is_likeliest_and_titles_are_what_is_answered() -> None:
+    """Thresholds answer what is not the likeliest: of 100 pictures at 30 % these are 30 cacti."""
+    target, prob = (np.arange(100) < 30).astype(int), np.tile([0.7, 0.3], (100, 1))
+    decided = {"decision": {"kind": "shares", "numbers": [0.2]}}
+    some = made_up(prob, target, decided)
+    assert some.answer.all() and calibration(some)["ece"] < 0.01
+    assert beyond.tested(some, ALBUM, 3) == ("cactus", "30\xa0% sure")
+
+
+def test_the_own_label_and_the_suggested_one_are_both_offered() -> None:
+    prob = np.array([[0.6, 0.3995, 0.0004, 0.0001]])
+    some = made_up(prob, np.array([1]), {})
+    assert likeliest(some, prob[0], ["cactus", "rest"]) == [0, 1, 3]
+    assert likeliest(some, prob[0], ["rest", "other"]) == [0, 3, 2]
+
+
+def test_long_answers_of_one_picture_are_not_kept_for_each() -> None:
+    """As fixed-width text 2 x 2,000 answers of 20,000 letters were 320 MB."""
+    prob = np.tile([0.7, 0.3], (2000, 1))
+    other = prob[:, ::-1].copy()
+    some = made_up(prob, np.zeros(2000, int), {}, {"one": prob, "two": other})
+    some.classes[1] = "cactus" * 3333
+    tracemalloc.start()
+    found = beyond.disagreement(some, ALBUM)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found["matrix"][0][1] == "100.0\xa0%" and peak < 20e6

@@ -356,6 +356,11 @@ def test_a_level_is_given_by_its_key_and_a_number_by_typing(labels: Path, open_p
         for key in ("/", "2", ".", "5", "Enter"):
             page.keyboard.press(key)
         until(page, "localStorage.getItem(KEPT) === '[]'")
+        for key in ("/", "3", ",", "5", "Enter"):
+            page.keyboard.press(key)
+        until(page, "localStorage.getItem(KEPT) === '[]' && $('trouble').textContent")
+        assert "expected a number in label, not '3,5'" in page.locator("#trouble").text_content()
+        assert page.evaluate("items.filter((one) => one.now).map((one) => one.now.new)") == ["2.5"]
     assert list(read_log(labels).new) == ["4", "2.5"]
     with pytest.raises(NoDecisionError, match="expected a number in label, not 'x'"):
         number.decide(TEST, "c1", "label", "x")

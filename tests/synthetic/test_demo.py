@@ -1,5 +1,6 @@
 """The demo competition: Kaggle's shape, the promised flaws, and a task that is no gift."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -23,6 +24,13 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tables(folder: Path) -> list[pd.DataFrame]:
     names = ("train", "test", "sample_submission", "solution")
     return [pd.read_csv(folder / f"{name}.csv") for name in names]
+
+
+def test_a_folder_of_other_things_is_left_alone(space: Path, run: Callable[..., str]) -> None:
+    (space / "mine" / "leaves").mkdir(parents=True)
+    refused = run("demo", "--data", str(space / "mine"), expect=2)
+    assert "there is something else in it" in refused
+    assert (space / "mine" / "leaves").is_dir()
 
 
 def test_shape_of_the_tables(demo: Path) -> None:

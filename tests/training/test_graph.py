@@ -15,6 +15,15 @@ from pipeline.base.runs import model_path
 from pipeline.training import graph
 
 MODEL = {"weights": "first.safetensors", "batchnorm": "frozen"}
+NECK = """
+from pipeline.plugins import head
+from torch import nn
+
+@head
+def neck(width, classes):
+    pooled = nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    return nn.Sequential(*pooled, nn.BatchNorm1d(width), nn.Linear(width, classes))
+"""
 
 
 class Recorder:
@@ -99,10 +108,14 @@ def test_another_step_is_not_played_back(trained: Callable) -> None:
         assert losses == eager, "and being tried it has moved nothing"
 
 
-def test_statistics_that_train_are_of_the_pictures_alone(trained: Callable) -> None:
-    model = MODEL | {"batchnorm": "train"}
-    *_, eager = trained("eager", model=model)
-    recorder, _, losses = trained("played", model=model, runtime={"graph": True})
+@pytest.mark.parametrize("own", [{"batchnorm": "train"}, {"classifier": "neck"}])
+def test_statistics_that_train_are_of_the_pictures_alone(
+    trained: Callable, own: dict[str, str], space: Path
+) -> None:
+    (space / "mine.py").write_text(NECK)
+    changes = {"model": MODEL | own, "plugins": "mine.py"}
+    *_, eager = trained("eager", **changes)
+    recorder, _, losses = trained("played", **changes, runtime={"graph": True})
     sizes = batch_sizes("eager")
     assert len(recorder.played) == 1 + sizes.count(max(sizes))
     assert losses == pytest.approx(eager, rel=1e-5)

@@ -1,9 +1,12 @@
 """Pseudo-labels: sure test pictures are taught by the fold's own models, and weigh less."""
 
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -15,12 +18,14 @@ from pipeline.base.competition import load_competition
 from pipeline.base.config import Experiment, Train, load_experiment, root
 from pipeline.base.forms import as_array
 from pipeline.base.runs import prediction_path
+from pipeline.base.schema import Pseudo
 from pipeline.data.extra import load_extra
 from pipeline.data.prepared import load_prepared
 from pipeline.data.splits import classes_of, folds_digest, load_folds, split_rows
 from pipeline.inference.answers import SHARES
 from pipeline.inference.predictions import Predictions
 from pipeline.train import make_trainer
+from pipeline.training import pseudo
 from pipeline.training.keys import train_key
 from pipeline.training.loss import Loss
 from pipeline.training.pseudo import with_pseudo
@@ -82,6 +87,22 @@ def test_sure_pictures_of_the_own_fold_join_with_their_weight(pupil: Make, soft:
         expected = [0.25 * first / first.sum(), 0.25 * second / second.sum()]
         np.testing.assert_allclose(targets[len(train) :, :4], expected, atol=1e-6)
         assert set(targets[: len(train), 4]) == {1} and set(targets[len(train) :, 4]) == {0.25}
+
+
+def test_targets_of_many_classes_are_not_copied_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    n, classes = 4000, 500
+    ids = [str(i) for i in range(20)]
+    rows = pd.DataFrame({"split": "test", "id": ids, "hash": ids})
+    monkeypatch.setattr(pseudo, "fold_answers", lambda *_: np.eye(20, classes))
+    settings = SimpleNamespace(pseudo=Pseudo(run="both"))
+    train = pd.DataFrame({"image": "a", "target": np.arange(n) % classes})
+    prepared, names = SimpleNamespace(rows=rows), [str(i) for i in range(classes)]
+    tracemalloc.start()
+    made = with_pseudo(settings, 0, prepared, names, train, train.target.to_numpy(), SHARES)[1]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert made.shape == (n + 20, classes + 1) and made.dtype == np.float32
+    assert peak < 2.5 * made.nbytes, "the rows, and the rows with their weights"
 
 
 def test_without_it_nothing_changes_and_with_it_the_key_names_the_answers(

@@ -11,10 +11,13 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import timm
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from test_graph import NECK
 
 from pipeline.base import records
+from pipeline.base.cli import UserError
 from pipeline.base.config import Extra, Train, load_experiment
 from pipeline.base.runs import model_path
 from pipeline.data.loader import EpochBatches
@@ -274,17 +277,6 @@ def test_workers_do_not_change_the_weights(
     assert same(weights(space), weights(space, "workers"))
 
 
-def test_all_folds_run_in_processes_of_their_own(
-    run: Callable[..., str], write: Callable[..., str], split: Callable[[str], str], space: Path
-) -> None:
-    experiment = write(train={"epochs": 1})
-    split(experiment)
-    said = run("train", experiment)
-    assert "2 folds, accuracy 0." in said
-    assert "±" in said
-    assert "up to date" in run("train", experiment)
-
-
 @pytest.mark.parametrize(("batch_size", "name"), [(8, "the loss"), (64, "the sum of held-out")])
 def test_weights_that_are_lost_stop_with_advice(
     batch_size: int,
@@ -440,6 +432,22 @@ def trainer(experiment: str, n: int = 22, fold: int = 0) -> Trainer:
     settings = load_experiment(experiment)
     targets = rows.target.to_numpy()
     return Trainer(settings, fold, list("abc"), pixels, rows, rows, "accuracy", targets)
+
+
+def test_a_batch_of_one_is_refused_where_batchnorm_trains(
+    write: Callable[..., str], space: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever it does: in the backbone, or in a head of one's own on a frozen one."""
+    monkeypatch.chdir(space)
+    with pytest.raises(UserError, match="BatchNorm that trains needs 2 in each"):
+        trainer(write("moving"), n=1)
+    save_file(timm.create_model("test_resnet").state_dict(), "first.safetensors")
+    still = {"weights": "first.safetensors", "batchnorm": "frozen"}
+    assert trainer(write("still", model=still), n=1).steps == 2
+    (space / "mine.py").write_text(NECK)
+    own = {"model": {**still, "classifier": "neck"}, "plugins": "mine.py"}
+    with pytest.raises(UserError, match="BatchNorm that trains needs 2 in each"):
+        trainer(write("own", **own), n=1)
 
 
 def test_folds_of_equal_pictures_draw_other_random_numbers(write: Callable[..., str]) -> None:

@@ -85,10 +85,11 @@ def test_bold_is_the_best_mean() -> None:
             "minutes": [1.0, 2.0, 3.0, 4.0],
         }
     )
-    assert ablate.table(rows).splitlines()[2:] == [
+    assert ablate.table(rows, "accuracy").splitlines()[2:] == [
         "| a | **0.600 ± 0.141** | 0.500 ± 0.000 | 2.0 |",
         "| b | 0.500 ± 0.566 | **0.900 ± 0.000** | 3.0 |",
     ]
+    assert "| b | **0.500 ± 0.566** | 0.900 ± 0.000 |" in ablate.table(rows, "log_loss")
 
 
 def test_a_plan_without_variants_is_refused(run: Callable[..., str], space: Path) -> None:

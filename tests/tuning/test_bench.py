@@ -66,7 +66,7 @@ def test_plan_adds_up(write: Callable[..., str], split: Callable[[str], str], sp
     settings = load_experiment(split(write(**changes, train={"epochs": 3})))
     prepared, table = load_prepared(settings), load_folds(settings)
     rates = {"forward": 10.0, "both": 5.0, "tta": 2.0}
-    found = {"rates": rates, "start": 4.0, "head": 7.0}
+    found = {"rates": rates, "start": 4.0, "head": 7.0, "pictures": 45}  # 15 are external
     larger = 1.125**2  # what is seen once the head is fitted at its end
     seconds = plan(settings, prepared, table, found)
     assert len(table) == 60
@@ -75,7 +75,7 @@ def test_plan_adds_up(write: Callable[..., str], split: Callable[[str], str], sp
             "start of the folds": 2 * 4,
             # four turns of all, once, and of each fold's own at the end; and two closed forms
             "head": 60 * 4 / 10 + larger * 2 * 30 * 4 / 10 + 2 * 7,
-            "training": 2 * 3 * 30 / 5,
+            "training": 2 * 3 * 45 / 5,
             "validation": 2 * 3 * 30 / 10,
             "predict oof": larger * 60 / 2,
             "predict test": larger * 2 * 12 / 2,

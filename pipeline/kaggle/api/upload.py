@@ -82,12 +82,17 @@ def new_row(csv: Path, slug: str, sha256: str) -> Row:
         "name": csv.stem,
         "slug": slug,
         "metric": record["metric"],
-        "cv": f"{np.mean(cv['folds']):.5f}" if cv["folds"] else "",
+        "cv": mean_of(cv["folds"]),
         "oof": f"{cv['all']:.5f}" if cv["folds"] else "",
         "status": "pending",
         "git": record["git"] or "",
         "sha256": sha256,
     }
+
+
+def mean_of(scores: list[float]) -> str:
+    """A CV as the ledger has it; nothing where no picture was held out."""
+    return f"{np.mean(scores):.5f}" if scores else ""
 
 
 def send(api: KaggleApi, row: Row, submit: Callable[[str], Any]) -> str:

@@ -16,7 +16,7 @@ from pipeline.base import records
 from pipeline.base.cli import UserError, say, took
 from pipeline.base.config import root
 from pipeline.base.locks import LOCK, locked
-from pipeline.base.runs import finished, how_far
+from pipeline.base.runs import finished, how_far, load_blend
 from pipeline.kaggle.api.client import ask, new_version, unless_absent
 from pipeline.kaggle.api.upload import submit_once
 from pipeline.kaggle.notebook.guard import ALERT
@@ -34,8 +34,10 @@ SCORE_POLLS = 3600  # of 10 s: the hidden test takes as long as it may
 def push_submission(api: KaggleApi, bundle: Path, slug: str) -> None:
     """Upload what changed, run the notebook on Kaggle, submit that run, await its score.
 
-    Raises UserError for all that Kaggle refuses, and for a run that failed or had no weights.
+    Raises UserError for all that Kaggle refuses, for a run that failed or had no weights, and
+    before anything is sent where `submit` has not written what the ledger shall say.
     """
+    require_submission(bundle.parent.name)
     pushed = PushedBundle(api, bundle, "pushed.json")
     pushed.push_datasets()
     if pushed.done.get("kernel") != folder_digest(bundle / "notebook"):
@@ -47,6 +49,15 @@ def push_submission(api: KaggleApi, bundle: Path, slug: str) -> None:
         pushed.note(kernel=None)  # the same command runs it anew
         raise UserError(f"{pushed.run} {problem}")
     pushed.submit(slug)
+
+
+def require_submission(name: str) -> None:
+    """Raises UserError unless the local submission is of the blend as it is now."""
+    csv, (blend, _) = root("submissions") / f"{name}.csv", load_blend(name)
+    made = records.load(csv)
+    if made is None or made["key"]["predictions"] != records.file_digest(blend):
+        text = "its scores go into the ledger, and it is not of the blend as it is now"
+        raise UserError(f"{csv}: {text}; run python -m pipeline.submit {name}")
 
 
 def push_training(api: KaggleApi, bundle: Path) -> None:
@@ -172,7 +183,7 @@ def bring_home(api: KaggleApi, version: str, run: Path) -> None:
     """Move the folds of a version's output into the run's folder, if they got further there."""
     with TemporaryDirectory(dir=run) as folder:
         ask("notebook", version, lambda: api.kernels_output(version, folder, force=True))
-        for fold in Path(folder).glob(f"runs/{run.name}/fold*"):
+        for fold in (Path(folder) / "runs" / run.name).glob("fold*"):
             here = run / fold.name
             with locked(here):  # it may be training here too
                 if how_far(fold) > how_far(here):

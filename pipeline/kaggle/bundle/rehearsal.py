@@ -38,7 +38,7 @@ def rehearse(bundle: Path, competition: Competition, n: int | None) -> tuple[str
     local = root("submissions") / f"{name}.csv"
     if not local.is_file():
         raise UserError(f"{local}: nothing to compare with; run python -m pipeline.submit {name}")
-    data = prepared_data(competition)
+    data = prepared_data(load_blend(name)[1]["key"]["competition"])
     with TemporaryDirectory(prefix="kaggle") as folder:
         inputs = Path(folder) / "input"
         mount(bundle, inputs)

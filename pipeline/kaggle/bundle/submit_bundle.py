@@ -77,8 +77,9 @@ def write_weights(
     """The models, their records and the manifest."""
     folder.mkdir(parents=True)
     first = models[0]
-    classes = record_of(first)["classes"]
-    rows = load_pictures(competition.name, first.pixels, first.fit, first.run).rows
+    known = record_of(first)
+    classes, own = known["classes"], Path(known["competition"]).stem
+    rows = load_pictures(own, first.pixels, first.fit, first.run).rows
     targets = as_array(competition.form.targets(rows.label[rows.split == "train"], classes))
     counted = targets.ndim == 1
     sums = np.bincount(targets, minlength=len(classes)) if counted else targets.sum(0)

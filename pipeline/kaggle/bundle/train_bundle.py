@@ -12,6 +12,7 @@ from pipeline.base import records
 from pipeline.base.cli import UserError
 from pipeline.base.competition import Competition, load_competition
 from pipeline.base.config import Experiment, load_experiment, root
+from pipeline.base.runs import load_blend, model_path, prediction_path
 from pipeline.data.decisions import decisions_path
 from pipeline.data.extra import read_extra
 from pipeline.data.prepared import load_prepared
@@ -25,7 +26,7 @@ from pipeline.kaggle.bundle.notebook_file import (
     write_train_notebook,
 )
 from pipeline.kaggle.notebook.train_session import Job
-from pipeline.training.keys import first_weights, train_key
+from pipeline.training.keys import first_weights, is_trained, train_key
 
 
 def current_training(
@@ -33,7 +34,8 @@ def current_training(
 ) -> tuple[Path, Competition]:
     """Make the training bundle of an experiment unless it is current; returns its folder.
 
-    Raises UserError before `prepare` and `folds`, and for files named by paths of this machine.
+    Raises UserError before `prepare` and `folds`, for files named by paths of this machine, and for
+    a fold that is trained with other settings.
     """
     settings = load_experiment(name)
     competition = load_competition(settings.competition)
@@ -49,11 +51,14 @@ def current_training(
         kernel=f"{owner}/{slug_of(where, settings.name, 'train')}",
         pixels=prepared.record["digests"]["train"],
     )
+    keys = {fold: train_key(settings, fold, prepared, table) for fold in chosen}
+    for fold, own in keys.items():
+        is_trained(model_path(settings.name, fold), own)
     key = {
         "job": job.model_dump(),
         "settings": settings.model_dump(mode="json"),
         "competition": competition.key(),
-        "folds": {fold: train_key(settings, fold, prepared, table) for fold in chosen},
+        "folds": keys,
     }
     out = root("runs") / settings.name / "train-bundle"
     told = f"folds {chosen}, {job.hours:g} h a session"
@@ -93,7 +98,8 @@ def write_settings(package: Path, settings: Experiment, competition: Competition
 
 
 def files_of_home(settings: Experiment, folds: list[int]) -> list[Path]:
-    """The split, decisions about labels and what folds start from, with their records."""
+    """The split, decisions about labels, a teacher's predictions and what folds start from, with
+    their records."""
     labels = decisions_path(settings.competition_name)
     files = {folds_path(settings)} | ({labels} if labels.exists() else set())
     own = (settings.plugins, load_competition(settings.competition).plugins)
@@ -101,6 +107,11 @@ def files_of_home(settings: Experiment, folds: list[int]) -> list[Path]:
     if settings.extra:
         rows, folder = read_extra(settings.extra, load_competition(settings.competition))
         files |= {Path(settings.extra.csv), *(folder / path for path in rows.path)}
+    if settings.pseudo:
+        blend, record = load_blend(settings.pseudo.run)
+        files.add(blend)
+        for run, about in record["key"]["members"].items():
+            files |= {prediction_path(run, fold, "test", about["tta"]) for fold in folds}
     files |= {first_weights(settings, fold) for fold in folds} - {None}
     return sorted(files | {path for path in map(records.record_path, files) if path.is_file()})
 
