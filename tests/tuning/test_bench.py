@@ -95,7 +95,10 @@ def test_a_plan_knows_of_how_many_pictures_no_kernel_is_made(write: Callable[...
     """Of more than 16,384 none is: nothing is fitted at the end, nor seen larger from then on."""
     model = {"features": "blocks", "head_init": "lda", "kernel": True}
     settings = load_experiment(write(model=model, augment=[], train={"epochs": 3}))
-    rates, found = {"forward": 10.0, "both": 5.0, "tta": 2.0}, {"start": 4.0, "head": 7.0}
+    rates, found = (
+        {"forward": 10.0, "both": 5.0, "tta": 2.0},
+        {"start": 4.0, "head": 7.0, "pictures": 9},
+    )
     for n, again in ((32_768, 1), (32_770, 0)):
         table = pd.DataFrame({"fold": np.arange(n) % 2})
         prepared = SimpleNamespace(rows=pd.DataFrame({"split": ["train"] * n + ["test"] * 10}))
