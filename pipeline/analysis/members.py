@@ -21,6 +21,9 @@ from pipeline.data.splits import chosen_folds, classes_of, load_folds
 from pipeline.inference.blending import Mean
 from pipeline.inference.given import take_given
 from pipeline.inference.predictions import Predictions
+from pipeline.training.keys import in_todays_terms
+
+PER_FOLD = dict.fromkeys(("fold", "first_weights", "pseudo"))  # what differs by fold in a key
 
 
 @dataclass(frozen=True)
@@ -183,7 +186,23 @@ def _load(settings: Experiment, views: str, folds: list[int], asked: str) -> Mem
                 text = "of a model that was trained anew since; run python -m pipeline.predict"
                 raise UserError(f"{path}: {text} {asked}")
             digests[f"{split}{fold}"] = records.file_digest(path)
+    refuse_unlike_folds(settings.name, folds)
     return Member(settings, views, 1.0, folds, digests)
+
+
+def refuse_unlike_folds(run: str, folds: list[int]) -> None:
+    """Raises UserError for folds that were trained with different settings, one by one: their CV
+    would be that of neither."""
+    trained = {fold: records.load(model_path(run, fold)) for fold in folds}
+    keys = {k: in_todays_terms(made["key"]) | PER_FOLD for k, made in trained.items() if made}
+    for fold, key in keys.items():
+        first = min(keys)
+        if changes := records.differences(keys[first], key):
+            text = f"{run}: fold {fold} was trained with other settings than fold {first}"
+            way = (
+                f"python -m pipeline.train {run} --fold {fold} --force trains it as it is asked now"
+            )
+            raise UserError(f"{text}: {records.in_words(changes)}; {way}")
 
 
 def refuse_mixed(members: list[Member], folds: str) -> None:

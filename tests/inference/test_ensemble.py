@@ -12,7 +12,7 @@ from conftest import pretend_model
 from pipeline.analysis.decided import decision_in_words
 from pipeline.base import records
 from pipeline.base.config import load_experiment
-from pipeline.base.runs import prediction_path
+from pipeline.base.runs import model_path, prediction_path
 from pipeline.inference.predictions import Predictions
 
 # image, label, group, fold: c and d are contradictory twins, e and f plain ones
@@ -67,6 +67,23 @@ def test_answers_of_a_model_that_was_trained_anew_are_not_blended(
     refused = run("ensemble", experiment, expect=2)
     assert f"{path}: of a model that was trained anew since" in refused
     assert f"run python -m pipeline.predict {experiment}" in refused
+
+
+def test_folds_that_were_trained_differently_are_no_cv(
+    finished: Callable[..., str], run: Callable[..., str], space: Path
+) -> None:
+    experiment = f"{space}/{finished()}.yaml"
+    model = model_path("tiny", 1)
+    key = records.load(model)["key"]
+    records.commit(model, key | {"train": key["train"] | {"lr": 0.5}}, 0.0)
+    refused = run("ensemble", experiment, expect=2)
+    assert (
+        "tiny: fold 1 was trained with other settings than fold 0: train.lr: 0.001 → 0.5" in refused
+    )
+    assert "python -m pipeline.train tiny --fold 1 --force" in refused
+    run("ensemble", experiment, "--fold", "1", "--no-report")
+    records.commit(model, key | {"first_weights": "of fold 1"}, 0.0)
+    run("ensemble", experiment, "--no-report")
 
 
 def test_rules_that_were_mended_are_followed(
