@@ -44,14 +44,14 @@ def test_no_recipe_ends_below_its_start_and_two_folds_train_at_once(
     assert scores["all"] > 0.8
     assert len(Predictions.load(space / "runs/plain/test.npz").image) == 8
 
-    settings |= {"recipe": "long", "train": {"epochs": 3, "batch_size": 16}}
+    settings |= {"recipe": "long", "train": {"epochs": 4, "batch_size": 16}}
     (space / "long.yaml").write_text(yaml.safe_dump(settings))
     said = run("train", str(space / "long.yaml"), "--fold", "0")
-    assert "3 epochs, 30 steps a fold\n" in said
-    assert "warning: 30 steps teach a random head little: recipe: short keeps a fitted one" in said
+    assert "4 epochs, 40 steps a fold\n" in said
+    assert "warning: 40 steps teach a random head little: recipe: short keeps a fitted one" in said
     log = pd.read_csv(space / "runs/long/fold0/log.csv", index_col="epoch")
     assert log.valid_loss[1] > 1.5, "a random head"
-    assert log.valid_loss[3] < 0.8 * log.valid_loss[0] < 0.6
+    assert log.valid_loss[4] < 0.8 * log.valid_loss[0] < 0.6
 
 
 def test_the_reference_pipeline_starts_an_absolute_interpreter(tmp_path: Path) -> None:
