@@ -13,11 +13,11 @@ from pipeline.base import records
 from pipeline.base.cli import UserError, explain
 from pipeline.base.config import load_experiment
 from pipeline.base.plugins import read_plugins
-from pipeline.base.runs import model_path
+from pipeline.base.runs import model_path, own_file
 from pipeline.kaggle.bundle.submit_bundle import copy_model
 from pipeline.kaggle.bundle.train_bundle import files_of_home
 from pipeline.kaggle.notebook.manifest import BundledModel
-from pipeline.model.build import load_model, own_file
+from pipeline.model.build import load_model
 from pipeline.train import make_trainer
 from pipeline.training.trainer import Trainer
 

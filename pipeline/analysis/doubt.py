@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.analysis.evidence import Evidence
-from pipeline.base.runs import prediction_path
+from pipeline.base.runs import fold_paths
 from pipeline.data.studies import answered, by_id
 from pipeline.inference.metrics import rows_of
 from pipeline.inference.predictions import Predictions
@@ -46,9 +46,9 @@ def committee_of(evidence: Evidence) -> Iterator[np.ndarray]:
     if evidence.rules.picture:
         rows = evidence.prepared.rows
         name = answered(rows.set_index("id")[(rows.split == "test").to_numpy()])
-    for run, about in evidence.record["key"]["members"].items():
-        for fold in evidence.folds:
-            one = Predictions.load(prediction_path(run, fold, "test", about["tta"]))
+    for fold in evidence.folds:
+        for path in fold_paths(evidence.record, fold).values():
+            one = Predictions.load(path)
             if evidence.rules.picture:
                 prob = one.aligned(one.image, classes)
                 names, prob = by_id(name.loc[one.image], prob, evidence.rules)

@@ -10,7 +10,7 @@ from pipeline.analysis.paired import held_out
 from pipeline.base import records
 from pipeline.base.cli import UserError, duration, mean_std, print_table, short, warn
 from pipeline.base.config import load_experiment, read_experiment, root
-from pipeline.base.runs import cv_of, folds_of, load_blend, model_path
+from pipeline.base.runs import cv_of, folds_of, load_blend, model_path, submission_of
 from pipeline.base.settings import size_name
 from pipeline.inference.metrics import sign_of
 from pipeline.kaggle.api.upload import mean_of, read_ledger
@@ -149,10 +149,7 @@ def models_of(run: str, folds: list[int]) -> list[dict[str, Any]]:
 
 def hidden_score(name: str) -> float | None:
     """The score on known answers that `submit` wrote down of the blend as it is, if it did."""
-    made = records.load(root("submissions") / f"{name}.csv")
-    blend = root("runs") / name / "test.npz"
-    same = made and made["key"]["predictions"] == records.file_digest(blend)
-    return made.get("hidden") if same else None
+    return (submission_of(name) or {}).get("hidden")
 
 
 def public_scores() -> dict[tuple[str, str], float]:

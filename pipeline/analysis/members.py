@@ -167,7 +167,8 @@ def _load(settings: Experiment, views: str, folds: list[int], asked: str) -> Mem
     digests = {}
     folder = prepared_folder(settings.competition_name, settings.cache_size, settings.model.resize)
     prepared = records.load(folder / "images.csv")
-    for fold in folds:
+    trained = {fold: records.load(model_path(settings.name, fold)) for fold in folds}
+    for fold, model in trained.items():
         for split, pictures in (("oof", "train"), ("test", "test"))[settings.folds.n == 1 :]:
             path = prediction_path(settings.name, fold, split, views)
             if (record := records.load(path)) is None:
@@ -181,19 +182,17 @@ def _load(settings: Experiment, views: str, folds: list[int], asked: str) -> Mem
                     f"{path}: the {pictures} pictures have changed since; run python -m "
                     f"pipeline.predict {asked}"
                 )
-            model = records.load(model_path(settings.name, fold))
             if ours and model and record["key"].get("model", model["digest"]) != model["digest"]:
                 text = "of a model that was trained anew since; run python -m pipeline.predict"
                 raise UserError(f"{path}: {text} {asked}")
             digests[f"{split}{fold}"] = records.file_digest(path)
-    refuse_unlike_folds(settings.name, folds)
+    refuse_unlike_folds(settings.name, trained)
     return Member(settings, views, 1.0, folds, digests)
 
 
-def refuse_unlike_folds(run: str, folds: list[int]) -> None:
-    """Raises UserError for folds that were trained with different settings, one by one: their CV
-    would be that of neither."""
-    trained = {fold: records.load(model_path(run, fold)) for fold in folds}
+def refuse_unlike_folds(run: str, trained: dict[int, records.Record | None]) -> None:
+    """Raises UserError for folds (their models' records) that were trained with different settings,
+    one by one: their CV would be that of neither."""
     keys = {k: in_todays_terms(made["key"]) | PER_FOLD for k, made in trained.items() if made}
     for fold, key in keys.items():
         first = min(keys)

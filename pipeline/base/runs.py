@@ -21,6 +21,11 @@ def model_path(run: str, fold: int) -> Path:
     return folder / f"fold{fold}" / "model.safetensors"
 
 
+def own_file(model: Path) -> Path:
+    """Where the plugins of a model's own head lie."""
+    return model.with_suffix(".plugins.py")
+
+
 def prediction_path(run: str, fold: int, split: Split, tta: str) -> Path:
     """`tta` is the name of an experiment's predict settings: `d4`, `d4-128-160`."""
     return root("runs") / run / f"fold{fold}" / f"{split}.{tta}.npz"
@@ -60,6 +65,18 @@ def load_blend(name: str, asked: str = "") -> tuple[Path, dict[str, Any]]:
         way = f"run python -m pipeline.ensemble {asked or name}"  # asked: by a path
         raise UserError(f"{path}: no predictions{near}; {way}")
     return path, record
+
+
+def submission_of(name: str) -> records.Record | None:
+    """The record of a blend's submission; None where that is not of the blend as it is now."""
+    made, blend = records.load(root("submissions") / f"{name}.csv"), load_blend(name)[0]
+    return made if made and made["key"]["predictions"] == records.file_digest(blend) else None
+
+
+def fold_paths(blend: dict[str, Any], fold: int) -> dict[str, Path]:
+    """Where the members of a blend, by its record, have a fold's answers to the test."""
+    members = blend["key"]["members"].items()
+    return {run: prediction_path(run, fold, "test", about["tta"]) for run, about in members}
 
 
 def folds_of(blend: dict[str, Any]) -> list[int]:

@@ -54,12 +54,11 @@ def left_out(extra: Prepared, prepared: Prepared, form: OneClass) -> dict[str, s
     found = {}
     for start in range(0, len(rows), CHUNK):
         part, alike = rows[start : start + CHUNK], own[start : start + CHUNK] @ others.T
-        nearest = zip(
-            enumerate(part.itertuples(), start), alike.argmax(1), alike.max(1), strict=True
-        )
-        for (at, row), best, how in nearest:
+        odd = strange[start : start + CHUNK]
+        nearest = zip(part.itertuples(), odd, alike.argmax(1), alike.max(1), strict=True)
+        for row, stranger, best, how in nearest:
             same = equal.get(row.hash)
-            if strange[at]:
+            if stranger:
                 found[row.id] = "of another class"
             elif same or how >= ALIKE:
                 found[row.id] = f"as in {same or theirs.split[best]}"

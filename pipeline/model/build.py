@@ -15,6 +15,7 @@ from pipeline.base import records
 from pipeline.base.cli import UserError
 from pipeline.base.config import Model, Runtime
 from pipeline.base.plugins import read_plugins
+from pipeline.base.runs import own_file
 from pipeline.base.settings import Size
 from pipeline.model.backbone import as_recorded, build_backbone, drops, layout, read_weights
 from pipeline.model.depthwise import spare_compiler
@@ -142,11 +143,6 @@ def own_head(path: Path, record: dict[str, Any]) -> Callable[..., nn.Module] | N
     if not (file.is_file() and records.file_digest(file) == record["plugins"]):
         raise UserError(f"{file}: not the plugins that the record of the model describes")
     return read_plugins(file)["head"][name]
-
-
-def own_file(path: Path) -> Path:
-    """Where the plugins of a model's own head lie."""
-    return path.with_suffix(".plugins.py")
 
 
 def cut_to(model: nn.Module, state: dict[str, torch.Tensor]) -> None:

@@ -11,8 +11,9 @@ from pipeline.base import records
 from pipeline.base.cli import UserError, explain, short
 from pipeline.base.csv_files import write_csv
 from pipeline.base.device import peak_memory_gb
+from pipeline.base.runs import own_file
 from pipeline.model.backbone import layout
-from pipeline.model.build import own_file, save_weights
+from pipeline.model.build import save_weights
 from pipeline.training.discriminant import Fitted
 from pipeline.training.log import COLUMNS
 

@@ -11,7 +11,7 @@ from pipeline.base.cli import UserError
 from pipeline.base.competition import load_competition
 from pipeline.base.config import Experiment, Mix, Model, Train
 from pipeline.base.locks import locked
-from pipeline.base.runs import model_path
+from pipeline.base.runs import model_path, own_file
 from pipeline.data.decisions import load_changes
 from pipeline.data.extra import extra_key
 from pipeline.data.splits import folds_digest
@@ -72,7 +72,7 @@ def is_trained(model: Path, key: dict[str, Any], force: bool = False) -> bool:
     if problem:
         with locked(model.parent):  # not while another process trains it
             names = ("model.safetensors.json", model.name, "last.pt", "started.json")
-            for name in (*names, "model.plugins.py"):
+            for name in (*names, own_file(model).name):
                 model.with_name(name).unlink(missing_ok=True)
     return record is not None and not problem
 

@@ -13,7 +13,7 @@ from pipeline.base import records
 from pipeline.base.cli import UserError, say
 from pipeline.base.config import Experiment
 from pipeline.base.forms import in_cells
-from pipeline.base.runs import GIVEN, load_blend, prediction_path
+from pipeline.base.runs import GIVEN, fold_paths, load_blend, prediction_path
 from pipeline.base.schema import Pseudo
 from pipeline.inference.answers import Answer
 from pipeline.inference.blending import Blend, Mean
@@ -57,10 +57,8 @@ def fold_answers(
 
     `labels`: a picture has any number of them.
     """
-    key = load_blend(run)[1]["key"]
-    paths = {
-        m: prediction_path(m, fold, "test", about["tta"]) for m, about in key["members"].items()
-    }
+    record = load_blend(run)[1]
+    key, paths = record["key"], fold_paths(record, fold)
     found = [Predictions.load(path).aligned(image, classes) for path in paths.values()]
     weights = [key["weights"][member] for member in paths]
     return Blend(Mean(key.get("mean", Mean.PROBABILITIES)), labels)(found, weights)

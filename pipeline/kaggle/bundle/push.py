@@ -16,7 +16,7 @@ from pipeline.base import records
 from pipeline.base.cli import UserError, say, took
 from pipeline.base.config import root
 from pipeline.base.locks import LOCK, locked
-from pipeline.base.runs import finished, how_far, load_blend
+from pipeline.base.runs import finished, how_far, submission_of
 from pipeline.kaggle.api.client import ask, new_version, unless_absent
 from pipeline.kaggle.api.upload import submit_once
 from pipeline.kaggle.notebook.guard import ALERT
@@ -53,10 +53,9 @@ def push_submission(api: KaggleApi, bundle: Path, slug: str) -> None:
 
 def require_submission(name: str) -> None:
     """Raises UserError unless the local submission is of the blend as it is now."""
-    csv, (blend, _) = root("submissions") / f"{name}.csv", load_blend(name)
-    made = records.load(csv)
-    if made is None or made["key"]["predictions"] != records.file_digest(blend):
+    if submission_of(name) is None:
         text = "its scores go into the ledger, and it is not of the blend as it is now"
+        csv = root("submissions") / f"{name}.csv"
         raise UserError(f"{csv}: {text}; run python -m pipeline.submit {name}")
 
 

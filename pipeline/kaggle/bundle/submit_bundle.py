@@ -21,6 +21,7 @@ from pipeline.base.runs import (
     folds_of,
     load_blend,
     model_path,
+    own_file,
     prediction_path,
 )
 from pipeline.data.prepared import load_pictures
@@ -136,8 +137,6 @@ def copy_model(model: BundledModel, folder: Path) -> None:
     shutil.copyfile(source, target)
     record = record_of(model)
     if "plugins" in record:
-        from pipeline.model.build import own_file  # late: torch
-
         shutil.copyfile(own_file(source), own_file(target))
     if "taps" not in record:  # trained before they were written down
         from pipeline.model.build import load_model  # late: torch

@@ -12,7 +12,7 @@ from pipeline.base import records
 from pipeline.base.cli import UserError
 from pipeline.base.competition import Competition, load_competition
 from pipeline.base.config import Experiment, load_experiment, root
-from pipeline.base.runs import load_blend, model_path, prediction_path
+from pipeline.base.runs import fold_paths, load_blend, model_path
 from pipeline.data.decisions import decisions_path
 from pipeline.data.extra import read_extra
 from pipeline.data.prepared import load_prepared
@@ -109,9 +109,7 @@ def files_of_home(settings: Experiment, folds: list[int]) -> list[Path]:
         files |= {Path(settings.extra.csv), *(folder / path for path in rows.path)}
     if settings.pseudo:
         blend, record = load_blend(settings.pseudo.run)
-        files.add(blend)
-        for run, about in record["key"]["members"].items():
-            files |= {prediction_path(run, fold, "test", about["tta"]) for fold in folds}
+        files |= {blend, *(path for fold in folds for path in fold_paths(record, fold).values())}
     files |= {first_weights(settings, fold) for fold in folds} - {None}
     return sorted(files | {path for path in map(records.record_path, files) if path.is_file()})
 
