@@ -26,6 +26,7 @@ from pipeline.base.libc import cores
 from pipeline.base.settings import size_name
 from pipeline.data.prepared import Prepared, load_prepared
 from pipeline.data.splits import load_folds
+from pipeline.figures.charts import blank_charts, finish_chart, prefixed
 from pipeline.tuning.budget import cuts, plan, seconds_of_head
 
 if TYPE_CHECKING:
@@ -85,8 +86,6 @@ def card_of_machine() -> Path:
 
 def describe_card(card: dict[str, Any]) -> Rows:
     """The machine's figures, a line each."""
-    from pipeline.figures.charts import prefixed
-
     rows = []
     for device, rates in card["flops"].items():
         rows += [(device, name, prefixed(rate, "FLOP/s")) for name, rate in rates.items()]
@@ -96,8 +95,6 @@ def describe_card(card: dict[str, Any]) -> Rows:
 
 def draw_card(folder: Path) -> None:
     """Roofline of each device with the measured backbones on it."""
-    from pipeline.figures.charts import blank_charts, finish_chart
-
     card = json.loads((folder / "card.json").read_text())
     figure, (axes,) = blank_charts(1)
     for device, rates in card["flops"].items():

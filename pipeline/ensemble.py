@@ -25,6 +25,7 @@ import pandas as pd
 import typer
 
 from pipeline.analysis.answered import held_out, studies_of
+from pipeline.analysis.blend_weights import fitted, in_words
 from pipeline.analysis.decided import decision_in_words, decisions, task_key
 from pipeline.analysis.members import Member, is_blend, load_members, refuse_mixed
 from pipeline.base import records
@@ -88,8 +89,6 @@ def main(
     facts: dict[str, Any] = {}
     if weights == Weights.FIT:
         key["fit"] = {"version": FIT, "of": records.digest(key)}
-        from pipeline.analysis.blend_weights import fitted  # late: SciPy, scikit-learn
-
         found = fitted(members, table, changes, rules, mean, key["fit"], out)
         facts, members = {"fitted": found}, weighted(members, found["weights"])
         key |= members_key(members)
@@ -195,8 +194,6 @@ def print_scores(record: dict[str, Any]) -> None:
         line = "  ".join(f"{cell:<{n}}" for cell, n in cells)
         print(f"{name:<{wide}}  {mean_std(scores['folds'])}  {line}".rstrip())
     if found := record.get("fitted"):
-        from pipeline.analysis.blend_weights import in_words  # late: SciPy
-
         for line in in_words(found, record["metric"]):
             say("ensemble", line)
     if "decided" in record:

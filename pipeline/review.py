@@ -12,16 +12,16 @@ notebook or for somebody who knows the subject; --take adds the decisions that w
 import time
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from pipeline.analysis.evidence import Evidence, load_evidence
+from pipeline.analysis.neighbours import load_features
 from pipeline.base import records
 from pipeline.base.cli import UserError, run_stage, say, took, warn
 from pipeline.data.decisions import append, changes_of, decisions_path, read_log, standing
-
-if TYPE_CHECKING:
-    from pipeline.analysis.evidence import Evidence
+from pipeline.pages.desk import Desk
 
 NEEDED = ("starlette", "uvicorn", "jinja2")
 
@@ -35,33 +35,28 @@ def main(
     if missing := [name for name in NEEDED if not find_spec(name)]:
         text = f"review needs {', '.join(missing)}: pip install -r requirements.txt"
         raise UserError(text)
-    from pipeline.analysis.evidence import load_evidence  # late, as what follows: scikit-learn
-
     started = time.monotonic()
     evidence = load_evidence(experiment, decided=False)
     if take:
         take_over(evidence, take)
     if take and not export:
         return
-    from pipeline.analysis.neighbours import load_features
-    from pipeline.pages.desk import Desk
-
     desk = Desk(evidence, *load_features(evidence))
     if export:
-        from pipeline.pages.export import static_page
+        from pipeline.pages.export import static_page  # late: needs jinja2's MarkupSafe
 
         with records.writing(export) as tmp:
             tmp.write_text(static_page(desk))
         megabytes = export.stat().st_size / 1e6
         say("review", f"{export}: {len(desk.queue)} suspects, {megabytes:.1f} MB, {took(started)}")
     else:
-        from pipeline.pages.server import serve
+        from pipeline.pages.server import serve  # late: needs starlette
 
         say("review", f"{experiment}: {len(desk.queue)} suspects, {took(started)}; {desk.path}")
         serve(desk, port)
 
 
-def take_over(evidence: "Evidence", source: Path) -> None:
+def take_over(evidence: Evidence, source: Path) -> None:
     """Add the lines of another log that are not there yet, if it fits this competition."""
     if not source.exists():
         raise UserError(f"{source}: no such file")

@@ -37,11 +37,13 @@ from pipeline.data.extra import with_extra
 from pipeline.data.prepared import Prepared, load_prepared
 from pipeline.data.sampler import batches_of
 from pipeline.data.splits import chosen_folds, classes_of, load_folds, split_rows
+from pipeline.figures.curves import LiveCurves
 from pipeline.launchers import local, ray_cluster
 from pipeline.launchers.pool import WORKER
 from pipeline.training.keys import is_trained, refuse_edited, train_key
 from pipeline.training.log import training_lost
 from pipeline.training.pseudo import with_pseudo
+from pipeline.training.tracker import Tracker
 
 if TYPE_CHECKING:
     from pipeline.training.trainer import Trainer
@@ -176,9 +178,6 @@ def train_fold(trainer: "Trainer", out: Path, key: dict[str, Any], deadline: Dea
 
 def watch(trainer: "Trainer", folder: Path) -> Callable[[bool], None]:
     """Shows a fold's log while it grows; what goes wrong there is told, and training goes on."""
-    from pipeline.figures.curves import LiveCurves
-    from pipeline.training.tracker import Tracker
-
     watchers: list[Callable[[bool], None]] = [LiveCurves(folder.parent, trainer.metric)]
     if trainer.settings.runtime.tracker != "none":
         watchers.append(Tracker(trainer.settings, trainer.fold, folder, trainer.log))

@@ -6,9 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.analysis.drift import drift
 from pipeline.analysis.evidence import Evidence, load_current
+from pipeline.analysis.neighbours import load_features
 from pipeline.base import records
 from pipeline.base.config import root
+from pipeline.figures.views import training_views
 from pipeline.pages import beyond, origins, sections, tasks
 from pipeline.pages.album import Album
 from pipeline.pages.page import environment
@@ -111,9 +114,6 @@ def parts_of(evidence: Evidence, album: Album) -> dict[str, Any]:
 
 def slow_parts(evidence: Evidence, album: Album) -> dict[str, Any]:
     """What needs PyTorch, the features of all pictures, and a map of them."""
-    from pipeline.analysis.drift import drift  # late
-    from pipeline.analysis.neighbours import load_features
-
     train, test = load_features(evidence)
     drifted = drift(train, test) if len(test) > 1 else None
     return {
@@ -126,8 +126,6 @@ def slow_parts(evidence: Evidence, album: Album) -> dict[str, Any]:
 
 def augmented(evidence: Evidence, album: Album) -> list[dict[str, Any]]:
     """The sheet of the gallery: one picture again and again, and a batch of each mixing method."""
-    from pipeline.figures.views import training_views
-
     found = []
     for strip in training_views(evidence.settings, evidence.prepared, 1, VIEWS, None, 0):
         plain = [[(f"view {i}" if i else "original", "")] for i in range(len(strip.pictures))]

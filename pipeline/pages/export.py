@@ -2,22 +2,19 @@
 
 import base64
 import hashlib
-from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
 from pipeline.data.decisions import COLUMNS
 from pipeline.pages.choices import about
+from pipeline.pages.desk import Desk
 from pipeline.pages.page import HERE, environment, thumbnail
-
-if TYPE_CHECKING:
-    from pipeline.pages.desk import Desk
 
 MOST = 300  # suspects of a page, the first of the queue: about 10 MB
 SIDE, SMALL = 400, 96  # px of a suspect and of one that looks like it
 
 
-def static_page(desk: "Desk") -> str:
+def static_page(desk: Desk) -> str:
     """HTML of the suspects, with their look-alikes; script and style by their digests alone."""
     rows = desk.order("suspects")[:MOST].tolist()
     items = [{**desk.picture(row), "hash": desk.rows.hash[row], "now": None} for row in rows]

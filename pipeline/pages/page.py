@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -65,8 +66,6 @@ def thumbnail(pixels: np.ndarray, size: int) -> str:
 
 
 def shrunk(pixels: np.ndarray, size: int) -> np.ndarray:
-    from PIL import Image  # late
-
     image = Image.fromarray(pixels)
     image.thumbnail((size, size), Image.Resampling.LANCZOS, reducing_gap=2)
     return np.asarray(image)
@@ -78,8 +77,6 @@ def data_uri(pixels: np.ndarray, quality: int = QUALITY) -> str:
 
 
 def webp(pixels: np.ndarray, quality: int = QUALITY) -> bytes:
-    from PIL import Image  # late
-
     kept = io.BytesIO()
     Image.fromarray(pixels).save(kept, "WEBP", quality=quality, method=2)
     return kept.getvalue()

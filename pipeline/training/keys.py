@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
@@ -14,18 +14,16 @@ from pipeline.base.locks import locked
 from pipeline.base.runs import model_path, own_file
 from pipeline.data.decisions import load_changes
 from pipeline.data.extra import extra_key
+from pipeline.data.prepared import Prepared
 from pipeline.data.splits import folds_digest
 from pipeline.training.pseudo import pseudo_key
-
-if TYPE_CHECKING:
-    from pipeline.data.prepared import Prepared
 
 TRAINING = 1  # version of what is done to weights
 RETIRED = ("teacher", "names")  # digests of files of settings that are retired
 
 
 def train_key(
-    settings: Experiment, fold: int, prepared: "Prepared", table: pd.DataFrame
+    settings: Experiment, fold: int, prepared: Prepared, table: pd.DataFrame
 ) -> dict[str, Any]:
     """All a fold's weights depend on."""
     folds = folds_digest(table)

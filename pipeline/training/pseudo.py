@@ -4,7 +4,7 @@ Nested, or the out-of-fold score lies: fold k is taught by the blend's models of
 all others have seen the labels that fold k holds out. The method is that of Lee 2013.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,15 +15,13 @@ from pipeline.base.config import Experiment
 from pipeline.base.forms import in_cells
 from pipeline.base.runs import GIVEN, fold_paths, load_blend, prediction_path
 from pipeline.base.schema import Pseudo
+from pipeline.data.prepared import Prepared
 from pipeline.inference.answers import Answer
 from pipeline.inference.blending import Blend, Mean
 from pipeline.inference.predictions import Predictions
 
-if TYPE_CHECKING:
-    from pipeline.data.prepared import Prepared
 
-
-def pseudo_key(settings: Experiment, fold: int, prepared: "Prepared", folds: str) -> dict[str, Any]:
+def pseudo_key(settings: Experiment, fold: int, prepared: Prepared, folds: str) -> dict[str, Any]:
     """For a fold's key: nothing without `pseudo`. Raises UserError for a run that cannot teach."""
     if settings.pseudo is None:
         return {}
@@ -67,7 +65,7 @@ def fold_answers(
 def with_pseudo(
     settings: Experiment,
     fold: int,
-    prepared: "Prepared",
+    prepared: Prepared,
     classes: list[str],
     train: pd.DataFrame,
     targets: np.ndarray,
