@@ -5,7 +5,6 @@ looks at each file first, because OpenCV passes a half-truncated JPEG as a half-
 """
 
 import hashlib
-import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +24,6 @@ Image.MAX_IMAGE_PIXELS = 1 << 29
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 # what OpenCV cannot read PIL does, or a line of ours says it
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-Stat = tuple[int, int]  # bytes, nanoseconds
 ALPHA = {"RGBA", "LA", "PA", "RGBa", "La"}
 ORIENTATION = 0x0112  # tag of EXIF
 UPRIGHT = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION  # it knows that of some formats only
@@ -169,12 +167,3 @@ class FilePixels:
             return shaped(decode(path).rgb if rgb is None else rgb, self.size, self.fit)
         except BadImageError as error:
             raise BadImageError(f"{path}: {error}") from None
-
-
-def file_stat(path: str) -> Stat:
-    """Size and time of a file, (0, 0) where there is none: reading it names all problems."""
-    try:
-        stat = os.stat(path)  # noqa: PTH116 - a Path for each picture takes four times as long
-    except (OSError, ValueError):
-        return (0, 0)
-    return stat.st_size, stat.st_mtime_ns

@@ -14,7 +14,7 @@ from pipeline.base.cli import UserError
 from pipeline.base.config import Experiment, root
 from pipeline.base.csv_files import read_csv
 from pipeline.base.settings import size_name
-from pipeline.data.images import FilePixels, Pixels, file_stat
+from pipeline.data.images import FilePixels, Pixels
 
 COLUMNS = ["split", "id", "label", "group", "path"]  # from the CSVs; the others from the pictures
 
@@ -61,7 +61,7 @@ class Prepared:
 
 def list_digest(rows: pd.DataFrame, folder: Path) -> str:
     """Digest of rows, file sizes and times: a replaced picture is noticed without reading it."""
-    stats = [file_stat(f"{folder}/{path}") for path in rows.path]
+    stats = [records.stat_of(f"{folder}/{path}") for path in rows.path]
     known = rows[COLUMNS + ["study"] * ("study" in rows)]
     return records.digest([known.to_dict("split")["data"], stats])
 

@@ -9,14 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from pipeline.base import records
 from pipeline.data import images
-from pipeline.data.images import (
-    BadImageError,
-    FilePixels,
-    decode,
-    file_stat,
-    shaped,
-)
+from pipeline.data.images import BadImageError, FilePixels, decode, shaped
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
 
@@ -209,7 +204,7 @@ def test_names_that_no_file_can_have_are_bad_pictures(tmp_path: Path) -> None:
         decode(tmp_path / "a\0b.png")
     with pytest.raises(BadImageError, match="cannot be read: File name too long"):
         decode(tmp_path / ("x" * 300 + ".png"))
-    assert file_stat(str(tmp_path / "a\0b.png")) == (0, 0)
+    assert records.stat_of(f"{tmp_path}/a\0b.png") == [0, 0]
 
 
 def test_too_little_memory_is_no_broken_picture(
