@@ -1,7 +1,6 @@
 """Which places of a picture speak for a class: class activation maps of any backbone."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from pipeline.inference.predictor import Predictor
 from pipeline.model.build import body, head_logits
 from pipeline.model.head import BlockHead
 from pipeline.model.pooling import is_channels_last, pool, with_channels_last
-from pipeline.model.taps import END
+from pipeline.model.taps import END, watched
 
 
 def attention(
@@ -51,10 +50,9 @@ def attention(
 
 def read_blocks(model: BlockHead, images: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """Logits, and what the head reads: slopes are those of its reading, not of later blocks'."""
-    modules = [model.backbone.get_submodule(name) for name in model.taps]
-    with torch.no_grad(), watched(modules) as seen:
+    with torch.no_grad(), watched(model.backbone, model.taps) as seen:
         model.statistics(images)
-    maps = [out.requires_grad_() for out in seen]
+    maps = [out.requires_grad_() for _, out in seen]
     pooled = [part for x in maps for part in pool(x, model.channels_last, model.aspect)]
     return model.from_statistics(torch.cat(pooled, 1)), maps
 
@@ -65,24 +63,13 @@ def read_last(model: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, lis
     """
     net = body(model)
     by_class_token = getattr(net, "global_pool", "") == "token"
-    with watched([net.blocks[-1].norm1] if by_class_token else []) as seen:
+    names = [f"blocks.{len(net.blocks) - 1}.norm1"] if by_class_token else []
+    with watched(net, names) as seen:
         features = net.forward_features(images.requires_grad_())  # a frozen net has slopes, too
     if not isinstance(features, torch.Tensor):
         raise UserError(f"a {type(net).__name__} has no map of places, but several")
     inputs = net.forward_head(features, pre_logits=True)
-    return head_logits(model, inputs), seen or [features]
-
-
-@contextmanager
-def watched(modules: Iterable[nn.Module]) -> Iterator[list[torch.Tensor]]:
-    """What each module gives, in the order they run."""
-    seen: list[torch.Tensor] = []
-    hooks = [module.register_forward_hook(lambda *a: seen.append(a[2])) for module in modules]
-    try:
-        yield seen
-    finally:
-        for hook in hooks:
-            hook.remove()
+    return head_logits(model, inputs), [out for _, out in seen] or [features]
 
 
 def on_grid(x: torch.Tensor, net: nn.Module, aspect: float = 1.0) -> torch.Tensor:

@@ -1,7 +1,9 @@
 """Which modules of a backbone a head reads: its blocks, as timm groups its layers."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from os.path import commonpath
 from typing import Any
 
@@ -150,22 +152,31 @@ def read_blocks(
     backbone: nn.Module, names: Iterable[str], size: int | Sequence[int]
 ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     """What a head would read of these modules, in the order they run; without those that do not."""
-    found: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
     channels_last, (height, width) = is_channels_last(backbone), sides(size)
+    device = next(backbone.parameters()).device
+    read = partial(pool, channels_last=channels_last, aspect=height / width)
+    with torch.enable_grad(), watched(backbone, names, read) as seen:
+        backbone.forward_features(torch.zeros(1, 3, height, width, device=device))
+    return dict(seen)
+
+
+@contextmanager
+def watched(
+    net: nn.Module, names: Iterable[str], read: Callable[[Any], Any] = lambda out: out
+) -> Iterator[list[tuple[str, Any]]]:
+    """What is `read` of each module's output, in the order they run; before any in-place step."""
+    seen: list[tuple[str, Any]] = []
     hooks = [
-        backbone.get_submodule(name).register_forward_hook(
-            lambda module, given, out, name=name: found.update(
-                {name: pool(out, channels_last, height / width)}
-            )
+        net.get_submodule(name).register_forward_hook(
+            lambda module, given, out, name=name: seen.append((name, read(out)))
         )
         for name in names
     ]
-    device = next(backbone.parameters()).device
-    with torch.enable_grad():
-        backbone.forward_features(torch.zeros(1, 3, *sides(size), device=device))
-    for hook in hooks:
-        hook.remove()
-    return found
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def blocks(backbone: nn.Module, by_stage: bool) -> list[str]:
