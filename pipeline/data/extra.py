@@ -21,7 +21,7 @@ from pipeline.base.forms import OneClass
 from pipeline.base.schema import Extra
 from pipeline.data.images import Pixels
 from pipeline.data.prepared import Prepared, load_folder, load_prepared
-from pipeline.data.sampler import ClassSampler, ShareSampler, make_sampler
+from pipeline.data.sampler import ClassSampler, ShareSampler
 from pipeline.data.tables import read_split
 
 SIDE = 16  # px of the thumbnails that are compared
@@ -93,10 +93,12 @@ def extra_key(settings: Experiment) -> dict[str, Any]:
 def epoch_sampler(
     settings: Experiment, rows: np.ndarray, pixels: Pixels, target: np.ndarray, seed: int
 ) -> ClassSampler | ShareSampler | None:
-    """As `make_sampler`; `rows` are those of `pixels` that a fold is taught as `target`."""
+    """None: every image once an epoch. `rows` are those of `pixels` that a fold is taught as
+    `target`, int [n]: soft rows have no class to count."""
     if settings.extra and settings.extra.share:
         return ShareSampler(rows >= pixels.n, settings.extra.share, seed)
-    return make_sampler(settings.train, target, seed)
+    kind = settings.train.sampler
+    return None if kind == "none" else ClassSampler(target, kind, seed)
 
 
 @dataclass(frozen=True)

@@ -73,12 +73,7 @@ def prepared_folder(competition: str, size: int | Sequence[int], fit: str) -> Pa
 def load_prepared(experiment: Experiment) -> Prepared:
     """Raises UserError before `prepare` was run."""
     size, fit = experiment.cache_size, experiment.model.resize
-    return load_pictures(experiment.competition_name, size, fit, experiment.asked)
-
-
-def load_pictures(competition: str, size: int | Sequence[int], fit: str, run: str) -> Prepared:
-    """Those that `run` was trained on, whatever its experiment says now. Raises UserError."""
-    return load_folder(prepared_folder(competition, size, fit), run)
+    return load_folder(prepared_folder(experiment.competition_name, size, fit), experiment.asked)
 
 
 def load_folder(folder: Path, run: str) -> Prepared:

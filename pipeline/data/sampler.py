@@ -4,8 +4,6 @@ from typing import Literal
 
 import numpy as np
 
-from pipeline.base.config import Train
-
 
 def batches_of(n: int, batch_size: int) -> int:
     """How many batches of about that size `n` images make: none of one image, if there are two."""
@@ -50,8 +48,3 @@ class ShareSampler:
         """Positions in the data, int64, to be shuffled."""
         drawn = np.random.default_rng((self.seed, epoch, 2)).permutation(self.more)
         return np.concatenate([self.own, np.resize(drawn, self.draws)])
-
-
-def make_sampler(settings: Train, target: np.ndarray, seed: int) -> ClassSampler | None:
-    """None: every image once an epoch. `target` is int [n]: soft rows have no class to count."""
-    return None if settings.sampler == "none" else ClassSampler(target, settings.sampler, seed)

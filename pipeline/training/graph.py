@@ -34,7 +34,7 @@ class Graph:
         self.trainer = trainer
         runtime, train = trainer.settings.runtime, trainer.settings.train
         alone = train.accumulate == 1 and trainer.accelerator.num_processes == 1
-        self.wanted = runtime.graph and not runtime.compile and alone and can_record(trainer)
+        self.wanted = runtime.graph and not runtime.compile and alone and is_on_gpu(trainer)
         self.play: Step | None = None
         self.trained = 0  # parameters, for which it was recorded
 
@@ -94,7 +94,7 @@ class Graph:
         gc.collect()  # the recorded module and its forward refer to each other
 
 
-def can_record(trainer: "Trainer") -> bool:
+def is_on_gpu(trainer: "Trainer") -> bool:
     return trainer.accelerator.device.type == "cuda"
 
 

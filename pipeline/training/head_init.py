@@ -117,10 +117,6 @@ def chosen_images(
     return rows[chosen], labels[chosen]
 
 
-def start_views(settings: Experiment) -> list[View]:
-    return [*VIEWS["none"], *augmented_views(settings)]
-
-
 def in_words(found: Fitted | None, epochs: int) -> str:
     if found is None:
         return "standardised"
@@ -205,8 +201,8 @@ def linear_head(model: nn.Module) -> nn.Linear:
     return head
 
 
-def augmented_views(settings: Experiment) -> list[View]:
-    """Views that the augmentation turns pictures into: those of the first such transform."""
+def start_views(settings: Experiment) -> list[View]:
+    """Of each picture: as it is, and what the first such transform of the augmentation makes."""
     names = {name for transform in settings.augment for name in transform}
     found = next((AUGMENTED[name] for name in AUGMENTED if name in names), [])
-    return allowed(found, settings.model.size)
+    return [*VIEWS["none"], *allowed(found, settings.model.size)]

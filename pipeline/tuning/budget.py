@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def seconds_of_head(trainer: "Trainer") -> float:
     """Of a fold's closed form, the passes over its pictures not counted; 0 where none is asked."""
     from pipeline.inference.features import MAX_IMAGES  # late: torch
-    from pipeline.training.head_init import augmented_views, takes_kernel
+    from pipeline.training.head_init import start_views, takes_kernel
     from pipeline.training.kernel_ridge import seconds_of_kernel
 
     how, model = trainer.settings, trainer.accelerator.unwrap_model(trainer.model)
@@ -26,7 +26,7 @@ def seconds_of_head(trainer: "Trainer") -> float:
     if not (how.model.head_init == "lda" or how.train.refit or kernel):
         return 0.0
     head = model.get_classifier()
-    images, views = min(len(trainer.rows), MAX_IMAGES), 1 + len(augmented_views(how))
+    images, views = min(len(trainer.rows), MAX_IMAGES), len(start_views(how))
     once = seconds_of_lda(images, views, head.in_features, head.out_features)
     if kernel:  # judged on four fifths, for half the time, of a trained backbone too; made once
         turns = 2.0 if how.train.epochs else 1.5
@@ -58,13 +58,13 @@ def plan(
     from pipeline.inference.features import MAX_IMAGES
     from pipeline.launchers.pool import gpu_slots
     from pipeline.training.head_end import refits_head
-    from pipeline.training.head_init import augmented_views, fits_features
+    from pipeline.training.head_init import fits_features, start_views
 
     rates, n, epochs = found["rates"], settings.folds.n, settings.train.epochs
     rounds = -(-n // len(gpu_slots(settings.runtime, n)))  # folds that train one after another
     test, held = int((prepared.rows.split == "test").sum()), int((table.fold >= 0).sum())
     train, valid = len(table) - held / n, held / n  # own images of a fold
-    images = min(len(table), MAX_IMAGES) * (1 + len(augmented_views(settings)))
+    images = min(len(table), MAX_IMAGES) * len(start_views(settings))
     images *= fits_features(settings)  # once for all folds
     refit = epochs > 0 and refits_head(settings, int(train))
     again = rounds * refit * images * train / len(table)

@@ -18,6 +18,7 @@ from pipeline.data.loader import Batch, EpochBatches, grouped, made_there, make_
 from pipeline.data.on_device import DeviceLoader
 from pipeline.inference.predictor import Predictor
 from pipeline.inference.tta import VIEWS
+from pipeline.training.graph import is_on_gpu
 from pipeline.tuning.machine import synchronize
 
 if TYPE_CHECKING:
@@ -125,10 +126,6 @@ def step_choices(trainer: "Trainer", rate: float) -> dict[str, list[Any]]:
     if on_gpu and trainer.steps * train.batch_size * train.accumulate / rate > COMPILES:
         found["compile"] = [runtime.compile, not runtime.compile]
     return found
-
-
-def is_on_gpu(trainer: "Trainer") -> bool:
-    return trainer.accelerator.device.type == "cuda"
 
 
 def choose_workers(choices: Choices, trainer: "Trainer", size: int) -> float:

@@ -7,7 +7,7 @@ from sklearn.metrics import f1_score, recall_score
 
 from pipeline.base.config import Train
 from pipeline.data.loader import EpochBatches
-from pipeline.data.sampler import make_sampler
+from pipeline.data.sampler import ClassSampler
 from pipeline.training.loss import Loss, class_weights
 
 
@@ -27,7 +27,8 @@ def judge(**settings: object) -> tuple[float, float]:
     model = torch.nn.Linear(2, 2)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.05)
     loss = Loss(settings, class_weights(settings, target, 2))
-    draw = make_sampler(settings, target, seed=0)
+    how = settings.sampler
+    draw = None if how == "none" else ClassSampler(target, how, seed=0)
     batches = EpochBatches(len(target), 256, seed=0, draw=draw)
     for batches.epoch in range(20):
         for spec in batches:

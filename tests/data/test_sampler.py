@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from pipeline.base.config import Train
+from pipeline.base.config import Experiment
+from pipeline.data.extra import epoch_sampler
 from pipeline.data.loader import EpochBatches
-from pipeline.data.sampler import ClassSampler, make_sampler
+from pipeline.data.sampler import ClassSampler
 
 TARGET = np.random.default_rng(0).permutation(np.repeat([0, 1, 2, 3], [64, 16, 4, 1]))
 
@@ -59,7 +60,8 @@ def test_batches_shuffle_what_the_sampler_draws() -> None:
 
 
 def test_none_is_the_old_order() -> None:
-    assert make_sampler(Train(), TARGET, 1) is None
+    every = Experiment(name="exp", competition="demo")
+    assert epoch_sampler(every, np.arange(len(TARGET)), None, TARGET, 1) is None
     batches = EpochBatches(10, 5, seed=1, draw=None)
     batches.epoch = 2
     order = np.random.default_rng((1, 2)).permutation(10).tolist()

@@ -64,7 +64,7 @@ def trained(
     def train(name: str, factor: float | None = 1.0, **changes: Any) -> tuple[Recorder, str, list]:
         recorder = Recorder(factor)
         monkeypatch.setattr(torch.cuda, "make_graphed_callables", recorder)
-        monkeypatch.setattr(graph, "can_record", lambda trainer: True)
+        monkeypatch.setattr(graph, "is_on_gpu", lambda trainer: True)
         monkeypatch.chdir(space)
         changes = {"model": MODEL, "train": {"epochs": 1}} | changes
         text = run("train", write(name, **changes), "--fold", "0")

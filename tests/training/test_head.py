@@ -32,7 +32,7 @@ from pipeline.training.discriminant import (
     lda,
 )
 from pipeline.training.head_end import move_head, refit_head
-from pipeline.training.head_init import augmented_views, fit_head, in_words
+from pipeline.training.head_init import fit_head, in_words, start_views
 from pipeline.training.kernel_ridge import seconds_of_kernel
 from pipeline.tuning.budget import seconds_of_head, seconds_of_lda
 
@@ -259,14 +259,15 @@ def test_a_head_that_is_not_linear_is_refused() -> None:
 def test_the_second_view_is_one_the_augmentation_makes(write: Callable[..., str]) -> None:
     image = torch.arange(9.0).reshape(1, 1, 3, 3)
 
-    def second(augment: object) -> list[torch.Tensor]:
-        return [view(image) for view in augmented_views(load_experiment(write(augment=augment)))]
+    def views(augment: object) -> list[torch.Tensor]:
+        return [view(image) for view in start_views(load_experiment(write(augment=augment)))]
 
-    assert second([]) == []
-    (mirrored,) = second(["HorizontalFlip"])
+    (plain,) = views([])
+    assert torch.equal(plain, image)
+    _, mirrored = views(["HorizontalFlip"])
     assert torch.equal(mirrored, image.flip(3))
-    quarters = second(["HorizontalFlip", "SquareSymmetry"])
-    assert len({tuple(view.flatten().tolist()) for view in [image, *quarters]}) == 4
+    quarters = views(["HorizontalFlip", "SquareSymmetry"])
+    assert len({tuple(view.flatten().tolist()) for view in quarters}) == 4
 
 
 def test_no_epochs_is_a_run_and_the_log_says_so(

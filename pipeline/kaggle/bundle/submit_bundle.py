@@ -24,7 +24,7 @@ from pipeline.base.runs import (
     own_file,
     prediction_path,
 )
-from pipeline.data.prepared import load_pictures
+from pipeline.data.prepared import load_folder, prepared_folder
 from pipeline.inference.blending import Mean
 from pipeline.kaggle.bundle.notebook_file import (
     make_bundle,
@@ -80,7 +80,7 @@ def write_weights(
     first = models[0]
     known = record_of(first)
     classes, own = known["classes"], Path(known["competition"]).stem
-    rows = load_pictures(own, first.pixels, first.fit, first.run).rows
+    rows = load_folder(prepared_folder(own, first.pixels, first.fit), first.run).rows
     targets = as_array(competition.form.targets(rows.label[rows.split == "train"], classes))
     counted = targets.ndim == 1
     sums = np.bincount(targets, minlength=len(classes)) if counted else targets.sum(0)
@@ -138,8 +138,4 @@ def copy_model(model: BundledModel, folder: Path) -> None:
     record = record_of(model)
     if "plugins" in record:
         shutil.copyfile(own_file(source), own_file(target))
-    if "taps" not in record:  # trained before they were written down
-        from pipeline.model.build import load_model  # late: torch
-
-        record["taps"] = getattr(load_model(source)[0], "taps", None)
     records.write_json(records.record_path(target), record)
