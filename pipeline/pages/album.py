@@ -34,7 +34,7 @@ class Album:
         self.extra: dict[str, str] = {}
 
     def picture(self, row: int, title: str, text: str = "", mark: str = "") -> dict[str, Any]:
-        """For a template: `mark` is good, bad or nothing, and colours the frame."""
+        """For a template: `mark` is bad or nothing, and colours the frame."""
         self.rows.add(int(row))
         about = {"title": title, "text": text, "mark": mark, "heat": "", "id": self.ids[row]}
         return {"key": str(int(row)), **about}

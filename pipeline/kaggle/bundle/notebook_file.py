@@ -162,8 +162,6 @@ def write_metadata(
         "session_timeout_seconds": round(3600 * hours),  # given to the client beside this file
         "dataset_sources": [f"{owner}/{dataset}" for dataset in datasets.values()],
         "competition_sources": [competition.slug] if competition.slug else [],
-        "kernel_sources": [],
-        "model_sources": [],
     }
     records.write_json(folder / "notebook" / "kernel-metadata.json", metadata)
 
