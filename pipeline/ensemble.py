@@ -143,7 +143,7 @@ def blend(
     names = studies_of(first.settings, "test", test_ids)
 
     def answers(member: Member, fold: int) -> np.ndarray:
-        prob = member.of_fold(fold, "test", test_ids, classes)
+        prob = Predictions.load(member.path(fold, "test")).aligned(test_ids, classes)
         return by_id(names, prob, rules)[1] if names else prob
 
     tests = ([answers(member, fold) for fold in member.folds] for member in members)

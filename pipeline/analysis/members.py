@@ -5,8 +5,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from pipeline.analysis.answered import studies_of
 from pipeline.analysis.past import find_folds, trained_settings
 from pipeline.base import records
@@ -42,10 +40,6 @@ class Member:
 
     def path(self, fold: int, split: Split) -> Path:
         return prediction_path(self.name, fold, split, self.views)
-
-    def of_fold(self, fold: int, split: Split, image: list[str], classes: list[str]) -> np.ndarray:
-        """Probabilities [len(image), classes] by one fold's model."""
-        return Predictions.load(self.path(fold, split)).aligned(image, classes)
 
 
 def load_members(

@@ -168,18 +168,13 @@ def recolour(images: torch.Tensor, plan: Colours) -> torch.Tensor:
     rows = send(plan.rows, images.device).split(plan.counts)
     turns = send(plan.turns, images.device).to(images.dtype)[:, None, None, None]
     for (kept, own, mean), at, turn in zip(levels, rows, turns.split(plan.counts), strict=True):
-        shade = gray(images)
+        red, green, blue = images.unbind(1)
+        shade = (LUMA[0] * red + LUMA[1] * green).add_(blue, alpha=LUMA[2])[:, None]
         shade = shade * own + shade.mean((2, 3), keepdim=True) * mean
         images = torch.lerp(shade, images, kept).clamp_(0, 255)  # away from black is brighter
         if len(at):
             images[at] = hued(images[at], turn).clamp_(0, 255)
     return images
-
-
-def gray(images: torch.Tensor) -> torch.Tensor:
-    """[batch, 1, h, w]"""
-    red, green, blue = images.unbind(1)
-    return (LUMA[0] * red + LUMA[1] * green).add_(blue, alpha=LUMA[2])[:, None]
 
 
 def hued(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:

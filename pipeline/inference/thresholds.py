@@ -46,7 +46,8 @@ class Decision:
         if self.kind == "numbers":
             return self.first + np.digitize(prob, np.sort(self.numbers)).astype(float)
         if self.kind == "shares":
-            return self._second(prob).astype(float)
+            second = prob[:, 1] >= self.numbers[0]
+            return np.stack([~second, second], 1).astype(float)
         over = prob >= np.array(self.numbers)
         if self.some:
             over[np.arange(len(prob)), prob.argmax(1)] |= ~over.any(1)
@@ -62,10 +63,6 @@ class Decision:
         if self.kind == "power of shares":
             return raised / raised.sum(1, keepdims=True)
         return raised / (raised + (1 - prob.astype(float)) ** self.numbers[0])
-
-    def _second(self, prob: np.ndarray) -> np.ndarray:
-        second = prob[:, 1] >= self.numbers[0]
-        return np.stack([~second, second], 1)
 
     def margin(self, prob: np.ndarray) -> np.ndarray:
         """How far each row [n] is from another answer."""

@@ -123,7 +123,10 @@ def load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
         model = timm.create_model(record["model"]["backbone"], **record.get("arguments", {}))
         if record["model"]["reads"] == "blocks":
             model = BlockHead(model, len(record["classes"]), taps=record.get("taps"))
-            cut_to(model, state)
+            # layers behind the last that is read: how many timm takes away depends on its version
+            for name in set(model.state_dict()) - set(state):
+                parent, _, layer = name.rpartition(".")[0].rpartition(".")
+                setattr(model.get_submodule(parent), layer, nn.Identity())
         elif own := own_head(path, record):
             model = OwnHead(model, own, len(record["classes"]))
         else:
@@ -143,16 +146,6 @@ def own_head(path: Path, record: dict[str, Any]) -> Callable[..., nn.Module] | N
     if not (file.is_file() and records.file_digest(file) == record["plugins"]):
         raise UserError(f"{file}: not the plugins that the record of the model describes")
     return read_plugins(file)["head"][name]
-
-
-def cut_to(model: nn.Module, state: dict[str, torch.Tensor]) -> None:
-    """Take away the layers that `state` does not hold: those behind the last that is read.
-
-    How many of them timm takes away itself depends on its version.
-    """
-    for name in set(model.state_dict()) - set(state):
-        parent, _, layer = name.rpartition(".")[0].rpartition(".")
-        setattr(model.get_submodule(parent), layer, nn.Identity())
 
 
 def head_inputs(model: nn.Module, images: torch.Tensor) -> torch.Tensor:

@@ -29,7 +29,8 @@ def freeze_always(model: nn.Module, settings: Model) -> None:
     if settings.depthwise == "frozen":
         freeze_depthwise(body(model))  # a head of the user's own is new
     if isinstance(model, BlockHead):
-        model.freeze_unread()
+        for name in model.unread:  # they would get no gradient, for which DDP waits
+            model.backbone.get_parameter(name).requires_grad = False
 
 
 def freeze_depthwise(backbone: nn.Module) -> None:

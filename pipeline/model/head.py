@@ -71,11 +71,6 @@ class BlockHead(nn.Module):
     def get_classifier(self) -> nn.Linear:
         return self.head
 
-    def freeze_unread(self) -> None:
-        """What follows the last block would never get a gradient, for which DDP waits."""
-        for name in self.unread:
-            self.backbone.get_parameter(name).requires_grad = False
-
     def _load_from_state_dict(self, state: dict[str, torch.Tensor], prefix: str, *how: Any) -> None:
         self.kernel = KernelRidge.room_for(state, f"{prefix}kernel.", self.mean.device)
         super()._load_from_state_dict(state, prefix, *how)

@@ -21,11 +21,13 @@ from pipeline.inference.reliability import reliability
 from pipeline.inference.tta import VIEWS, View, allowed, dihedral
 from pipeline.model.freeze import settle_batchnorm
 from pipeline.model.head import BlockHead
+from pipeline.model.kernel import KernelRidge
 from pipeline.model.taps import classifier
 from pipeline.training import distributed
 from pipeline.training.calibrate import as_rows
 from pipeline.training.discriminant import Fitted, LinearHead, lda
-from pipeline.training.kernel_ridge import MOST, Projection, choose, kernel_ridge, project
+from pipeline.training.kernel_ridge import MOST, Projection, choose, project, solve
+from pipeline.training.log import make_row
 from pipeline.training.ridge import ridge
 
 if TYPE_CHECKING:
@@ -53,7 +55,7 @@ def start_head(trainer: "Trainer") -> None:
     trainer.fitted = distributed.run_on_main(work, model, trainer.accelerator)
     follow(trainer, model)
     prob = trainer.validate(f"fold {trainer.fold}  head valid", untrained=True)
-    trainer.note(prob, started)
+    trainer.log.append(make_row(trainer, prob, started))
     trainer.tell(in_words(trainer.fitted, how.train.epochs) + calibration(prob, trainer))
     if trainer.fitted and how.model.head_init == "random":  # it was fitted to be refitted
         torch.manual_seed(trainer.seed)
@@ -102,7 +104,8 @@ def add_kernel(model: BlockHead, near: Projection, labels: np.ndarray, how: Fitt
     head, rest = model.head, 1 - how.share
     offset = torch.as_tensor(how.offset).to(head.bias.device)
     write_linear(head, head.weight * how.share, head.bias * how.share + rest * offset)
-    kernel = kernel_ridge(near, as_rows(labels, head.out_features).float(), rest * how.slope)
+    weight = solve(near.points, as_rows(labels, head.out_features).float()) * (rest * how.slope)
+    kernel = KernelRidge(near.basis, near.shift, near.points.flatten(0, 1), weight.float())
     model.kernel = kernel.to(model.mean.device)
 
 

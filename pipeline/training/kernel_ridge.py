@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from pipeline.base.cli import UserError
-from pipeline.model.kernel import KernelRidge, gaussian, in_float32
+from pipeline.model.kernel import gaussian, in_float32
 from pipeline.training.calibrate import LOSSES, Calibrated, as_rows, calibrate
 from pipeline.training.discriminant import CHUNK_IMAGES, Fitted, LinearHead, held_out
 
@@ -98,12 +98,6 @@ def solve(points: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         if not failed:
             return torch.cholesky_solve(target, factor)
     raise UserError("model.kernel: its matrix has no root; set it to false")
-
-
-def kernel_ridge(near: Projection, rows: torch.Tensor, slope: torch.Tensor | float) -> KernelRidge:
-    """Of all these pictures, its answers times `slope`."""
-    weight = (solve(near.points, rows) * slope).float()
-    return KernelRidge(near.basis, near.shift, near.points.flatten(0, 1), weight)
 
 
 def seconds_of_kernel(images: int, views: int, classes: int) -> float:

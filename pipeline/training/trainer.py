@@ -144,7 +144,7 @@ class Trainer:
             validation = time.monotonic() - trained
             self.check_finite(float(prob.sum()), "the sum of held-out probabilities")
             self.epoch += 1
-            self.note(prob, started, loss=loss, rate=rate)
+            self.log.append(make_row(self, prob, started, loss, rate))  # saved with the state
             checkpoint.save(self, last)
             self.tell()
             self.watch(self.epoch == epochs)  # the last?
@@ -248,10 +248,6 @@ class Trainer:
     def predictor(self, model: nn.Module) -> Predictor:
         runtime = self.settings.runtime
         return Predictor(model, self.preprocessing, self.accelerator, runtime, self.answer)
-
-    def note(self, prob: np.ndarray, started: float, **trained: float) -> None:
-        """Append a row to the log: the state that is saved next holds it."""
-        self.log.append(make_row(self, prob, started, **trained))
 
     @property
     def bare_model(self) -> nn.Module:
