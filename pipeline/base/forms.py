@@ -2,7 +2,7 @@
 
 A form reads labels from the CSV and turns them into what a head is taught; it names the numbers
 that the head gives (`classes`), and knows which losses, metrics and answers make sense. All else
-asks the form, so that a new task is a class here and no more.
+asks the form; what concerns some tasks alone, as parts of pages and decisions, goes by their names.
 """
 
 import re

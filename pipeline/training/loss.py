@@ -4,7 +4,8 @@ A row's target is its label, or with `conflicts: soft` the mean label of all ima
 All of it works on labels, on soft rows (mixed batches, contradictory twins) and on rows of a weight
 (pseudo-labels): these are times their weight, which stands behind them, so that to mix rows is to
 mix losses. Label smoothing comes last, here and nowhere else: it is linear, so that smoothing a
-mixture equals mixing smoothed rows. The validation loss is plain log loss whatever is set here.
+mixture equals mixing smoothed rows. The validation loss is plain log loss, of numbers the RMSE,
+whatever is set here.
 """
 
 from collections.abc import Callable
@@ -89,8 +90,9 @@ class Loss(nn.Module):
     softmax its race between classes (Wightman et al. 2021, ResNet strikes back). asymmetric: bce
     that is led by the labels that are there. smooth_l1 and mse: PyTorch's, of numbers, summed.
 
-    Prediction is a softmax for both. For bce that is right too: of independent yes-or-no
-    answers with odds exp(logit), given that exactly one is yes, class c has p = softmax(logits)c.
+    Where a picture is of one class, prediction is a softmax after any of them. After bce that is
+    right too: of independent yes-or-no answers with odds exp(logit), given that exactly one is yes,
+    class c has p = softmax(logits)c.
     """
 
     def __init__(
