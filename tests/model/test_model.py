@@ -24,7 +24,7 @@ from pipeline.model.freeze import freeze, train_mode, training_norms, unfreeze
 from pipeline.model.head import BlockHead
 from pipeline.training.optim import parameter_groups
 
-TINY = {"backbone": "test_efficientnet", "weights": "none", "size": 32, "batchnorm": "train"}
+SMALL = {"backbone": "test_efficientnet", "weights": "none", "size": 32, "batchnorm": "train"}
 
 
 def statistics(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -33,7 +33,7 @@ def statistics(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("until", ["backbone", "blocks.1"])
 def test_frozen_layers_do_not_move(until: str) -> None:
-    settings = Model(**TINY, features="last", freeze=until)
+    settings = Model(**SMALL, features="last", freeze=until)
     model = build_model(settings, classes=3, fold=0)
     before_stats = statistics(model)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -122,7 +122,7 @@ def test_each_parameter_is_in_one_group(name: str) -> None:
 
 @pytest.mark.parametrize("reads", ["blocks", "last"])
 def test_frozen_statistics_stay_while_weights_learn(reads: str) -> None:
-    model = build_model(Model(**TINY, features=reads), classes=3, fold=0)
+    model = build_model(Model(**SMALL, features=reads), classes=3, fold=0)
     before_stats = statistics(model)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     optimizer = torch.optim.SGD(parameter_groups(model, Train()), lr=0.1)
@@ -140,9 +140,9 @@ def test_frozen_statistics_stay_while_weights_learn(reads: str) -> None:
 
 def test_thawing_starts_with_an_empty_optimizer_state() -> None:
     """Frozen weights get no decay and no moments; thawed ones are stepped like new ones."""
-    model = build_model(Model(**TINY), classes=3, fold=0)
+    model = build_model(Model(**SMALL), classes=3, fold=0)
     optimizer = torch.optim.AdamW(parameter_groups(model, Train(weight_decay=0.5)), lr=0.1)
-    freeze(model, Model(**TINY, freeze="backbone"))
+    freeze(model, Model(**SMALL, freeze="backbone"))
     stem = model.backbone.conv_stem.weight
     start = stem.detach().clone()
 
@@ -157,7 +157,7 @@ def test_thawing_starts_with_an_empty_optimizer_state() -> None:
     assert torch.equal(stem, start)
     assert stem not in optimizer.state
     assert optimizer.state[model.head.weight]["step"] == 3
-    unfreeze(model, Model(**TINY))
+    unfreeze(model, Model(**SMALL))
     step()
     assert not torch.equal(stem, start)
     assert optimizer.state[stem]["step"] == 1
@@ -174,7 +174,7 @@ def test_thawing_starts_with_an_empty_optimizer_state() -> None:
 def test_frozen_depthwise_kernels_stay_while_the_rest_learns(
     backbone: str, kernels: set[str]
 ) -> None:
-    settings = Model(**{**TINY, "backbone": backbone}).model_copy(update={"depthwise": "frozen"})
+    settings = Model(**{**SMALL, "backbone": backbone}).model_copy(update={"depthwise": "frozen"})
     model = build_model(settings, classes=3, fold=0)
     freeze(model, settings)
     frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
@@ -196,7 +196,7 @@ class Neck(torch.nn.Sequential):
 
 
 def test_a_new_head_is_not_frozen_with_its_backbone() -> None:
-    settings = Model(**TINY, features="last").model_copy(update={"depthwise": "frozen"})
+    settings = Model(**SMALL, features="last").model_copy(update={"depthwise": "frozen"})
     model = build_model(settings, classes=3, fold=0, own=Neck)
     freeze(model, settings)
     assert all(p.requires_grad for p in model.head.parameters())
@@ -211,7 +211,7 @@ def test_a_new_head_is_not_frozen_with_its_backbone() -> None:
 
 @pytest.mark.parametrize("reads", ["blocks", "last"])
 def test_saved_weights_come_back(reads: str, tmp_path: Path) -> None:
-    settings = Model(**TINY, features=reads)
+    settings = Model(**SMALL, features=reads)
     model = build_model(settings, classes=3, fold=0).eval()
     images = torch.randn(2, 3, 32, 32)
     expected = model(images)

@@ -11,12 +11,11 @@ from pipeline.base.config import Model, Train
 from pipeline.model.build import build_model, recompute
 from pipeline.training.optim import make_optimizer, make_schedule, parameter_groups
 
-TINY = {"weights": "none", "batchnorm": "train", "head_init": "random"}
-
 
 def net(backbone: str = "test_resnet", **settings: object) -> nn.Module:
     torch.manual_seed(0)
-    return build_model(Model(backbone=backbone, size=32, **TINY, **settings), 3, 0).train()
+    how = Model(backbone=backbone, weights="none", size=32, batchnorm="train", **settings)
+    return build_model(how, 3, 0).train()
 
 
 def gradients(model: nn.Module) -> list[torch.Tensor]:
