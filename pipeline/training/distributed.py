@@ -22,10 +22,12 @@ from accelerate.utils import (
     broadcast,
     broadcast_object_list,
 )
+from timm.layers import convert_sync_batchnorm
 from torch import distributed, nn
 
 from pipeline.base.cli import UserError
 from pipeline.data.loader import BatchSpec, EpochBatches, derive_seed
+from pipeline.model.head import OwnHead
 
 if TYPE_CHECKING:
     from pipeline.training.trainer import Trainer
@@ -42,16 +44,19 @@ def options(unfreezes: int | None) -> list[KwargsHandler]:
     return [ddp, InitProcessGroupKwargs(timeout=timedelta(hours=3))]
 
 
-def sync_batchnorm(model: nn.Module) -> nn.Module:
-    """BatchNorm over the parts of all ranks, which PyTorch has for GPUs only.
+def sync_batchnorm(model: nn.Module, frozen: bool) -> nn.Module:
+    """BatchNorm that trains, over the parts of all ranks, which PyTorch has for GPUs only.
 
-    On a CPU each rank normalises by its part, and rank 0's running statistics are kept.
+    Where the backbone's is `frozen`, that is a head of the user's own. On a CPU each rank
+    normalises by its part, and rank 0's running statistics are kept.
     """
     if not (distributed.is_initialized() and distributed.get_backend() == "nccl"):
         return model
-    from timm.layers import convert_sync_batchnorm  # late: seconds
-
-    return convert_sync_batchnorm(model)
+    if not frozen:
+        return convert_sync_batchnorm(model)
+    if isinstance(model, OwnHead):
+        model.head = convert_sync_batchnorm(model.head)
+    return model
 
 
 def rank_seed(seed: int, accelerator: Accelerator) -> int:

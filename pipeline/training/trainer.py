@@ -85,8 +85,7 @@ class Trainer:
         if self.settings.train.grad_checkpointing:
             recompute(model)
         fixed, device = how.batchnorm == "frozen", self.accelerator.device
-        if not fixed:
-            model = distributed.sync_batchnorm(model)
+        model = distributed.sync_batchnorm(model, fixed)
         model = to_device(model, runtime, how.size, device, training=fixed)
         expect(model, self.settings.train.epochs * len(self.rows) * math.prod(sides(how.size)))
         return model

@@ -14,12 +14,14 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 from test_train import HARD, kill_when
+from torch import nn
 
 from pipeline.base import records
 from pipeline.base.cli import UserError
 from pipeline.data.loader import EpochBatches
 from pipeline.launchers import pool
-from pipeline.training.distributed import RankSampler, rank_seed
+from pipeline.model.head import OwnHead
+from pipeline.training.distributed import RankSampler, rank_seed, sync_batchnorm
 
 EXACT = {  # all that carries state or is averaged, and nothing that draws random numbers
     "augment": [],
@@ -152,3 +154,24 @@ def test_a_batch_of_fewer_images_than_processes_is_refused() -> None:
         RankSampler(EpochBatches(9, 3, seed=0), rank(0, 2), least=2)
     with pytest.raises(UserError, match="a batch of 2 images cannot be shared by 3 processes"):
         RankSampler(EpochBatches(8, 3, seed=0), rank(0, 3))
+
+
+def synchronised(model: nn.Module, frozen: bool) -> list[str]:
+    modules = sync_batchnorm(model, frozen).named_modules()
+    return [name for name, module in modules if isinstance(module, nn.SyncBatchNorm)]
+
+
+def test_batchnorm_that_trains_is_over_all_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def own(width: int, classes: int) -> nn.Module:
+        mean = nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        return nn.Sequential(*mean, nn.BatchNorm1d(width), nn.Linear(width, classes))
+
+    def net() -> nn.Module:
+        return OwnHead(timm.create_model("test_resnet"), own, 3)
+
+    assert synchronised(net(), frozen=False) == [], "a process alone"
+    ranks = SimpleNamespace(is_initialized=lambda: True, get_backend=lambda: "nccl")
+    monkeypatch.setattr("pipeline.training.distributed.distributed", ranks)
+    assert {"backbone.bn1", "head.2"} < set(synchronised(net(), frozen=False))
+    assert synchronised(net(), frozen=True) == ["head.2"], "a head's own trains all the same"
+    assert synchronised(timm.create_model("test_resnet"), frozen=True) == []
