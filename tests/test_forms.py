@@ -233,6 +233,16 @@ def test_a_label_is_its_parts_in_order(tmp_path: Path) -> None:
     assert target.dtype == bool and (target == given.to_numpy(bool)).all()
 
 
+def test_names_of_columns_are_taught_as_they_stand_in_the_header() -> None:
+    """A blank or a quote at their edge: stripped, a label was in no row."""
+    names = ["rust", " scab", "b'"]
+    rules = {"task": "multi-label", "label": names, "submission": "probability"}
+    form, marks = Competition(**rules).form, [[0, 1, 0], [1, 1, 1], [0, 0, 0]]
+    labels = form.labels(pd.DataFrame(marks, columns=names))
+    assert as_array(form.targets(labels, form.classes(labels))).astype(int).tolist() == marks
+    assert [form.canonical(label) for label in labels] == list(labels)
+
+
 def test_folds_have_their_share_of_each_label_and_of_all_numbers() -> None:
     random = np.random.default_rng(0)
     marks, ids = random.random((300, 4)) < [0.5, 0.3, 0.1, 0.05], [f"{i:03d}" for i in range(300)]

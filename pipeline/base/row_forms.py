@@ -75,7 +75,9 @@ class Labels(Rows):
         return f"expected 0 or 1 in each of {names}" if label == "\0" else ""
 
     def parts(self, label: str) -> list[str]:
-        found = [part.strip().strip("'\"") for part in label.split(self.joint)]
+        found = label.split(self.joint)
+        if isinstance(self.rules.label, str):  # names of columns are as they stand in the header
+            found = [part.strip().strip("'\"") for part in found]
         return [part for part in found if part]
 
     def canonical(self, label: str) -> str:

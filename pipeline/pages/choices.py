@@ -16,8 +16,9 @@ def about(evidence: Evidence) -> Item:
     task, names = evidence.rules.task, evidence.classes
     if task == "ordinal":
         names = class_order(set(evidence.table.label))
-    joint = evidence.rules.form.joint if task == "multi-label" else ""
-    about = {"task": task, "kind": evidence.kind, "joint": joint}
+    form = evidence.rules.form
+    joint = form.joint if task == "multi-label" else ""
+    about = {"task": task, "kind": evidence.kind, "joint": joint, "some": form.some}
     return {"name": evidence.name, "classes": names, **about}
 
 

@@ -9,12 +9,12 @@ function el(tag, props = {}, ...inside) {
   return made;
 }
 const several = data.kind === "chances", numbers = data.task === "regression";
-const partsOf = (label) => label.split(data.joint || " ").map((part) => part.trim()).filter(Boolean);
+const partsOf = (label) => label.split(data.joint || " ").map((part) => data.some ? part.trim() : part).filter(Boolean);
 const named = (label) => several ? partsOf(label).map(readable).join(", ") || "no label" : readable(label);
 const held = (item) => (item.now?.action === "label" ? item.now.new : item.label); // as decided
 function toggle(label) { // one of several: the picture stays, for others may be wrong, too
   const parts = partsOf(held(items[at]));
   const now = parts.includes(label) ? parts.filter((one) => one !== label) : [...parts, label];
-  if (now.length || data.joint === "|") decide("label", now.join(data.joint) || data.joint, "", true);
+  if (now.length || !data.some) decide("label", now.join(data.joint) || data.joint, "", true);
   else $("trouble").textContent = "A picture has one label at least here: drop it, or give it another first.";
 }
