@@ -134,6 +134,23 @@ def refuse_other_images(table: pd.DataFrame, train: pd.DataFrame, where: Path | 
         raise UserError(f"{where}: {len(differ)} labels are not those of train.csv: {text} {way}")
 
 
+def refuse_leaks(table: pd.DataFrame, train: pd.DataFrame, where: Path | str) -> None:
+    """Raises UserError for a split that leaks by what `prepare` says today.
+
+    The file's own groups are those of the day it was made.
+    """
+    fold = train.id.map(table.set_index("image").fold)
+    for column, what in {"hash": "pixels", "group": "group", "study": "id"}.items():
+        if column not in train:
+            continue
+        spread = fold.groupby(train[column].mask(train[column] == "")).nunique()
+        if (spread > 1).any():
+            first = train.id[train[column] == spread.idxmax()].iloc[0]
+            text = f"images with the {what} of {first!r} straddle {spread.max()} folds"
+            way = "set folds.name to a new name and run python -m pipeline.folds"
+            raise UserError(f"{where}: {text}: it would leak; {way}")
+
+
 def split_rows(
     rows: pd.DataFrame,
     table: pd.DataFrame,
@@ -148,6 +165,7 @@ def split_rows(
     """
     train = rows[rows.split == "train"]
     refuse_other_images(table, train, "the folds file")
+    refuse_leaks(table, train, "the folds file")
     if changes:
         table = changes.applied(table)
         table = table[table.fold >= -1].reset_index(drop=True)

@@ -20,7 +20,7 @@ from pipeline.base.config import Train, load_experiment
 from pipeline.base.forms import class_order
 from pipeline.base.locks import locked
 from pipeline.data.prepared import load_prepared
-from pipeline.data.splits import load_folds
+from pipeline.data.splits import classes_of, load_folds, split_rows
 from pipeline.inference.predictions import Predictions
 from pipeline.training import keys
 
@@ -369,6 +369,22 @@ def test_a_label_mended_after_folds_is_not_overlooked(
         f"1 labels are not those of train.csv: {train.image[0]!r} is {old!r} there and {new!r} in"
         in said
     )
+
+
+def test_a_split_that_leaks_by_the_groups_of_today_is_refused(write: Write, split: Split) -> None:
+    """It was cut by those of then; by now there are twins, or a column of patients."""
+    settings = load_experiment(split(write()))
+    rows, table = load_prepared(settings).rows, load_folds(settings)
+    split_rows(rows, table, classes_of(table), 0)
+    ids = [table.image[table.fold == fold].iloc[0] for fold in (0, 1)]
+    trained_on = table.assign(fold=table.fold.where(table.image != ids[1], -1))
+    for column, what in {"hash": "pixels", "group": "group", "study": "id"}.items():
+        leaky = rows.assign(study=rows.id)
+        leaky.loc[rows.id.isin(ids), column] = "one"
+        said = f"images with the {what} of '.*' straddle 2 folds: it would leak; set folds.name"
+        for each in (table, trained_on):
+            with pytest.raises(records.UserError, match=said):
+                split_rows(leaky, each, classes_of(table), 0)
 
 
 @pytest.mark.parametrize("fold", ["0.5", "inf", "", "x", "-2", "1e3"])
