@@ -31,7 +31,7 @@ from pipeline.base.derived import NameOption, SetOption, derived
 from pipeline.base.forms import OneClass
 from pipeline.base.settings import sides
 from pipeline.data.decisions import Changes, load_changes
-from pipeline.data.extra import extra_folder, left_out, read_extra
+from pipeline.data.extra import extra_folder, left_out, read_extra, strangers
 from pipeline.data.guessing import separator_of
 from pipeline.data.images import DARK
 from pipeline.data.inspection import propose
@@ -143,6 +143,7 @@ def make_extra(settings: Experiment, competition: Competition) -> None:
     known = {name: prepared.record["key"][name] for name in ("size", "fit")}
     key = {"version": VERSION, **known, "files": list_digest(rows, folder)}
     key |= {"compared": prepared.record["digests"]}
+    key |= {"strangers": records.digest(strangers(rows, prepared, form).tolist())}
 
     def work() -> dict[str, Any]:
         facts = make(rows, folder, out, settings, form)

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.base import records
+from pipeline.base.cli import UserError, shown
 from pipeline.base.competition import Competition
 from pipeline.base.config import Experiment
 from pipeline.base.forms import OneClass
@@ -48,7 +49,7 @@ def left_out(extra: Prepared, prepared: Prepared, form: OneClass) -> dict[str, s
     Its label is none of the competition's, or a picture in train or test equals it or looks alike.
     """
     rows, theirs = extra.rows, prepared.rows
-    strange = form.strangers(rows.label, theirs.label[theirs.split == "train"])
+    strange = strangers(rows, prepared, form)
     equal = theirs.drop_duplicates("hash").set_index("hash").split
     own, others = (thumbnails(one.pixels, len(one.rows)) for one in (extra, prepared))
     found = {}
@@ -63,6 +64,12 @@ def left_out(extra: Prepared, prepared: Prepared, form: OneClass) -> dict[str, s
             elif same or how >= ALIKE:
                 found[row.id] = f"as in {same or theirs.split[best]}"
     return found
+
+
+def strangers(rows: pd.DataFrame, prepared: Prepared, form: OneClass) -> np.ndarray:
+    """bool [n], which of the external rows have a label that is none of train.csv's."""
+    theirs = prepared.rows
+    return form.strangers(rows.label, theirs.label[theirs.split == "train"])
 
 
 def thumbnails(pixels: Pixels, n: int) -> np.ndarray:
@@ -120,10 +127,17 @@ def with_extra(
     classes: list[str],
     form: OneClass,
 ) -> tuple[pd.DataFrame, Pixels]:
-    """The training part of a fold with the external pictures at its end, and the pixels of all."""
+    """The training part of a fold with the external pictures at its end, and the pixels of all.
+
+    Raises UserError where train.csv has lost one of their labels since they were compared.
+    """
     if settings.extra is None:
         return train, prepared.pixels
     extra, rows = load_extra(settings)
+    if len(gone := rows.label[strangers(rows, prepared, form)]):
+        text = f"label {shown(gone.iloc[0])} is none of the competition's by now"
+        way = f"run python -m pipeline.prepare {settings.asked}"
+        raise UserError(f"{settings.extra.csv}: {text}; {way}")
     n = len(prepared.rows)
     target = form.targets(rows.label, classes)
     names = {"image": rows.id, "row": rows.index + n, "hash": rows.hash, "target": target}

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from pipeline.base import records
+from pipeline.base.cli import UserError
 from pipeline.base.competition import Competition, load_competition
 from pipeline.base.config import load_experiment
 from pipeline.base.runs import model_path
@@ -78,6 +79,23 @@ def test_new_pictures_join_the_training_part_alone(
     seen = [i for spec in shared.batches for i in spec.rows]
     times = np.bincount(seen).tolist()
     assert times[:30] == [1] * 30 and sorted(times[30:]) == [3, 3, 4], "10 of 40 are external"
+
+
+def test_a_label_mended_in_train_csv_makes_strangers_known_and_known_ones_strangers(
+    run: Callable[..., str], write: Callable[..., str], more: Path
+) -> None:
+    experiment, path = write("with", **EXTRA), Path("data/demo/train.csv")
+    before, train = path.read_text(), pd.read_csv(path, dtype=str)
+    run("prepare", experiment)
+    train.assign(label=train.label.mask(train.index == 20, "a stone")).to_csv(path, index=False)
+    assert "4 of 7 external pictures are trained on; left out: 2 as in train, 1 as in test," in run(
+        "prepare", experiment
+    )
+    path.write_text(before)
+    run("prepare", write("without"))
+    prepared, form = load_prepared(load_experiment(experiment)), load_competition("demo").form
+    with pytest.raises(UserError, match="label 'a stone' is none of the competition's by now; run"):
+        with_extra(load_experiment(experiment), prepared, prepared.rows, [], form)
 
 
 def test_levels_that_are_none_of_the_competitions_are_strangers() -> None:
