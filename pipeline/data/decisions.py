@@ -202,7 +202,9 @@ def no_label(new: str, labels: pd.Series, form: OneClass) -> str:
     """Why a label that a person gave is none of the competition's `labels`, or nothing."""
     if problem := form.fault(form.canonical(new)):
         return problem
+    if not form.strangers(pd.Series([new]), labels)[0]:
+        return ""
     known = set(form.classes(labels))
-    unknown = next((part for part in form.parts(new) if part not in known), None)
-    near = did_you_mean(unknown, known) if unknown else ""
-    return f"the competition has no class {shown(unknown)}{near}" if unknown else ""
+    unknown = next((part for part in form.parts(new) if part not in known), new)  # new: a level
+    what = "level" if form.kind == "numbers" else "class"
+    return f"the competition has no {what} {shown(unknown)}{did_you_mean(unknown, known)}"

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from pipeline.base.cli import UserError
+from pipeline.base.competition import Competition
 from pipeline.base.config import load_experiment
 from pipeline.data import decisions
 from pipeline.data.decisions import append, changes_of, load_changes, new_line, read_log, standing
@@ -120,6 +121,15 @@ def test_only_for_that_id_with_those_pixels(tmp_path: Path) -> None:
     assert (changes.confirmed, changes.foreign) == (2, 2)
     with pytest.raises(UserError, match="no class 'Y'; did you mean 'y'"):
         changes_of(table.replace("y", "Y"), train, tmp_path)
+
+
+def test_a_level_that_the_competition_lacks_is_none(tmp_path: Path) -> None:
+    train = pd.DataFrame({"id": ["a", "b"], "hash": ["1", "2"], "label": ["0", "4"]})
+    form, columns = Competition(task="ordinal").form, ["id", "pixel_hash", "action", "new"]
+    table = pd.DataFrame([("a", "1", "label", "4")], columns=columns)
+    assert changes_of(table, train, tmp_path, form).label == {"a": "4"}
+    with pytest.raises(UserError, match="id 'a': the competition has no level '44'"):
+        changes_of(table.replace("4", "44"), train, tmp_path, form)
 
 
 def decide(experiment: str, action: str, number: int, new: str = "") -> str:
