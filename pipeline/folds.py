@@ -25,12 +25,13 @@ from pipeline.base.competition import load_competition
 from pipeline.base.config import Experiment, Folds, load_experiment
 from pipeline.base.csv_files import read_csv, write_csv
 from pipeline.base.derived import NameOption, SetOption, derived
-from pipeline.base.forms import ONE_CLASS, Binary, OneClass, as_array
+from pipeline.base.forms import ONE_CLASS, OneClass, as_array
 from pipeline.base.locks import locked
 from pipeline.data.prepared import load_prepared
 from pipeline.data.splits import (
     check_folds,
     fold_numbers,
+    fold_of_one_class,
     folds_path,
     load_folds,
     parted,
@@ -188,14 +189,12 @@ def iterative_folds(split: pd.DataFrame, settings: Folds, form: OneClass) -> np.
 
 def refuse_one_class(table: pd.DataFrame, form: OneClass) -> None:
     """Raises UserError for a fold of task: binary that holds out one class alone."""
-    if not isinstance(form, Binary):
-        return
-    held, groups = set(table.fold) - {-1}, table.groupby("label").group.nunique()
-    for label, n in groups.sort_values().items():
-        if missing := held - set(table.fold[table.label == label]):
-            way = f"set folds.n: {n} or less" if n > 1 else "mend the groups, or take folds: all"
-            text = f"fold {min(missing)} holds out no {label!r}, which {n} groups have"
-            raise UserError(f"{text}: no score tells two classes apart there; {way}")
+    if lacking := fold_of_one_class(table, form):
+        fold, label = lacking
+        n = table.group[table.label == label].nunique()
+        way = f"set folds.n: {n} or less" if n > 1 else "mend the groups, or take folds: all"
+        text = f"fold {fold} holds out no {label!r}, which {n} groups have"
+        raise UserError(f"{text}: no score tells two classes apart there; {way}")
 
 
 def warn_about_small_classes(groups_per_class: pd.Series, n: int) -> None:

@@ -25,7 +25,7 @@ from pipeline.base.csv_files import read_lines, refuse_rows
 from pipeline.base.forms import ONE_CLASS, OneClass
 from pipeline.base.locks import locked
 from pipeline.data.prepared import Prepared, load_prepared
-from pipeline.data.splits import check_folds, parted
+from pipeline.data.splits import check_folds, fold_of_one_class, parted
 
 # click: a name for one press of a key, so that one that is sent again counts once
 COLUMNS = ["click", "when", "who", "action", "id", "pixel_hash", "old", "new", "note"]
@@ -141,7 +141,7 @@ class Changes:
         """A whole folds table with the labels as decided, fold DROPPED for what is left out.
 
         `touched` marks both. Without changes it is `table`. Raises UserError where no picture
-        of a class would be left to train on.
+        of a class would be left to train on, or a fold of two classes would hold out one.
         """
         if not self:
             return table
@@ -155,6 +155,10 @@ class Changes:
         if gone := sorted(before - after):
             raise UserError(f"{self.path}: leaves no picture of class {shown(gone[0])}; undo one")
         check_folds(left, table.fold.max() + 1, self.path, self.form)
+        lacking = fold_of_one_class(left, self.form)
+        if lacking and not fold_of_one_class(table, self.form):
+            text = f"leaves no {shown(lacking[1])} in fold {lacking[0]}, whose score would be none"
+            raise UserError(f"{self.path}: {text}; undo one")
         return mended
 
 

@@ -12,7 +12,7 @@ from pipeline.base.cli import UserError
 from pipeline.base.competition import Competition, load_competition
 from pipeline.base.config import Experiment, root
 from pipeline.base.csv_files import read_csv
-from pipeline.base.forms import ONE_CLASS, OneClass
+from pipeline.base.forms import ONE_CLASS, Binary, OneClass
 
 if TYPE_CHECKING:
     from pipeline.data.decisions import Changes
@@ -84,6 +84,15 @@ def check_folds(
         text = f"class {label!r} has all its images in fold {fold}: its model would never see it"
         way = "move some to another fold, or mark them -1 (always trained on)"
         raise UserError(f"{where}: {text}; {way}")
+
+
+def fold_of_one_class(table: pd.DataFrame, form: OneClass) -> tuple[int, str] | None:
+    """A fold of task: binary that holds out one class alone, and the label that it lacks."""
+    held = (set(table.fold) if isinstance(form, Binary) else set()) - {-1}
+    for label in table.groupby("label").group.nunique().sort_values().index:
+        if missing := held - set(table.fold[table.label == label]):
+            return min(missing), label
+    return None
 
 
 def parted(table: pd.DataFrame, form: OneClass) -> pd.DataFrame:

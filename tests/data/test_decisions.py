@@ -15,7 +15,15 @@ from pipeline.base.cli import UserError
 from pipeline.base.competition import Competition
 from pipeline.base.config import load_experiment
 from pipeline.data import decisions
-from pipeline.data.decisions import append, changes_of, load_changes, new_line, read_log, standing
+from pipeline.data.decisions import (
+    Changes,
+    append,
+    changes_of,
+    load_changes,
+    new_line,
+    read_log,
+    standing,
+)
 from pipeline.data.prepared import load_prepared
 from pipeline.data.splits import check_folds, classes_of, load_folds, split_rows
 from pipeline.inference.predictions import Predictions
@@ -181,6 +189,18 @@ def test_a_class_that_would_be_lost_is_named(
     with pytest.raises(UserError, match=f"demo.csv: leaves no picture of class '{label}'"):
         load_changes(settings).applied(table)
     check_folds(table, 2)
+
+
+def test_of_two_classes_each_fold_keeps_both(tmp_path: Path) -> None:
+    binary, ids = Competition(task="binary").form, list("abcdef")
+    table = pd.DataFrame({"image": ids, "label": list("010101"), "group": ids})
+    table["fold"] = [0, 0, 1, 1, 2, 2]
+    for decided in ({"dropped": frozenset("b")}, {"label": {"b": "0"}}):
+        with pytest.raises(UserError, match=r"leaves no '1' in fold 0, .*; undo one"):
+            Changes(tmp_path, **decided, form=binary).applied(table)
+        Changes(tmp_path, **decided).applied(table)
+    odd = table[table.image != "b"]  # cut before that was looked at: nothing to undo
+    assert list(Changes(tmp_path, {"c": "1"}, form=binary).applied(odd).label) == list("01101")
 
 
 def test_a_finished_run_is_refused_and_scored_on_what_was_not_touched(
