@@ -163,20 +163,19 @@ def class_weights(settings: Train, targets: np.ndarray, classes: int) -> torch.T
 def settled(settings: Train, train: pd.DataFrame, classes: list[str]) -> pd.DataFrame:
     """The training part of a fold (target, hash) after `conflicts: drop` or `majority`.
 
-    A tie has no majority: its pictures stay as they are. Raises UserError where dropping would
-    leave a class without a picture.
+    A tie has no majority: its pictures stay as they are. Raises UserError where a class would be
+    left without a picture.
     """
     how, labels = settings.conflicts, train.groupby("hash").target
-    if how == "majority":
-        return train.assign(target=labels.transform(majority))
-    if how != "drop":
+    if how not in ("drop", "majority"):
         return train
-    kept = train[labels.transform("nunique") == 1]
+    if how == "drop":
+        kept, way = train[labels.transform("nunique") == 1], "soft or majority"
+    else:
+        kept, way = train.assign(target=labels.transform(majority)), "soft or keep"
     if gone := sorted(set(train.target) - set(kept.target)):
-        raise UserError(
-            f"train.conflicts: drop leaves no training picture of {shown(classes[gone[0]])}; "
-            "take soft or majority"
-        )
+        text = f"{how} leaves no training picture of {shown(classes[gone[0]])}"
+        raise UserError(f"train.conflicts: {text}; take {way}")
     return kept
 
 

@@ -64,6 +64,9 @@ def test_contradictory_twins_are_dropped_or_settled_by_majority() -> None:
     assert by_most.index.tolist() == [*"tuvwxyz"] and by_most.target.dtype == np.int64
     with pytest.raises(UserError, match="no training picture of 'm'; take soft or majority"):
         settled(Train(conflicts="drop"), train, ["k", "l", "m"])
+    rare = train.assign(hash=[*"aaaabcd"])  # the only m is a twin of two l
+    with pytest.raises(UserError, match="majority leaves no training picture of 'm'; take soft"):
+        settled(Train(conflicts="majority"), rare, ["k", "l", "m"])
     more = pd.concat([train, pd.DataFrame({"target": [2], "hash": ["e"]}, index=["A"])])
     assert settled(Train(conflicts="drop"), more, ["k", "l", "m"]).index.tolist() == [*"yzA"]
 
