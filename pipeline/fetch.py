@@ -68,21 +68,26 @@ def fetch_missing(name: str) -> None:
 def fetch(slug: str, folder: Path) -> None:
     """Download and unpack the files of `slug` into `folder`; nothing if that is done.
 
-    Raises UserError for anything Kaggle, the network, the disk or the archive refuses; what is
-    downloaded stays for the next try.
+    Another process that fetches is waited for. Raises UserError for anything Kaggle, the network,
+    the disk or the archive refuses; what is downloaded stays for the next try.
     """
-    started = time.monotonic()
+    started, staging = time.monotonic(), folder.with_name(f".{slug}.fetching")
     key = {"version": VERSION, "slug": slug}
-    if records.is_current(folder, key):
-        return say("fetch", f"{folder}: {describe(folder)}, up to date")
+    made = records.make(folder, key, partial(download, slug, folder, staging))
+    if made:
+        shutil.rmtree(staging)
+    say("fetch", f"{folder}: {describe(folder)}, {took(started) if made else 'up to date'}")
+
+
+def download(slug: str, folder: Path, staging: Path) -> dict[str, int]:
+    """Into `staging`, and unpacked from there into `folder`; facts for the record."""
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder} is there and not from here; use it as it is, or move it away")
-    staging = folder.with_name(f".{slug}.fetching")
     archive, unpacked = staging / f"{slug}.zip", staging / "unpacked"
     api, quiet = sign_in(), not sys.stderr.isatty()
     say("fetch", f"downloading {slug}")
-    download = partial(api.competition_download_files, slug, str(staging), quiet=quiet)
-    ask("competition", slug, download)
+    call = partial(api.competition_download_files, slug, str(staging), quiet=quiet)
+    ask("competition", slug, call)
     try:
         shutil.rmtree(unpacked, ignore_errors=True)
         files = unpack(archive, unpacked)
@@ -91,9 +96,7 @@ def fetch(slug: str, folder: Path) -> None:
         raise UserError(f"{error}; it is deleted, the same command fetches it again") from None
     size = sum(file.stat().st_size for file in files)
     unpacked.rename(folder)
-    records.commit(folder, key, started, files=len(files), bytes=size)
-    shutil.rmtree(staging)
-    return say("fetch", f"{folder}: {describe(folder)}, {took(started)}")
+    return {"files": len(files), "bytes": size}
 
 
 def describe(folder: Path) -> str:

@@ -6,7 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ import yaml
 from kaggle_stub import KaggleStub
 from test_archives import zipped
 
+from pipeline.base import records
+from pipeline.fetch import VERSION
 from pipeline.kaggle.api import archives
 
 PROJECT = Path(__file__).parents[2]
@@ -43,9 +46,26 @@ def test_downloads_unpacks_and_records_then_does_nothing(
     record = json.loads(leaves.with_name("classify-leaves.json").read_text())
     assert record["key"]["slug"] == "classify-leaves" and record["files"] == 2
     hidden = [path.name for path in leaves.parent.iterdir() if path.name.startswith(".")]
-    assert hidden == []
+    assert hidden == [".lock"]
     kaggle.calls.clear()
     assert "up to date" in run("fetch", "classify-leaves")
+    assert kaggle.calls == []
+
+
+def test_what_another_process_fetched_meanwhile_is_taken(
+    leaves: Path, kaggle: KaggleStub, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both downloaded into one folder, and one took the other's away."""
+
+    @contextmanager
+    def waited(folder: Path) -> Iterator[None]:
+        leaves.mkdir()
+        key = {"version": VERSION, "slug": "classify-leaves"}
+        records.commit(leaves, key, 0.0, files=1, bytes=0)
+        yield
+
+    monkeypatch.setattr("pipeline.base.records.locked", waited)
+    assert "1 files, 0.0 MB, up to date" in run("fetch", "classify-leaves")
     assert kaggle.calls == []
 
 
