@@ -161,7 +161,9 @@ def refuse_futile(competition: Competition, folder: Path, rows: pd.DataFrame) ->
 
 def unjoined(form: OneClass, labels: pd.Series) -> str:
     """Why `separator:` is another, where it stands nowhere and another mark between labels."""
-    if form.kind != "chances" or any(len(form.parts(label)) > 1 for label in labels):
+    if form.kind != "chances" or not isinstance(form.rules.label, str):
+        return ""
+    if any(len(form.parts(label)) > 1 for label in labels):
         return ""
     mark = separator_of(labels)
     return f"no two labels are joined by {form.joint!r}; set separator: {mark!r}" * bool(mark)

@@ -171,6 +171,12 @@ def test_what_no_submission_could_answer_is_told_at_once(tmp_path: Path) -> None
     assert "all rows are labelled 'x': there is nothing to tell apart" in said
 
 
+def test_a_column_whose_name_holds_that_of_another_is_no_joined_label(tmp_path: Path) -> None:
+    rules = {"task": "multi-label", "submission": "probability", "label": ["edema", "edema severe"]}
+    table = rows(tmp_path, "image,edema,edema severe\na.jpg,1,0\nb.jpg,0,1\n", **rules)
+    refuse_futile(Competition(name="x", **rules), tmp_path, table)
+
+
 def test_all_bad_rows_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         rows(tmp_path, "image,label\na.jpg,\n../b.jpg,x\na.jpg,x\n")
