@@ -73,7 +73,7 @@ def main(
             table, key = own_split(settings, source, train, form), own
         elif out.exists() and not (record and records.is_intact(out, record)):
             table = checked(load_folds(settings), train, settings.folds.n, out, form)
-            if not table.equals(make_folds(train, settings.folds, form)):  # else we were killed
+            if not is_ours(table, train, settings.folds, form):  # else we were killed
                 key = own
                 say("folds", f"{out}: a split that was written or edited by hand, taken as it is")
         else:
@@ -123,6 +123,14 @@ def checked(
     check_folds(table, n, where, form)
     refuse_one_class(table, form)
     return table
+
+
+def is_ours(table: pd.DataFrame, train: pd.DataFrame, settings: Folds, form: OneClass) -> bool:
+    """Whether a split is the one that we draw; where none can be drawn it is not."""
+    try:
+        return table.equals(make_folds(train, settings, form))
+    except UserError:
+        return False
 
 
 def make_folds(train: pd.DataFrame, settings: Folds, form: OneClass = ONE_CLASS) -> pd.DataFrame:

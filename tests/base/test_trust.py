@@ -320,6 +320,18 @@ def test_a_split_of_ones_own_is_recorded_and_never_replaced(
     assert "folds: " in run("train", experiment, "--fold", "0", expect=2)
 
 
+def test_a_split_of_ones_own_where_none_can_be_drawn(run: Run, write: Write, space: Path) -> None:
+    run("prepare", write())
+    run("folds", write())
+    table = pd.read_csv(space / "folds/demo-2-seed42.csv", dtype=str)
+    experiment = write("many", folds={"n": 40})
+    assert "no class has 40 images, one a fold" in run("folds", experiment, expect=2)
+    table = table.assign(fold=pd.factorize(table.group)[0] % 40)
+    table.to_csv(space / "folds/demo-40-seed42.csv", index=False)
+    assert "written or edited by hand, taken as it is" in run("folds", experiment)
+    assert "up to date" in run("folds", experiment)
+
+
 def test_a_split_from_a_file(run: Run, write: Write, split: Split, space: Path) -> None:
     experiment = split(write())
     host = pd.read_csv(space / "folds/demo-2-seed42.csv", dtype=str)[["image", "fold"]]
