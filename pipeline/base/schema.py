@@ -16,7 +16,16 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from pipeline.base.cli import did_you_mean
-from pipeline.base.settings import CONFLICT, PACKED_SCALE, Name, Probability, Settings, Side, Size
+from pipeline.base.settings import (
+    CONFLICT,
+    FORMER,
+    PACKED_SCALE,
+    Name,
+    Probability,
+    Settings,
+    Side,
+    Size,
+)
 from pipeline.base.yaml_files import find_yaml, known_yaml
 
 Alpha = Annotated[float, Field(ge=0, le=1000)]
@@ -41,13 +50,15 @@ class Model(Settings):
     weights: str = "pypi"  # hub (timm's), pypi (lite0, lite1, lite2), none, run:NAME, or a path
     size: Size | None = None  # px, or [height, width]; None: the backbone's own
     # how a picture takes that shape
-    resize: Literal["stretch", "pad"] = Field("stretch", alias="fit")
+    resize: Literal["stretch", "pad"] = Field("stretch", alias=FORMER["resize"])
     # times the size: what a finished model is shown, where its head is fitted at the end
     test_scale: float = Field(1.0, ge=1, le=PACKED_SCALE)
-    features: Literal["blocks", "last"] = Field("blocks", alias="reads")  # what the head is given
+    # what the head is given
+    features: Literal["blocks", "last"] = Field("blocks", alias=FORMER["features"])
     # or a head of your plugins, on the backbone's last map
     classifier: Annotated[str, of_ours("linear")] = "linear"
-    head_init: Literal["lda", "random"] = Field("lda", alias="head")  # the head's first weights
+    # the head's first weights
+    head_init: Literal["lda", "random"] = Field("lda", alias=FORMER["head_init"])
     # the finished head's mean with kernel ridge regression, of 16,384 training pictures at most
     kernel: bool = False
     batchnorm: Literal["frozen", "train"] = "frozen"  # its running statistics
@@ -145,7 +156,7 @@ class Train(Settings):
     class_weights: Literal["none", "inverse"] = "none"
     sampler: Literal["none", "balanced", "sqrt"] = "none"  # how often each class is shown
     # labels of equal pixels that contradict each other; soft: all get their mean
-    conflicts: Conflicts = Field("keep", alias="twins")
+    conflicts: Conflicts = Field("keep", alias=FORMER["conflicts"])
     clip_grad: float | None = Field(None, gt=0)  # largest gradient norm
     ema: Probability = 0.0  # averaging window as a share of all steps; 0: off
     grad_checkpointing: bool = False  # blocks are computed twice, in less memory

@@ -21,6 +21,8 @@ from pydantic_core import PydanticCustomError
 from pipeline.base.cli import UserError, shown
 
 PACKED_SCALE = 1.25  # of the pictures that prepare packs, times the size
+# names of settings of a section, and what they were called: records keep that, and YAML may
+FORMER = {"resize": "fit", "features": "reads", "head_init": "head", "conflicts": "twins"}
 CONFLICT = "conflict"  # type of an error of settings that do not go together
 Probability = Annotated[float, Field(ge=0, le=1)]
 Root = Literal["data", "runs", "folds", "labels", "submissions", "weights"]

@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from pipeline.base.cli import UserError, did_you_mean, listing, read_text, short, shown, warn
-from pipeline.base.settings import CONFLICT, Settings
+from pipeline.base.settings import CONFLICT, FORMER, Settings
 
 HERE = Path(__file__).parents[1] / "configs"
 
@@ -101,7 +101,13 @@ def _base_path(path: Path, base: Any, find: Callable[[str], Path]) -> Path:
 def laid_over(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     """The settings of both, those of `new` where both have one; a section is no setting."""
     both = [k for k in new if isinstance(new[k], dict) and isinstance(old.get(k), dict)]
-    return {**old, **new, **{k: {**old[k], **new[k]} for k in both}}
+    return {**old, **new, **{k: _section_over(old[k], new[k]) for k in both}}
+
+
+def _section_over(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """A setting is the same under its former name."""
+    other = FORMER | {former: name for name, former in FORMER.items()}
+    return {**{name: old[name] for name in old if other.get(name) not in new}, **new}
 
 
 def checked(cls: type[Loaded], values: dict[str, Any], path: Path | str) -> Loaded:

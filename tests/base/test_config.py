@@ -327,6 +327,18 @@ def test_former_names_still_work_and_say_so(
         load_experiment(str(path))
 
 
+def test_a_former_name_wins_over_what_lies_below_and_gives_way_to_what_lies_above(
+    space: Path,
+) -> None:
+    old, new = space / "old.yaml", space / "new.yaml"
+    old.write_text("competition: demo\nmodel: {size: 64, head: lda, fit: pad}\ntrain: {epochs: 15}")
+    settings = load_experiment(str(old))
+    assert (settings.recipe, settings.model.head_init) == ("long", "lda"), "the recipe's is random"
+    new.write_text("base: old\nmodel: {resize: stretch}\n")
+    model = load_experiment(str(new)).model
+    assert (model.resize, model.head_init, model.size) == ("stretch", "lda", 64)
+
+
 def test_a_retired_setting_may_be_off_and_no_more(space: Path) -> None:
     path = space / "old.yaml"
     path.write_text("competition: demo\nmodel: {size: 64, names: null}\nmix: {mosaic: false}\n")
