@@ -29,6 +29,7 @@ from pipeline.synthetic.scanner import photograph
 from pipeline.synthetic.species import SPECIES, Species
 
 VERSION = 1  # bump when the pictures or the tables of the same seed change
+DRAWN = ".drawn"  # a file that tells a folder of ours
 JPEG_QUALITY = 92
 IMBALANCE = 6.0  # images of the commonest species for one of the rarest
 # Pairs of identical files, as shares of the training images:
@@ -42,7 +43,8 @@ def main(
 ) -> None:
     folder = data or root("data") / "demo"
     started = time.monotonic()
-    if folder.is_dir() and any(folder.iterdir()) and records.load(folder) is None:
+    ours = records.load(folder) or (folder / DRAWN).exists()  # a kill may leave it no record
+    if folder.is_dir() and any(folder.iterdir()) and not ours:
         raise UserError(f"{folder}: there is something else in it; name a folder of its own")
     made = records.make(folder, {"version": VERSION}, lambda: draw_competition(folder) or {})
     scans = f"scans of {len(SPECIES)} species, {took(started)}"
@@ -85,6 +87,7 @@ def draw_competition(
         if path != paths[original]:
             shutil.copyfile(paths[original], path)
     write_tables(draft, [kinds[label].name for label in labels], train, rng)
+    (draft / DRAWN).touch()
     shutil.rmtree(folder, ignore_errors=True)
     draft.rename(folder)
 

@@ -33,6 +33,14 @@ def test_a_folder_of_other_things_is_left_alone(space: Path, run: Callable[..., 
     assert (space / "mine" / "leaves").is_dir()
 
 
+def test_a_kill_before_the_record_is_no_folder_of_other_things(
+    space: Path, run: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.demo.draw_competition", lambda folder: None)  # it takes seconds
+    assert "up to date" not in run("demo")
+    assert "up to date" in run("demo")
+
+
 def test_shape_of_the_tables(demo: Path) -> None:
     train, test, sample, solution = tables(demo)
     assert list(train) == list(sample) == list(solution) == ["image", "label"]
