@@ -96,7 +96,7 @@ def columns_of(
             doubts.append(f"picture: has a {image_id} several, each named by {unique[0]}?")
     others = [name for name in train if name not in found.values()]
     if len(answers) > 1:
-        found |= guess_columns(answers, train.drop(columns=image_id), doubts)
+        found |= guess_columns(answers, train.drop(columns=image_id, errors="ignore"), doubts)
     else:
         label = next((name for name in [*answers, *others] if name in train), "label")
         found["label"] = label

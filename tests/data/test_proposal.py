@@ -65,6 +65,13 @@ TRAIN = "image,label\na.jpg,x\nb.jpg,y\n"
             "['p', 'q'] hold numbers: regression?",
             {"train": "image,p,q\na.jpg,1,1\nb.jpg,1,2\n", "sample": "image,p,q\nc.jpg,0,0\n"},
         ),
+        (
+            "no column 'image', it has ['file'",
+            {
+                "train": "file,x,y\na.jpg,1,0\nb.jpg,0,1\nd.jpg,0,1\n",
+                "sample": "image,x,y\nc.jpg,0,0\n",
+            },
+        ),
         ("and ['x', 'y'] is what", {"train": TRAIN, "sample": "image,x,z\nc.jpg,0,0\n"}),
         ("as it stands: {} line 3: empty label", {"train": TRAIN.replace("y", "")}),
     ],
