@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from pipeline.base.cli import UserError
 from pipeline.base.config import Model, Runtime, load_experiment
 from pipeline.base.device import make_accelerator
 from pipeline.data.augment import Augment, Resize
@@ -59,6 +60,10 @@ def test_quarter_turns_become_what_a_rectangle_allows(capsys: pytest.CaptureFixt
     assert said.count(text) == 1
     crop = Augment([{"RandomResizedCrop": {"ratio": [0.9, 1.1]}}], [24, 32], "bilinear")
     assert crop.compose.transforms[0].ratio == pytest.approx((1.2, 0.9 * 4 / 3 * 1.1 / 0.9))
+    with pytest.raises(UserError, match=r"RandomResizedCrop: .*; it takes size, "):
+        Augment([{"RandomResizedCrop": {"ratio": "wide"}}], [24, 32], "bilinear")
+    holes = Augment([{"GridDropout": {}}, {"Erasing": {"ratio": [0.5, 2]}}], [24, 32], "bilinear")
+    assert tuple(holes.compose.transforms[1].ratio) == (0.5, 2), "of a hole, not of the picture"
     assert Resize([24, 32], "bicubic")(noise(10, 10)).shape == (24, 32, 3)
 
 

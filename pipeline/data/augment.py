@@ -120,16 +120,17 @@ def _transform(
         raise UserError(f"augment: albumentations has no {shown(name)}{near}{told}")
     cls = every[name]
     known = inspect.signature(cls.__init__).parameters
+    crop = issubclass(cls, A.RandomResizedCrop) and "ratio" in known  # Erasing's is a hole's
     if "size" in known:  # what the backbone wants, unless the YAML says otherwise
         kwargs = {"size": size, **kwargs}
-    if "ratio" in known and size[0] != size[1]:  # of the picture's own shape
-        ratio = kwargs.get("ratio", known["ratio"].default)
-        kwargs = {**kwargs, "ratio": [part * size[1] / size[0] for part in ratio]}
     if "interpolation" in known:
         kwargs = {"interpolation": mode, **kwargs}
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # albumentations 2.0.8 only warns of an unknown argument
         try:
+            if crop and size[0] != size[1]:  # of the picture's own shape
+                ratio = kwargs.get("ratio", known["ratio"].default)
+                kwargs = {**kwargs, "ratio": [part * size[1] / size[0] for part in ratio]}
             return cls(**kwargs)
         except Exception as error:  # its validators raise many kinds; all mean a bad argument
             takes = ", ".join(argument for argument in known if argument != "self")
