@@ -5,6 +5,7 @@ looks at each file first, because OpenCV passes a half-truncated JPEG as a half-
 """
 
 import hashlib
+import struct
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 ALPHA = {"RGBA", "LA", "PA", "RGBa", "La"}
 ORIENTATION = 0x0112  # tag of EXIF
+TURNS = range(2, 9)  # its values but for upright
 UPRIGHT = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION  # it knows that of some formats only
 PLAIN = ("", "L")  # notes of pictures that OpenCV alone reads to the same pixels
 DARK = "almost black"
@@ -79,10 +81,10 @@ def decode(path: Path) -> Picture:
 
 
 def _picture(path: Path, image: Image.Image) -> Picture:
-    turn = image.getexif().get(ORIENTATION, 1)
+    turn = orientation(image)
     deep = image.mode[0] in "IF"  # more than 8 bits in one channel
     if not deep and (image.mode in ALPHA or "transparency" in image.info):
-        upright = ImageOps.exif_transpose(image).convert("RGBA")
+        upright = (ImageOps.exif_transpose(image) if turn in TURNS else image).convert("RGBA")
         white = Image.new("RGBA", upright.size, "white")
         return _noted(np.asarray(Image.alpha_composite(white, upright).convert("RGB")), "alpha")
     note = {"RGB": "", "F": "float"}.get(image.mode, "over 8 bit" if deep else image.mode)
@@ -93,11 +95,19 @@ def _picture(path: Path, image: Image.Image) -> Picture:
         flat = Image.fromarray(eight_bits(np.asarray(image))) if deep else image
         rgb = np.asarray(flat.convert("RGB"))
         note = f"{image.format} {note} read by PIL".replace("  ", " ")
-    if turn in range(2, 9):
+    if turn in TURNS:
         turned = Image.fromarray(rgb)
         turned.getexif()[ORIENTATION] = turn
         rgb, note = np.asarray(ImageOps.exif_transpose(turned)), f"{note} rotated".strip()
     return _noted(rgb, note)
+
+
+def orientation(image: Image.Image) -> int:
+    """By its EXIF; 1, as it lies, where that is malformed: the picture is whole."""
+    try:
+        return image.getexif().get(ORIENTATION, 1)
+    except (SyntaxError, ValueError, struct.error):  # Pillow catches them for JPEG alone
+        return 1
 
 
 def _noted(rgb: np.ndarray, note: str) -> Picture:

@@ -131,6 +131,18 @@ def test_every_orientation_in_every_format(form: str, mode: str, tmp_path: Path)
             assert ("rotated" in picture.note) == (turn > 1)
 
 
+@pytest.mark.parametrize("form", ["png", "webp"])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_a_whole_picture_with_malformed_exif_is_read_as_it_lies(
+    form: str, mode: str, tmp_path: Path
+) -> None:
+    path = tmp_path / f"a.{form}"
+    halves(mode).save(path, exif=b"Exif\0\0garbage!", quality=98)
+    rgb = decode(path).rgb
+    assert rgb.shape == (20, 40, 3)
+    assert close(rgb[10, 5], RED, 25) and close(rgb[10, 35], BLUE, 25)
+
+
 RAMP = np.linspace(0, 1, 24 * 40).reshape(24, 40)
 
 
