@@ -29,6 +29,7 @@ from pipeline.base.config import Experiment, load_experiment
 from pipeline.base.csv_files import write_csv
 from pipeline.base.derived import NameOption, SetOption, derived
 from pipeline.base.forms import OneClass
+from pipeline.base.locks import locked
 from pipeline.base.settings import sides
 from pipeline.data.decisions import Changes, load_changes
 from pipeline.data.extra import extra_folder, left_out, read_extra, strangers
@@ -85,17 +86,24 @@ def main(
 def forget_unfit(out: Path, folder: Path, settings: Experiment) -> None:
     """What is not of use any more is made anew, as if there were none: pixels that are lost or
     damaged, those of a folder that was moved, and none where there is room for them by now."""
-    if not (record := records.load(out)):
+    if not unfit(out, folder, settings):
         return
+    with locked(out.parent):  # another process may have made it anew by now
+        if problem := unfit(out, folder, settings):
+            say("prepare", f"{problem}: all pictures are read again")
+            records.record_path(out).unlink(missing_ok=True)
+
+
+def unfit(out: Path, folder: Path, settings: Experiment) -> str:
+    """Why what is there is of no use, or nothing."""
+    if not (record := records.load(out)):
+        return ""
     prepared = Prepared(out.parent, record)
-    problem = prepared.problem()
-    if record["data"] != str(folder.resolve()):
-        problem = f"{record['data']} is {folder} now"
     if not record["packed"] and fits(len(prepared.rows), settings):
-        problem = "pixels fit into runtime.pack_gb now"
-    if problem:
-        say("prepare", f"{problem}: all pictures are read again")
-        records.record_path(out).unlink()
+        return "pixels fit into runtime.pack_gb now"
+    if record["data"] != str(folder.resolve()):
+        return f"{record['data']} is {folder} now"
+    return prepared.problem()
 
 
 def fits(pictures: int, settings: Experiment) -> bool:

@@ -1,7 +1,8 @@
 """Prepare: packs what it decodes, names all that it cannot, and loses nothing."""
 
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -114,6 +115,23 @@ def test_over_the_budget_files_are_read_instead(
     assert "up to date" in run(
         "prepare", write("unpacked", runtime={"pack_gb": 0}, model={"size": 32, "resize": "pad"})
     )
+
+
+def test_pixels_that_another_process_makes_anew_meanwhile_are_kept(
+    run: Callable[..., str], write: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("prepare", experiment := write())
+    pixels = load_prepared(load_experiment(experiment)).folder / "pixels.npy"
+    whole = pixels.rename(pixels.with_suffix(".whole"))
+
+    @contextmanager
+    def waited(folder: Path) -> Iterator[None]:
+        whole.rename(pixels)
+        yield
+
+    monkeypatch.setattr("pipeline.prepare.locked", waited, raising=False)
+    said = run("prepare", experiment)
+    assert "up to date" in said and "read again" not in said
 
 
 def test_files_replaced_after_prepare_are_not_trained_on(
