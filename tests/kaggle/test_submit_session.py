@@ -137,7 +137,7 @@ def test_weights_that_are_missing_or_damaged_are_left_out(
     damaged.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     answers = kaggle.answers()
     said = capsys.readouterr()
-    assert "one fold 0 is left out: one-fold0.safetensors or its record is missing" in said.err
+    assert "!!!!!! one fold 0 is left out: one-fold0.safetensors or its record is" in said.err
     assert "two-fold1.safetensors is not the file that its record describes" in said.err
     assert "2 of 4 models are sound" in said.out
     kept = {"one/fold1/test.hflip.npz": 1, "two/fold0/test.none.npz": 2}
@@ -276,7 +276,8 @@ def test_when_time_is_short_models_are_left_out(
     monkeypatch.setattr(submit_session, "Deadline", lambda _: Deadline(seconds, clock))
     answers = kaggle.answers()
     gone = 4 - len(one) - len(two)
-    assert (f"{gone} of 4 models left out" in capsys.readouterr().err) is bool(gone)
+    said = capsys.readouterr().err
+    assert (f"{gone} of 4 models left out" in said) is bool(gone) and "!!!!!!" not in said
     kept = {f"one/fold{fold}/test.hflip.npz": 1 / len(one) for fold in one}
     kept |= {f"two/fold{fold}/test.none.npz": 2 / len(two) for fold in two}
     assert list(answers.label) == kaggle.expected(answers, kept)
@@ -336,7 +337,7 @@ def test_a_model_that_fails_is_given_up(
 
     monkeypatch.setattr(answer.Work, "probabilities", sick)
     answers = kaggle.answers()
-    assert "one fold 0 is given up: it has not answered" in capsys.readouterr().err
+    assert "!!!!!! one fold 0 is given up: it has not answered" in capsys.readouterr().err
     two = {name: weight for name, weight in ALL.items() if name.startswith("two")}
     assert list(answers.label) == kaggle.expected(answers, two)
 

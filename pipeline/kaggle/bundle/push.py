@@ -34,8 +34,8 @@ SCORE_POLLS = 3600  # of 10 s: the hidden test takes as long as it may
 def push_submission(api: KaggleApi, bundle: Path, slug: str) -> None:
     """Upload what changed, run the notebook on Kaggle, submit that run, await its score.
 
-    Raises UserError for all that Kaggle refuses, for a run that failed or had no weights, and
-    before anything is sent where `submit` has not written what the ledger shall say.
+    Raises UserError for all that Kaggle refuses, for a run that failed or lacked models or
+    pictures, and before anything is sent where `submit` has not written what the ledger shall say.
     """
     require_submission(bundle.parent.name)
     pushed = PushedBundle(api, bundle, "pushed.json")
@@ -44,7 +44,7 @@ def push_submission(api: KaggleApi, bundle: Path, slug: str) -> None:
         pushed.push_notebook()
     problem = pushed.failure()
     if not problem and pushed.has_alert():
-        problem = "ran, but without models: see its log"
+        problem = "ran, but without all models or pictures: see its log"
     if problem:
         pushed.note(kernel=None)  # the same command runs it anew
         raise UserError(f"{pushed.run} {problem}")

@@ -121,7 +121,7 @@ def open_weights(dataset: str) -> tuple[Path, Manifest]:
     known, sound = Manifest.load(folder), []
     for model in known.models:
         if problem := model.problem(folder):
-            warn("notebook", f"{model.name} is left out: {problem}")
+            alert(f"{model.name} is left out: {problem}")
         else:
             sound.append(model)
     say("notebook", f"{len(sound)} of {len(known.models)} models are sound")
