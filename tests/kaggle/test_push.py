@@ -91,7 +91,7 @@ def test_only_what_changed_is_sent_again(home: Path, kaggle: KaggleStub, run: Ca
             {"status": "ERROR", "failureMessage": "out of memory"},
             "version 1 failed on Kaggle: out of memory",
         ),
-        ("ListKernelSessionOutput", {"files": [], "log": "!!!!!! no"}, "ran, but without all models"),
+        ("ListKernelSessionOutput", {"files": [], "log": "!!!!!! no"}, "ran, but without all"),
         ("CreateCodeSubmission", {"message": "not a code competition"}, "not a code competition"),
     ],
 )

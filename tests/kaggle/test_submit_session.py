@@ -226,6 +226,31 @@ def test_a_broken_picture_gets_the_prior_and_harms_no_other(
     )
 
 
+def test_without_any_picture_the_prior_answers_loudly(
+    mounted: Callable, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kaggle = mounted()
+    shutil.rmtree(kaggle.test / "images")
+    (kaggle.test / "images.7z").touch()
+    answers, said = kaggle.answers(), capsys.readouterr().err
+    assert "images.7z: a 7z cannot be read on Kaggle" in said
+    assert "!!!!!! no test picture can be read: submission.csv is the prior" in said
+    assert set(answers.label) == {kaggle.commonest}
+
+
+def test_pictures_that_are_mounted_in_a_zip(
+    mounted: Callable, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kaggle = mounted()
+    shutil.make_archive(str(kaggle.test / "images"), "zip", kaggle.test, "images")
+    shutil.rmtree(kaggle.test / "images")
+    there = sorted(kaggle.test.iterdir())
+    answers = kaggle.answers()
+    assert "!!!!!!" not in capsys.readouterr().err
+    assert list(answers.label) == kaggle.expected(answers, ALL)
+    assert sorted(kaggle.test.iterdir()) == there, "a mount is read-only"
+
+
 def test_ids_that_sample_and_test_do_not_share(
     mounted: Callable, capsys: pytest.CaptureFixture[str]
 ) -> None:

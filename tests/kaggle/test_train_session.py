@@ -283,6 +283,24 @@ def test_a_session_finds_everything_in_its_place(
     assert (kept / "fold1" / "log.csv").is_file() and (kept / "new").is_file()
 
 
+def test_pictures_that_are_mounted_in_a_zip_are_packed(
+    mounted: tuple[train_session.Job, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, inputs = mounted
+    shutil.make_archive(str(inputs / "leaves" / "images"), "zip", inputs / "leaves", "images")
+    shutil.rmtree(inputs / "leaves" / "images")
+    stages = []
+
+    def stage(command: list[str], project: Path, seconds: float) -> int:
+        stages.append(command[0])
+        data = Path(command[-1])
+        return 0 if command[0] == "train" or any((data / "images").glob("*.jpg")) else 2
+
+    monkeypatch.setattr(train_session, "run_stage", stage)
+    train_session.run(job)
+    assert stages == ["prepare", "prepare", "train"]
+
+
 @pytest.mark.parametrize("damage", ["prepare", "competition"])
 def test_what_is_missing_is_said_and_the_earlier_output_is_kept(
     mounted: tuple[train_session.Job, Path],

@@ -7,7 +7,7 @@ the archive tells, so the room on the disk can be checked before anything is wri
 
 import shutil
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Union
@@ -45,14 +45,19 @@ def unpack(archive: Path, into: Path) -> list[Path]:
 def unpack_inner(archive: Path) -> bool:
     """Whether an inner archive was unpacked, and not left because its files are there already."""
     names = [Path(name) for name in sizes(archive)]
-    tops = {name.parts[:1] for name in names} - {("__MACOSX",)}
-    home = archive.parent if len(tops) == 1 else archive.with_suffix("")
+    home = home_of(archive, names)
     if there := [name for name in names if (home / name).exists()]:
         say("fetch", f"{archive.name} stays packed: {there[0].name} lies there already and is kept")
         return False
     extract(archive, home)
     archive.unlink()
     return True
+
+
+def home_of(archive: Path, names: Iterable[Path]) -> Path:
+    """Where an inner archive is unpacked: where it lies, if it holds one folder or one file."""
+    tops = {name.parts[:1] for name in names} - {("__MACOSX",)}
+    return archive.parent if len(tops) == 1 else archive.with_suffix("")
 
 
 def extract(archive: Path, into: Path) -> None:

@@ -35,6 +35,7 @@ from pipeline.kaggle.notebook.guard import RESERVE, alert, guard, say_versions
 from pipeline.kaggle.notebook.manifest import Job, Manifest
 from pipeline.kaggle.notebook.models import queue_of, run_models
 from pipeline.kaggle.notebook.mounts import find_input, working_root
+from pipeline.kaggle.notebook.unpacking import unpacked
 from pipeline.launchers.pool import gpu_slots
 
 OVERTIME = RESERVE / 3  # seconds after the deadline that a process may still answer in
@@ -132,15 +133,20 @@ def predict(answers: Submission, folder: Path, known: Manifest, deadline: Deadli
     """Answer by the models, as many as the time allows; submission.csv is written after each."""
     if not known.models:
         return alert("no weights can be used: submission.csv is the prior, the same for all images")
-    paths = [answers.folder / path for path in answers.rows.path]
+    data, names = answers.folder, list(answers.rows.path)
     hidden = os.environ.get("KAGGLE_IS_COMPETITION_RERUN")
     if answers.competition.code_competition and not hidden:
-        paths = paths[:SEEN]
-        say("notebook", f"Kaggle runs this again on the hidden test: {len(paths)} images do")
+        names = names[:SEEN]
+        say("notebook", f"Kaggle runs this again on the hidden test: {len(names)} images do")
     with TemporaryDirectory() as scratch:
+        if not any((data / name).is_file() for name in names):
+            data = unpacked(data, Path(scratch) / "unpacked")
+        paths = [data / name for name in names]
         forms = sorted({(model.pixels, model.fit) for model in known.models}, key=str)
         good, sources = read_images(paths, forms, Path(scratch))
-        if len(good):
+        if paths and not len(good):
+            alert("no test picture can be read: submission.csv is the prior, the same for all")
+        elif paths:
             slots = gpu_slots(Runtime(), len(good))
             work = Work(
                 scratch=Path(scratch),

@@ -17,6 +17,7 @@ from pipeline.base.runs import finished, how_far
 from pipeline.base.settings import Settings
 from pipeline.kaggle.notebook.guard import RESERVE, alert, guard, say_versions
 from pipeline.kaggle.notebook.mounts import find_input, working_root
+from pipeline.kaggle.notebook.unpacking import unpacked
 
 KILLED = -9  # `timeout` ends by the signal that it sends to its whole group
 OVERTIME = RESERVE * 2 / 3  # seconds after which an epoch that takes too long is given up
@@ -77,9 +78,7 @@ def copy_files(source: Path, target: Path) -> None:
 
 def train(job: Job, project: Path, deadline: Deadline) -> None:
     """Pack the pictures, then train; a stage that ends badly has said why."""
-    data = find_input("competition", job.competition, job.train)
-    prepare = ["prepare", job.experiment, "--data", str(data)]
-    if code := run_stage(prepare, project, deadline.left() + OVERTIME):
+    if code := prepare(job, project, deadline):
         return alert(f"prepare ended with {code}: nothing is trained")
     for facts in project.glob("runs/_data/*/*/images.csv"):
         if records.load(facts)["digests"]["train"] != job.pixels:
@@ -93,6 +92,21 @@ def train(job: Job, project: Path, deadline: Deadline) -> None:
     elif code not in (0, Exit.PAUSED):
         alert(f"train ended with {code}: what it finished before is kept")
     return None
+
+
+def prepare(job: Job, project: Path, deadline: Deadline) -> int:
+    """Pack the pictures that are mounted, or else those in its zips; returns the exit code."""
+    data = find_input("competition", job.competition, job.train)
+
+    def pack(data: Path) -> int:
+        command = ["prepare", job.experiment, "--data", str(data)]
+        return run_stage(command, project, deadline.left() + OVERTIME)
+
+    code = pack(data)
+    if code == Exit.BAD_INPUT and any(data.glob("*.zip")):
+        say("notebook", "once more, with what the zips hold")
+        code = pack(unpacked(data, project / "unpacked"))
+    return code
 
 
 def run_stage(command: list[str], project: Path, seconds: float) -> int:
