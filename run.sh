@@ -9,8 +9,12 @@
 #
 # DATA_DIR (default data/) holds one folder per competition. Running again resumes.
 set -euo pipefail
-[[ ${1:-} == *.yaml ]] && set -- "$(realpath "$1")" "${@:2}"
+[[ ${1:-} =~ \.ya?ml$ ]] && set -- "$(realpath -m "$1")" "${@:2}"
 cd "$(dirname "$0")"
+if [[ ${1:-} == -h || ${1:-} == --help ]]; then
+  sed -n '2,/^set/s/^# \?//p' run.sh
+  exit
+fi
 
 experiment=${1:-demo}
 from=${2:-prepare}
@@ -20,10 +24,23 @@ stages=(prepare folds train predict ensemble submit)
 # Its path is absolute: Python keeps it as sys.executable, which other folders start too.
 venv=$(realpath -m "${VENV:-.venv}")
 stamp=$venv/$(sha256sum requirements.txt | cut -c1-16).installed
-if [[ ! -e $stamp ]]; then
+if [[ ! -e $stamp ]] || ! "$venv/bin/python" -c "import typer" &>/dev/null; then
+  version="import sys; print(sys.version_info[:2]); sys.exit(sys.version_info < (3, 11))"
+  there=$("$venv/bin/python" -c "import pip; $version" 2>/dev/null) || there=none
+  if [[ $there == none || -n ${PYTHON:-} ]]; then
+    python=${PYTHON:-python3}
+    if ! wanted=$("$python" -c "$version"); then
+      echo "error: $python is not Python 3.11 or newer; name one: PYTHON=python3.12 ./run.sh" >&2
+      exit 2
+    fi
+    if [[ -e $venv/pyvenv.cfg && $there != "$wanted" ]]; then
+      rm -rf "$venv"/{bin,include,lib,lib64} # of another Python: `venv` would leave them
+    fi
+    "$python" -m venv "$venv"
+  fi
   echo "setup     installing requirements.txt into $venv (minutes, once)"
-  "${PYTHON:-python3}" -m venv "$venv"
-  "$venv/bin/pip" install --quiet --disable-pip-version-check -r requirements.txt
+  rm -f "$venv"/*.installed
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r requirements.txt
   touch "$stamp"
 fi
 PATH=$venv/bin:$PATH
@@ -56,7 +73,7 @@ elif [[ $from == prepare ]]; then
   python -m pipeline.fetch --experiment "$experiment" # only what is on Kaggle and not here
 fi
 
-name=$(basename "$experiment" .yaml)
+name=$(basename "${experiment%.yml}" .yaml)
 [[ $# == 1 ]] || name=${*: -1}
 for stage in "${stages[@]}"; do
   [[ $stage == "$from" ]] && from=all

@@ -1,6 +1,8 @@
 """All stages, twice: what changed is made again, and nothing else."""
 
+import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -177,6 +179,81 @@ def test_mistyped_stage_ends_with_2() -> None:
     done = subprocess.run(command, capture_output=True, text=True, cwd=REPO)
     assert done.returncode == 2
     assert done.stderr == "error: no stage 'trian'\n"
+
+
+NOTES = """#!/bin/sh
+echo "$@" >> {asked}
+[ "$2" = venv ] && mkdir "$3/bin" && cp "$0" "$3/bin/python"
+exit {code}
+"""
+Ended = tuple[subprocess.CompletedProcess[str], list[str]]
+RunSh = Callable[..., Ended]
+
+
+def write_python(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+
+
+@pytest.fixture
+def run_sh(space: Path) -> RunSh:
+    """run.sh with a Python that only notes what it is asked for: how it ended, and the notes."""
+    stamp = hashlib.sha256((REPO / "requirements.txt").read_bytes()).hexdigest()[:16]
+    venv, asked = space / "venv", space / "asked"
+    write_python(venv / "bin" / "python", NOTES.format(asked=asked, code=0))
+    (venv / f"{stamp}.installed").touch()
+    asked.touch()
+
+    def start(*words: str, **environment: str) -> Ended:
+        variables = os.environ | {"VENV": str(venv)} | environment
+        how = {"cwd": space, "env": variables, "capture_output": True, "text": True}
+        done = subprocess.run(["bash", REPO / "run.sh", *words], **how)
+        return done, asked.read_text().splitlines()
+
+    return start
+
+
+def test_run_sh_takes_a_mistyped_path_for_no_other_experiment(run_sh: RunSh, space: Path) -> None:
+    _, asked = run_sh("nowhere/x.yaml")
+    assert f"-m pipeline.fetch --experiment {space}/nowhere/x.yaml" in asked
+    assert not any("pipeline.demo" in line for line in asked)
+
+
+def test_run_sh_takes_yml_too(run_sh: RunSh, space: Path) -> None:
+    done, asked = run_sh("mine.yml")
+    assert done.returncode == 0
+    assert f"-m pipeline.ensemble {space}/mine.yml" in asked
+    assert asked[-1] == "-m pipeline.submit mine"
+
+
+def test_run_sh_tells_what_it_is_for(run_sh: RunSh) -> None:
+    done, asked = run_sh("--help")
+    assert done.stdout.startswith("The reference pipeline") and "./run.sh test" in done.stdout
+    assert "set -" not in done.stdout and done.returncode == 0 and asked == []
+
+
+def test_run_sh_installs_anew_for_another_python(run_sh: RunSh, space: Path) -> None:
+    """Whose packages are others, though the requirements were installed for the one before."""
+    venv, another = space / "venv", space / "another"
+    write_python(venv / "bin" / "python", "#!/bin/sh\nexit 1\n")  # of a Python without packages
+    (venv / "pyvenv.cfg").touch()
+    (venv / "lib").mkdir()
+    write_python(another, NOTES.format(asked=space / "asked", code=1))
+    done, asked = run_sh("demo", "submit", PYTHON=str(another))
+    assert done.returncode == 2 and "another is not Python 3.11 or newer" in done.stderr
+    assert (venv / "lib").is_dir() and len(asked) == 1
+
+    write_python(another, NOTES.format(asked=space / "asked", code=0))
+    done, asked = run_sh("demo", "submit", PYTHON=str(another))
+    assert done.returncode == 0 and not (venv / "lib").exists()
+    assert [line.partition(" --")[0] for line in asked[2:]] == [
+        f"-m venv {venv}",
+        "-m pip install",
+        "-m pipeline.demo",
+        "-m pipeline.submit demo",
+    ]
+    assert len(list(venv.glob("*.installed"))) == 1
 
 
 def test_run_sh_knows_its_stages() -> None:
