@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -151,5 +151,6 @@ def _explain(cls: type[BaseModel], path: str, item: dict[str, Any]) -> str:
 
 def _section(cls: type[BaseModel], loc: tuple[Any, ...]) -> type[BaseModel]:
     for part in loc[:-1]:
-        cls = cls.model_fields[part].annotation
+        kind = cls.model_fields[part].annotation
+        cls = next(iter(get_args(kind)), kind)  # of one that may be null, what it is else
     return cls

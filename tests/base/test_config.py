@@ -135,6 +135,11 @@ def test_yaml_reads_3e_4_as_text_and_we_mend_it(tmp_path: Path) -> None:
         ("competition: demo\nmodel: {backbone: resnet50x}\n", "did you mean"),
         ("competition: demo\nmodel: {backbone: resnet50.a9_in1k}\n", "did you mean 'resnet50."),
         ("competition: demo\npredict: {tta: hflp}\n", "'hflp'"),
+        (
+            "competition: demo\npseudo: {run: blend, thresold: 0.9}\n",
+            "'pseudo.thresold'; did you mean 'threshold'?",
+        ),
+        ("competition: demo\nextra: {csv: a.csv, shares: 0.2}\n", "did you mean 'share'?"),
         ("competition: demo\nmodel: {size: 64, weights: none}\n", "none needs batchnorm: train"),
         ("competition: demo\nmodel: {size: 64, freeze_epochs: 2}\n", "needs freeze:"),
         (
