@@ -174,6 +174,23 @@ def test_what_the_bundle_holds(leaves: str, run: Callable[..., str], space: Path
     assert "the folds are 0 to 1" in run("bundle", leaves, "--train", "--fold", "7", expect=2)
 
 
+def test_a_competition_of_another_name_than_its_file_goes_by_the_file(
+    leaves: str, run: Callable[..., str], write: Callable[..., str], space: Path
+) -> None:
+    (space / "leaves.yaml").rename(space / "pets.yaml")
+    (space / "pets.yaml").write_text("slug: leaves\nname: leaves\n")
+    experiment = write(competition=str(space / "pets.yaml"), model={"weights": "hub"})
+    run("prepare", experiment)
+    run("folds", experiment)
+    run("bundle", experiment, "--train", "--fold", "0")
+    project = space / "runs" / "tiny" / "train-bundle" / "code" / "project"
+    configs = project / "pipeline" / "configs"
+    assert read_experiment(str(configs / "experiments" / "tiny.yaml")).competition == "pets"
+    rules = yaml.safe_load((configs / "competitions" / "pets.yaml").read_text())
+    assert rules == {"name": "leaves", "slug": "leaves", "metric": "accuracy"}
+    assert (project / "folds" / "pets-2-seed42.csv").is_file()
+
+
 def test_slugs_of_a_long_name_are_no_longer_than_kaggle_allows(
     run: Callable[..., str], write: Callable[..., str], split: Callable[[str], str], space: Path
 ) -> None:

@@ -84,14 +84,19 @@ def write_training(out: Path, job: Job, settings: Experiment, competition: Compe
 
 
 def write_settings(package: Path, settings: Experiment, competition: Competition) -> None:
-    """The experiment and the competition by name, wherever their YAML lies here."""
+    """The experiment and the competition by their files' names, wherever these lie here.
+
+    The split and the decisions about labels go by the competition's file, whatever its `name:`.
+    """
+    rules_name = settings.competition_name
     values = settings.model_dump(mode="json", exclude_defaults=True, exclude={"name"})
     # whole, or a recipe there would change what is a default of the code here
     values |= settings.model_dump(mode="json", include={"model", "mix", "train"})
-    values["competition"] = competition.name
-    rules = competition.model_dump(mode="json", exclude_defaults=True, exclude={"name"})
+    values["competition"] = rules_name
+    same = {"name"} if competition.name == rules_name else set()
+    rules = competition.model_dump(mode="json", exclude_defaults=True, exclude=same)
     rules["metric"] = competition.metric  # its default is the task's
-    files = {f"experiments/{settings.name}": values, f"competitions/{competition.name}": rules}
+    files = {f"experiments/{settings.name}": values, f"competitions/{rules_name}": rules}
     for name, found in files.items():
         text = yaml.safe_dump(found, sort_keys=False, allow_unicode=True)
         (package / "configs" / f"{name}.yaml").write_text(text)
