@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from pipeline.base.cli import UserError
 from pipeline.base.competition import load_competition
 from pipeline.base.forms import suited
 from pipeline.base.plugins import read_plugins
@@ -117,9 +118,16 @@ def load_experiment(name: str) -> Experiment:
 
 
 def read_experiment(name: str) -> Experiment:
-    """As it stands in its file and that of its base: without a size where both say none."""
+    """As it stands in its file and that of its base: without a size where both say none.
+
+    Raises UserError as `load_experiment`, and for a `name:` that is not the file's: commands know
+    a run by the latter.
+    """
     path = find_experiment(name)
     experiment = checked(Experiment, over_recipe(read_based(path, find_experiment)), path)
+    if experiment.name != path.stem:
+        text = f"name: {experiment.name!r} is not the file's, by which commands know a run"
+        raise UserError(f"{path}: {text}; rename the file, or remove the key")
     experiment._asked = name
     return experiment
 

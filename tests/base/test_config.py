@@ -134,6 +134,7 @@ def test_yaml_reads_3e_4_as_text_and_we_mend_it(tmp_path: Path) -> None:
         ("competition: demo\naugment: [{A: {}, B: {}}]\n", "augment.0"),
         ("competition: demo\nmodel: {backbone: resnet50x}\n", "did you mean"),
         ("competition: demo\nmodel: {backbone: resnet50.a9_in1k}\n", "did you mean 'resnet50."),
+        ("competition: demo\nname: big\n", "name: 'big' is not the file's, by which"),
         ("competition: demo\npredict: {tta: hflp}\n", "'hflp'"),
         (
             "competition: demo\npseudo: {run: blend, thresold: 0.9}\n",

@@ -15,9 +15,10 @@ from pipeline.base.config import load_experiment
 from pipeline.base.derived import derived
 
 EXPERIMENTS = {
-    "a": {"competition": "demo", "model": {"size": 32, "freeze": "blocks.2"}, "augment": "d4"},
+    "a": {"name": "a", "competition": "demo", "augment": "d4"}
+    | {"model": {"size": 32, "freeze": "blocks.2"}},
     "b": {"base": "a", "model": {"size": 48}, "train": {"lr": 0.5, "epochs": 2}},
-    "c": {"base": "b.yaml", "name": "see", "model": {"freeze": None}, "train": {"lr": 0.25}},
+    "c": {"base": "b.yaml", "model": {"freeze": None}, "train": {"lr": 0.25}},
 }
 
 
@@ -43,7 +44,7 @@ def refusal(work: Callable[[], object]) -> str:
 
 def test_a_base_gives_what_a_file_does_not_say(home: Path) -> None:
     a, b, c = (load_experiment(str(home / f"{name}.yaml")) for name in "abc")
-    assert (a.name, b.name, c.name) == ("a", "b", "see")
+    assert (a.name, b.name, c.name) == ("a", "b", "c")
     assert [x.model.size for x in (a, b, c)] == [32, 48, 48]
     assert [x.model.freeze for x in (a, b, c)] == ["blocks.2", "blocks.2", None]
     assert [x.train.lr for x in (b, c)] == [0.5, 0.25]
