@@ -75,6 +75,16 @@ def test_any_slug_of_kaggle_without_a_yaml(leaves: Path, kaggle: KaggleStub, run
     assert (leaves.parent / "brand-new" / "train.csv").is_file()
 
 
+def test_a_slug_of_a_competition_of_another_name_lands_where_that_is_sought(
+    leaves: Path, kaggle: KaggleStub, run: Run
+) -> None:
+    slug, folder = "cassava-leaf-disease-classification", leaves.parent / "cassava-leaf-disease"
+    kaggle.competitions[slug] = FILES
+    run("fetch", slug)
+    assert (folder / "train.csv").is_file() and not (leaves.parent / slug).exists()
+    assert "up to date" in run("fetch", "cassava-leaf-disease")
+
+
 def test_a_cut_download_goes_on_where_it_was_cut(
     leaves: Path, kaggle: KaggleStub, run: Run
 ) -> None:
