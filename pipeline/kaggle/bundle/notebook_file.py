@@ -168,7 +168,7 @@ def write_metadata(
 
 def slug_of(competition: str, name: str, ending: str) -> str:
     """Slug and title at once: 6 to 50 small letters, digits and hyphens, its own for each name."""
-    text = name if name.startswith(competition) else f"{competition}-{name}"
+    text = f"{competition}-{name}"
     whole = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
     room = LONGEST - len(ending) - 1
     if len(whole) > room or whole != text:  # two names must not become one
