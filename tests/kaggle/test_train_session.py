@@ -95,6 +95,25 @@ def model_of(bundle: Path, fold: int) -> dict[str, bytes]:
     return {f"runs/tiny/fold{fold}/{name}": data for name, data in files.items()}
 
 
+def begun_of(bundle: Path, fold: int, epoch: int) -> dict[str, bytes]:
+    """The same of a fold that has come to an epoch."""
+    key = records.load(bundle)["key"]["folds"][str(fold)]
+    files = {"last.pt": b"1", "log.csv": f"epoch\n{epoch}\n".encode()}
+    files["started.json"] = json.dumps(key).encode()
+    return {f"runs/tiny/fold{fold}/{name}": data for name, data in files.items()}
+
+
+def push_and_stop(run: Callable[..., str], monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
+    """Begin a session, and do not wait for its end."""
+
+    def stop(self: PushedBundle) -> str:
+        raise UserError("stopped")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PushedBundle, "failure", stop)
+        assert "stopped" in run("bundle", *words, "--train", "--push", expect=2)
+
+
 def test_sessions_end_in_the_weights_of_an_uninterrupted_training(
     spots: str, run: Callable[..., str], space: Path
 ) -> None:
@@ -378,9 +397,9 @@ def test_a_push_trains_session_after_session_until_all_folds_are_home(
 ) -> None:
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     run("bundle", leaves, "--train")
-    fold0, fold1 = (model_of(space / "runs" / "tiny" / "train-bundle", k) for k in (0, 1))
-    part = {"runs/tiny/fold1/.lock": b"", "runs/tiny/fold1/last.pt": b"1"}
-    part |= {"runs/tiny/fold1/log.csv": b"epoch\n1\n"}
+    bundle = space / "runs" / "tiny" / "train-bundle"
+    fold0, fold1 = (model_of(bundle, k) for k in (0, 1))
+    part = {"runs/tiny/fold1/.lock": b""} | begun_of(bundle, 1, epoch=1)
     kaggle.outputs = {"v1": fold0, "v2": fold0 | part, "v3": fold0 | fold1}
     kaggle.trouble["ListKernelSessionOutput"] = Trouble(503, first=2, times=3)
     kaggle.trouble["GET"] = Trouble("reset", first=2, times=2)
@@ -441,15 +460,57 @@ def test_a_command_that_was_stopped_goes_on_waiting_for_its_session(
     space: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def stop(self: PushedBundle) -> str:
-        raise UserError("stopped")
-
     monkeypatch.setattr("time.sleep", lambda seconds: None)
-    with monkeypatch.context() as patch:
-        patch.setattr(PushedBundle, "failure", stop)
-        assert "stopped" in run("bundle", leaves, "--train", "--push", expect=2)
+    push_and_stop(run, monkeypatch, leaves)
     bundle = space / "runs" / "tiny" / "train-bundle"
     kaggle.output = model_of(bundle, 0) | model_of(bundle, 1)
     assert "are trained and here" in run("bundle", leaves, "--train", "--push")
     ((_, versions),) = kaggle.kernels.items()
     assert len(versions) == 1
+
+
+def test_a_session_of_other_settings_is_not_gone_on_from(
+    leaves: str,
+    run: Callable[..., str],
+    write: Callable[..., str],
+    kaggle: KaggleStub,
+    space: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its folds would be refused there, and here replace those that are begun anew."""
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    bundle = space / "runs" / "tiny" / "train-bundle"
+    push_and_stop(run, monkeypatch, leaves)
+    kaggle.outputs = {"v1": begun_of(bundle, 0, epoch=3)}
+    changes = {"model": {"weights": "hub"}, "train": {"lr": 0.002}}
+    changed = write(competition=str(space / "leaves.yaml"), **changes)
+    run("bundle", changed, "--train")
+    fold0, fold1 = (model_of(bundle, k) for k in (0, 1))
+    kaggle.outputs |= {"v2": fold0, "v3": fold0 | fold1}
+    said = run("bundle", changed, "--train", "--push")
+    assert "fold0 is of other settings and stays there" in said
+    assert "folds [0, 1] are trained and here" in said
+    ((ref, versions),) = kaggle.kernels.items()
+    assert [made.get("kernelDataSources", []) for made in versions] == [[], [], [ref]]
+
+
+def test_folds_that_were_asked_for_before_come_home_first(
+    leaves: str,
+    run: Callable[..., str],
+    kaggle: KaggleStub,
+    space: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    home = space / "runs" / "tiny"
+    records.write_json(home / "train-pushed.json", {"output": True})  # by an earlier version
+    push_and_stop(run, monkeypatch, leaves, "--fold", "0")
+    fold0 = model_of(home / "train-bundle", 0)
+    run("bundle", leaves, "--train", "--fold", "1")
+    kaggle.outputs = {"v1": fold0, "v2": fold0 | model_of(home / "train-bundle", 1)}
+    said = run("bundle", leaves, "--train", "--fold", "1", "--push")
+    assert "folds [1] are trained and here" in said
+    assert (home / "fold0" / "model.safetensors").read_bytes() == b"w"
+    ((ref, versions),) = kaggle.kernels.items()
+    sources = [made.get("kernelDataSources", []) for made in versions]
+    assert sources == [[], [ref]], "whose output is of unknown settings is not gone on from"

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from pipeline.base import records
 from pipeline.base.cli import UserError, say, took
 from pipeline.base.config import root
-from pipeline.base.locks import LOCK, locked
 from pipeline.base.runs import finished, how_far, submission_of
 from pipeline.kaggle.api.client import ask, new_version, unless_absent
 from pipeline.kaggle.api.upload import submit_once
+from pipeline.kaggle.bundle.sessions import Keys, bring_home, fitting
 from pipeline.kaggle.notebook.guard import ALERT
 
 if TYPE_CHECKING:
@@ -63,22 +61,27 @@ def push_training(api: KaggleApi, bundle: Path) -> None:
     """Upload what changed, then train on Kaggle, session after session, until all folds are here.
 
     Raises UserError for all that Kaggle refuses, and for a session that failed, had trouble or
-    brought no fold further.
+    brought no fold further. One that was begun for other folds or settings is awaited first.
     """
     pushed, run = PushedBundle(api, bundle, "train-pushed.json"), bundle.parent
-    folds = records.load(bundle)["key"]["job"]["folds"]
+    keys: Keys = records.load(bundle)["key"]["folds"]
+    folds = [int(fold) for fold in keys]
     while len(finished(run, folds)) < len(folds):
         before = [how_far(run / f"fold{fold}") for fold in folds]
         if not pushed.done.get("kernel"):
             pushed.push_datasets()
-            pushed.push_notebook([pushed.ref] if pushed.done.get("output") else [])
+            held = fitting(pushed.done.get("output"), keys)
+            pushed.note(session={**held, **keys})
+            pushed.push_notebook([pushed.ref] if held else [])
+        session = pushed.done.get("session", {})
         if not (problem := pushed.failure()):
-            bring_home(api, pushed.version_ref, run)
-            pushed.note(output=True)
+            bring_home(api, pushed.version_ref, run, keys)
+            pushed.note(output=session)
         pushed.note(kernel=None)  # its end is met: the next session is a new version
         if not problem and pushed.has_alert():
             problem = "had trouble: see its log"
-        if not problem and before == [how_far(run / f"fold{fold}") for fold in folds]:
+        own = keys.items() <= session.items()
+        if own and not problem and before == [how_far(run / f"fold{fold}") for fold in folds]:
             problem = "brought no fold an epoch further: see its log"
         if problem:
             raise UserError(f"{pushed.run} {problem}")
@@ -176,26 +179,6 @@ class PushedBundle:
             return to_kaggle("submission.csv", text, slug, self.ref, version, True)
 
         submit_once(csv, slug, hashlib.sha256(self.run.encode()).hexdigest(), submit, SCORE_POLLS)
-
-
-def bring_home(api: KaggleApi, version: str, run: Path) -> None:
-    """Move the folds of a version's output into the run's folder, if they got further there."""
-    with TemporaryDirectory(dir=run) as folder:
-        ask("notebook", version, lambda: api.kernels_output(version, folder, force=True))
-        for fold in (Path(folder) / "runs" / run.name).glob("fold*"):
-            here = run / fold.name
-            with locked(here):  # it may be training here too
-                if how_far(fold) > how_far(here):
-                    replace_files(here, fold)
-
-
-def replace_files(here: Path, new: Path) -> None:
-    """Move files in the place of those in `here`; the records, which say it is done, come last."""
-    for kept in (path for path in here.iterdir() if path.name != LOCK):
-        kept.unlink()
-    for path in sorted(new.iterdir(), key=lambda path: path.suffix == ".json"):
-        if path.name != LOCK:
-            shutil.move(path, here)
 
 
 def folder_digest(folder: Path) -> str:
