@@ -265,7 +265,8 @@ def test_a_runs_weights_travel(
     shutil.copy(trained, package / "experiments")
     monkeypatch.setattr(yaml_files, "HERE", package)
     # of many epochs, which another recipe would be for
-    second = write("second", model={"weights": "run:tiny"}, recipe="short", train={"epochs": 12})
+    changes = {"recipe": "short", "train": {"epochs": 12}, "runtime": {"tracker": "wandb"}}
+    second = write("second", model={"weights": "run:tiny"}, **changes)
     run("bundle", second, "--train", "--fold", "1")
     bundle, there = space / "runs" / "second" / "train-bundle", space / "there"
     shutil.copytree(bundle / "code" / "project", there)
@@ -276,6 +277,7 @@ def test_a_runs_weights_travel(
     key = train_key(settings, 1, load_prepared(settings), load_folds(settings))
     assert records.plain(key) == records.load(bundle)["key"]["folds"]["1"]
     assert key["first_weights"]
+    assert settings.runtime.tracker == "none", "no network and no key there"
 
 
 @pytest.fixture
@@ -401,6 +403,8 @@ def test_a_push_trains_session_after_session_until_all_folds_are_home(
     fold0, fold1 = (model_of(bundle, k) for k in (0, 1))
     part = {"runs/tiny/fold1/.lock": b""} | begun_of(bundle, 1, epoch=1)
     kaggle.outputs = {"v1": fold0, "v2": fold0 | part, "v3": fold0 | fold1}
+    tracked = space / "runs" / "tiny" / "fold1" / "wandb"  # of a fold that was begun here
+    tracked.mkdir(parents=True)
     kaggle.trouble["ListKernelSessionOutput"] = Trouble(503, first=2, times=3)
     kaggle.trouble["GET"] = Trouble("reset", first=2, times=2)
     said = run("bundle", leaves, "--train", "--push")
@@ -408,7 +412,7 @@ def test_a_push_trains_session_after_session_until_all_folds_are_home(
     assert "folds [0, 1] are trained and here" in said
     home = space / "runs" / "tiny"
     assert (home / "fold1" / "model.safetensors").read_bytes() == b"w"
-    assert not (home / "fold1" / "last.pt").exists()
+    assert not (home / "fold1" / "last.pt").exists() and not tracked.exists()
     ((ref, versions),) = kaggle.kernels.items()
     sources = [version.get("kernelDataSources", []) for version in versions]
     assert sources == [[], [ref], [ref]], "a session goes on from the output of the last"

@@ -94,6 +94,20 @@ def test_tensorboard_is_given_each_number_with_its_epoch(made: list[Writer], tmp
     assert made[0].closed == 1
 
 
+def test_a_tracker_that_cannot_begin_is_told_and_training_goes_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def init(**about: Any) -> None:
+        raise ConnectionError("no network")
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
+    log: list[dict[str, float]] = []
+    tracker = Tracker(settings("wandb"), 0, tmp_path, log)
+    assert "warning: runtime.tracker: wandb: no network" in capsys.readouterr().err
+    log.append({"epoch": 1, "valid_score": 0.7})
+    tracker(True)
+
+
 def test_training_tells_its_tracker(
     made: list[Writer],
     run: Callable[..., str],

@@ -48,7 +48,7 @@ def bring_home(api: KaggleApi, version: str, run: Path, keys: Keys) -> None:
 def replace_files(here: Path, new: Path) -> None:
     """Move files in the place of those in `here`; the records, which say it is done, come last."""
     for kept in (path for path in here.iterdir() if path.name != LOCK):
-        kept.unlink()
+        shutil.rmtree(kept) if kept.is_dir() else kept.unlink()  # W&B's is a folder
     for path in sorted(new.iterdir(), key=lambda path: path.suffix == ".json"):
         if path.name != LOCK:
             shutil.move(path, here)

@@ -89,7 +89,8 @@ def write_settings(package: Path, settings: Experiment, competition: Competition
     The split and the decisions about labels go by the competition's file, whatever its `name:`.
     """
     rules_name = settings.competition_name
-    values = settings.model_dump(mode="json", exclude_defaults=True, exclude={"name"})
+    away = {"name": True, "runtime": {"tracker"}}  # of which a session has neither network nor key
+    values = settings.model_dump(mode="json", exclude_defaults=True, exclude=away)
     # whole, or a recipe there would change what is a default of the code here
     values |= settings.model_dump(mode="json", include={"model", "mix", "train"})
     values["competition"] = rules_name
