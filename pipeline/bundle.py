@@ -21,7 +21,8 @@ from typing import Annotated
 
 import typer
 
-from pipeline.base.cli import UserError, run_stage, say
+from pipeline.base.cli import UserError, run_stage, say, warn
+from pipeline.base.derived import each_seed
 from pipeline.kaggle.api.client import on_kaggle, sign_in
 from pipeline.kaggle.bundle.push import push_submission, push_training
 from pipeline.kaggle.bundle.rehearsal import rehearse
@@ -63,6 +64,10 @@ def main(
     if not re.fullmatch(r"[\w-]+", owner):
         raise UserError(f"--owner {owner!r}: a name on Kaggle has letters, digits, - and _ alone")
     if train:
+        _, *others = each_seed(name, None)
+        if others:  # each is an experiment of its own, as for all stages
+            text = f"this is {name} with its first seed; bundle {', '.join(others)} --train, too"
+            warn("bundle", text)
         hours = LONGEST_SESSION if hours is None else hours
         out, competition = current_training(name, owner, fold, hours)
     else:

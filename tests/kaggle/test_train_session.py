@@ -223,6 +223,19 @@ def test_slugs_of_a_long_name_are_no_longer_than_kaggle_allows(
     assert len(set(slugs)) == 2 and max(map(len, slugs)) <= 50
 
 
+def test_of_several_seeds_the_others_are_named(
+    run: Callable[..., str],
+    write: Callable[..., str],
+    space: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pipeline.bundle.current_training", lambda *_: (space, None))
+    assert "seed" not in run("bundle", write(), "--train")
+    said = run("bundle", write("two", train={"seed": [0, 3]}), "--train")
+    assert "with its first seed; bundle two-seed3 --train, too" in said
+    assert load_experiment("two-seed3").train.seed == 3
+
+
 def test_a_file_that_only_this_machine_has_is_refused(
     run: Callable[..., str], write: Callable[..., str], split: Callable[[str], str], space: Path
 ) -> None:
