@@ -134,7 +134,7 @@ class KaggleStub:
             "publicScore": public,
             "privateScore": private,
         }
-        made = enumerate(self.submissions, start=1)
+        made = list(enumerate(self.submissions, start=1))[::-1][: ask.get("pageSize", 20)]
         return {
             "submissions": [
                 {"ref": ref, "description": one["submissionDescription"], **about}

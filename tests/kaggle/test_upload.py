@@ -68,6 +68,16 @@ def test_a_score_that_takes_long_is_asked_for_again(
     assert list(ledger(space).status) == ["complete"] and len(kaggle.submissions) == 1
 
 
+def test_a_score_that_came_after_many_more_submissions_is_found(
+    name: str, space: Path, kaggle: KaggleStub, run: Run
+) -> None:
+    kaggle.pending_polls = upload.POLLS + 1
+    run("submit", name, "--upload")
+    kaggle.submissions += [{"submissionDescription": "another"}] * 30
+    assert "public 0.91" in run("submit", name, "--upload")
+    assert list(ledger(space).ref) == ["1"]
+
+
 def test_a_file_sent_before_a_crash_is_found_again(
     name: str, space: Path, kaggle: KaggleStub, run: Run
 ) -> None:

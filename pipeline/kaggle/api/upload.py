@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from kaggle.api.kaggle_api_extended import KaggleApi
 
 POLL, POLLS = 10, 60  # seconds between two questions for the score, and how many
+LATEST = 100  # submissions among which ours is sought; the client asks for 20
 Row = dict[str, str]
 COLUMNS = ["time", "name", "slug", "metric", "cv", "oof", "public", "private", "status"]
 COLUMNS += ["git", "ref", "sha256"]  # status: pending, complete or error
@@ -61,7 +62,7 @@ def submit_once(
     for poll in range(polls):
         if poll:
             time.sleep(POLL)
-        made = ask("competition", slug, lambda: api.competition_submissions(slug))
+        made = ask("competition", slug, lambda: latest(api, slug))
         one = next((one for one in made if str(one.ref) == row["ref"]), None)
         if one and one.status.name != "PENDING":
             row |= {"status": one.status.name.lower()}
@@ -71,6 +72,11 @@ def submit_once(
     if row["status"] == "error":
         raise UserError(f"{csv}: Kaggle cannot score it: {one.error_description}")
     return say("submit", f"{row['name']}: {scores(row)}; {ledger_path()}")
+
+
+def latest(api: KaggleApi, slug: str) -> list[Any]:
+    """Our submissions, the newest first."""
+    return api.competition_submissions(slug, page_size=LATEST)
 
 
 def new_row(csv: Path, slug: str, sha256: str) -> Row:
@@ -104,7 +110,7 @@ def send(api: KaggleApi, row: Row, submit: Callable[[str], Any]) -> str:
     name, slug, mark = row["name"], row["slug"], f"sha256 {row['sha256'][:12]}"
 
     def sent_before() -> str | None:
-        made = api.competition_submissions(slug)
+        made = latest(api, slug)
         good = [one for one in made if one.status.name != "ERROR"]
         return next((str(one.ref) for one in good if mark in one.description), None)
 
