@@ -10,7 +10,7 @@ import pandas as pd
 
 from pipeline.analysis.answered import held_out
 from pipeline.analysis.members import Member
-from pipeline.analysis.paired import drawn_scores, per_row, resamples
+from pipeline.analysis.paired import defined, drawn_scores, middle, per_row, resamples
 from pipeline.base import records
 from pipeline.base.cli import UserError
 from pipeline.base.competition import Competition
@@ -86,9 +86,8 @@ def fit(held: Held, names: Sequence[str], weights: Sequence[float]) -> dict[str,
     found = climb(held, terms, every)
     probs = [held.of(terms, every, given), nested, held.of(terms, every, found)]
     before, after, seen = (METRICS[held.metric](held.target, prob) for prob in probs)
-    draws = drawn_scores(held.target, probs[:2], held.metric, resamples(held.group))
-    gains = sign_of(held.metric) * (draws[:, 1] - draws[:, 0])
-    low, high = np.percentile(gains, [2.5, 97.5])
+    draws = defined(drawn_scores(held.target, probs[:2], held.metric, resamples(held.group)))
+    low, high = middle(sign_of(held.metric) * (draws[:, 1] - draws[:, 0]))
     scores = {"given": before, "nested": after, "fitted": seen, "low": low, "high": high}
     return {
         "runs": list(names),

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.analysis.evidence import Evidence
-from pipeline.analysis.paired import drawn_scores, resamples
+from pipeline.analysis.paired import defined, drawn_scores, resamples
 from pipeline.inference.metrics import METRICS, sign_of
 
 LEAST = 5  # submissions with a score, for an offset
@@ -62,7 +62,7 @@ def believe(runs: list[Evidence]) -> Belief:
     """From the held-out pictures, which all runs must have in common."""
     one, metric, probs = runs[0], runs[0].record["metric"], [run.prob for run in runs]
     score = np.array([METRICS[metric](one.target, prob) for prob in probs])
-    draws = drawn_scores(one.target, probs, metric, resamples(one.table.group))
+    draws = defined(drawn_scores(one.target, probs, metric, resamples(one.table.group)))
     return Belief(sign_of(metric) * score, np.cov(draws.T), len(one.target))
 
 

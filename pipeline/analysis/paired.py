@@ -13,6 +13,7 @@ from pipeline.inference.metrics import METRICS, TINY, decided
 MEANS = ("accuracy", "log_loss")  # over rows
 DRAWS = 1000
 FEW_DRAWS = 200  # of a metric that is no mean over rows, which takes its time
+LEAST_DRAWS = 20  # on which a metric is defined, for an interval
 MOST_NUMBERS = 10_000_000  # that all draws of an interval read: a page is written in seconds
 
 
@@ -35,10 +36,10 @@ def paired(a: Evidence, b: Evidence) -> Paired:
     won, lost = int((b.errors < a.errors).sum()), int((b.errors > a.errors).sum())
     p = binomtest(won, won + lost).pvalue if won + lost else 1.0
     metric = a.record["metric"]
-    draws = drawn_scores(a.target, [a.prob, b.prob], metric, resamples(a.table.group))
-    low, high = np.percentile(draws[:, 1] - draws[:, 0], [2.5, 97.5])
+    draws = defined(drawn_scores(a.target, [a.prob, b.prob], metric, resamples(a.table.group)))
+    low, high = middle(draws[:, 1] - draws[:, 0])
     delta = METRICS[metric](b.target, b.prob) - METRICS[metric](a.target, a.prob)
-    return Paired(won, lost, float(p), needed_lead(won + lost), *map(float, (delta, low, high)))
+    return Paired(won, lost, float(p), needed_lead(won + lost), float(delta), low, high)
 
 
 def counts_lead(one: Evidence) -> bool:
@@ -64,8 +65,7 @@ def interval(
     """
     if metric in MEANS:
         draws = int(np.clip(MOST_NUMBERS / len(prob), 200, DRAWS))
-        found = drawn_scores(target, [prob], metric, resamples(group, draws))
-        return tuple(map(float, np.percentile(found, [2.5, 97.5])))
+        return middle(drawn_scores(target, [prob], metric, resamples(group, draws))[:, 0])
     draws = int(np.clip(MOST_NUMBERS / prob.size, 20, 50))
     found = drawn_scores(target, [prob], metric, resamples(group, draws))
     centre, spread = np.nanmean(found), 1.96 * np.nanstd(found, ddof=1)
@@ -107,6 +107,20 @@ def drawn_scores(
         rows = np.repeat(np.arange(len(target)), count)
         found.append([METRICS[metric](target[rows], prob[rows]) for prob in probs])
     return np.array(found)
+
+
+def defined(draws: np.ndarray) -> np.ndarray:
+    """Those of draws [draws, runs] on which every run has a score: AUC has none on a draw without a
+    positive."""
+    return draws[np.isfinite(draws).all(1)]
+
+
+def middle(values: np.ndarray) -> tuple[float, float]:
+    """Between what 95 % of the draws' values [n] lie; of too few nothing is known."""
+    if len(values) < LEAST_DRAWS:
+        return -np.inf, np.inf
+    low, high = np.percentile(values, [2.5, 97.5])
+    return float(low), float(high)
 
 
 def per_row(target: np.ndarray, prob: np.ndarray, metric: str) -> np.ndarray:

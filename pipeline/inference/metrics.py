@@ -103,10 +103,11 @@ def auc(target: np.ndarray, prob: np.ndarray) -> float:
 
 def average_precision(target: np.ndarray, prob: np.ndarray) -> float:
     """Mean over the labels that are present; of two classes that of the second."""
-    if target.ndim == 1:
-        return float(scikit_learn().average_precision_score(target == 1, prob[:, 1]))
-    present = target.any(0)
-    return float(scikit_learn().average_precision_score(target[:, present], prob[:, present]))
+    own, prob = (target[:, None] == 1, prob[:, 1:]) if target.ndim == 1 else (target, prob)
+    present = own.any(0)
+    if not present.any():
+        return float("nan")  # scikit-learn warns, and says 0
+    return float(scikit_learn().average_precision_score(own[:, present], prob[:, present]))
 
 
 def mcc(target: np.ndarray, prob: np.ndarray) -> float:

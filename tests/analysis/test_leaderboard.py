@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from test_paired import evidence
+from test_paired import evidence, rare
 
 from pipeline.analysis.leaderboard import (
     LUCK,
@@ -88,6 +88,14 @@ def test_what_is_believed_of_runs() -> None:
     worse = believe([evidence(one, metric="log_loss") for one in right])
     assert worse.score[1] < worse.score[0] < 0, "a loss is signed"
     assert (sign_of("log_loss"), sign_of("auc")) == (-1, 1)
+
+
+def test_the_best_is_kept_whatever_draws_without_a_positive_say() -> None:
+    noise = np.random.default_rng(0).random((3, 200)) / 2
+    gains = np.array([0, 0.05, 0.4])[:, None] * (np.arange(200) < 3)
+    belief = believe([rare(chance) for chance in noise + gains])
+    assert np.isfinite(belief.covariance).all() and belief.score.argmax() == 2
+    assert 2 in pick_two(belief, 200)
 
 
 def test_of_twins_and_a_stranger_the_stranger_is_kept() -> None:

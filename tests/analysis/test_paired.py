@@ -93,6 +93,22 @@ def test_equal_runs_differ_by_nothing() -> None:
     assert found == (0, 0, 1.0, None, 0, 0, 0)
 
 
+def rare(chance: np.ndarray, positives: int = 3, name: str = "a") -> Evidence:
+    """Judged by AUC: the first pictures of 200 are positive; `chance` is what is said of each."""
+    one = evidence(np.ones(len(chance), bool), "auc", name=name)
+    target = (np.arange(len(chance)) < positives).astype(int)
+    prob = np.stack([1 - chance, chance], 1).astype(np.float32)
+    return replace(one, table=one.table.assign(target=target), prob=prob)
+
+
+def test_a_draw_without_a_positive_tells_nothing() -> None:
+    chance = np.random.default_rng(0).random(200)
+    found = paired(rare(chance), rare(chance, name="b"))
+    assert (found.low, found.high) == (0, 0) and is_luck(found, by_lead=False)
+    nothing = paired(rare(chance, positives=0), rare(chance[::-1], positives=0))
+    assert (nothing.low, nothing.high) == (-np.inf, np.inf) and is_luck(nothing, by_lead=False)
+
+
 def blended(metric: str) -> dict[str, object]:
     """Facts of a blend of two members, whose settings are its weights."""
     record = {"metric": metric, "key": {"weights": {"a": 1}}}

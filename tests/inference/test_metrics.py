@@ -1,5 +1,7 @@
 """Metrics on probabilities, by hand-worked numbers."""
 
+import warnings
+
 import numpy as np
 import pytest
 from sklearn.metrics import cohen_kappa_score, fbeta_score
@@ -80,6 +82,13 @@ def test_classes_that_are_absent_do_not_break_auc_and_log_loss() -> None:
     assert METRICS["log_loss"](TARGET[some], PROB[some]) == pytest.approx(
         -np.log([0.7, 0.2, 0.8]).mean(), abs=1e-6
     )
+
+
+@pytest.mark.parametrize("metric", ["auc", "average_precision"])
+def test_without_a_positive_there_is_no_score(metric: str) -> None:
+    with warnings.catch_warnings(action="error"):
+        assert np.isnan(METRICS[metric](np.zeros(4, int), np.eye(2)[[0, 1, 0, 1]]))
+        assert np.isnan(METRICS[metric](np.zeros((4, 3), bool), CHANCES))
 
 
 @pytest.mark.parametrize("beta", [0.5, 1.5])
