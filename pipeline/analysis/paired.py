@@ -61,15 +61,16 @@ def interval(
     """95 % of a metric's values when the pictures are drawn again: a bootstrap over `group` [n].
 
     Twins come or stay away together, so that they do not count as independent. Of a metric that is
-    no mean over rows a few draws give the deviation.
+    no mean over rows a few draws give the deviation: their own mean is off, as where a rare class
+    is in few of them.
     """
     if metric in MEANS:
         draws = int(np.clip(MOST_NUMBERS / len(prob), 200, DRAWS))
         return middle(drawn_scores(target, [prob], metric, resamples(group, draws))[:, 0])
     draws = int(np.clip(MOST_NUMBERS / prob.size, 20, 50))
     found = drawn_scores(target, [prob], metric, resamples(group, draws))
-    centre, spread = np.nanmean(found), 1.96 * np.nanstd(found, ddof=1)
-    return float(centre - spread), float(centre + spread)
+    centre, spread = METRICS[metric](target, prob), 1.96 * float(np.nanstd(found, ddof=1))
+    return centre - spread, centre + spread
 
 
 def needed_lead(n: int) -> int | None:

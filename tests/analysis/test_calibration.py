@@ -38,4 +38,5 @@ def test_every_metric_lies_within_its_interval(metric: str, score: float) -> Non
     target = np.tile([0, 0, 1, 1, 0], 40)
     prob = np.tile([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.7, 0.3], [0.6, 0.4]], (40, 1))
     low, high = interval(metric, target, prob, np.arange(200))
+    assert metric == "log_loss" or (low + high) / 2 == pytest.approx(score, abs=1e-4)
     assert low < score < high and 0.03 < high - low < 0.2
