@@ -74,6 +74,8 @@ def test_values_of_numbers_and_of_two_classes() -> None:
     assert METRICS["mcc"](two, prob) == pytest.approx(0)
     assert METRICS["average_precision"](two, prob) == pytest.approx((1 + 2 / 3) / 2)
     assert METRICS["balanced_accuracy"](np.array([0, 0, 0, 1]), prob) == pytest.approx(1 / 6)
+    called = np.eye(3)[[0, 2, 1]]  # 2, which none of them is
+    assert METRICS["balanced_accuracy"](np.array([0, 0, 1]), called) == pytest.approx(0.75)
 
 
 def test_classes_that_are_absent_do_not_break_auc_and_log_loss() -> None:
