@@ -88,13 +88,16 @@ def f_score(target: np.ndarray, prob: np.ndarray, beta: float, average: str) -> 
 
 
 def auc(target: np.ndarray, prob: np.ndarray) -> float:
-    """Mean area under the ROC curve of each class against the rest, where both are present.
+    """Mean area under the ROC curve of each class against the rest, where both are present; of two
+    classes that of the second.
 
     By ranks (Mann and Whitney 1947): all classes at once, in a fifth of the time.
     """
     from scipy.stats import rankdata  # late: half a second
 
     own = rows_of(target, prob)
+    if target.ndim == 1 and prob.shape[1] == 2:  # 1 less a tiny chance is 1: ties
+        own, prob = own[:, 1:], prob[:, 1:]
     n, others = own.sum(0), (~own).sum(0)
     wins = (rankdata(prob, axis=0) * own).sum(0) - n * (n + 1) / 2  # ties are half a win
     present = (n > 0) & (others > 0)

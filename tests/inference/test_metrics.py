@@ -86,6 +86,11 @@ def test_classes_that_are_absent_do_not_break_auc_and_log_loss() -> None:
     )
 
 
+def test_tiny_chances_are_ranked_although_their_complements_are_equal() -> None:
+    chance = np.array([1e-10, 2e-10, 3e-10, 4e-10], np.float32)
+    assert METRICS["auc"](np.array([0, 0, 1, 1]), np.stack([1 - chance, chance], 1)) == 1
+
+
 @pytest.mark.parametrize("metric", ["auc", "average_precision"])
 def test_without_a_positive_there_is_no_score(metric: str) -> None:
     with warnings.catch_warnings(action="error"):
