@@ -11,6 +11,7 @@ import yaml
 
 from pipeline.base import records
 from pipeline.base.cli import UserError, explain
+from pipeline.base.competition import Competition
 from pipeline.base.config import load_experiment
 from pipeline.base.plugins import read_plugins
 from pipeline.base.runs import model_path, own_file
@@ -144,6 +145,16 @@ def test_a_wrong_name_is_one_line_of_what_there_is(
 ) -> None:
     split(write())
     assert said in run("train", write(**OWN | changes), "--fold", "0", expect=2)
+
+
+@pytest.mark.parametrize("name", ["rmse", "map_at_77"])
+def test_a_metric_under_a_name_of_ours_is_refused_not_ignored(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(
+        f"from pipeline.plugins import metric\n\n@metric\ndef {name}(*_):\n    return 0.0\n"
+    )
+    with pytest.raises(ValueError, match=f"mine.py: metric {name} is one of ours"):
+        Competition(task="regression", metric="rmse", plugins=str(path))
 
 
 @pytest.mark.parametrize(

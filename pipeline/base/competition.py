@@ -82,10 +82,13 @@ class Competition(Settings):
             problem = f"of_pictures: {self.of_pictures} is not for task: {self.task}"
         if self.of_pictures != "mean" and not self.picture:
             problem = f"of_pictures: {self.of_pictures} needs picture:"
-        known = [*self.form.metrics, *read_plugins(self.plugins)["metric"]]
+        own = read_plugins(self.plugins)["metric"]
+        known = [*self.form.metrics, *own]
         fits = stem in map(stem_of, self.form.metrics)
         if not problem and not fits and self.metric not in known:
             problem = f"task: {self.task} takes no metric: {self.metric}, but {', '.join(known)}"
+        if taken := [name for name in own if stem_of(name) in map(stem_of, METRICS)]:
+            problem = f"{self.plugins}: metric {taken[0]} is one of ours: give yours another name"
         if problem:
             raise PydanticCustomError(CONFLICT, "{text}", {"text": problem})
         return self
