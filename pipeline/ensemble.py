@@ -158,8 +158,7 @@ def blend(
     }
     if len(members) > 1:
         scores["blend"] = score(mended, found, classes, rules)
-    whole = mended if len(mended) else table  # of folds: all, for the levels that there are
-    facts |= decisions(whole, found, classes, rules)
+    facts |= decisions(mended, found, classes, rules, changes.applied(table))
     return {"metric": rules.metric, "scores": scores, **facts}
 
 

@@ -44,24 +44,28 @@ def sharpens(rules: Competition) -> bool:
 
 
 def decisions(
-    scored: pd.DataFrame, prob: np.ndarray, classes: list[str], rules: Competition
+    scored: pd.DataFrame,
+    prob: np.ndarray,
+    classes: list[str],
+    rules: Competition,
+    table: pd.DataFrame,
 ) -> dict[str, Any]:
     """For a blend's record: by what its answers are decided, where the metric wants that.
 
-    `scored` are the rows of the folds file that `prob` [n, classes] holds out.
+    `scored` are the rows of the folds file that `prob` [n, classes] holds out, `table` are all of
+    them: of the levels that there are a fold may lack some.
     """
     wanting = (SCALED if rules.k == 1 else set()) if rules.task == "classes" else DECIDED
     by_label = rules.submission == "label" and stem_of(rules.metric) in wanting
     if not (by_label or sharpens(rules)):
         return {}
     used = (scored.fold >= 0).to_numpy()  # not what decisions about labels leave out
-    if used.any():  # else folds: all
-        scored, prob = scored[used], prob[used]
-    target, fold = as_array(rules.form.targets(scored.label, classes)), scored.fold.to_numpy()
-    kind = rules.form.kind
-    start = as_sure(kind) if sharpens(rules) else usual(target, prob, kind, rules.form.some)
-    if not used.any() or scored.fold.nunique() < 2:  # nothing to judge by
+    scored, prob = scored[used], prob[used]
+    kind, every = rules.form.kind, as_array(rules.form.targets(table.label, classes))
+    start = as_sure(kind) if sharpens(rules) else usual(every, prob, kind, rules.form.some)
+    if scored.fold.nunique() < 2:  # nothing to judge by
         return {"decision": start.fact}
+    target, fold = as_array(rules.form.targets(scored.label, classes)), scored.fold.to_numpy()
     counts = resamples(scored.group, FEW_DRAWS)
     draws = (np.repeat(np.arange(len(target)), count) for count in counts)
     return judge(start, target, prob, fold, rules.metric, draws).facts

@@ -87,13 +87,14 @@ def draw_curve(
     return svg(axes)
 
 
-def draw_levels(prob: np.ndarray, target: np.ndarray, cuts: Sequence[float]) -> "Markup":
+def draw_levels(
+    prob: np.ndarray, target: np.ndarray, right: np.ndarray, cuts: Sequence[float]
+) -> "Markup":
     """A dot for each picture: its prediction, in the row of its level; lines: the cuts."""
     axes, random = chart(), np.random.default_rng(0)
     rows = sampled(len(prob), random)
     side = random.uniform(-0.32, 0.32, len(rows))
-    right = np.digitize(prob[rows], np.sort(cuts)) + target.min() == target[rows]
-    for which, colour in ((right, ACCENT), (~right, BAD)):
+    for which, colour in ((right[rows], ACCENT), (~right[rows], BAD)):
         dots = prob[rows][which], (target[rows] + side)[which]
         axes.scatter(*dots, s=9, color=colour, alpha=0.5, linewidth=0)
     for cut in cuts:

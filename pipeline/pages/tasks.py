@@ -118,13 +118,14 @@ def levels(evidence: Evidence) -> dict[str, Any]:
     true, called = ((x[:, 0] - low).astype(int) for x in (evidence.target, evidence.answer))
     n = int(max(true.max(), called.max())) + 1
     names = [str(int(low) + i) for i in range(n)]
+    places = (evidence.prob[:, 0], evidence.target[:, 0], evidence.right)
     return {
         "matrix": matrix(confusion(true, called, n), names),
         "cuts": ", ".join(f"{cut:.3g}" for cut in evidence.decision.numbers),
         "fitted": is_fitted(evidence),
         "right": evidence.right.mean(),
         "near": (evidence.errors <= 1).mean(),
-        "chart": draw_levels(evidence.prob[:, 0], evidence.target[:, 0], evidence.decision.numbers),
+        "chart": draw_levels(*places, evidence.decision.numbers),
     }
 
 

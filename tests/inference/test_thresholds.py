@@ -106,7 +106,16 @@ def loss_decided(power: float, task: str, metric: str = "log_loss") -> dict:
     fold = np.arange(600) % 4
     scored = pd.DataFrame({"label": labels, "fold": fold, "group": np.arange(600).astype(str)})
     assert task_key(rules, "probabilities").get("sharpened") is (True if "loss" in metric else None)
-    return decisions(scored, prob, ["a", "b", "c"], rules) | {"metric": metric}
+    return decisions(scored, prob, ["a", "b", "c"], rules, scored) | {"metric": metric}
+
+
+def test_a_level_that_the_held_out_fold_lacks_is_answered_too() -> None:
+    names = [str(i) for i in range(10)]
+    table = pd.DataFrame({"label": [*"0120101243"], "fold": [0] * 6 + [-1] * 4, "group": names})
+    prob, rules = np.zeros((6, 1)), Competition(task="ordinal", submission="label")
+    made = decisions(table[:6], prob, ["label"], rules, table)["decision"]
+    assert made["numbers"] == [0.5, 1.5, 2.5, 3.5]
+    assert Decision(**made)(np.array([[3.9]])) == 4
 
 
 @pytest.mark.parametrize("task", ["classes", "multi-label"])
