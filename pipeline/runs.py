@@ -3,8 +3,9 @@
 reads   runs/*/ and its records, submissions/ledger.csv
 run     python -m pipeline.runs [leaves] [--json]
 
-By competition and folds, the best CV first. CV is the mean over folds ± their deviation, with TTA;
-that of a run that was not blended yet is plain. A run's base is what `base:` or --set says.
+By competition, folds and metric, the best CV first. CV is the mean over folds ± their deviation,
+with TTA; that of a run that was not blended yet is plain. A run's base is what `base:` or --set
+says.
 """
 
 import json

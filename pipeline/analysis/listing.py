@@ -1,6 +1,8 @@
 """What all there is has scored and cost, and by what each run differs from its base."""
 
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import numpy as np
 from pipeline.analysis.paired import held_out
 from pipeline.base import records
 from pipeline.base.cli import UserError, duration, mean_std, print_table, short, warn
+from pipeline.base.competition import load_competition
 from pipeline.base.config import load_experiment, read_experiment, root
 from pipeline.base.runs import cv_of, folds_of, load_blend, model_path, submission_of
 from pipeline.base.settings import size_name
@@ -159,14 +162,21 @@ def public_scores() -> dict[tuple[str, str], float]:
 
 
 def print_rows(rows: list[Row]) -> None:
-    """A table for each competition and split, the best CV first."""
-    for split in sorted({row.split for row in rows}):
-        print_split([row for row in in_order(rows) if row.split == split])
+    """A table for each competition, split and metric, the best CV first."""
+    for _, some in groupby(in_order(rows), key=lambda row: (row.split, row.metric)):
+        print_split(list(some))
 
 
 def in_order(rows: list[Row]) -> list[Row]:
-    """The best CV of each competition and split first; a score that is not known stands last."""
-    return sorted(rows, key=lambda r: (r.split, np.nan_to_num(-sign_of(r.metric) * r.cv, nan=1e9)))
+    """By competition, split and metric the best CV first; a score that is not known stands last."""
+    for competition in {row.split[0] for row in rows}:
+        with suppress(UserError):  # its own metric, of which less may be better; it may be gone
+            load_competition(competition)
+
+    def place(row: Row) -> tuple[Split, str, float]:
+        return row.split, row.metric, np.nan_to_num(-sign_of(row.metric) * row.cv, nan=1e9)
+
+    return sorted(rows, key=place)
 
 
 def print_split(rows: list[Row]) -> None:

@@ -169,7 +169,7 @@ def held_out(blend: dict[str, Any]) -> tuple[str, str, tuple[int, ...]]:
 
 
 def refuse_foreign(blends: dict[str, dict[str, Any]]) -> None:
-    """Raises UserError unless all blends (name: record) held out the same pictures."""
+    """Raises UserError unless all blends (name: record) are scored alike on the same pictures."""
     (first, like), *others = blends.items()
     for name, record in others:
         if (theirs := record["key"]["competition"]) != (ours := like["key"]["competition"]):
@@ -178,3 +178,6 @@ def refuse_foreign(blends: dict[str, dict[str, Any]]) -> None:
         if held_out(record) != held_out(like):
             text = f"{name} was trained on other folds than {first}"
             raise UserError(f"{text}: their held-out pictures are not the same")
+        if (theirs := record["metric"]) != (ours := like["metric"]):
+            text = f"{name} was scored by {theirs}, {first} by {ours}"
+            raise UserError(f"{text}: python -m pipeline.ensemble scores the older one anew")

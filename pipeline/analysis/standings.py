@@ -46,11 +46,12 @@ def print_leaderboard(names: list[str], share: float) -> None:
 
 
 def comparable(names: list[str]) -> list[str]:
-    """Blends of the pictures that most of them held out; the others are named."""
-    split = {name: held_out(load_blend(name)[1]) for name in names}
+    """Blends of the pictures that most of them held out, by one metric; the others are named."""
+    blends = {name: load_blend(name)[1] for name in names}
+    split = {name: (held_out(blend), blend["metric"]) for name, blend in blends.items()}
     [(most, _)] = Counter(split.values()).most_common(1) or [(None, 0)]
     if others := [name for name in names if split[name] != most]:
-        text = "they held out other pictures; name those that you mean"
+        text = "they held out other pictures or have another metric; name those that you mean"
         say("compare", f"left out: {', '.join(others)}: {text}")
     return [name for name in names if split[name] == most]
 

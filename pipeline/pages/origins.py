@@ -85,8 +85,8 @@ def in_yaml(value: Any) -> str:
 
 def nearest_run(evidence: Evidence) -> dict[str, Any] | None:
     """What a blend is held against. Of several runs: the best of them. Of one: the finished run of
-    the same competition, on the same folds if there is one, whose settings differ least, the newest
-    of equals.
+    the same competition and metric, on the same folds if there is one, whose settings differ least,
+    the newest of equals.
 
     Its name, CV, whether its folds are the `same`, and what differs, as `train.lr: 0.001 → 0.0005`
     from it to this one.
@@ -99,7 +99,7 @@ def nearest_run(evidence: Evidence) -> dict[str, Any] | None:
             continue
         try:
             record = records.load(path)
-            if not record or not is_one_run(record, key["competition"]):
+            if not record or not is_one_run(record, evidence.record):
                 continue
             changes = records.differences(science(trained_settings(record)), ours)
         except UserError:  # damaged, or without its models
@@ -116,11 +116,11 @@ def nearest_run(evidence: Evidence) -> dict[str, Any] | None:
     return {"name": name, "cv": cv, "changes": changes, "same": same}
 
 
-def is_one_run(blend: dict[str, Any], competition: str) -> bool:
-    """Whether a blend is of one run of a competition, and has scores."""
-    key = blend["key"]
-    alone = key["competition"] == competition and len(key["members"]) == 1
-    return alone and bool(cv_of(blend)["folds"])
+def is_one_run(blend: dict[str, Any], like: dict[str, Any]) -> bool:
+    """Whether a blend is of one run, and has scores by the metric and of the competition of another
+    one."""
+    ours, theirs = ((one["key"]["competition"], one["metric"]) for one in (blend, like))
+    return ours == theirs and len(blend["key"]["members"]) == 1 and bool(cv_of(blend)["folds"])
 
 
 def science(settings: Experiment) -> dict[str, Any]:

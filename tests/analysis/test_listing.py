@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from pipeline.analysis.listing import Row, print_rows
+from pipeline.analysis.listing import Row, in_order, print_rows
 from pipeline.base import records
 from pipeline.kaggle.api.upload import COLUMNS
 
@@ -79,3 +79,25 @@ def test_a_score_of_zero_is_a_score(capsys: pytest.CaptureFixture[str]) -> None:
     print_rows([row])
     said = capsys.readouterr().out
     assert "hidden" in said and "0.0000" in said and "public" not in said
+
+
+def row(name: str, metric: str, score: float, competition: str = "demo") -> Row:
+    split = (competition, "x", ())
+    return Row(name, split, metric, [score], score, "none", 1, "2026-11-27", "?")
+
+
+def test_scores_by_two_metrics_are_two_tables(capsys: pytest.CaptureFixture[str]) -> None:
+    print_rows([row("a", "rmse", 0.2), row("b", "mae", 0.1), row("c", "rmse", 0.3)])
+    said = capsys.readouterr().out
+    assert said.count("demo, rmse, 1 folds") == said.count("demo, mae, 1 folds") == 1
+
+
+def test_of_an_own_metric_less_may_be_better(tmp_path: Path) -> None:
+    lines = "@metric(lower_is_better=True)\ndef blunders(*_):\n    return 0.0\n"
+    (tmp_path / "mine.py").write_text(f"from pipeline.plugins import metric\n\n{lines}")
+    own = tmp_path / "own.yaml"
+    own.write_text(yaml.safe_dump({"metric": "blunders", "plugins": str(tmp_path / "mine.py")}))
+    rows = [row("bad", "blunders", 0.9, str(own)), row("good", "blunders", 0.1, str(own))]
+    assert [one.name for one in in_order(rows)] == ["good", "bad"]
+    own.unlink()
+    assert len(in_order(rows)) == 2, "whose competition is gone is listed"

@@ -219,12 +219,14 @@ def test_pictures_that_changed_sides_the_clearest_first() -> None:
     assert (row.of_a, row.of_b) == pytest.approx((0.2, 0.999))
 
 
-def test_other_competitions_and_other_folds_have_no_pictures_in_common() -> None:
-    def blend(competition: str, folds: str) -> dict[str, dict[str, str]]:
-        return {"key": {"competition": competition, "folds": folds}}
+def test_other_competitions_folds_and_metrics_cannot_be_compared() -> None:
+    def blend(competition: str, folds: str, metric: str = "rmse") -> dict[str, object]:
+        return {"key": {"competition": competition, "folds": folds}, "metric": metric}
 
     refuse_foreign({"a": blend("x", "1"), "b": blend("x", "1")})
     with pytest.raises(UserError, match="b belongs to y, a to x"):
         refuse_foreign({"a": blend("x", "1"), "b": blend("y", "1")})
     with pytest.raises(UserError, match="b was trained on other folds than a"):
         refuse_foreign({"a": blend("x", "1"), "b": blend("x", "2")})
+    with pytest.raises(UserError, match="b was scored by mae, a by rmse"):
+        refuse_foreign({"a": blend("x", "1"), "b": blend("x", "1", "mae")})
