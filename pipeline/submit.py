@@ -52,6 +52,7 @@ def main(
         "columns": list(sample),
         "form": competition.submission,
         "solution": records.file_digest(solution_path) if solution_path.is_file() else None,
+        "scored": records.digest([record["metric"], cv_of(record)]),
     }
     if competition.k > 1:
         key["k"] = competition.k
@@ -82,7 +83,8 @@ def edited(out: Path, key: dict[str, Any]) -> bool:
     record = records.load(out)
     if record is None or records.is_intact(out, record):
         return False
-    if record["key"] != records.plain(key):
+    before, now = (one | {"scored": None} for one in (record["key"], records.plain(key)))
+    if before != now:  # other scores do not make the file another
         text = "edited by hand, and what it was made from has changed: move it away"
         raise UserError(f"{out}: {text}")
     warn("submit", f"{out} was edited by hand: kept as it is; delete it to make it anew")

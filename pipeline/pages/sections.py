@@ -48,7 +48,7 @@ def overview(evidence: Evidence) -> dict[str, Any]:
         "folds": len(scores["folds"]),
         "slices": parts,
         "told": told(evidence),
-        "hidden": hidden_score(evidence.name),
+        "hidden": hidden_score(evidence.name, evidence.record),
         "cost": cost_of(evidence),
         "members": members_of(evidence),
     }

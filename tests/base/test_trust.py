@@ -276,6 +276,9 @@ def test_a_submission_edited_by_hand_is_kept(
     edited = path.read_bytes() + b"images/60.jpg,acer_rubrum\n"
     path.write_bytes(edited)
     assert "was edited by hand: kept" in run("submit", "tiny")
+    made = records.load(blend := space / "runs/tiny/test.npz")
+    records.commit(blend, made["key"], 0.0, metric="top_5", scores=made["scores"])
+    assert "was edited by hand: kept" in run("submit", "tiny"), "only its scores are others"
     (space / "data/demo/solution.csv").write_text("image,label\n")
     assert "edited by hand, and what it was" in run("submit", "tiny", expect=2)
     assert path.read_bytes() == edited

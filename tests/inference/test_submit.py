@@ -1,5 +1,6 @@
 """The submission has the sample's form to the letter, or is not written."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -99,3 +100,18 @@ def test_a_competition_may_share_the_folder_of_another(
     name = finished(competition=str(space / "graded.yaml"))
     run("ensemble", f"{space}/{name}.yaml")
     assert "12 rows, macro_f1 CV" in run("submit", name)
+
+
+def test_scores_by_another_metric_are_written_anew(
+    finished: Callable[..., str], run: Callable[..., str], space: Path
+) -> None:
+    (rules := space / "graded.yaml").write_text("name: demo\n")
+    name = finished(competition=str(rules))
+    run("ensemble", f"{space}/{name}.yaml", "--no-report")
+    assert "accuracy CV" in run("submit", name) and "up to date" in run("submit", name)
+    assert json.loads(run("runs", "--json"))[0]["hidden"] is not None
+    rules.write_text("name: demo\nmetric: top_2\n")
+    run("ensemble", f"{space}/{name}.yaml", "--no-report")
+    assert json.loads(run("runs", "--json"))[0]["hidden"] is None, "it was of another metric"
+    told = run("submit", name)
+    assert "top_2 CV" in told and "up to date" not in told
