@@ -16,13 +16,13 @@ from pipeline.analysis.leaderboard import (
     judge_picks,
     pick_two,
 )
-from pipeline.analysis.listing import number
+from pipeline.analysis.listing import number, public_scores
 from pipeline.analysis.paired import MEANS, held_out, per_row, refuse_foreign
 from pipeline.base.cli import UserError, print_table, say
 from pipeline.base.config import root
-from pipeline.base.runs import load_blend
+from pipeline.base.runs import cv_of, load_blend
 from pipeline.inference.metrics import sign_of
-from pipeline.kaggle.api.upload import ledger_path, read_ledger
+from pipeline.kaggle.api.upload import ledger_path, mean_of, read_ledger
 
 
 def print_leaderboard(names: list[str], share: float) -> None:
@@ -30,28 +30,34 @@ def print_leaderboard(names: list[str], share: float) -> None:
 
     Raises UserError where there are no scores of Kaggle.
     """
+    wanted = ("public", "cv", "oof")
     scored = [
-        row for row in read_ledger() if row["status"] == "complete" and row["public"] and row["cv"]
+        row for row in read_ledger() if row["status"] == "complete" and all(map(row.get, wanted))
     ]
     if not scored:
         text = "no submission has a score; python -m pipeline.submit NAME --upload gets one"
         raise UserError(f"{ledger_path()}: {text}")
-    table = pd.DataFrame(scored).astype({"cv": float, "public": float})
-    for slug, rows in table.groupby("slug", sort=False):
+    table = pd.DataFrame(scored).astype(dict.fromkeys(wanted, float))
+    for (slug, metric), rows in table.groupby(["slug", "metric"], sort=False):
         print_offset(slug, rows)
-        kept = [n for n in dict.fromkeys(rows.name) if (root("runs") / n / "test.npz").exists()]
+        kept = [name for name in dict.fromkeys(rows.name) if is_scored_by(metric, name)]
         chosen = names if set(names) & set(kept) else [] if names else comparable(kept)
         if len(chosen) > 1:
             print_pick([untouched(load_evidence(name)) for name in chosen], rows, share)
 
 
+def is_scored_by(metric: str, name: str) -> bool:
+    """Whether there is a blend of a name, with scores by a metric."""
+    there = (root("runs") / name / "test.npz").exists()
+    return there and load_blend(name)[1]["metric"] == metric
+
+
 def comparable(names: list[str]) -> list[str]:
-    """Blends of the pictures that most of them held out, by one metric; the others are named."""
-    blends = {name: load_blend(name)[1] for name in names}
-    split = {name: (held_out(blend), blend["metric"]) for name, blend in blends.items()}
+    """Blends of the pictures that most of them held out; the others are named."""
+    split = {name: held_out(load_blend(name)[1]) for name in names}
     [(most, _)] = Counter(split.values()).most_common(1) or [(None, 0)]
     if others := [name for name in names if split[name] != most]:
-        text = "they held out other pictures or have another metric; name those that you mean"
+        text = "they held out other pictures; name those that you mean"
         say("compare", f"left out: {', '.join(others)}: {text}")
     return [name for name in names if split[name] == most]
 
@@ -82,9 +88,11 @@ def print_offset(slug: str, rows: pd.DataFrame) -> None:
 def print_pick(runs: list[Evidence], rows: pd.DataFrame, share: float) -> None:
     """What held-out and public pictures say together, and which two submissions to select."""
     refuse_foreign({one.name: one.record for one in runs})
-    names, last = [one.name for one in runs], rows.drop_duplicates("name", keep="last")
-    public = last.set_index("name").public.reindex(names).to_numpy()
-    offset, sign = float(np.median(rows.public - rows.cv)), sign_of(runs[0].record["metric"])
+    names, known = [one.name for one in runs], public_scores()
+    cvs = [mean_of(cv_of(one.record)["folds"]) for one in runs]  # else of a former blend
+    public = np.array([known.get(key, np.nan) for key in zip(names, cvs, strict=True)])
+    # of OOF, as what is believed: CV, a mean of folds, may lie elsewhere
+    offset, sign = float(np.median(rows.public - rows.oof)), sign_of(runs[0].record["metric"])
     n_public = round(share * len(runs[0].test))
     n_private = len(runs[0].test) - n_public
     here = believe(runs)

@@ -9,8 +9,9 @@ import pytest
 
 from pipeline.analysis.evidence import load_evidence
 from pipeline.base import records
+from pipeline.base.runs import cv_of
 from pipeline.data.decisions import append, decisions_path, new_line
-from pipeline.kaggle.api.upload import COLUMNS
+from pipeline.kaggle.api.upload import COLUMNS, mean_of
 
 Run = Callable[..., str]
 
@@ -27,17 +28,24 @@ def blends(finished: Callable[..., str], run: Run, space: Path) -> Callable[...,
     return make
 
 
-def ledger(space: Path, scores: dict[str, tuple[float, float]], slug: str = "leaves") -> None:
-    """name: (CV, public); one that is still waited for stands between them."""
+def ledger(space: Path, scores: dict[str, tuple[float, ...]], slug: str = "leaves") -> None:
+    """name: (CV, public) or (CV, public, OOF); one that is still waited for stands between them."""
     rows = [
         dict.fromkeys(COLUMNS, "")
         | {"time": "2026-11-27 10:00:00", "name": name, "slug": slug, "metric": "accuracy"}
-        | {"cv": f"{cv}", "public": f"{public}", "status": "complete", "ref": f"{i}"}
-        for i, (name, (cv, public)) in enumerate(scores.items())
+        | {"cv": f"{cv:.5f}", "public": f"{public}", "status": "complete", "ref": f"{i}"}
+        | {"oof": f"{(oof or [cv])[0]}"}
+        for i, (name, (cv, public, *oof)) in enumerate(scores.items())
     ]
     rows.append(rows[0] | {"public": "", "status": "pending"})
-    (space / "submissions").mkdir()
+    (space / "submissions").mkdir(exist_ok=True)
     pd.DataFrame(rows).to_csv(space / "submissions/ledger.csv", index=False)
+
+
+def scores_of(space: Path, name: str) -> tuple[float, float]:
+    """CV and OOF of a blend as the ledger has them."""
+    found = cv_of(records.load(space / f"runs/{name}/test.npz"))
+    return float(mean_of(found["folds"])), found["all"]
 
 
 def test_a_pair_is_held_side_by_side(blends: Callable[..., None], run: Run) -> None:
@@ -110,19 +118,38 @@ def test_luck_on_the_leaderboard_and_what_to_select(
     assert "no submission has a score" in run("compare", "--lb", expect=2)
     blends(0, 1, 2)
     away = {"r0": -0.01, "r1": -0.012, "x": -0.009, "y": 0.05, "z": -0.011}
-    ledger(space, {name: (0.75, 0.75 + gap) for name, gap in away.items()})
+    cv = {name: scores_of(space, name)[0] if name[0] == "r" else 0.75 for name in away}
+    public = {name: cv[name] + gap for name, gap in away.items()}
+    ledger(space, {name: (cv[name], public[name]) for name in away})
     text = run("compare", "--lb")
     assert "leaves, accuracy: 5 submissions with a score" in text
     assert "public = CV -0.0100 ± 0.0008" in text
     assert re.search(r"^y .* luck$", text.replace(" \n", "\n"), re.MULTILINE)
     assert "y is +40" in text and text.count("luck") == 2
-    assert "r0 leads r1 by 0.0020 in public" in text
+    second, first = sorted(("r0", "r1"), key=public.get)
+    lead = public[first] - public[second]
+    assert f"{first} leads {second} by {lead:.4f} in public" in text
     assert re.search("select r[01] and r[01]: which are the two best", text)
     assert "60 held-out and 6 public pictures" in run("compare", "--lb", "--public", "0.5")
     text = run("compare", "--lb", "r0", "r1", "r2")
     assert "against the two best, on held-out halves" in text and re.search(
         "^r2 .* - ", text, re.MULTILINE
     )
+
+
+def test_a_public_score_is_that_of_the_blend_as_it_is_and_lies_off_its_oof(
+    blends: Callable[..., None], run: Run, space: Path
+) -> None:
+    blends(0, 1)
+    cv, oof = scores_of(space, "r0")
+    rows = {"r0": (cv, oof + 0.1, oof), **dict.fromkeys("xyz", (0.8, 0.8, 0.7))}
+    ledger(space, rows)
+    text = run("compare", "--lb", "r0", "r1")
+    expected = f"^r0 +{oof:.4f} +{oof + 0.1:.4f} +{oof + 0.1:.4f}"
+    assert re.search(expected, text, re.MULTILINE), text
+    ledger(space, rows | {"r0": (cv - 0.01, oof + 0.1, oof)})  # of another blend of this name
+    text = run("compare", "--lb", "r0", "r1")
+    assert re.search(r"^r0 +0\.\d+ +- +0\.\d+", text, re.MULTILINE), text
 
 
 def test_a_fold_that_was_submitted_alone_is_left_out(
@@ -132,7 +159,7 @@ def test_a_fold_that_was_submitted_alone_is_left_out(
     run("ensemble", f"{space}/r0.yaml", "--fold", "0", "--no-report")
     ledger(space, {"r0-fold0": (0.7, 0.6), "r0": (0.75, 0.7), "r1": (0.8, 0.7)})
     text = run("compare", "--lb")
-    assert "left out: r0-fold0: they held out other pictures or have another" in text
+    assert "left out: r0-fold0: they held out other pictures" in text
     assert re.search("select r[01] and r[01]", text)
 
 
