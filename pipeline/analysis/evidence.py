@@ -15,7 +15,7 @@ from pipeline.base.cli import UserError
 from pipeline.base.competition import Competition, load_competition
 from pipeline.base.config import Experiment
 from pipeline.base.forms import as_array
-from pipeline.base.runs import folds_of, load_blend
+from pipeline.base.runs import folds_of, is_as_blended, load_blend
 from pipeline.data.decisions import Changes, load_changes
 from pipeline.data.prepared import Prepared, load_prepared
 from pipeline.data.splits import classes_of
@@ -179,6 +179,9 @@ def load_evidence(name: str, decided: bool = True) -> Evidence:
     prepared = load_prepared(settings)
     changes = load_changes(settings, prepared) if decided else Changes(Path())
     runs = {run: about["tta"] for run, about in record["key"]["members"].items()}
+    if moved := [run for run in runs if not is_as_blended(record, run)]:
+        text = f"{moved[0]} was trained or predicted anew since"
+        raise UserError(f"{name}: {text}; run python -m pipeline.predict, then ensemble, again")
     given, each = held_out(settings, runs, folds, table, changes, classes)
     used = (given.fold >= 0).to_numpy()
     scored = given[used].reset_index(drop=True)

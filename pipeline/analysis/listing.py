@@ -13,7 +13,14 @@ from pipeline.base import records
 from pipeline.base.cli import UserError, duration, mean_std, print_table, short, warn
 from pipeline.base.competition import load_competition
 from pipeline.base.config import load_experiment, read_experiment, root
-from pipeline.base.runs import cv_of, folds_of, load_blend, model_path, submission_of
+from pipeline.base.runs import (
+    cv_of,
+    folds_of,
+    is_as_blended,
+    load_blend,
+    model_path,
+    submission_of,
+)
 from pipeline.base.settings import size_name
 from pipeline.inference.metrics import sign_of
 from pipeline.kaggle.api.upload import mean_of, read_ledger
@@ -84,7 +91,8 @@ def blend_row(name: str, record: dict[str, Any], known: dict[str, float | None])
         parts = [f"{weight:.2g} {run}" for run, weight in key["weights"].items()]
         about = {"what": " + ".join(parts), "weights": dict(key["weights"])}
     else:
-        about = about_run(run, one[0], views[0]) if one else {"what": "?"}
+        same = one and is_as_blended(record, run)
+        about = about_run(run, one[0], views[0]) if same else {"what": "?"}
     return Row(
         name=name,
         split=held_out(record),

@@ -85,6 +85,21 @@ def folds_of(blend: dict[str, Any]) -> list[int]:
     return sorted(int(name[4:]) for name in member if re.fullmatch(r"test\d+", name))
 
 
+def is_as_blended(blend: dict[str, Any], run: str) -> bool:
+    """Whether a member's answers, and the models that gave them, are those of then, by the blend's
+    record. What is gone is passed over."""
+    about = blend["key"]["members"][run]
+    for fold in folds_of(blend):
+        split = "oof" if f"oof{fold}" in about else "test"  # folds: all
+        made = records.load(prediction_path(run, fold, split, about["tta"]))
+        model = records.load(model_path(run, fold))
+        if made and made.get("digest") not in (None, about[f"{split}{fold}"]):
+            return False
+        if made and model and made["key"].get("model") not in (None, model["digest"]):
+            return False
+    return True
+
+
 def cv_words(cv: dict[str, Any]) -> str:
     """A blend's scores in a line."""
     if not cv["folds"]:

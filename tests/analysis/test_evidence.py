@@ -1,5 +1,6 @@
 """What a finished blend knows of its pictures: each row's own picture, fold and answers."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +9,9 @@ import pandas as pd
 import pytest
 
 from pipeline.analysis.evidence import load_current, load_evidence
+from pipeline.base import records
 from pipeline.base.cli import UserError
+from pipeline.base.runs import prediction_path
 from pipeline.data.decisions import append, decisions_path, new_line
 
 
@@ -79,3 +82,23 @@ def test_labels_are_those_decided_and_what_is_left_out_is_gone(
     assert mended.table.label[3] == other == mended.classes[mended.target[3]]
     np.testing.assert_array_equal(mended.prob, np.delete(plain.prob, 5, axis=0))
     assert list(mended.table.row) == list(plain.table.row.drop(5))
+
+
+def test_what_is_no_longer_what_was_blended_is_not_told_as_if_it_were(
+    run: Callable[..., str], finished: Callable[..., str], space: Path
+) -> None:
+    experiment = f"{space}/{finished()}.yaml"
+    run("ensemble", experiment, "--no-report")
+    path = prediction_path("tiny", 1, "oof", "none")
+    made = records.load(path)
+    records.commit(path, made["key"] | {"model": "of before"}, 0.0, folds=made["folds"])
+    with pytest.raises(UserError, match="tiny: tiny was trained or predicted anew since"):
+        load_evidence("tiny")
+    assert re.search(r"^tiny .* \?\s*$", run("compare", "tiny"), re.MULTILINE)
+    records.commit(path, made["key"], 0.0, folds=made["folds"])
+    assert "test_resnet" in run("compare", "tiny") and load_evidence("tiny")
+    finished(seed=5)
+    with pytest.raises(UserError, match="tiny: tiny was trained or predicted anew since"):
+        load_evidence("tiny")
+    run("ensemble", experiment, "--no-report")
+    assert load_evidence("tiny")
