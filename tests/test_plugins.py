@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 
+from pipeline.analysis.evidence import load_evidence
 from pipeline.base import records
 from pipeline.base.cli import UserError, explain
 from pipeline.base.competition import Competition
@@ -19,6 +20,8 @@ from pipeline.kaggle.bundle.submit_bundle import copy_model
 from pipeline.kaggle.bundle.train_bundle import files_of_home
 from pipeline.kaggle.notebook.manifest import BundledModel
 from pipeline.model.build import load_model
+from pipeline.pages.album import Album
+from pipeline.pages.compose import augmented
 from pipeline.train import make_trainer
 from pipeline.training.trainer import Trainer
 
@@ -117,6 +120,28 @@ def test_a_file_that_is_edited_while_it_trains_is_kept_as_it_was(
     monkeypatch.setattr(Trainer, "run", interrupt)
     run("train", plain, "--fold", "0", expect=130)
     assert not copy.exists()
+
+
+def test_a_report_shows_an_own_transform_as_it_was_or_does_without(
+    finished: Callable[..., str],
+    run: Callable[..., str],
+    mine: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    name = finished(plugins="mine.py", augment=OWN["augment"])
+    experiment = mine.parent / f"{name}.yaml"
+    run("ensemble", str(experiment), "--no-report")
+    for path in (model_path(name, fold) for fold in (0, 1)):
+        key = records.load(path)["key"] | {"plugins": records.file_digest(mine)}
+        records.commit(path, key, 0.0)
+    (mine.parent / "runs" / name / f"{name}.yaml").write_text(experiment.read_text())
+    some = load_evidence(name)
+    assert some.settings.plugins == "mine.py" and augmented(some, Album(some.prepared))
+    mine.write_text(MINE + "# other\n")
+    some = load_evidence(name)
+    assert augmented(some, Album(some.prepared)) == []
+    said = capsys.readouterr().err
+    assert "not shown what training sees: augment: albumentations has no 'Stripe'" in said
 
 
 def interrupt(*_: object) -> None:

@@ -1,5 +1,7 @@
 """What a finished run was trained with: its settings and folds, whatever its YAML says by now."""
 
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -7,8 +9,8 @@ from pydantic import ValidationError
 
 from pipeline.base import records
 from pipeline.base.cli import UserError, short
-from pipeline.base.config import Experiment, Mix, Model, Predict, Train, root
-from pipeline.base.runs import folds_of, model_path
+from pipeline.base.config import Experiment, Mix, Model, Predict, Train, read_experiment, root
+from pipeline.base.runs import folds_of, model_path, own_file
 from pipeline.data.splits import folds_digest, load_folds
 
 
@@ -30,11 +32,24 @@ def trained_settings(record: dict[str, Any], run: str = "") -> Experiment:
             competition=record["key"]["competition"],
             predict=Predict.named(about["tta"]),
             folds=split,
+            plugins=plugins_of_then(model, trained["key"].get("plugins")),
             **parts,
         )
     except ValidationError as error:
         text = f"settings of another version ({short(error, 120)})"
         raise UserError(f"{model}.json: {text}; train it under a new name") from None
+
+
+def plugins_of_then(model: Path, digest: str | None) -> str | None:
+    """The file of that digest, beside a run's model or where its YAML names it; None if it is gone,
+    or another by now."""
+    if digest is None:
+        return None
+    found = [own_file(model)]
+    with suppress(UserError):  # of a YAML that is gone, or unlike what it was
+        found.append(Path(read_experiment(model.parent.parent.name).plugins or ""))
+    same = (path for path in found if path.is_file() and records.file_digest(path) == digest)
+    return next(map(str, same), None)
 
 
 def find_folds(settings: Experiment, digest: str) -> tuple[Experiment, pd.DataFrame]:

@@ -10,7 +10,7 @@ from torch.nn.functional import avg_pool2d, interpolate
 from pipeline.base.cli import UserError
 from pipeline.inference.predictor import Predictor
 from pipeline.model.build import body, head_logits
-from pipeline.model.head import BlockHead
+from pipeline.model.head import BlockHead, OwnHead
 from pipeline.model.pooling import is_channels_last, pool, with_channels_last
 from pipeline.model.taps import END, watched
 
@@ -58,8 +58,8 @@ def read_blocks(model: BlockHead, images: torch.Tensor) -> tuple[torch.Tensor, l
 
 
 def read_last(model: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Logits, and what the last layer gives; where the class token alone is read of that, the
-    normed tokens that it looked at in the last block. Raises UserError for several branches.
+    """Logits, and what the last layer gives; where timm's head reads the class token alone of that,
+    the normed tokens that it looked at in the last block. Raises UserError for several branches.
     """
     net = body(model)
     by_class_token = getattr(net, "global_pool", "") == "token"
@@ -68,6 +68,8 @@ def read_last(model: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, lis
         features = net.forward_features(images.requires_grad_())  # a frozen net has slopes, too
     if not isinstance(features, torch.Tensor):
         raise UserError(f"a {type(net).__name__} has no map of places, but several")
+    if isinstance(model, OwnHead):
+        return model.from_last(features), [features]
     inputs = net.forward_head(features, pre_logits=True)
     return head_logits(model, inputs), [out for _, out in seen] or [features]
 

@@ -94,7 +94,10 @@ class OwnHead(nn.Module):
         self.backbone, self.head = backbone, own(backbone.num_features, classes)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        last = self.backbone.forward_features(images)
+        return self.from_last(self.backbone.forward_features(images))
+
+    def from_last(self, last: torch.Tensor) -> torch.Tensor:
+        """Logits of what the backbone gives last."""
         maps = last.ndim == 4 and is_channels_last(self.backbone)
         return self.head(last.permute(0, 3, 1, 2) if maps else last)
 

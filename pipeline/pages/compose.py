@@ -10,6 +10,7 @@ from pipeline.analysis.drift import drift
 from pipeline.analysis.evidence import Evidence, load_current
 from pipeline.analysis.neighbours import load_features
 from pipeline.base import records
+from pipeline.base.cli import UserError, warn
 from pipeline.base.config import root
 from pipeline.figures.views import training_views
 from pipeline.pages import beyond, origins, sections, tasks
@@ -125,9 +126,15 @@ def slow_parts(evidence: Evidence, album: Album) -> dict[str, Any]:
 
 
 def augmented(evidence: Evidence, album: Album) -> list[dict[str, Any]]:
-    """The sheet of the gallery: one picture again and again, and a batch of each mixing method."""
+    """The sheet of the gallery: one picture again and again, and a batch of each mixing method;
+    nothing where a transform is gone since."""
     found = []
-    for strip in training_views(evidence.settings, evidence.prepared, 1, VIEWS, None, 0):
+    try:
+        strips = training_views(evidence.settings, evidence.prepared, 1, VIEWS, None, 0)
+    except UserError as error:
+        warn("report", f"not shown what training sees: {error}")
+        return found
+    for strip in strips:
         plain = [[(f"view {i}" if i else "original", "")] for i in range(len(strip.pictures))]
         pictures = [
             album.drawn(

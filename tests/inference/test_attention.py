@@ -13,7 +13,7 @@ from pipeline.inference.attention import attention, on_grid
 from pipeline.inference.predictor import Predictor
 from pipeline.model.build import head_inputs
 from pipeline.model.freeze import settle_batchnorm
-from pipeline.model.head import BlockHead
+from pipeline.model.head import BlockHead, OwnHead
 from pipeline.model.taps import END, choose_taps, classifier
 
 SIZE = 128
@@ -116,6 +116,28 @@ def test_of_a_net_that_is_read_at_its_end_it_is_that_of_its_last_layer() -> None
     np.testing.assert_allclose(
         attention(predictor_of(model), images, [2, 0, 2]), attention(last, images, [2, 0, 2])
     )
+
+
+class Mean(nn.Module):
+    """A head of the user's that is timm's."""
+
+    def __init__(self, width: int, classes: int):
+        super().__init__()
+        self.fc = nn.Linear(width, classes)
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        return self.fc(maps.mean((2, 3)))
+
+
+def test_of_an_own_head_it_is_that_of_the_map_which_this_is_given() -> None:
+    last, images = looking_there("resnet18", False), planted()[1]
+    model = OwnHead(timm.create_model("resnet18"), Mean, 3)
+    state = last.model.state_dict()
+    own = {f"{'head' if 'fc.' in name else 'backbone'}.{name}": x for name, x in state.items()}
+    model.load_state_dict(own)
+    found = attention(predictor_of(model), images, [2, 0, 2])
+    np.testing.assert_allclose(found, attention(last, images, [2, 0, 2]), atol=1e-3)
+    assert found.max() == 1
 
 
 def test_class_and_registers_are_no_places() -> None:
