@@ -130,6 +130,13 @@ def test_a_decision_is_a_line_and_what_is_none_is_refused(client: TestClient, la
     assert broken.status_code == 500 and "made-up.csv line 4: action" in broken.json()["error"]
 
 
+def test_of_the_decisions_the_last_state_alone_is_kept(desk: Desk) -> None:
+    for click in "abc":
+        desk.decide(TEST, click, "keep")
+    assert desk.now(TEST)["click"] == "c"
+    assert Desk._decisions.cache_info().currsize == 1
+
+
 def test_lists(client: TestClient, desk: Desk) -> None:
     def rows(query: str) -> list[int]:
         return [item["row"] for item in client.get(f"/{TOKEN}/list?{query}").json()["items"]]
