@@ -173,10 +173,15 @@ class Desk:
             for row, value, label in found
         ]
 
-    def decide(self, row: int, click: str, action: str, new: str = "", note: str = "") -> Item:
-        """Write a decision about a training picture down. Raises NoDecisionError."""
+    def decide(
+        self, row: int, click: str, action: str, new: str = "", note: str = "", id: str = ""
+    ) -> Item:
+        """Write a decision about a training picture down. Raises NoDecisionError, also where `id`
+        is not the picture's: a browser may send what was pressed on another project's page."""
         if row not in self.at or action not in ACTIONS or not click.isalnum():
             raise NoDecisionError(f"no decision: {shown([row, click, action])}")
+        if id and id != self.ids[row]:
+            raise NoDecisionError(f"{shown(id)} is not on this page")
         wrong = no_label(new, self.train.label, self.evidence.rules.form)
         if wrong if action == "label" else new:
             raise NoDecisionError(wrong or f"no decision: {shown([action, new])}")

@@ -137,7 +137,7 @@ function decide(action, label = "", note = "", stay = false) {
   mine.push({ item, click });
   item.now = { action, new: label, click };
   mark(item);
-  save({ row: item.row, click, action, new: label, note }, item);
+  save({ row: item.row, id: item.id, click, action, new: label, note }, item);
   if (stay) draw(item);
   else go(at + 1 + Math.max(items.slice(at + 1).findIndex((one) => !one.now), 0));
 }
@@ -146,7 +146,7 @@ function undo() {
   if (!last) return;
   last.item.now = null;
   mark(last.item);
-  save({ row: last.item.row, click: newClick(), action: "undo", new: "", note: last.click }, last.item);
+  save({ row: last.item.row, id: last.item.id, click: newClick(), action: "undo", new: "", note: last.click }, last.item);
   if (items.includes(last.item)) go(items.indexOf(last.item));
 }
 function save(line, item) {

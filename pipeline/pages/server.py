@@ -32,7 +32,7 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 KEPT = {"Cache-Control": "private, max-age=3600"}  # pictures do not change while the page is open
-FIELDS = ("row", "click", "action", "new", "note")  # of a decision
+FIELDS = ("row", "id", "click", "action", "new", "note")  # of a decision
 OWN_FILES = {f"{name}.js": "text/javascript" for name in ("review", "labels", "whatif")}
 OWN_FILES |= {f"{name}.css": "text/css" for name in ("review", "style")}
 

@@ -130,6 +130,15 @@ def test_a_decision_is_a_line_and_what_is_none_is_refused(client: TestClient, la
     assert broken.status_code == 500 and "made-up.csv line 4: action" in broken.json()["error"]
 
 
+def test_a_key_that_was_pressed_on_another_project_decides_nothing_here(
+    client: TestClient, labels: Path
+) -> None:
+    own = client.get(f"/{TOKEN}/picture/{TEST}").json()["id"]
+    sent = [decision(TEST, "c1", "keep") | {"id": name} for name in ("other.png", own)]
+    answers = [client.post(f"/{TOKEN}/decide", json=one).status_code for one in sent]
+    assert answers == [422, 200] and list(read_log(labels).click) == ["c1"]
+
+
 def test_of_the_decisions_the_last_state_alone_is_kept(desk: Desk) -> None:
     for click in "abc":
         desk.decide(TEST, click, "keep")
