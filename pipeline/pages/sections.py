@@ -48,6 +48,7 @@ def overview(evidence: Evidence) -> dict[str, Any]:
         "folds": len(scores["folds"]),
         "slices": parts,
         "told": told(evidence),
+        "nested": nested(evidence),
         "hidden": hidden_score(evidence.name, evidence.record),
         "cost": cost_of(evidence),
         "members": members_of(evidence),
@@ -77,6 +78,15 @@ def told(evidence: Evidence) -> str:
     if (k := evidence.rules.k) > 1:
         text += f"; of {(evidence.errors == 1).sum():,} the class is not among the {k} answered"
     return f"{text}."
+
+
+def nested(evidence: Evidence) -> float | None:
+    """The score by thresholds, cuts or scales that are fitted without the fold they decide; None
+    where what decides the answers is not fitted."""
+    found, made = evidence.record.get("decided", {}), evidence.decision
+    if not (found.get("taken") and made and made.fact == evidence.record["decision"]):
+        return None  # a power decides no answer
+    return found["nested"]
 
 
 def training(evidence: Evidence) -> dict[str, Any]:

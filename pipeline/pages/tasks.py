@@ -9,7 +9,7 @@ from pipeline.analysis.evidence import Evidence
 from pipeline.pages.album import Album
 from pipeline.pages.drawings import draw_curve, draw_levels, draw_numbers, draw_residuals
 from pipeline.pages.page import percent
-from pipeline.pages.sections import ALIKE, Picture, answered
+from pipeline.pages.sections import ALIKE, Picture, answered, nested
 
 LABELS = 10  # whose wrong pictures are shown
 COLUMNS = 6  # of numbers that are drawn
@@ -41,7 +41,7 @@ def threshold(evidence: Evidence) -> dict[str, Any]:
     precise = counts[1, 1] / called.sum() if called.any() else np.nan
     return {
         "at": f"{evidence.decision.numbers[0]:.3g}",
-        "fitted": is_fitted(evidence),
+        "fitted": nested(evidence) is not None,
         "auc": f"{auc(false, true):.4f}",
         "ap": f"{average_precision_score(truth, chance):.4f}",
         "recall": hit,
@@ -53,12 +53,6 @@ def threshold(evidence: Evidence) -> dict[str, Any]:
         "matrix": matrix(counts, evidence.classes),
         "positive": evidence.classes[1],
     }
-
-
-def is_fitted(evidence: Evidence) -> bool:
-    """Whether thresholds or cuts were fitted and taken."""
-    taken = evidence.record.get("decided", {}).get("taken", False)
-    return taken and evidence.decision.fact == evidence.record["decision"]  # no power of theirs
 
 
 def matrix(counts: np.ndarray, names: list[str], of: np.ndarray | None = None) -> dict[str, Any]:
@@ -76,7 +70,7 @@ def labels(evidence: Evidence) -> dict[str, Any]:
     table = label_table(evidence.target, evidence.prob, evidence.answer, evidence.classes)
     table["threshold"] = evidence.decision.numbers
     rows = table.sort_values(["ap", "n"], kind="stable").to_dict("records")
-    return {"rows": rows, "fitted": is_fitted(evidence), "pairs": together(evidence)}
+    return {"rows": rows, "fitted": nested(evidence) is not None, "pairs": together(evidence)}
 
 
 def together(evidence: Evidence) -> dict[str, Any]:
@@ -122,7 +116,7 @@ def levels(evidence: Evidence) -> dict[str, Any]:
     return {
         "matrix": matrix(confusion(true, called, n), names),
         "cuts": ", ".join(f"{cut:.3g}" for cut in evidence.decision.numbers),
-        "fitted": is_fitted(evidence),
+        "fitted": nested(evidence) is not None,
         "right": evidence.right.mean(),
         "near": (evidence.errors <= 1).mean(),
         "chart": draw_levels(*places, evidence.decision.numbers),

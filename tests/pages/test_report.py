@@ -20,7 +20,7 @@ from pipeline.pages.choices import likeliest
 from pipeline.pages.compose import write_report
 from pipeline.pages.heat import overlay
 from pipeline.pages.origins import in_yaml, members_of
-from pipeline.pages.sections import calibration
+from pipeline.pages.sections import calibration, nested
 
 
 def test_it_is_written_once_a_blend(
@@ -144,6 +144,16 @@ def test_confidence_is_that_of_what_is_likeliest_and_titles_are_what_is_answered
     some = made_up(prob, target, decided)
     assert some.answer.all() and calibration(some)["ece"] < 0.01
     assert beyond.tested(some, ALBUM, 3) == ("cactus", "30\xa0% sure")
+
+
+def test_what_was_fitted_on_the_pictures_themselves_is_told_with_its_nested_score() -> None:
+    target, prob = (np.arange(10) < 3).astype(int), np.tile([0.7, 0.3], (10, 1))
+    record = {"decision": {"kind": "shares", "numbers": [0.2], "first": 0}}
+    power = {"decision": {"kind": "power of shares", "numbers": [2.0], "first": 0}}
+    taken, not_taken = ({"decided": {"taken": yes, "nested": 0.71}} for yes in (True, False))
+    assert nested(made_up(prob, target, record | taken)) == 0.71
+    for other in (record | not_taken, power | taken, {}):
+        assert nested(made_up(prob, target, other)) is None
 
 
 def test_the_own_label_and_the_suggested_one_are_both_offered() -> None:
