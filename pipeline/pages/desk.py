@@ -78,7 +78,7 @@ class Desk:
             stat = self.path.stat()
             return self._decisions(stat.st_size, stat.st_mtime_ns)
 
-    @lru_cache(maxsize=1)  # noqa: B019 - there is one desk; each holds all decisions
+    @lru_cache(maxsize=1)  # noqa: B019 - there is one desk; each state is of all decisions
     def _decisions(self, size: int, changed: int) -> dict[tuple[str, str], Any]:
         log = standing(read_log(self.path))
         return {(one.id, one.pixel_hash): one for one in log.itertuples(index=False)}
