@@ -43,7 +43,7 @@ from pipeline.inference.blending import Blend, Mean
 from pipeline.inference.metrics import METRICS
 from pipeline.inference.predictions import Predictions
 
-VERSION = 1
+VERSION = 2  # 2: balanced accuracy, binary AUC and first cuts of levels as they should be
 FIT = 2  # version of how weights are fitted
 
 
