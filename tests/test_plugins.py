@@ -144,6 +144,27 @@ def test_a_report_shows_an_own_transform_as_it_was_or_does_without(
     assert "not shown what training sees: augment: albumentations has no 'Stripe'" in said
 
 
+HITS = """
+from pipeline.plugins import metric
+
+@metric
+def hits(target, prob):
+    return (prob.argmax(1) == target).sum()
+"""
+
+
+def test_a_metric_may_give_numbers_of_numpy(
+    run: Callable[..., str], write: Callable[..., str], split: Callable[[str], str], mine: Path
+) -> None:
+    mine.write_text(HITS)
+    (mine.parent / "ours.yaml").write_text(yaml.safe_dump({"metric": "hits", "plugins": "mine.py"}))
+    (mine.parent / "data" / "demo").rename(mine.parent / "data" / "ours")
+    command = "train", split(write(competition="ours.yaml")), "--fold", "0", "--hours", "0"
+    assert "stops after epoch 1" in run(*command, expect=75)
+    assert "goes on after epoch 1" in run(*command)
+    assert type(records.load(model_path("tiny", 0))["scores"]["valid_score"]) is float
+
+
 def interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
