@@ -22,7 +22,7 @@ class KernelRidge(nn.Module):
     ):
         super().__init__()
         for name, tensor in zip(self.PARTS, (basis, shift, centres, weight), strict=True):
-            self.register_buffer(name, tensor)
+            self.register_buffer(name, tensor.contiguous())  # what NCCL broadcasts
 
     @classmethod
     def room_for(

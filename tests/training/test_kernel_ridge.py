@@ -180,6 +180,7 @@ def test_the_logits_of_a_finished_head(
     backbone = backbone_digest(model)
     add_kernel(model, near, labels, Fitted(0.1, 1.0, slope, share, offset))
     assert backbone_digest(model) == backbone, "features that are kept are found again"
+    assert all(part.is_contiguous() for part in model.kernel.buffers()), "NCCL takes no others"
     own = slope * answers(
         near.points[:, 1:], near.points, solve(near.points, as_rows(labels, 3).float())
     )
