@@ -69,6 +69,11 @@ def training_norms(model: nn.Module) -> list[_BatchNorm]:
     return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.training]
 
 
+def fewest_images(model: nn.Module) -> int:
+    """That a model in `train_mode` learns from at once: of one BatchNorm learns nothing."""
+    return 2 if training_norms(model) else 1
+
+
 @torch.no_grad()
 def settle_batchnorm(model: nn.Module, batches: Iterable[torch.Tensor]) -> None:
     """Give BatchNorm that will train the mean statistics of `batches` of normalised pictures.

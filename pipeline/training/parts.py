@@ -11,7 +11,8 @@ from pipeline.base import records
 from pipeline.base.cli import say, warn
 from pipeline.base.config import Experiment
 from pipeline.base.device import machine_folder
-from pipeline.model.freeze import training_norms
+from pipeline.model.freeze import fewest_images, training_norms
+from pipeline.training import distributed
 
 
 class Parts:
@@ -27,14 +28,24 @@ class Parts:
         self.n = int(records.read_json(self.kept)["parts"]) if self.kept.exists() else 1
         if self.n > 1:
             say("train", f"a step takes its pictures in {self.n} parts, as {self.kept} says")
+        self.least = 1  # images of a part
         self.moved: list[torch.Tensor] = []  # BatchNorm's statistics, by a step that fails too
         self.before: list[torch.Tensor] = []
 
     def begin_epoch(self, model: nn.Module) -> None:
-        """Find what steps of a model move, in the mode in which it is."""
+        """Find what steps of a model move and need, in the mode in which it is."""
+        self.n = distributed.broadcast_from_main(self.n)  # ranks' machines may differ
+        self.least = fewest_images(model)
         pairs = [(norm.running_mean, norm.running_var) for norm in training_norms(model)]
         self.moved = [one for pair in pairs for one in pair if one is not None]
         self.before = [torch.empty_like(one) for one in self.moved]
+
+    def of(self, images: int) -> int:
+        """Parts of a batch of which each rank has so many images, or one more.
+
+        As many on all ranks, which wait for each other's gradients of each.
+        """
+        return max(1, min(self.n, images // self.least))
 
     def until_it_fits(
         self, work: Callable[[], torch.Tensor], images: int, label: str
@@ -43,7 +54,7 @@ class Parts:
 
         To the same gradients, unless BatchNorm trains: it normalises each part by itself. `images`
         are those of the largest batch. Ranks of a group would wait for each other: there torch's
-        error ends it, as for a single picture.
+        error ends it, as for parts that can be no smaller.
         """
         drawn = np.random.get_state()
         if self.moved:  # in one call: a GPU that trains on small pictures waits for each
@@ -52,9 +63,10 @@ class Parts:
             try:
                 return work()
             except torch.OutOfMemoryError:
-                at_once = -(-images // self.n)
-                if at_once < 2 or int(os.environ.get("WORLD_SIZE", 1)) > 1:
+                smallest = self.n >= images // self.least
+                if smallest or int(os.environ.get("WORLD_SIZE", 1)) > 1:
                     raise
+            at_once = -(-images // self.n)
             self.n *= 2
             records.write_json(self.kept, {"parts": self.n})
             text = f"no memory for {at_once} pictures at once: a step takes them in smaller parts"

@@ -28,7 +28,7 @@ from pipeline.inference.predictor import Normalise, Predictor
 from pipeline.inference.tta import VIEWS
 from pipeline.model.build import build_model, preprocessing, recompute, to_device
 from pipeline.model.depthwise import expect
-from pipeline.model.freeze import freeze, train_mode, training_norms, unfreeze
+from pipeline.model.freeze import fewest_images, freeze, train_mode, unfreeze
 from pipeline.training import checkpoint, distributed, optim
 from pipeline.training.compiled import compile_step
 from pipeline.training.discriminant import Fitted
@@ -103,8 +103,7 @@ class Trainer:
         augment.try_on(self.pixels[self.rows[0]])
         pictures = Pictures(self.pixels, self.rows, targets, augment)
         train_mode(model, self.settings.model.batchnorm)
-        least = 2 if training_norms(model) else 1
-        own = distributed.RankSampler(self.batches, self.accelerator, least)
+        own = distributed.RankSampler(self.batches, self.accelerator, fewest_images(model))
         self.loader = load_batches(pictures, own, self.settings.runtime, self.accelerator.device)
 
     def _make_optimizer(self, model: nn.Module) -> None:
@@ -188,12 +187,12 @@ class Trainer:
     def descend(self, group: list[Batch], size: int) -> torch.Tensor:
         self.optimizer.zero_grad()
         total = torch.zeros((), device=self.accelerator.device)
+        n = self.parts.of(size // (len(group) * self.accelerator.num_processes))  # a rank's least
         for pixels, target in group:
             images = self.normalise(pixels)  # uint8 until here: a quarter of the bytes
             target = target.to(images.device, non_blocking=True)
             images, target = self.mixer(images, target)
-            parts = images.chunk(self.parts.n), target.chunk(self.parts.n)
-            for part, wanted in zip(*parts, strict=True):
+            for part, wanted in zip(images.tensor_split(n), target.tensor_split(n), strict=True):
                 logits = self.graph(part)  # in autocast
                 # by its share, not the mean of means: the last batch of a group may be smaller
                 loss = self.loss(logits, wanted) * (len(part) / size)

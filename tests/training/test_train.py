@@ -540,6 +540,45 @@ def test_statistics_that_train_are_those_of_parts_alone(
             torch.testing.assert_close(norm.running_var, expected.running_var)
 
 
+def test_a_part_is_of_no_single_picture_where_statistics_train(
+    write: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, most, seen = trainer(write(), n=10), [3], []
+    [batch], real = one.loader, one.model.forward
+    one.set_mode()
+
+    def forward(images: torch.Tensor) -> torch.Tensor:
+        seen.append(len(images))
+        if len(images) > most[0]:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return real(images)
+
+    monkeypatch.setattr(one.model, "forward", forward)
+    one.step([batch], 10)
+    assert seen == [10, 5, 3, 3, 2, 2]
+    most[0] = 1
+    with pytest.raises(torch.OutOfMemoryError):
+        one.step([batch], 10)
+    assert seen[6:] == [3, 2]
+
+
+def test_ranks_take_as_many_parts_however_their_shares_differ(
+    write: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 17 pictures the one has 9, the other 8: it waited for gradients that never came."""
+    one, seen = trainer(write(model={"freeze": "backbone"}), n=17), []
+    batches, real = list(one.loader), one.model.forward
+    one.set_mode()
+    monkeypatch.setattr(
+        one.model, "forward", lambda images: seen.append(len(images)) or real(images)
+    )
+    monkeypatch.setattr(type(one.accelerator), "num_processes", 2)
+    for one.parts.n in (4, 16):
+        for batch in batches:
+            one.step([batch], 17)
+    assert seen == [3, 2, 2, 2] + [2] * 4 + [2] + [1] * 7 + [1] * 8
+
+
 def test_schedule_and_average_count_optimizer_steps(
     write: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
