@@ -1,5 +1,6 @@
 """A recorded step is played back where it is the same step. What records is invented: no GPU."""
 
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ class Recorder:
     """Stands for torch.cuda.make_graphed_callables: takes pictures of one shape, times `factor`."""
 
     def __init__(self, factor: float | None):
-        self.factor, self.recorded, self.played = factor, [], []
+        self.factor, self.recorded, self.played, self.constants = factor, [], [], []
 
     def __call__(self, step: Callable, given: tuple[torch.Tensor], **_: Any) -> Callable:
         if self.factor is None:
@@ -39,9 +40,13 @@ class Recorder:
         self.recorded.append(len(given[0]))
         with torch.enable_grad():  # it is tried, which moves BatchNorm's statistics
             step(given[0])
+        norms = [m for m in step.modules() if vars(m).get("statistics")]
+        read = [weakref.ref(norm.statistics[3][0]) for norm in norms]
+        self.constants += read
 
         def play(images: torch.Tensor) -> torch.Tensor:
             assert images.shape == shape
+            assert all(one() is not None for one in read), "a graph would read freed memory"
             self.played.append(len(images))
             return step(images) * self.factor
 
@@ -86,7 +91,7 @@ def test_a_recorded_step_is_the_same_step(trained: Callable) -> None:
     sizes = batch_sizes("eager")
     assert len(set(sizes)) == 2, "the smaller ones are filled up"
     assert not none.recorded
-    assert recorder.recorded == [max(sizes)]
+    assert recorder.recorded == [max(sizes)] and recorder.constants
     assert recorder.played == [max(sizes)] * (2 * len(sizes) + 1), "and once to compare gradients"
     assert losses == pytest.approx(eager, rel=1e-5)
     assert "runtime.graph" not in text
