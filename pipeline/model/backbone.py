@@ -24,6 +24,7 @@ from pipeline.base.runs import model_path
 from pipeline.base.settings import Size, sides, size_name
 from pipeline.model.taps import (
     FOREIGN,
+    behind_last_map,
     choose_taps,
     cut_head,
     final_tap,
@@ -41,7 +42,7 @@ class Layout(NamedTuple):
 
     arguments: dict[str, Any]  # of timm.create_model
     taps: dict[str, int] | None  # of a BlockHead
-    unread: list[str]
+    unread: list[str]  # parameters that it, or a head of the user's own, learns nothing of
     frozen: list[str]  # parameters that `model.freeze` freezes
 
 
@@ -72,6 +73,8 @@ def layout(settings: Model) -> Layout:
             taps, unread = None, []
             if settings.features != "last":
                 taps, unread = taps_or_end(model, size)
+            elif settings.classifier != "linear":
+                unread = behind_last_map(model, size)
             return Layout(arguments, taps, unread, frozen)
     raise UserError(
         f"model.size: {name} takes no pictures of {size_name(size)} px ({reasons[0]}); "

@@ -29,12 +29,11 @@ def build_model(
 ) -> nn.Module:
     """Backbone with first weights, and a new random head for so many `classes`, or the `own` one
     of the user."""
-    model = build_backbone(settings, fold, **drops(settings))
+    model, found = build_backbone(settings, fold, **drops(settings)), layout(settings)
     if settings.features == "blocks":
-        found = layout(settings)
         model = BlockHead(model, classes, settings.drop_rate, found.taps, found.unread)
     elif own:
-        model = OwnHead(model, own, classes)
+        model = OwnHead(model, own, classes, found.unread)
     else:
         model.reset_classifier(classes)
     for module in () if settings.drop_path_rate else model.modules():

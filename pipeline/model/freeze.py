@@ -11,7 +11,7 @@ from pipeline.model.backbone import layout
 from pipeline.model.build import body
 from pipeline.model.depthwise import depthwise
 from pipeline.model.fused import conv_norm_pairs
-from pipeline.model.head import BlockHead
+from pipeline.model.head import BlockHead, OwnHead
 
 
 def freeze(model: nn.Module, settings: Model) -> None:
@@ -28,7 +28,7 @@ def freeze_always(model: nn.Module, settings: Model) -> None:
     """Freeze what is never unfrozen."""
     if settings.depthwise == "frozen":
         freeze_depthwise(body(model))  # a head of the user's own is new
-    if isinstance(model, BlockHead):
+    if isinstance(model, BlockHead | OwnHead):
         for name in model.unread:  # they would get no gradient, for which DDP waits
             model.backbone.get_parameter(name).requires_grad = False
 

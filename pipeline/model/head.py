@@ -84,12 +84,19 @@ class BlockHead(nn.Module):
 class OwnHead(nn.Module):
     """Backbone, and a head of the user's: `own` makes it of the width and the number of classes.
 
-    It is given the last map float [batch, width, h, w], of a ViT tokens [batch, n, width].
+    It is given the last map float [batch, width, h, w], of a ViT tokens [batch, n, width]. `unread`
+    are parameters of which it learns nothing.
     """
 
-    def __init__(self, backbone: nn.Module, own: Callable[..., nn.Module], classes: int):
+    def __init__(
+        self,
+        backbone: nn.Module,
+        own: Callable[..., nn.Module],
+        classes: int,
+        unread: Iterable[str] = (),
+    ):
         super().__init__()
-        self.taps = {END: backbone.num_features}
+        self.taps, self.unread = {END: backbone.num_features}, list(unread)
         cut_head(backbone, self.taps)
         self.backbone, self.head = backbone, own(backbone.num_features, classes)
 

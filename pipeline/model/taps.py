@@ -77,6 +77,14 @@ def final_tap(backbone: nn.Module, size: int | Sequence[int]) -> tuple[dict[str,
     return {END: features.shape[1]}, without_slope(backbone, [features])
 
 
+def behind_last_map(backbone: nn.Module, size: int | Sequence[int]) -> list[str]:
+    """Parameters between the last map, which a head of the user's own reads, and timm's own."""
+    cut_head(backbone, [END])
+    device = next(backbone.parameters()).device
+    maps = backbone.eval().forward_features(torch.zeros(1, 3, *sides(size), device=device))
+    return without_slope(backbone, [maps])
+
+
 def without_slope(backbone: nn.Module, read: Iterable[torch.Tensor]) -> list[str]:
     """Names of the parameters on which nothing that is `read` depends."""
     parameters = dict(backbone.named_parameters())

@@ -209,6 +209,19 @@ def test_a_new_head_is_not_frozen_with_its_backbone() -> None:
     assert moved == {"head.3.running_mean", "head.3.running_var"}
 
 
+def test_what_lies_between_the_last_map_and_a_new_head_is_frozen() -> None:
+    """DDP waits for the gradient of each parameter that trains, and this norm gets none."""
+    how = {**SMALL, "backbone": "test_convnext", "features": "last", "head_init": "random"}
+    settings = Model(**how, classifier="Neck")
+    model = build_model(settings, classes=3, fold=0, own=Neck)
+    freeze(model, settings)
+    model(torch.randn(4, 3, 32, 32)).square().sum().backward()
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert trained == {name for name, p in model.named_parameters() if p.grad is not None}
+    untrained = dict(model.named_parameters()).keys() - trained
+    assert untrained == {"backbone.head.norm.weight", "backbone.head.norm.bias"}
+
+
 @pytest.mark.parametrize("reads", ["blocks", "last"])
 def test_saved_weights_come_back(reads: str, tmp_path: Path) -> None:
     settings = Model(**SMALL, features=reads)
