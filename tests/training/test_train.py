@@ -183,6 +183,30 @@ def test_the_last_epoch_is_not_begun_where_the_end_of_the_head_does_not_fit(
     assert "stops after epoch 2" in said, "with a quarter more than an hour"
 
 
+def test_the_first_epoch_of_all_layers_is_expected_to_take_longer(
+    write: Callable[..., str], space: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Epochs of 8 s, which are forward passes as long as the backbone is frozen, and 2 s more."""
+    model = {"freeze": "backbone", "freeze_epochs": 1}
+    one, now, asked = trainer(write(model=model, train={"epochs": 3})), [0.0], []
+
+    def train_epoch() -> tuple[float, float]:
+        now[0] += 8
+        return 1.0, 1.0
+
+    def validate(label: str) -> np.ndarray:
+        now[0] += 2
+        return np.full((22, 3), 1 / 3)
+
+    monkeypatch.setattr(one, "train_epoch", train_epoch)
+    monkeypatch.setattr(one, "validate", validate)
+    clock = SimpleNamespace(monotonic=lambda: now[0])
+    monkeypatch.setattr("pipeline.training.trainer.time", clock)
+    fits = SimpleNamespace(seconds=np.inf, fits=lambda s: asked.append(s) or True)
+    one.run(space / "last.pt", fits)
+    assert asked == [26, 10, 10]
+
+
 def test_what_the_end_of_a_head_takes(
     write: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
