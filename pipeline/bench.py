@@ -152,6 +152,7 @@ def build(
 
     settings = settings.model_copy(update={"runtime": runtime})
     trainer = make_trainer(settings, 0, prepared, table)
+    trainer.parts.kept = None  # a trial's lack of memory may be its own
     trainer.epoch = max(0, settings.train.epochs - 1)
     trainer.set_mode()
     return trainer

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -24,10 +25,11 @@ class Parts:
     def __init__(self, settings: Experiment) -> None:
         runtime = settings.runtime
         what = [settings.model.model_dump(), settings.train.batch_size, runtime.precision]
-        self.kept = machine_folder(runtime) / f"parts-{records.digest(what)}.json"
-        self.n = int(records.read_json(self.kept)["parts"]) if self.kept.exists() else 1
+        kept = machine_folder(runtime) / f"parts-{records.digest(what)}.json"
+        self.n = int(records.read_json(kept)["parts"]) if kept.exists() else 1
         if self.n > 1:
-            say("train", f"a step takes its pictures in {self.n} parts, as {self.kept} says")
+            say("train", f"a step takes its pictures in {self.n} parts, as {kept} says")
+        self.kept: Path | None = kept  # None: what is found is for this process alone
         self.least = 1  # images of a part
         self.moved: list[torch.Tensor] = []  # BatchNorm's statistics, by a step that fails too
         self.before: list[torch.Tensor] = []
@@ -68,7 +70,8 @@ class Parts:
                     raise
             at_once = -(-images // self.n)
             self.n *= 2
-            records.write_json(self.kept, {"parts": self.n})
+            if self.kept:
+                records.write_json(self.kept, {"parts": self.n})
             text = f"no memory for {at_once} pictures at once: a step takes them in smaller parts"
             each = "each normalised by itself (model.batchnorm: train)"
             warn("train", f"{label}: {text}, {each if self.moved else 'to the same gradients'}")

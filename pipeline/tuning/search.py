@@ -3,6 +3,7 @@
 All images/s are those of the real Trainer, loader and inference.
 """
 
+import gc
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -81,7 +82,13 @@ def search(settings: Experiment, build: Callable[[Runtime], "Trainer"]) -> Measu
     without and with the experiment's TTA.
     """
     choices = Choices(settings.runtime)
-    trainer, ready = build(settings.runtime), time.monotonic()
+
+    def made(**changes: Any) -> "Trainer":
+        gc.collect()  # a Trainer and its Graph refer to each other: the last one holds its memory
+        torch.cuda.empty_cache()
+        return build(settings.runtime.model_copy(update=changes))
+
+    trainer, ready = made(), time.monotonic()
     batch = next(iter(trainer.loader))
     first, size = step_rate(trainer, batch, FIRST_IMAGES, 0), len(batch[0])
     if not is_on_gpu(trainer):  # a step of a second says as much as a longer one
@@ -95,15 +102,15 @@ def search(settings: Experiment, build: Callable[[Runtime], "Trainer"]) -> Measu
         return step_rate(trainer, batch, size, SECONDS)
 
     rates = {"model": measure(trainer)}
-    for name, (default, *others) in step_choices(trainer, rates["model"]).items():
+    every = step_choices(trainer, rates["model"])
+    del trainer  # its memory is for those that follow
+    for name, (default, *others) in every.items():
 
-        def changed(value: Any, name: str = name) -> "Trainer":
-            return build(settings.runtime.model_copy(update={**choices.chosen, name: value}))
+        def changed(value: Any, name: str = name) -> float:
+            return measure(made(**{**choices.chosen, name: value}))
 
-        rates["model"] = choices.choose(
-            name, default, others, lambda value: measure(changed(value)), rates["model"]
-        )
-    trainer = build(settings.runtime.model_copy(update=choices.chosen))
+        rates["model"] = choices.choose(name, default, others, changed, rates["model"])
+    trainer = made(**choices.chosen)
     rates["both"] = choose_workers(choices, trainer, size)
     rates["loader"] = load_rate(trainer, size, choices.chosen["workers"], lambda group, n: None)
     rates["forward"] = choose_batch(choices, trainer)

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from pipeline import bench
@@ -59,6 +60,26 @@ def test_the_real_pieces_are_measured_and_training_goes_by_what_was_chosen(
     assert record["runtime"]["channels_last"] is False
     path.unlink()
     assert "up to date" in run("train", experiment, "--fold", "0"), "no choice is in the key"
+
+
+def test_memory_that_a_trial_lacks_tells_nothing_of_training(
+    write: Callable[..., str],
+    split: Callable[[str], str],
+    space: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = load_experiment(split(write()))
+    one = bench.build(settings, load_prepared(settings), load_folds(settings), settings.runtime)
+    batch, real = next(iter(one.loader)), one.model.forward
+
+    def forward(images: torch.Tensor) -> torch.Tensor:
+        if len(images) == len(batch[0]):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return real(images)
+
+    monkeypatch.setattr(one.model, "forward", forward)
+    one.step([batch], len(batch[0]))
+    assert one.parts.n == 2 and not list((space / "runs").rglob("parts-*"))
 
 
 def test_plan_adds_up(write: Callable[..., str], split: Callable[[str], str], space: Path) -> None:

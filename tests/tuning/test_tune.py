@@ -1,6 +1,7 @@
 """What bench chooses: the faster of what it measured, in time, and never over the user's word."""
 
 import json
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,19 +31,28 @@ def with_runtime(**runtime: Any) -> Experiment:
     return EXPERIMENT.model_copy(update={"runtime": Runtime(**runtime)})
 
 
+class Invented(SimpleNamespace):
+    """A Trainer, which also refers to itself."""
+
+
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Measured]:
-    """A finished search whose Trainers and rates are invented."""
+    """A finished search whose Trainers and rates are invented; they are built one by one."""
+    built: list[weakref.ref] = []
 
-    def build(runtime: Runtime) -> SimpleNamespace:
+    def build(runtime: Runtime) -> Invented:
+        assert not any(trainer() for trainer in built), "another one still holds its memory"
         precision = "no" if runtime.precision == "auto" else runtime.precision
-        return SimpleNamespace(
+        trainer = Invented(
             settings=SimpleNamespace(train=Train(batch_size=64), runtime=runtime),
             accelerator=SimpleNamespace(device=DEVICE["type"], mixed_precision=precision),
             steps=1000,
             loader=[(torch.zeros(64), torch.zeros(64))],
             step=None,
         )
+        trainer.itself = trainer
+        built.append(weakref.ref(trainer))
+        return trainer
 
     def step_rate(trainer: Any, *_: Any) -> float:
         factor = 1.0 if trainer.settings.runtime.channels_last else 0.9
