@@ -77,7 +77,7 @@ def main(
     runtime, in_group = settings.runtime, int(os.environ.get("WORLD_SIZE", 1)) > 1
     if gpus_per_fold:
         runtime = runtime.model_copy(update={"gpus_per_fold": gpus_per_fold})
-    if in_group and (fold is None or len(runs) > 1):
+    if in_group and (len(set(fold or ())) != 1 or len(runs) > 1):
         raise UserError("several processes train one fold together: say which by --fold, --seed")
     prepared, table = load_prepared(settings), load_folds(settings)
     folds = chosen_folds(settings, fold)

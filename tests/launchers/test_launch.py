@@ -169,6 +169,17 @@ def test_several_gpus_a_fold(fake, monkeypatch) -> None:
     assert pool.gpu_slots(Runtime(gpus_per_fold=2), 5) == [{"OMP_NUM_THREADS": "4"}]
 
 
+@pytest.mark.parametrize("folds", [[], ["0", "1"]])
+def test_a_group_is_of_one_fold(
+    folds: list[str], run: Callable[..., str], write: Callable[..., str], monkeypatch
+) -> None:
+    """The second of two found that their group had ended with the first."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    asked = [option for fold in folds for option in ("--fold", fold)]
+    said = run("train", write(), *asked, expect=2)
+    assert "several processes train one fold together: say which by --fold, --seed" in said
+
+
 def end_of(code: str, ranks: int = 2) -> int:
     """Exit code of a fold whose processes run this."""
     fold = pool.Process(["-c", f"import os, sys, time\n{code}"], {}, ranks)
