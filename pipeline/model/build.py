@@ -64,7 +64,12 @@ def preprocessing(model: nn.Module, settings: Model) -> dict[str, Any]:
 
 
 def to_device(
-    model: nn.Module, runtime: Runtime, size: Size, device: torch.device, training: bool = False
+    model: nn.Module,
+    runtime: Runtime,
+    size: Size,
+    device: torch.device,
+    training: bool = False,
+    agreed: Callable[[bool], bool] = bool,
 ) -> nn.Module:
     """The model on its device, as fast as it can be there for pictures of `size` px.
 
@@ -78,7 +83,7 @@ def to_device(
     if device.type == "cpu":
         spare_strided(model)
     if device.type == "cuda" and not runtime.compile:
-        spare_compiler(model, device)
+        spare_compiler(model, device, agreed)
     if not runtime.channels_last:
         model.to(memory_format=torch.contiguous_format)
         model.register_forward_pre_hook(_contiguous)  # pictures arrive channels-last

@@ -6,7 +6,7 @@ more a picture of 128 px in training. So few pictures are worth no compiler.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from types import MethodType
@@ -40,10 +40,15 @@ def compiles(device: torch.device) -> bool:
     return time.monotonic() - started > COMPILED
 
 
-def spare_compiler(model: nn.Module, device: torch.device) -> None:
-    """Let depthwise convolutions take PyTorch's kernels, where cuDNN compiles, for few pictures."""
+def spare_compiler(
+    model: nn.Module, device: torch.device, agreed: Callable[[bool], bool] = bool
+) -> None:
+    """Let depthwise convolutions take PyTorch's kernels, where cuDNN compiles, for few pictures.
+
+    Ranks of a group, whose weights must lie alike, are `agreed` on what they measured.
+    """
     convs = depthwise(model)
-    for conv in convs if convs and compiles(device) else ():
+    for conv in convs if convs and agreed(compiles(device)) else ():
         conv.few = True
         # channels-last weights would call cuDNN in the backward pass
         conv.weight.data = conv.weight.data.clone(memory_format=torch.contiguous_format)

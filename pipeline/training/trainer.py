@@ -86,7 +86,7 @@ class Trainer:
             recompute(model)
         fixed, device = how.batchnorm == "frozen", self.accelerator.device
         model = distributed.sync_batchnorm(model, fixed)
-        model = to_device(model, runtime, how.size, device, training=fixed)
+        model = to_device(model, runtime, how.size, device, fixed, distributed.broadcast_from_main)
         expect(model, self.settings.train.epochs * len(self.rows) * math.prod(sides(how.size)))
         return model
 

@@ -41,7 +41,9 @@ from pathlib import Path
 from types import SimpleNamespace
 import numpy as np, torch
 from accelerate import Accelerator
-from pipeline.training.distributed import sync_model, run_on_main, gather_predictions, leave_group
+from pipeline.training.distributed import (
+    broadcast_from_main, sync_model, run_on_main, gather_predictions, leave_group
+)
 accelerator = Accelerator(cpu=True)
 rank = accelerator.process_index
 for n in (7, 1):
@@ -67,6 +69,11 @@ def remember():
     model.kernel = KernelRidge(*(torch.full((n, 2), rank + 3.0) for n in (1, 2, 3, 4)))
 run_on_main(remember, model, accelerator)
 assert model.kernel.weight.tolist() == [[3, 3]] * 4
+from pipeline.model import depthwise
+depthwise.compiles = lambda device: rank == 0  # measured so near its bound that they differ
+conv = torch.nn.Conv2d(6, 6, 3, groups=6).to(memory_format=torch.channels_last)
+depthwise.spare_compiler(conv, accelerator.device, broadcast_from_main)
+assert conv.few and conv.weight.stride() == (9, 9, 3, 1)
 from pipeline.base.config import Model
 from pipeline.model.freeze import freeze
 from pipeline.model.build import build_model
