@@ -42,7 +42,9 @@ def main(
         float, typer.Option(min=0.01, max=0.99, help="share of the test that is public")
     ] = 0.3,
 ) -> None:
-    names = list(dict.fromkeys(Path(n).stem if n.endswith(".yaml") else n for n in names or []))
+    names = list(
+        dict.fromkeys(Path(n).stem if n.endswith((".yaml", ".yml")) else n for n in names or [])
+    )
     if lb:
         print_leaderboard(names, public)
         return

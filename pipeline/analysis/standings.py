@@ -1,6 +1,7 @@
 """What `compare --lb` tells of submissions: their luck, their prospects, the two to select."""
 
 from collections import Counter
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,7 @@ from pipeline.analysis.leaderboard import (
 )
 from pipeline.analysis.listing import number, public_scores
 from pipeline.analysis.paired import MEANS, held_out, per_row, refuse_foreign
-from pipeline.base.cli import UserError, print_table, say
+from pipeline.base.cli import UserError, print_table, say, short, warn
 from pipeline.base.config import root
 from pipeline.base.runs import cv_of, load_blend
 from pipeline.inference.metrics import sign_of
@@ -42,8 +43,20 @@ def print_leaderboard(names: list[str], share: float) -> None:
         print_offset(slug, rows)
         kept = [name for name in dict.fromkeys(rows.name) if is_scored_by(metric, name)]
         chosen = names if set(names) & set(kept) else [] if names else comparable(kept)
-        if len(chosen) > 1:
-            print_pick([untouched(load_evidence(name)) for name in chosen], rows, share)
+        runs = [*evidence_of(chosen, strict=bool(names))]
+        if len(runs) > 1:
+            print_pick(runs, rows, share)
+
+
+def evidence_of(names: list[str], strict: bool) -> Iterator[Evidence]:
+    """Of blends; where they were not named, those that are no longer what was blended are told."""
+    for name in names:
+        try:
+            yield untouched(load_evidence(name))
+        except UserError as error:
+            if strict:
+                raise
+            warn("compare", f"left out: {short(error)}")
 
 
 def is_scored_by(metric: str, name: str) -> bool:

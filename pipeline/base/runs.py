@@ -69,8 +69,10 @@ def load_blend(name: str, asked: str = "") -> tuple[Path, dict[str, Any]]:
 
 def submission_of(name: str) -> records.Record | None:
     """The record of a blend's submission; None where that is not of the blend as it is now."""
-    made, blend = records.load(root("submissions") / f"{name}.csv"), load_blend(name)[0]
-    return made if made and made["key"]["predictions"] == records.file_digest(blend) else None
+    made, (path, blend) = records.load(root("submissions") / f"{name}.csv"), load_blend(name)
+    same = made and made["key"]["predictions"] == records.file_digest(path)
+    known = same and (made["metric"], made["cv"]) == (blend["metric"], cv_of(blend))
+    return made if known else None
 
 
 def fold_paths(blend: dict[str, Any], fold: int) -> dict[str, Path]:

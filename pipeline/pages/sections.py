@@ -49,7 +49,7 @@ def overview(evidence: Evidence) -> dict[str, Any]:
         "slices": parts,
         "told": told(evidence),
         "nested": nested(evidence),
-        "hidden": hidden_score(evidence.name, evidence.record),
+        "hidden": hidden_score(evidence.name),
         "cost": cost_of(evidence),
         "members": members_of(evidence),
     }

@@ -163,6 +163,18 @@ def test_a_fold_that_was_submitted_alone_is_left_out(
     assert re.search("select r[01] and r[01]", text)
 
 
+def test_what_was_predicted_anew_since_it_was_sent_is_left_out(
+    blends: Callable[..., None], finished: Callable[..., str], run: Run, space: Path
+) -> None:
+    blends(0, 1, 2)
+    ledger(space, dict.fromkeys(("r2", "r0", "r1"), (0.75, 0.7)))
+    finished("r2", seed=9, train={"seed": 2})
+    text = run("compare", "--lb")
+    assert "left out: r2: r2 was trained or predicted anew since" in text
+    assert re.search("select r[01] and r[01]", text)
+    assert "r2 was trained or predicted anew" in run("compare", "--lb", "r0", "r2", expect=2)
+
+
 def test_without_five_scores_there_is_no_offset(
     blends: Callable[..., None], run: Run, space: Path
 ) -> None:

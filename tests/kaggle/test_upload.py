@@ -9,6 +9,7 @@ import pytest
 import yaml
 from kaggle_stub import KaggleStub
 
+from pipeline.base import records
 from pipeline.kaggle.api import upload
 
 Run = Callable[..., str]
@@ -55,6 +56,19 @@ def test_the_same_file_is_not_sent_again(name: str, kaggle: KaggleStub, run: Run
     run("submit", name, "--upload")
     text = run("submit", name, "--upload")
     assert "not sent again: public 0.91" in text
+    assert len(kaggle.submissions) == 1
+
+
+def test_the_ledger_follows_a_cv_that_moved_since(
+    name: str, space: Path, kaggle: KaggleStub, run: Run
+) -> None:
+    run("submit", name, "--upload")
+    blend = space / "runs" / name / "test.npz"
+    scores = {name: {"folds": [0.25, 0.5], "all": 0.4}}  # a label was mended
+    records.commit(blend, records.load(blend)["key"], 0.0, metric="accuracy", scores=scores)
+    run("submit", name, "--upload")
+    (row,) = ledger(space).to_dict("records")
+    assert (row["cv"], row["oof"], row["public"]) == ("0.37500", "0.40000", "0.91")
     assert len(kaggle.submissions) == 1
 
 

@@ -52,6 +52,9 @@ def submit_once(
     row = next((row for row in reversed(rows) if row["status"] != "error"), None)
     row = row or new_row(csv, slug, sha256)
     if row["status"] == "complete":
+        if row["name"] == csv.stem:  # labels or the metric may have been mended since
+            now = new_row(csv, slug, sha256)
+            put(row := row | {name: now[name] for name in ("metric", "cv", "oof")})
         return say("submit", f"{csv}: on Kaggle since {row['time']}, not sent again: {scores(row)}")
     api = sign_in()
     if not row["ref"]:

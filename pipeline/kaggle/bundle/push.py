@@ -40,11 +40,12 @@ def push_submission(api: KaggleApi, bundle: Path, slug: str) -> None:
     pushed.push_datasets()
     if pushed.done.get("kernel") != folder_digest(bundle / "notebook"):
         pushed.push_notebook()
-    problem = pushed.failure()
-    if not problem and pushed.has_alert():
+    again: dict[str, None] = {"kernel": None}  # what the same command does anew
+    if not (problem := pushed.failure()) and pushed.has_alert():
         problem = "ran, but without all models or pictures: see its log"
+        again["weights"] = None  # some may have been lost on the way
     if problem:
-        pushed.note(kernel=None)  # the same command runs it anew
+        pushed.note(**again)
         raise UserError(f"{pushed.run} {problem}")
     pushed.submit(slug)
 

@@ -54,8 +54,8 @@ def run_models(
         model, prob = models[number], work.answers(number)
         if prob is None:
             text = f"{model.name} is given up: it has not answered, or not by numbers"
-            # for lack of time that is as it should be; else `push` is to stop
-            alert(text) if deadline.left() > 0 else warn("notebook", text)
+            # `push` is to stop, but for lack of time, or where all views may still answer
+            alert(text) if number >= soon and deadline.left() > 0 else warn("notebook", text)
         elif number >= soon:
             seconds[model.run] = deadline.clock() - begun[number]
             found.setdefault(model.run, []).append(of_ids(prob))

@@ -139,7 +139,7 @@ def predict(answers: Submission, folder: Path, known: Manifest, deadline: Deadli
         names = names[:SEEN]
         say("notebook", f"Kaggle runs this again on the hidden test: {len(names)} images do")
     with TemporaryDirectory() as scratch:
-        if not any((data / name).is_file() for name in names):
+        if names and not any((data / name).is_file() for name in names):
             data = unpacked(data, Path(scratch) / "unpacked")
         paths = [data / name for name in names]
         forms = sorted({(model.pixels, model.fit) for model in known.models}, key=str)
