@@ -117,8 +117,7 @@ def nearest_run(evidence: Evidence) -> dict[str, Any] | None:
 
 
 def is_one_run(blend: dict[str, Any], like: dict[str, Any]) -> bool:
-    """Whether a blend is of one run, and has scores by the metric and of the competition of another
-    one."""
+    """Whether a blend is of one run, of the competition and metric of `like`, and has scores."""
     ours, theirs = ((one["key"]["competition"], one["metric"]) for one in (blend, like))
     return ours == theirs and len(blend["key"]["members"]) == 1 and bool(cv_of(blend)["folds"])
 
