@@ -83,7 +83,7 @@ def write_experiment(
 ) -> tuple[Experiment, Path]:
     """The base experiment's own YAML with a variant's settings and the seed laid over it."""
     settings = read_based(find_experiment(base), find_experiment)
-    settings.pop("base", None)
+    settings = {key: value for key, value in settings.items() if key not in ("base", "name")}
     for change in (changes or {}, {"train": {"seed": seed}}):
         settings = laid_over(settings, change)
     slug = re.sub(r"[^a-z0-9.]+", "-", variant.lower()).strip("-")

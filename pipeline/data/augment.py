@@ -120,7 +120,7 @@ def _transform(
         raise UserError(f"augment: albumentations has no {shown(name)}{near}{told}")
     cls = every[name]
     known = inspect.signature(cls.__init__).parameters
-    crop = issubclass(cls, A.RandomResizedCrop) and "ratio" in known  # Erasing's is a hole's
+    crop = "ratio" in known and issubclass(cls, A.RandomResizedCrop)  # Erasing's is a hole's
     if "size" in known:  # what the backbone wants, unless the YAML says otherwise
         kwargs = {"size": size, **kwargs}
     if "interpolation" in known:

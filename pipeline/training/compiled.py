@@ -62,9 +62,9 @@ def largest_batch(trainer: "Trainer") -> torch.Tensor:
     A rank has its share of what the epoch is cut into, and takes that in parts. It is the same each
     time.
     """
-    n = max(trainer.batches.sizes)
-    for shares in (trainer.accelerator.num_processes, trainer.parts.n):
-        n = -(-n // shares)
+    most, ranks = max(trainer.batches.sizes), trainer.accelerator.num_processes
+    n = -(-most // ranks)
+    n = -(-n // trainer.parts.of(most // ranks))
     shape, draw = sides(trainer.preprocessing["size"]), torch.Generator().manual_seed(0)
     noise = torch.randint(256, (n, *shape, 3), dtype=torch.uint8, generator=draw)
     return trainer.normalise(noise)

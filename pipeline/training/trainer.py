@@ -147,7 +147,7 @@ class Trainer:
             self.tell()
             self.watch(self.epoch == epochs)  # the last?
             coming = time.monotonic() - started
-            coming += 2 * (trained - started) * (self.epoch == self.unfreezes)  # no backward yet
+            coming += 2 * (trained - started) * (self.epoch == self.unfreezes)  # at most
             if self.epoch + 1 == epochs and math.isfinite(deadline.seconds):
                 coming += seconds_of_end(self, coming, validation)
             # one rank's answer for all: clocks differ, and ranks that disagree wait for ever
