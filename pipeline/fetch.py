@@ -71,12 +71,12 @@ def fetch_missing(name: str) -> None:
 def fetch(slug: str, folder: Path) -> None:
     """Download and unpack the files of `slug` into `folder`; nothing if that is done.
 
-    Another process that fetches is waited for. Raises UserError for anything Kaggle, the network,
-    the disk or the archive refuses; what is downloaded stays for the next try.
+    Another process that fetches it is waited for. Raises UserError for anything Kaggle, the
+    network, the disk or the archive refuses; what is downloaded stays for the next try.
     """
     started, staging = time.monotonic(), folder.with_name(f".{slug}.fetching")
     key = {"version": VERSION, "slug": slug}
-    made = records.make(folder, key, partial(download, slug, folder, staging))
+    made = records.make(folder, key, partial(download, slug, folder, staging), lock=staging)
     if made:
         shutil.rmtree(staging)
     say("fetch", f"{folder}: {describe(folder)}, {took(started) if made else 'up to date'}")

@@ -100,14 +100,17 @@ def stat_of(path: Path | str) -> list[int]:
     return [stat.st_size, stat.st_mtime_ns]
 
 
-def make(output: Path, key: dict[str, Any], work: Callable[[], dict[str, Any]]) -> bool:
+def make(
+    output: Path, key: dict[str, Any], work: Callable[[], dict[str, Any]], lock: Path | None = None
+) -> bool:
     """Let `work` write an output, unless it is current; the facts it returns go into the record.
 
-    Returns whether it was made. Another process that makes it is waited for.
+    Returns whether it was made. Another process that makes it is waited for, as all are that make
+    something in the folder `lock`: the output's, if none is named.
     """
     if is_current(output, key):
         return False
-    with locked(output.parent):
+    with locked(lock or output.parent):
         if is_current(output, key):
             return False
         started = time.monotonic()

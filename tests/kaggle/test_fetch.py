@@ -46,7 +46,7 @@ def test_downloads_unpacks_and_records_then_does_nothing(
     record = json.loads(leaves.with_name("classify-leaves.json").read_text())
     assert record["key"]["slug"] == "classify-leaves" and record["files"] == 2
     hidden = [path.name for path in leaves.parent.iterdir() if path.name.startswith(".")]
-    assert hidden == [".lock"]
+    assert hidden == []
     kaggle.calls.clear()
     assert "up to date" in run("fetch", "classify-leaves")
     assert kaggle.calls == []
