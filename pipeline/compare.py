@@ -41,12 +41,15 @@ def main(
     public: Annotated[
         float, typer.Option(min=0.01, max=0.99, help="share of the test that is public")
     ] = 0.3,
+    test: Annotated[
+        int | None, typer.Option(min=2, help="how many pictures --lb's hidden test has")
+    ] = None,
 ) -> None:
     names = list(
         dict.fromkeys(Path(n).stem if n.endswith((".yaml", ".yml")) else n for n in names or [])
     )
     if lb:
-        print_leaderboard(names, public)
+        print_leaderboard(names, public, test)
         return
     if not names:
         raise UserError("which runs? python -m pipeline.runs lists them")

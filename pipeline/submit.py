@@ -64,7 +64,7 @@ def main(
         table = fill_sample(sample, predictions, competition, str(sample_path), decision)
         facts = {"members": record["key"]["members"], "weights": record["key"]["weights"]}
         facts |= {"metric": record["metric"], "cv": cv_of(record), "rows": len(table)}
-        if key["solution"]:
+        if key["solution"] and record["metric"] == competition.metric:  # else beside another's CV
             facts |= hidden_score(solution_path, predictions, competition, decision)
         write_table(table, out)
         return facts

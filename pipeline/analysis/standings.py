@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,10 +27,11 @@ from pipeline.inference.metrics import sign_of
 from pipeline.kaggle.api.upload import ledger_path, mean_of, read_ledger
 
 
-def print_leaderboard(names: list[str], share: float) -> None:
+def print_leaderboard(names: list[str], share: float, hidden: int | None = None) -> None:
     """CV against the leaderboard, what may change on its private part, and what to select.
 
-    Raises UserError where there are no scores of Kaggle.
+    `share` of the test is public, which has as many pictures as here, or `hidden` ones. Raises
+    UserError where there are no scores of Kaggle.
     """
     wanted = ("public", "cv", "oof")
     scored = [
@@ -40,12 +42,13 @@ def print_leaderboard(names: list[str], share: float) -> None:
         raise UserError(f"{ledger_path()}: {text}")
     table = pd.DataFrame(scored).astype(dict.fromkeys(wanted, float))
     for (slug, metric), rows in table.groupby(["slug", "metric"], sort=False):
-        print_offset(slug, rows)
         kept = [name for name in dict.fromkeys(rows.name) if is_scored_by(metric, name)]
+        rows = as_decided(rows, kept)
+        print_offset(slug, rows)
         chosen = names if set(names) & set(kept) else [] if names else comparable(kept)
         runs = [*evidence_of(chosen, strict=bool(names))]
         if len(runs) > 1:
-            print_pick(runs, rows, share)
+            print_pick(runs, rows, share, hidden)
 
 
 def evidence_of(names: list[str], strict: bool) -> Iterator[Evidence]:
@@ -57,6 +60,25 @@ def evidence_of(names: list[str], strict: bool) -> Iterator[Evidence]:
             if strict:
                 raise
             warn("compare", f"left out: {short(error)}")
+
+
+def as_decided(rows: pd.DataFrame, names: list[str]) -> pd.DataFrame:
+    """The ledger with CV and OOF by what decided the answers that were sent, as judged on other
+    folds: a record's are those of plain answers, Kaggle's are not."""
+    rows = rows.copy()
+    for name in names:
+        record = load_blend(name)[1]
+        if gain := decided_gain(record):
+            sent = (rows.name == name) & (rows.cv == float(mean_of(cv_of(record)["folds"])))
+            rows.loc[sent, ["cv", "oof"]] += gain
+            say("compare", f"{name}: its CV as decided, on other folds, {gain:+.4f}")
+    return rows
+
+
+def decided_gain(blend: dict[str, Any]) -> float:
+    """What thresholds, cuts or powers that a blend took are worth on other folds."""
+    found = blend.get("decided", {})
+    return found["nested"] - found["usual"] if found.get("taken") else 0.0
 
 
 def is_scored_by(metric: str, name: str) -> bool:
@@ -98,21 +120,28 @@ def print_offset(slug: str, rows: pd.DataFrame) -> None:
         say("compare", text)
 
 
-def print_pick(runs: list[Evidence], rows: pd.DataFrame, share: float) -> None:
+def print_pick(runs: list[Evidence], rows: pd.DataFrame, share: float, hidden: int | None) -> None:
     """What held-out and public pictures say together, and which two submissions to select."""
     refuse_foreign({one.name: one.record for one in runs})
+    shown = len(runs[0].test)
+    if hidden is None and runs[0].rules.code_competition:
+        text = f"the hidden test has more pictures than the {shown} here: --test says how many"
+        return say("compare", f"which two to select: {text}")
     names, known = [one.name for one in runs], public_scores()
     cvs = [mean_of(cv_of(one.record)["folds"]) for one in runs]  # else of a former blend
     public = np.array([known.get(key, np.nan) for key in zip(names, cvs, strict=True)])
-    # of OOF, as what is believed: CV, a mean of folds, may lie elsewhere
-    offset, sign = float(np.median(rows.public - rows.oof)), sign_of(runs[0].record["metric"])
-    n_public = round(share * len(runs[0].test))
-    n_private = len(runs[0].test) - n_public
-    here = believe(runs)
+    sign, here = sign_of(runs[0].record["metric"]), believe(runs)
+    gains = np.array([decided_gain(one.record) for one in runs])
+    here = here._replace(score=here.score + sign * gains)
+    # off what is believed: CV is a mean of folds, OOF of pictures that decisions changed, too
+    every = [cv_of(one.record)["all"] for one in runs] + gains
+    offset = float(np.median(rows.public - rows.oof) + np.median(every - sign * here.score))
+    n_public = round(share * (hidden or shown))
+    n_private = max(1, (hidden or shown) - n_public)
     both = here.updated(sign * (public - offset), n_public)
     expected = sign * both.score + offset
-    shown = [[number(x) for x in column] for column in (sign * here.score, public, expected)]
-    lines = list(zip(names, *shown, strict=True))
+    columns = [[number(x) for x in column] for column in (sign * here.score, public, expected)]
+    lines = list(zip(names, *columns, strict=True))
     print_table(
         [lines[i] for i in np.argsort(-both.score)],
         ["run", "OOF", "public", "private, expected"],
@@ -123,7 +152,7 @@ def print_pick(runs: list[Evidence], rows: pd.DataFrame, share: float) -> None:
         swap = chance_to_lead(both, second, first, n_private)
         text = f"{names[first]} leads {names[second]} by {abs(public[first] - public[second]):.4f}"
         say("compare", f"{text} in public; that it is behind in private: {swap:.0%}")
-    print_advice(runs, both, n_private)
+    return print_advice(runs, both, n_private)
 
 
 def print_advice(runs: list[Evidence], both: Belief, n_private: int) -> None:

@@ -101,7 +101,8 @@ def disagreement(evidence: Evidence, album: Album) -> dict[str, Any] | None:
 def picture_map(
     evidence: Evidence, album: Album, train: np.ndarray, test: np.ndarray
 ) -> dict[str, Any]:
-    """Places of the pictures (all errors, then others by chance), and tiles to show at them."""
+    """Places of the pictures and tiles to show at them: all errors, or as many by chance as leave
+    half of the room to others."""
     from scipy.stats import rankdata  # late: a second
 
     n, draw = len(train), np.random.default_rng(0)
@@ -109,7 +110,9 @@ def picture_map(
     errors, regression = evidence.errors, evidence.rules.task == "regression"
     wrong = errors > np.quantile(errors, 0.95) if regression else ~evidence.right
     wrong = np.append(wrong, np.zeros(len(test), bool))
-    kept = np.sort(np.concatenate([order[wrong[order]], order[~wrong[order]]])[:ON_MAP])
+    of_errors, others = order[wrong[order]], order[~wrong[order]]
+    most = max(ON_MAP // 2, ON_MAP - len(others))
+    kept = np.sort(np.concatenate([of_errors[:most], others])[:ON_MAP])
     places = layout(np.concatenate([train, test])[kept])
     rows = np.append(evidence.table.row, evidence.test.row)[kept]
     answers = np.concatenate([evidence.answer, evidence.answers(evidence.test_prob)])
@@ -134,4 +137,5 @@ def picture_map(
         "key": rows.tolist(),
         "tiles": album.sheet(rows),
         "all": n + len(test),
+        "errors": int(wrong.sum()),
     }

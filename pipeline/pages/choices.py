@@ -84,8 +84,8 @@ def columns(
 ) -> list[Item]:
     texts = [f"{value:.4g}" for value in prob]
     if not test:
-        pairs = zip(texts, evidence.target[i], strict=True)
-        texts = [f"{text} ({float(text) - own:+.3g})" for text, own in pairs]
+        each_of = zip(texts, prob, evidence.target[i], strict=True)
+        texts = [f"{text} ({value - own:+.3g})" for text, value, own in each_of]
     return [
         {
             "class": name,

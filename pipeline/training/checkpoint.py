@@ -1,6 +1,7 @@
 """What of a fold lies on the disk: its log, the last finished epoch, and the finished model."""
 
 import shutil
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ def save(trainer: "Trainer", last: Path) -> None:
         scaler = trainer.accelerator.scaler
         state = {
             "epoch": trainer.epoch,
+            "spent": time.monotonic() - trainer.started,
             "log": trainer.log,
             "fitted": trainer.fitted and tuple(trainer.fitted),
             "preprocessing": trainer.preprocessing,  # the size, once the head is fitted to another
@@ -66,6 +68,7 @@ def resume(trainer: "Trainer", last: Path) -> None:
     try:
         state = torch.load(last, map_location="cpu", weights_only=True)
         trainer.epoch, trainer.log = state["epoch"], state["log"]
+        trainer.started -= state.get("spent", 0.0)  # the fold's seconds, not this process's alone
         trainer.fitted = Fitted(*found) if (found := state.get("fitted")) else None
         trainer.preprocessing = state.get("preprocessing", trainer.preprocessing)
         trainer.bare_model.load_state_dict(state["model"])
