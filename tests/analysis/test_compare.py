@@ -175,6 +175,36 @@ def test_what_was_predicted_anew_since_it_was_sent_is_left_out(
     assert "r2 was trained or predicted anew" in run("compare", "--lb", "r0", "r2", expect=2)
 
 
+def test_what_thresholds_are_worth_on_other_folds_is_no_luck(
+    blends: Callable[..., None], run: Run, space: Path
+) -> None:
+    blends(0, 1)
+    path = space / "runs/r0/test.npz"
+    made, decided = records.load(path), {"taken": True, "usual": 0.7, "nested": 0.76}
+    known = {"metric": "accuracy", "scores": made["scores"]}
+    records.commit(path, made["key"], 0.0, **known, decided=decided)
+    (cv, oof), (other, _) = scores_of(space, "r0"), scores_of(space, "r1")
+    equal = dict.fromkeys("xyz", (0.75, 0.75))
+    ledger(space, {"r0": (cv, cv + 0.06, oof), "r1": (other, other), **equal})
+    text = run("compare", "--lb")
+    assert "r0: its CV as decided, on other folds, +0.0600" in text and "luck" not in text
+    assert re.search(f"^r0 +{oof + 0.06:.4f} +{cv + 0.06:.4f} ", text, re.MULTILINE), text
+
+
+def test_a_hidden_test_has_as_many_pictures_as_one_says(
+    finished: Callable[..., str], run: Run, space: Path
+) -> None:
+    (rules := space / "kernels.yaml").write_text("name: demo\ncode_competition: true\n")
+    for seed in (0, 1):
+        finished(f"r{seed}", seed=seed, train={"seed": seed}, competition=str(rules))
+        run("ensemble", f"{space}/r{seed}.yaml", "--no-report")
+    ledger(space, {name: (scores_of(space, name)[0], 0.7) for name in ("r0", "r1")})
+    text = run("compare", "--lb")
+    assert "the hidden test has more pictures than the 12 here: --test" in text
+    text = run("compare", "--lb", "--test", "10000")
+    assert "60 held-out and 3,000 public pictures" in text and "select r" in text
+
+
 def test_without_five_scores_there_is_no_offset(
     blends: Callable[..., None], run: Run, space: Path
 ) -> None:

@@ -111,6 +111,8 @@ def test_scores_by_another_metric_are_written_anew(
     assert "accuracy CV" in run("submit", name) and "up to date" in run("submit", name)
     assert json.loads(run("runs", "--json"))[0]["hidden"] is not None
     rules.write_text("name: demo\nmetric: top_2\n")
+    (space / "submissions" / f"{name}.csv").unlink()
+    assert "hidden test" not in run("submit", name), "by another metric than the CV beside it"
     run("ensemble", f"{space}/{name}.yaml", "--no-report")
     assert json.loads(run("runs", "--json"))[0]["hidden"] is None, "it was of another metric"
     told = run("submit", name)

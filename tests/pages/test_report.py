@@ -156,6 +156,17 @@ def test_what_was_fitted_on_the_pictures_themselves_is_told_with_its_nested_scor
         assert nested(made_up(prob, target, other)) is None
 
 
+def test_on_the_map_errors_leave_room_for_what_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(beyond, "layout", lambda features: features)
+    prob, target = np.tile([0.7, 0.2, 0.1], (10, 1)), np.array([0, 0, 1, 1, 1, 1, 1, 1, 1, 1])
+    album = SimpleNamespace(ids=[f"{i}.jpg" for i in range(10)], sheet=lambda rows: "")
+    for room, errors in ((10, 5), (18, 8)):
+        monkeypatch.setattr(beyond, "ON_MAP", room)
+        some, places = made_up(prob, target, {}), np.zeros((10, 2))
+        found = beyond.picture_map(some, album, places, places)
+        assert (len(found["x"]), sum(found["wrong"]), found["errors"]) == (room, errors, 8)
+
+
 def test_the_own_label_and_the_suggested_one_are_both_offered() -> None:
     prob = np.array([[0.6, 0.3995, 0.0004, 0.0001]])
     some = made_up(prob, np.array([1]), {})

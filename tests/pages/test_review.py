@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import quote
 
 import numpy as np
@@ -28,6 +29,7 @@ from pipeline.data.decisions import (
     standing,
 )
 from pipeline.pages import desk as module
+from pipeline.pages.choices import columns
 from pipeline.pages.desk import PAGE, Desk, NoDecisionError
 from pipeline.pages.export import static_page
 from pipeline.pages.server import listening, make_app
@@ -380,6 +382,12 @@ def test_a_level_is_given_by_its_key_and_a_number_by_typing(labels: Path, open_p
     assert list(read_log(labels).new) == ["4", "2.5"]
     with pytest.raises(NoDecisionError, match="expected a number in label, not 'x'"):
         number.decide(TEST, "c1", "label", "x")
+
+
+def test_how_far_off_a_large_number_is_is_not_rounded() -> None:
+    some = SimpleNamespace(target=np.array([[12345.0]]), classes=["price"])
+    (line,) = columns(some, 0, False, np.array([12345.6]), {})
+    assert line["text"] == "1.235e+04 (+0.6)"
 
 
 def test_20_000_pictures_scroll(

@@ -120,8 +120,12 @@ def test_every_epoch_is_a_resume_point(
     for epoch in (1, 2):
         said = run("train", limited, "--fold", "0", "--hours", "0", expect=75)
         assert f"stops after epoch {epoch}" in said
+    last = space / "runs/limited/fold0/last.pt"
+    state = torch.load(last, weights_only=True)
+    torch.save(state | {"spent": state["spent"] + 1000}, last)
     run("train", limited, "--fold", "0", "--hours", "0")
     assert same(weights(space, "whole"), weights(space, "limited"))
+    assert 1000 < records.load(model_path("limited", 0))["seconds"] < 1100, "of all processes"
     assert "limited: fold 0, accuracy" in run("train", limited, "--fold", "0", "--hours", "0")
     original, epochs = Trainer.train_epoch, []
 
