@@ -63,11 +63,16 @@ def main(
     }
     own = {"own": True, **key}
     del own["seed"]  # nobody drew it
-    if source is None and any(records.is_current(out, known) for known in (key, own)):
-        what = f"{settings.folds.n} folds" if settings.folds.n > 1 else "no folds"
-        say("folds", f"{out}: {what} of {len(train):,} images, up to date")
+    what = f"{settings.folds.n} folds" if settings.folds.n > 1 else "no folds"
+    told = f"{out}: {what} of {len(train):,} images, up to date"
+    keys = [] if source else [key, own]
+    if any(records.is_current(out, known) for known in keys):
+        say("folds", told)
         return
     with locked(out.parent):
+        if any(records.is_current(out, known) for known in keys):  # another process was first
+            say("folds", told)
+            return
         record = records.load(out)
         if source:
             table, key = own_split(settings, source, train, form), own

@@ -1,12 +1,14 @@
 """Folds: nothing leaks, nothing is lost, and the order of rows means nothing."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from pipeline.base import records
 from pipeline.base.cli import UserError
 from pipeline.base.competition import Competition
 from pipeline.base.config import Folds
@@ -152,6 +154,32 @@ def test_rows_in_another_order_give_the_same_file(
     path.unlink()
     run("folds", experiment)
     assert path.read_bytes() == before
+
+
+def test_a_split_that_another_process_records_meanwhile_is_kept(
+    run: Callable[..., str],
+    write: Callable[..., str],
+    split: Callable[[str], str],
+    space: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Both found none, and the second drew its own over the one that a person had made."""
+    experiment, path = split(write()), space / "folds" / "demo-2-seed42.csv"
+    table = pd.read_csv(path, dtype=str)
+    table.assign(fold=table.fold.replace({"0": "1", "1": "0"})).to_csv(path, index=False)
+    assert "taken as it is" in run("folds", experiment)
+    kept = [file.rename(file.with_suffix(".kept")) for file in (path, records.record_path(path))]
+    mine = kept[0].read_bytes()
+
+    @contextmanager
+    def waited(folder: Path) -> Iterator[None]:
+        kept[0].rename(path)
+        kept[1].rename(records.record_path(path))
+        yield
+
+    monkeypatch.setattr("pipeline.folds.locked", waited)
+    assert "up to date" in run("folds", experiment)
+    assert path.read_bytes() == mine
 
 
 def test_group_column_keeps_a_plant_in_one_fold(
