@@ -34,7 +34,7 @@ from pipeline.base.competition import Competition, load_competition
 from pipeline.base.config import TTA, load_experiment, root
 from pipeline.base.derived import SeedOption, seeds_of
 from pipeline.base.forms import as_array
-from pipeline.base.runs import GIVEN, cv_of
+from pipeline.base.runs import GIVEN, cv_of, has_oof
 from pipeline.base.settings import checked_name
 from pipeline.data.decisions import Changes, load_changes
 from pipeline.data.splits import classes_of, folds_digest, load_folds, slices
@@ -92,6 +92,8 @@ def main(
         found = fitted(members, table, changes, rules, mean, key["fit"], out)
         facts, members = {"fitted": found}, weighted(members, found["weights"])
         key |= members_key(members)
+    if (before := records.load(out)) and not has_oof(out, before):
+        records.record_path(out).unlink(missing_ok=True)  # both files are made anew
     work = partial(blend, members, table, changes, rules, out, mean, facts)
     made, record = records.make(out, key, work), records.load(out)
     print_scores(record)
@@ -148,9 +150,11 @@ def blend(
 
     tests = ([answers(member, fold) for fold in member.folds] for member in members)
     test = how.of_folds(tests, weights)
+    records.record_path(out).unlink(missing_ok=True)  # it is of both files
     if len(mended):
-        held = Predictions(list(mended.image), classes, found, kind=kind)
-        held.save(out.with_name("oof.npz"))
+        beside = out.with_name("oof.npz")
+        Predictions(list(mended.image), classes, found, kind=kind).save(beside)
+        facts["oof"] = records.fingerprint(beside)
     Predictions(list(dict.fromkeys(names or test_ids)), classes, test, kind=kind).save(out)
     scores = {
         f"{member.name} {member.views}": score(mended, prob, classes, rules)

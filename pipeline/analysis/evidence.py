@@ -15,7 +15,7 @@ from pipeline.base.cli import UserError
 from pipeline.base.competition import Competition, load_competition
 from pipeline.base.config import Experiment
 from pipeline.base.forms import as_array
-from pipeline.base.runs import folds_of, is_as_blended, load_blend
+from pipeline.base.runs import folds_of, has_oof, is_as_blended, load_blend
 from pipeline.data.decisions import Changes, load_changes
 from pipeline.data.prepared import Prepared, load_prepared
 from pipeline.data.splits import classes_of
@@ -182,6 +182,9 @@ def load_evidence(name: str, decided: bool = True) -> Evidence:
     if moved := [run for run in runs if not is_as_blended(record, run)]:
         text = f"{moved[0]} was trained or predicted anew since"
         raise UserError(f"{name}: {text}; run python -m pipeline.predict, then ensemble, again")
+    if not has_oof(path, record):
+        text = "out-of-fold answers are lost, or those of another blend"
+        raise UserError(f"{name}: its {text}; run python -m pipeline.ensemble again")
     given, each = held_out(settings, runs, folds, table, changes, classes)
     used = (given.fold >= 0).to_numpy()
     scored = given[used].reset_index(drop=True)

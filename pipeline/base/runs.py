@@ -102,6 +102,12 @@ def is_as_blended(blend: dict[str, Any], run: str) -> bool:
     return True
 
 
+def has_oof(path: Path, blend: dict[str, Any]) -> bool:
+    """Whether the out-of-fold answers beside a blend are those that its record scores."""
+    oof = path.with_name("oof.npz")
+    return not cv_of(blend)["folds"] or records.is_intact(oof, blend.get("oof", {}))
+
+
 def cv_words(cv: dict[str, Any]) -> str:
     """A blend's scores in a line."""
     if not cv["folds"]:

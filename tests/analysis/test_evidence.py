@@ -13,6 +13,7 @@ from pipeline.base import records
 from pipeline.base.cli import UserError
 from pipeline.base.runs import prediction_path
 from pipeline.data.decisions import append, decisions_path, new_line
+from pipeline.inference.predictions import Predictions
 
 
 def test_rows_answers_and_members_belong_together(
@@ -45,6 +46,17 @@ def test_settings_are_those_of_then_and_folds_are_found_by_what_they_hold(
     found = load_evidence(f"{space}/{name}.yaml")
     assert found.settings.train.epochs == 2
     assert found.settings.folds.name == "mine"
+
+
+def test_out_of_fold_answers_of_another_blend_are_not_shown(
+    run: Callable[..., str], finished: Callable[..., str], space: Path
+) -> None:
+    name = finished()
+    run("ensemble", f"{space}/{name}.yaml")
+    found = Predictions.load(oof := space / f"runs/{name}/oof.npz")
+    Predictions(found.image, found.classes, found.prob[::-1]).save(oof)
+    with pytest.raises(UserError, match="its out-of-fold answers are lost, or those of another"):
+        load_evidence(name)
 
 
 def test_what_is_missing_is_one_line(

@@ -1,5 +1,6 @@
 """Blending: by id and class name, equal weights, honest scores, no mixed folds."""
 
+import errno
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -150,6 +151,46 @@ def test_weights_of_runs(
     assert "up to date" not in run("ensemble", f"{one}:3", two, "--name", "mix")
     np.testing.assert_allclose(Predictions.load(mix).prob[:, 0], [0.525, 0.3], atol=1e-6)
     assert records.load(mix)["scores"]["two none"]["all"] == 0.5
+
+
+def test_a_blend_that_a_full_disk_stopped_half_way_is_made_whole(
+    run: Callable[..., str],
+    blend_of: Callable[..., str],
+    space: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its new out-of-fold answers lay beside test answers and scores of the blend before."""
+    one = blend_of("one", RIGHT, TESTS)
+    two = blend_of("two", dict.fromkeys(RIGHT, 0.0), [{"t": 0.0, "u": 0.0}] * 2)
+    run("ensemble", one, two, "--name", "mix")
+    oof, save = space / "runs/mix/oof.npz", Predictions.save
+    before = Predictions.load(oof).prob
+
+    def full(self: Predictions, path: Path) -> None:
+        if path.name == "test.npz":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(self, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Predictions, "save", full)
+        said = run("ensemble", f"{one}:3", two, "--name", "mix", expect=2)
+    assert "the disk is full" in said and (Predictions.load(oof).prob != before).any()
+    assert "up to date" not in run("ensemble", one, two, "--name", "mix")
+    assert (Predictions.load(oof).prob == before).all()
+
+
+def test_out_of_fold_answers_that_are_lost_or_others_are_made_again(
+    run: Callable[..., str], blend_of: Callable[..., str], space: Path
+) -> None:
+    one, oof = blend_of("one", RIGHT, TESTS), space / "runs/one/oof.npz"
+    run("ensemble", one)
+    found = Predictions.load(oof)
+    oof.unlink()
+    assert "up to date" not in run("ensemble", one)
+    Predictions(found.image, found.classes, 1 - found.prob).save(oof)
+    assert "up to date" not in run("ensemble", one)
+    assert (Predictions.load(oof).prob == found.prob).all()
+    assert "up to date" in run("ensemble", one)
 
 
 def test_what_is_refused(
