@@ -34,7 +34,7 @@ from pipeline.base.competition import Competition, load_competition
 from pipeline.base.config import TTA, load_experiment, root
 from pipeline.base.derived import SeedOption, seeds_of
 from pipeline.base.forms import as_array
-from pipeline.base.runs import GIVEN, cv_of, has_oof
+from pipeline.base.runs import BLEND_VERSION, GIVEN, cv_of, has_oof
 from pipeline.base.settings import checked_name
 from pipeline.data.decisions import Changes, load_changes
 from pipeline.data.splits import classes_of, folds_digest, load_folds, slices
@@ -43,7 +43,6 @@ from pipeline.inference.blending import Blend, Mean
 from pipeline.inference.metrics import METRICS
 from pipeline.inference.predictions import Predictions
 
-VERSION = 2  # 2: balanced accuracy, binary AUC and first cuts of levels as they should be
 FIT = 2  # version of how weights are fitted
 
 
@@ -77,7 +76,7 @@ def main(
     rules, folds = load_competition(first.competition), folds_digest(table)
     refuse_mixed(members, folds)
     key = {
-        "version": VERSION,
+        "version": BLEND_VERSION,
         "competition": first.competition,
         "folds": folds,
         **members_key(members),

@@ -163,6 +163,9 @@ def warn(stage: str, text: str) -> None:
     print(f"{stage:<9} warning: {text}", file=sys.stderr, flush=True)
 
 
+warn_once = cache(warn)  # a process
+
+
 def print_table(
     rows: Iterable[Iterable[str]],
     head: Iterable[str] = (),

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.base import records
-from pipeline.base.cli import UserError, did_you_mean, mean_std
+from pipeline.base.cli import UserError, did_you_mean, mean_std, warn_once
 from pipeline.base.config import root
 from pipeline.base.settings import checked_name
 
 Split = Literal["oof", "test"]
 GIVEN = "given"  # views of answers that other people gave
+BLEND_VERSION = 2  # 2: balanced accuracy, binary AUC and first cuts of levels as they should be
 
 
 def model_path(run: str, fold: int) -> Path:
@@ -57,13 +58,19 @@ def finished(run: Path, folds: Sequence[int]) -> list[int]:
 
 
 def load_blend(name: str, asked: str = "") -> tuple[Path, dict[str, Any]]:
-    """The test predictions that `ensemble` made, and their record. Raises UserError without."""
+    """The test predictions that `ensemble` made, and their record. Raises UserError without.
+
+    One of another version is of use, with a warning: it may have other scores, or another decision.
+    """
     path = root("runs") / checked_name(name, "NAME") / "test.npz"
     record = records.load(path)
     if record is None:
         near = did_you_mean(name, [found.parent.name for found in root("runs").glob("*/test.npz")])
         way = f"run python -m pipeline.ensemble {asked or name}"  # asked: by a path
         raise UserError(f"{path}: no predictions{near}; {way}")
+    if record["key"].get("version", BLEND_VERSION) != BLEND_VERSION:
+        text = "scored by another version; the same python -m pipeline.ensemble scores it anew"
+        warn_once("ensemble", f"{path}: {text}")
     return path, record
 
 

@@ -8,7 +8,6 @@ import hashlib
 import itertools
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +16,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from pipeline.base.cli import warn
+from pipeline.base.cli import warn_once
 from pipeline.base.config import Runtime
 from pipeline.base.device import workers as loader_processes
 from pipeline.data.augment import Augment
@@ -37,7 +36,6 @@ PATIENCE = 300  # seconds for a batch, after which its worker is taken for dead
 AHEAD = 2  # batches that a worker of PyTorch makes before they are asked for
 DRAWERS = 2  # processes that draw what a GPU does to pictures: 13,000 to 60,000 a second each
 SHARED = Path("/dev/shm")
-warn_once = cache(warn)
 
 
 class BatchSpec(NamedTuple):

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.base.cli import UserError
+from pipeline.base import records
+from pipeline.base.cli import UserError, warn_once
 from pipeline.base.competition import Competition
 from pipeline.inference.predictions import Predictions
 from pipeline.inference.submission import fill_sample
@@ -100,6 +101,21 @@ def test_a_competition_may_share_the_folder_of_another(
     name = finished(competition=str(space / "graded.yaml"))
     run("ensemble", f"{space}/{name}.yaml")
     assert "12 rows, macro_f1 CV" in run("submit", name)
+
+
+def test_scores_of_another_version_are_warned_of_until_they_are_made_anew(
+    finished: Callable[..., str], run: Callable[..., str], space: Path
+) -> None:
+    experiment = f"{space}/{(name := finished())}.yaml"
+    run("ensemble", experiment)
+    record = records.load(blend := space / f"runs/{name}/test.npz")
+    record["key"]["version"] = 1
+    records.write_json(records.record_path(blend), record)
+    told = f"warning: {blend}: scored by another version; the same python -m pipeline.ensemble"
+    assert told in run("submit", name)
+    assert "up to date" not in run("ensemble", experiment)
+    warn_once.cache_clear()
+    assert "another version" not in run("submit", name)
 
 
 def test_scores_by_another_metric_are_written_anew(
