@@ -8,7 +8,6 @@ run     python -m pipeline.bench [EXPERIMENT] [--budget 9h]
 What an experiment's own `runtime` says stays. Measure on a quiet machine.
 """
 
-import json
 import os
 import re
 import time
@@ -95,15 +94,16 @@ def describe_card(card: dict[str, Any]) -> Rows:
 
 def draw_card(folder: Path) -> None:
     """Roofline of each device with the measured backbones on it."""
-    card = json.loads((folder / "card.json").read_text())
+    card = records.read_json(folder / "card.json")
     figure, (axes,) = blank_charts(1)
     for device, rates in card["flops"].items():
         for precision, peak in rates.items():
             ridge = peak / card["memory"][device]
             points = (ridge / 10, ridge, max(1000, 2 * ridge)), (peak / 10, peak, peak)
             axes.plot(*points, label=f"{device} {precision}")
-    for path in sorted(set(folder.glob("*.json")) - {folder / "card.json"}):
-        found = json.loads(path.read_text())
+    others = {folder / "card.json", *folder.glob("parts-*.json")}  # parts: of training's batches
+    for path in sorted(set(folder.glob("*.json")) - others):
+        found = records.read_json(path)
         point = found["flops"] / found["bytes"], found["flops"] * found["rates"]["forward"]
         axes.plot(*point, "o", label=f"{path.stem} px")
     name = ", ".join([card["machine"]["cpu"], *card["machine"]["gpus"]])

@@ -62,6 +62,13 @@ def test_the_real_pieces_are_measured_and_training_goes_by_what_was_chosen(
     assert "up to date" in run("train", experiment, "--fold", "0"), "no choice is in the key"
 
 
+def test_the_card_is_drawn_where_a_training_ran_out_of_memory(tmp_path: Path) -> None:
+    for name, found in {"card": CARD, "parts-0a1b": {"parts": 2}}.items():
+        records.write_json(tmp_path / f"{name}.json", found)
+    bench.draw_card(tmp_path)
+    assert (tmp_path / "card.png").is_file()
+
+
 def test_memory_that_a_trial_lacks_tells_nothing_of_training(
     write: Callable[..., str],
     split: Callable[[str], str],
