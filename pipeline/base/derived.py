@@ -94,7 +94,8 @@ def _refuse_taken(path: Path, values: dict[str, Any]) -> None:
     name, folder = path.stem, path.parent
     if name in known_yaml("experiments"):
         raise UserError(f"--name {name}: an experiment has this name; choose another")
-    if not any(folder.glob("*")) or (path.is_file() and read_yaml(path) == values):
+    there = any(folder.glob("[!.]*"))  # not a lock, nor what another process is just writing
+    if not there or (path.is_file() and read_yaml(path) == values):
         return
     if not path.is_file():
         raise UserError(f"--name {name}: {folder} holds another run; choose another name")

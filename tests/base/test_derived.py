@@ -90,6 +90,15 @@ def test_set_makes_an_experiment_that_all_stages_know(home: Path) -> None:
     assert 'b-lr was set otherwise: train.lr: "2e-4" → "3e-4"' in said
 
 
+def test_what_another_process_is_just_writing_is_no_other_run(home: Path) -> None:
+    """Tasks of a cluster begin one run at once, and one may have been killed there."""
+    (home / "runs/b-lr").mkdir(parents=True)
+    for name in (".lock", ".b-lr.yaml.other-1.tmp"):
+        (home / "runs/b-lr" / name).touch()
+    assert derived(str(home / "b.yaml"), ["train.lr=1e-4"], "b-lr") == "b-lr"
+    assert load_experiment("b-lr").train.lr == 1e-4
+
+
 @pytest.mark.parametrize(
     ("changes", "name", "said"),
     [
