@@ -1,7 +1,8 @@
 """A submission goes to Kaggle once, audited, and its score comes back into the ledger."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -70,6 +71,21 @@ def test_the_ledger_follows_a_cv_that_moved_since(
     (row,) = ledger(space).to_dict("records")
     assert (row["cv"], row["oof"], row["public"]) == ("0.37500", "0.40000", "0.91")
     assert len(kaggle.submissions) == 1
+
+
+def test_a_row_that_another_process_adds_meanwhile_stays(
+    space: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = dict.fromkeys(upload.COLUMNS, "") | {"slug": "tiny-leaves", "ref": "1"}
+
+    @contextmanager
+    def waited(folder: Path) -> Iterator[None]:
+        upload.write_csv(pd.DataFrame([ours | {"ref": "2"}]), upload.ledger_path())
+        yield
+
+    monkeypatch.setattr(upload, "locked", waited, raising=False)
+    upload.put(ours)
+    assert sorted(ledger(space).ref) == ["1", "2"]
 
 
 def test_a_score_that_takes_long_is_asked_for_again(

@@ -18,6 +18,7 @@ from pipeline.base import records
 from pipeline.base.cli import UserError, duration, say
 from pipeline.base.config import root
 from pipeline.base.csv_files import read_csv, write_csv
+from pipeline.base.locks import locked
 from pipeline.kaggle.api.client import ask, sign_in
 
 if TYPE_CHECKING:
@@ -162,5 +163,6 @@ def read_ledger() -> list[Row]:
 
 def put(row: Row) -> None:
     """Add a submission, or replace what was known of the one with this `slug` and `ref`."""
-    rows = {(row["slug"], row["ref"]): row for row in [*read_ledger(), row]}
-    write_csv(pd.DataFrame(rows.values(), columns=COLUMNS), ledger_path())
+    with locked(ledger_path().parent):  # another process may add one
+        rows = {(row["slug"], row["ref"]): row for row in [*read_ledger(), row]}
+        write_csv(pd.DataFrame(rows.values(), columns=COLUMNS), ledger_path())
