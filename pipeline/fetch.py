@@ -76,6 +76,8 @@ def fetch(slug: str, folder: Path) -> None:
     """
     started, staging = time.monotonic(), folder.with_name(f".{slug}.fetching")
     key = {"version": VERSION, "slug": slug}
+    if records.load(folder) and not any(folder.iterdir()):  # emptied by hand, its record left
+        records.record_path(folder).unlink(missing_ok=True)
     made = records.make(folder, key, partial(download, slug, folder, staging), lock=staging)
     if made:
         shutil.rmtree(staging)

@@ -95,8 +95,8 @@ def forget_unfit(out: Path, folder: Path, settings: Experiment) -> None:
 
 
 def unfit(out: Path, folder: Path, settings: Experiment) -> str:
-    """Why what is there is of no use, or nothing."""
-    if not (record := records.load(out)):
+    """Why what is there is of no use, or nothing; a damaged table is made anew anyway."""
+    if not (record := records.load(out)) or not records.is_intact(out, record):
         return ""
     prepared = Prepared(out.parent, record)
     if not record["packed"] and fits(len(prepared.rows), settings):

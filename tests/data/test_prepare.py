@@ -117,6 +117,19 @@ def test_over_the_budget_files_are_read_instead(
     )
 
 
+def test_a_table_that_was_cut_short_is_made_anew(
+    run: Callable[..., str], write: Callable[..., str]
+) -> None:
+    run("prepare", experiment := write(runtime={"pack_gb": 0}))
+    table = load_prepared(load_experiment(experiment)).folder / "images.csv"
+    whole = table.read_text()
+    table.write_text(whole.rpartition(",")[0])
+    assert "python -m pipeline.prepare" in run("folds", experiment, expect=2)
+    run("prepare", experiment)
+    assert table.read_text() == whole
+    run("folds", experiment)
+
+
 def test_pixels_that_another_process_makes_anew_meanwhile_are_kept(
     run: Callable[..., str], write: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -77,6 +77,13 @@ def test_again_does_nothing_and_a_retrained_model_is_refused(home: Callable, run
     assert "no predictions; run python -m pipeline.ensemble none" in run("bundle", "none", expect=2)
 
 
+def test_a_file_that_a_bundle_lost_is_there_again(home: Callable, run: Callable) -> None:
+    lost = bundle_of(home()) / "weights" / "two-fold1.safetensors"
+    lost.unlink()
+    assert "up to date" not in run("bundle", "blend")
+    assert lost.is_file()
+
+
 @pytest.mark.parametrize("place", ["datasets/me/the-code", "the-code"])
 @pytest.mark.parametrize("form", ["folder", "archive", "archive of its contents"])
 def test_the_package_is_found_however_it_was_unpacked(

@@ -69,6 +69,16 @@ def test_what_another_process_fetched_meanwhile_is_taken(
     assert kaggle.calls == []
 
 
+def test_a_folder_that_was_emptied_is_filled_again(
+    leaves: Path, kaggle: KaggleStub, run: Run
+) -> None:
+    run("fetch", "classify-leaves")
+    shutil.rmtree(leaves)
+    leaves.mkdir()
+    assert "up to date" not in run("fetch", "classify-leaves")
+    assert (leaves / "images" / "1.jpg").read_bytes() == PICTURE
+
+
 def test_any_slug_of_kaggle_without_a_yaml(leaves: Path, kaggle: KaggleStub, run: Run) -> None:
     kaggle.competitions["brand-new"] = FILES
     run("fetch", "brand-new")

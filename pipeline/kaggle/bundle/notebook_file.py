@@ -108,7 +108,7 @@ def write_notebook(bundle: Path, about: str, steps: list[str]) -> None:
 def make_bundle(out: Path, key: dict[str, Any], write: Callable[[Path], None], about: str) -> None:
     """Let `write` fill a folder, which is then put in the place of `out`, unless that is current.
 
-    `about` is what to say of it.
+    One that lacks files is made anew. `about` is what to say of it.
     """
     started, key = time.monotonic(), {"version": VERSION, **key, "code": code_digests()}
 
@@ -117,12 +117,18 @@ def make_bundle(out: Path, key: dict[str, Any], write: Callable[[Path], None], a
         shutil.rmtree(tmp, ignore_errors=True)
         write(tmp)
         records.put_folder(tmp, out)
-        size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
-        return {"mb": round(size / 1e6, 1)}
+        sizes = [path.stat().st_size for path in files_in(out)]
+        return {"mb": round(sum(sizes) / 1e6, 1), "files": len(sizes)}
 
+    if (before := records.load(out)) and len(files_in(out)) < before.get("files", 0):
+        records.record_path(out).unlink(missing_ok=True)
     made = records.make(out, key, work)
     told = f"{about}, {records.load(out)['mb']:,.1f} MB"
     say("bundle", f"{out}: {told}, {took(started) if made else 'up to date'}")
+
+
+def files_in(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
 
 
 def write_code(folder: Path) -> None:
