@@ -12,7 +12,7 @@ AROUND += ["gallery", "ablate"]
 
 def summary(stage: str) -> str:
     """First docstring line, read without importing: the list must appear at once."""
-    source = Path(__file__).with_name(f"{stage}.py").read_text()
+    source = Path(__file__).with_name(f"{stage}.py").read_text(encoding="utf-8")
     return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
 
 

@@ -54,8 +54,8 @@ def main(
             rows.append({"variant": variant, "seed": seed, **measure(settings, path)})
             write_csv(pd.DataFrame(rows), out / "results.csv")
             with records.writing(out / "table.md") as tmp:
-                tmp.write_text(table(pd.DataFrame(rows), metric))
-    print((out / "table.md").read_text())
+                tmp.write_text(table(pd.DataFrame(rows), metric), encoding="utf-8")
+    print((out / "table.md").read_text(encoding="utf-8"))
     say("ablate", f"{out}/table.md, {took(started)}")
 
 

@@ -46,7 +46,7 @@ def main(
         from pipeline.pages.export import static_page  # late: needs jinja2's MarkupSafe
 
         with records.writing(export) as tmp:
-            tmp.write_text(static_page(desk))
+            tmp.write_text(static_page(desk), encoding="utf-8")
         megabytes = export.stat().st_size / 1e6
         say("review", f"{export}: {len(desk.queue)} suspects, {megabytes:.1f} MB, {took(started)}")
     else:

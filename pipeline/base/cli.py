@@ -64,6 +64,8 @@ def guarded(main: Callable[..., None]) -> Callable[..., None]:
     def run(*args: object, **kwargs: object) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, stop)
+        if hasattr(sys.stdout, "reconfigure"):  # what the terminal's encoding lacks ends nothing
+            sys.stdout.reconfigure(errors="replace")
         try:
             main(*args, **kwargs)
         except BrokenPipeError:  # the reader of our output has gone: `| head`

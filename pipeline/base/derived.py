@@ -51,7 +51,8 @@ def derived(experiment: str, changes: list[str] | None, name: str | None) -> str
     if not path.is_file() or read_yaml(path) != values:
         text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
         with records.writing(path) as tmp:
-            tmp.write_text(f"# made by --set; may lie in pipeline/configs/experiments/ too\n{text}")
+            about = "# made by --set; may lie in pipeline/configs/experiments/ too\n"
+            tmp.write_text(about + text, encoding="utf-8")
         say("set", f"{path}: {name} is {experiment} with {' '.join(changes)}")
     return name
 

@@ -49,7 +49,7 @@ def read_json(path: Path) -> Record:
         return found
 
     try:
-        found = json.loads(path.read_text(), object_hook=record)
+        found = json.loads(path.read_text(encoding="utf-8"), object_hook=record)
     except (ValueError, RecursionError) as error:  # ValueError: no JSON, or no UTF-8
         raise UserError(f"{path}: not a record ({error}); delete it to make it anew") from None
     if not isinstance(found, dict):
@@ -138,7 +138,7 @@ def commit(output: Path, key: dict[str, Any], started: float, **facts: Any) -> N
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
     with writing(path) as tmp:
-        tmp.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+        tmp.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 @contextmanager

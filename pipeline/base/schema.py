@@ -97,7 +97,7 @@ def one_augmentation(value: Any) -> Any:
         nearest = f" (nearest: {near})" if near else ""
         text = f"it should be a list or one of {', '.join(known)}{nearest}"
         raise PydanticCustomError("preset", "{text}", {"text": text})
-    return yaml.safe_load(find_yaml(value, "augmentations").read_text())
+    return yaml.safe_load(find_yaml(value, "augmentations").read_text(encoding="utf-8"))
 
 
 Transform = Annotated[

@@ -21,8 +21,8 @@ def static_page(desk: Desk) -> str:
     near = {one["row"] for item in items for side in item["near"] for one in side["pictures"]}
     pictures = {row: thumbnail(desk.packed(row), SMALL) for row in near}
     pictures |= {row: thumbnail(desk.large(row), SIDE) for row in rows}
-    style = "".join((HERE / name).read_text() for name in ("style.css", "review.css"))
-    script = "".join((HERE / name).read_text() for name in ("labels.js", "review.js", "static.js"))
+    style = joined("style.css", "review.css")
+    script = joined("labels.js", "review.js", "static.js")
     data = {
         "live": False,
         **about(desk.evidence),
@@ -35,6 +35,10 @@ def static_page(desk: Desk) -> str:
     own = {"style": Markup(style), "script": Markup(script), "policy": policy(style, script)}
     page = environment().get_template("review.html")
     return page.render(name=desk.evidence.name, data=data, own=own)
+
+
+def joined(*names: str) -> str:
+    return "".join((HERE / name).read_text(encoding="utf-8") for name in names)
 
 
 def policy(style: str, script: str) -> str:

@@ -41,7 +41,8 @@ def environment() -> "Environment":
         lstrip_blocks=True,
     )
     made.filters |= {"percent": percent, "label": breakable}
-    made.globals["file"] = lambda name: Markup((HERE / name).read_text())  # of our own files only
+    # of our own files only
+    made.globals["file"] = lambda name: Markup((HERE / name).read_text(encoding="utf-8"))
     return made
 
 

@@ -44,7 +44,8 @@ class Species:
 
 
 def read_species() -> tuple[Species, ...]:
-    table = yaml.safe_load(Path(__file__).with_name("species.yaml").read_text())["species"]
+    text = Path(__file__).with_name("species.yaml").read_text(encoding="utf-8")
+    table = yaml.safe_load(text)["species"]
     margins = ("lobes", "teeth")
     return tuple(
         Species(name, **leaf | {key: Margin(**leaf[key]) for key in margins if key in leaf})

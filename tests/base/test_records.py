@@ -47,6 +47,12 @@ def test_failed_write_leaves_the_old_output_and_no_litter(tmp_path: Path) -> Non
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.csv", "x.csv.json"]
 
 
+def test_records_are_utf_8_in_every_locale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("io.text_encoding", lambda encoding, stacklevel=2: encoding or "ascii")
+    make(tmp_path / "x", "a", {"classes": ["枫", "Ahorn, spät"]})
+    assert records.load(tmp_path / "x")["key"] == {"classes": ["枫", "Ahorn, spät"]}
+
+
 def test_differences_name_nested_leaves() -> None:
     old = {"train": {"lr": 0.001, "epochs": 5}, "seed": 0}
     new = {"train": {"lr": 0.0005, "epochs": 5}, "seed": 0, "extra": True}

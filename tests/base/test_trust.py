@@ -1,6 +1,7 @@
 """Nothing is wrong in silence: two at a time, damaged files, edited files, upgrades, odd ends."""
 
 import errno
+import io
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ import pandas as pd
 import pytest
 
 from pipeline.base import records
-from pipeline.base.cli import explain
+from pipeline.base.cli import explain, guarded, say
 from pipeline.base.config import Train, load_experiment
 from pipeline.base.forms import class_order
 from pipeline.base.locks import locked
@@ -473,6 +474,15 @@ def test_keys_of_earlier_versions_mean_the_same() -> None:
 
 
 # ---- how a stage ends
+
+
+def test_a_label_that_the_terminals_encoding_lacks_ends_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    guarded(lambda: say("folds", "class 枫"))()
+    assert terminal.buffer.getvalue().endswith(b"class ?\n")
 
 
 def test_sigterm_is_as_polite_as_ctrl_c(write: Write, split: Split, space: Path) -> None:

@@ -27,7 +27,7 @@ START = f"""\
 # The standard library alone: whatever else may be missing, this runs.
 import shutil, subprocess, sys, tempfile, traceback, zipfile
 
-{Path(mounts.__file__).read_text()}"""
+{Path(mounts.__file__).read_text(encoding="utf-8")}"""
 
 SAMPLE = """\
 # submission.csv is the sample: from here on there is always one

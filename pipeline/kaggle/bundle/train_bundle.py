@@ -100,7 +100,7 @@ def write_settings(package: Path, settings: Experiment, competition: Competition
     files = {f"experiments/{settings.name}": values, f"competitions/{rules_name}": rules}
     for name, found in files.items():
         text = yaml.safe_dump(found, sort_keys=False, allow_unicode=True)
-        (package / "configs" / f"{name}.yaml").write_text(text)
+        (package / "configs" / f"{name}.yaml").write_text(text, encoding="utf-8")
 
 
 def files_of_home(settings: Experiment, folds: list[int]) -> list[Path]:

@@ -39,7 +39,7 @@ class Work(Settings):
 
     def start(self, job: Job, slot: Slot) -> Process:
         if not (told := self.scratch / "work.json").exists():
-            told.write_text(self.model_dump_json())
+            told.write_text(self.model_dump_json(), encoding="utf-8")
         path = os.pathsep.join([str(PROJECT), os.environ.get("PYTHONPATH", "")])
         command = ["-m", "pipeline.kaggle.notebook.answer", str(told), *map(str, job)]
         return Process(command, {**slot, "PYTHONPATH": path})
@@ -76,7 +76,7 @@ class Work(Settings):
 
 
 def main(told: str, number: str, share: str) -> None:
-    work = Work.model_validate_json(Path(told).read_text())
+    work = Work.model_validate_json(Path(told).read_text(encoding="utf-8"))
     if (left := work.ends - time.time()) <= 0:
         sys.exit(Exit.PAUSED)
     signal.setitimer(signal.ITIMER_REAL, left)  # ends it, also within CUDA: nothing handles it
