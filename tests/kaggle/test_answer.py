@@ -39,6 +39,7 @@ def test_what_hangs_is_given_up(
         sources={"16-pad": tmp_path / "x.npy"},
         rows=[9, 5, 7],
         models=[BundledModel(file="m", run=run, fold=0, **known)],
+        classes=["a", "b"],
         shares=2,
         ends=1000.0 + seconds,
     )

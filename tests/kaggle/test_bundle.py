@@ -5,12 +5,14 @@ import re
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from conftest import enter
 
 from pipeline.base import records
+from pipeline.inference.predictions import Predictions
 from pipeline.kaggle.bundle.notebook_file import RUN, START, slug_of, write_code
 from pipeline.kaggle.bundle.offline import execute
 from pipeline.kaggle.bundle.rehearsal import mount
@@ -63,6 +65,21 @@ def test_the_manifest_holds_what_the_notebook_needs(home: Callable) -> None:
     assert models == {("one", 0): one, ("one", 1): one, ("two", 0): two, ("two", 1): two}
     assert sum(manifest.prior) == pytest.approx(1) and len(manifest.prior) == 4
     assert not any(model.problem(weights) for model in manifest.models)
+
+
+def test_the_manifest_has_the_classes_in_the_order_of_the_blend(
+    home: Callable, run: Callable
+) -> None:
+    """Models may have been trained on another: `positive:` has changed since."""
+    folder = home()
+    blend, weights = folder / "runs" / "blend" / "test.npz", bundle_of(folder) / "weights"
+    found, record, before = Predictions.load(blend), records.load(blend), Manifest.load(weights)
+    turned = {"classes": found.classes[::-1], "prob": found.prob[:, ::-1]}
+    replace(found, **turned).save(blend)
+    records.commit(blend, record.pop("key"), 0.0, **record)
+    run("bundle", "blend")
+    after = Manifest.load(weights)
+    assert after.classes == before.classes[::-1] and after.prior == before.prior[::-1]
 
 
 def test_again_does_nothing_and_a_retrained_model_is_refused(home: Callable, run: Callable) -> None:

@@ -127,6 +127,15 @@ def test_the_local_answers_are_no_constant(mounted: Callable) -> None:
         kaggle.compare(answers.assign(label="x"))
 
 
+def test_columns_of_a_model_go_by_their_names(mounted: Callable) -> None:
+    """The blend has the classes in another order than its models: `positive:` has changed."""
+    kaggle = mounted("probability")
+    known = records.read_json(kaggle.weights / FILE)
+    turned = {name: known[name][::-1] for name in ("classes", "prior")}
+    records.write_json(kaggle.weights / FILE, known | turned)
+    assert kaggle.compare(kaggle.answers()).startswith("7 rows as in the local submission")
+
+
 def test_weights_that_are_missing_or_damaged_are_left_out(
     mounted: Callable, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -26,6 +26,7 @@ from pipeline.base.runs import (
 )
 from pipeline.data.prepared import load_folder, prepared_folder
 from pipeline.inference.blending import Mean
+from pipeline.inference.predictions import Predictions
 from pipeline.kaggle.bundle.notebook_file import (
     make_bundle,
     slug_of,
@@ -54,7 +55,7 @@ def current_submission(name: str, owner: str) -> tuple[Path, Competition]:
     }
 
     def write(out: Path) -> None:
-        write_weights(out / "weights", competition, models, mean, record.get("decision"))
+        write_weights(out / "weights", competition, blend, models, mean, record.get("decision"))
         write_code(out / "code")
         # no score is computed there: a metric of the user's is not asked for
         plain = {"plugins": None, "metric": competition.form.metrics[0]}
@@ -71,15 +72,15 @@ def current_submission(name: str, owner: str) -> tuple[Path, Competition]:
 def write_weights(
     folder: Path,
     competition: Competition,
+    blend: Path,
     models: list[BundledModel],
     mean: Mean,
     decision: dict[str, Any] | None,
 ) -> None:
-    """The models, their records and the manifest."""
+    """The models, their records and the manifest, whose classes stand in the order of the blend."""
     folder.mkdir(parents=True)
-    first = models[0]
-    known = record_of(first)
-    classes, own = known["classes"], Path(known["competition"]).stem
+    first, classes = models[0], Predictions.load(blend).classes
+    own = Path(record_of(first)["competition"]).stem
     rows = load_folder(prepared_folder(own, first.pixels, first.fit), first.run).rows
     targets = as_array(competition.form.targets(rows.label[rows.split == "train"], classes))
     counted = targets.ndim == 1

@@ -33,6 +33,7 @@ class Work(Settings):
     sources: dict[str, Source]  # by a model's `form`
     rows: list[int]  # of a source: the pictures to answer
     models: list[BundledModel]
+    classes: list[str]  # the columns of answers; a model may have been trained on another order
     shares: int
     ends: float  # time.time() at which a process is given up, whatever it is doing
     blend: Blend = Blend()  # of runs
@@ -57,7 +58,9 @@ class Work(Settings):
         source, how = self.sources[model.form], model.predict
         pixels = np.load(source, mmap_mode="r") if isinstance(source, Path) else source
         predictor = Predictor.load(self.weights / model.file, Runtime())
-        return predictor.probabilities(pixels, rows, VIEWS[how.tta], how.sizes or (), model.name)
+        prob = predictor.probabilities(pixels, rows, VIEWS[how.tta], how.sizes or (), model.name)
+        own = records.load(self.weights / model.file)["classes"]
+        return prob[:, [own.index(name) for name in self.classes]]
 
     def out(self, job: Job) -> Path:
         return self.scratch / "{}-{}.npy".format(*job)

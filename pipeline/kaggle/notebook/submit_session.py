@@ -154,6 +154,7 @@ def predict(answers: Submission, folder: Path, known: Manifest, deadline: Deadli
                 sources=sources,
                 rows=good.tolist(),
                 models=queue_of(known.models),
+                classes=known.classes,
                 shares=len(slots),
                 ends=time.time() + deadline.left() + OVERTIME,
                 blend=Blend(known.mean, answers.competition.form.kind == "chances"),
