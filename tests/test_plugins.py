@@ -12,10 +12,11 @@ import yaml
 from pipeline.analysis.evidence import load_evidence
 from pipeline.base import records
 from pipeline.base.cli import UserError, explain
-from pipeline.base.competition import Competition
+from pipeline.base.competition import Competition, load_competition
 from pipeline.base.config import load_experiment
 from pipeline.base.plugins import read_plugins
 from pipeline.base.runs import model_path, own_file
+from pipeline.inference.metrics import METRICS, sign_of
 from pipeline.kaggle.bundle.submit_bundle import copy_model
 from pipeline.kaggle.bundle.train_bundle import files_of_home
 from pipeline.kaggle.notebook.manifest import BundledModel
@@ -163,6 +164,36 @@ def test_a_metric_may_give_numbers_of_numpy(
     assert "stops after epoch 1" in run(*command, expect=75)
     assert "goes on after epoch 1" in run(*command)
     assert type(records.load(model_path("tiny", 0))["scores"]["valid_score"]) is float
+
+
+THEIRS = """
+from pipeline.plugins import metric
+
+@metric
+def misses(target, prob):
+    return 7
+
+@metric(lower_is_better=True)
+def macro_f1(target, prob):
+    return 7
+"""
+
+
+def test_metrics_are_those_of_the_competition_that_was_loaded_last(
+    write: Callable[..., str], mine: Path
+) -> None:
+    mine.with_name("theirs.py").write_text(THEIRS)
+    mine.with_name("third.py").write_text(THEIRS.replace("macro_f1", "hits"))
+
+    def found(name: str) -> tuple[float, int]:
+        return METRICS[name](np.array([0, 1]), np.eye(2)), sign_of(name)
+
+    load_experiment(write(competition="ours.yaml", plugins="theirs.py"))
+    assert found("misses") == (0, -1) and found("macro_f1") == (1, 1), "not the experiment's"
+    Competition(metric="misses", plugins="third.py")
+    assert found("misses") == (7, 1) and found("hits") == (7, -1)
+    load_competition("ours.yaml")
+    assert found("misses") == (0, -1)
 
 
 def interrupt(*_: object) -> None:

@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from pipeline.base import records
 from pipeline.base.forms import OneClass, parts_of, stem_of
-from pipeline.base.plugins import read_plugins
+from pipeline.base.plugins import read_plugins, score_by
 from pipeline.base.row_forms import FORMS
 from pipeline.base.settings import CONFLICT, Name, Settings
 from pipeline.base.yaml_files import checked, find_yaml, read_yaml
@@ -91,6 +91,7 @@ class Competition(Settings):
             problem = f"{self.plugins}: metric {taken[0]} is one of ours: give yours another name"
         if problem:
             raise PydanticCustomError(CONFLICT, "{text}", {"text": problem})
+        score_by(own)
         return self
 
     @cached_property

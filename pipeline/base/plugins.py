@@ -15,7 +15,7 @@ from pipeline.base.cli import PLUGINS, UserError, did_you_mean, explain, read_te
 
 Own = dict[str, dict[str, Any]]  # by kind, then by name
 KINDS = ("loss", "metric", "transform", "head", "optimizer")
-METRICS: dict[str, Callable[..., float]] = {}  # of all files that were read
+METRICS: dict[str, Callable[..., float]] = {}  # of the competitions that were loaded
 LOWER_IS_BETTER: set[str] = set()  # names of metrics
 _reading: list[Own] = []
 
@@ -36,15 +36,22 @@ def metric(function: Any = None, *, lower_is_better: bool = False) -> Any:
     """Of a target and predictions as in pipeline/inference/metrics.py."""
     if function is None:
         return partial(metric, lower_is_better=lower_is_better)
-    if lower_is_better:
-        LOWER_IS_BETTER.add(function.__name__)
 
     @wraps(function)
     def number(*given: Any) -> float:
         return float(function(*given))  # one of NumPy's goes into no record, nor is it resumed from
 
+    number.lower_is_better = lower_is_better
     _register("metric", number)
     return function
+
+
+def score_by(own: dict[str, Any]) -> None:
+    """Let the metrics of a competition's file count from now on; those of an experiment's never do:
+    `submit` and `compare`, which know no experiment, must score as `train` does."""
+    METRICS.update(own)
+    LOWER_IS_BETTER.difference_update(own)
+    LOWER_IS_BETTER.update(name for name in own if own[name].lower_is_better)
 
 
 def refuse_unknown(where: str, name: str, known: list[str]) -> None:
@@ -84,5 +91,4 @@ def _run(path: Path, digest: str) -> Own:
         raise UserError(explain(error)) from None
     finally:
         _reading.pop()
-    METRICS.update(found["metric"])
     return found
