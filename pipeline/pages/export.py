@@ -17,7 +17,10 @@ SIDE, SMALL = 400, 96  # px of a suspect and of one that looks like it
 def static_page(desk: Desk) -> str:
     """HTML of the suspects, with their look-alikes; script and style by their digests alone."""
     rows = desk.order("suspects")[:MOST].tolist()
-    items = [{**desk.picture(row), "hash": desk.rows.hash[row], "now": None} for row in rows]
+    ids, hashes = desk.rows.id, desk.rows.hash  # of a picture, as decisions have it, not its study
+    items = [
+        {**desk.picture(row), "id": ids[row], "hash": hashes[row], "now": None} for row in rows
+    ]
     near = {one["row"] for item in items for side in item["near"] for one in side["pictures"]}
     pictures = {row: thumbnail(desk.packed(row), SMALL) for row in near}
     pictures |= {row: thumbnail(desk.large(row), SIDE) for row in rows}

@@ -1,5 +1,6 @@
 """The review page as a person uses it: keys, mouse, two tabs, a killed server, hostile names."""
 
+import json
 import os
 import re
 import socket
@@ -443,6 +444,15 @@ def test_the_page_without_a_server(
     assert set(log.who) == {'Ada, "the expert"'}
     assert "4 lines of" in (told := capsys.readouterr().out) and "0 lines of" in told
     assert desk.progress()["done"] == 2
+
+
+def test_the_page_without_a_server_names_a_studys_picture_as_decisions_do(desk: Desk) -> None:
+    rows = desk.rows
+    rows["study"], rows["id"] = rows.id, rows.id + "/000"
+    page = static_page(Desk(desk.evidence, desk.features, desk.test_features))
+    items = json.loads(re.search(r'id="data">(.*?)</script>', page)[1])["items"]
+    named = set(zip(rows.id, rows.hash, strict=True))
+    assert items and {(one["id"], one["hash"]) for one in items} <= named
 
 
 def test_the_command_exports_takes_over_and_says_what_it_cannot(
