@@ -28,6 +28,9 @@ def pseudo_key(settings: Experiment, fold: int, prepared: Prepared, folds: str) 
     path, record = load_blend(settings.pseudo.run)
     if record["key"]["folds"] != folds:
         raise UserError(f"pseudo.run: {path} is of other folds than {settings.name}: it would leak")
+    if record["key"].get("mean") == Mean.RANKS:
+        text = "is a mean of ranks, which do not tell how sure an answer is"
+        raise UserError(f"pseudo.run: {path} {text}; blend by probabilities or logits")
     answers = {}
     for run, about in record["key"]["members"].items():
         if about["tta"] == GIVEN:

@@ -150,6 +150,10 @@ def test_a_run_that_cannot_teach_is_one_line(pupil: Make, write: Callable[..., s
     answers.unlink()
     with pytest.raises(UserError, match=r"two/fold1/test.hflip.npz: not what .* blended from"):
         train_key(settings, 1, prepared, table)
+    blend = root("runs") / "both" / "test.npz"
+    records.commit(blend, {**records.load(blend)["key"], "mean": "ranks"}, 0.0)
+    with pytest.raises(UserError, match="is a mean of ranks, which do not tell how sure"):
+        train_key(settings, 0, prepared, table)
     instant = {"train": {"epochs": 0}, "model": {"head_init": "lda"}}
     with pytest.raises(UserError, match=r"pseudo: needs train\.epochs"):
         load_experiment(write("none", pseudo={"run": "both"}, **instant))
