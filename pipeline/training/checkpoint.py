@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 
 from pipeline.base import records
-from pipeline.base.cli import UserError, explain, short
+from pipeline.base.cli import UserError, explain, short, shown
 from pipeline.base.csv_files import write_csv
 from pipeline.base.device import peak_memory_gb
 from pipeline.base.runs import own_file
@@ -28,6 +28,7 @@ def save(trainer: "Trainer", last: Path) -> None:
         scaler = trainer.accelerator.scaler
         state = {
             "epoch": trainer.epoch,
+            "classes": trainer.classes,
             "spent": time.monotonic() - trainer.started,
             "log": trainer.log,
             "fitted": trainer.fitted and tuple(trainer.fitted),
@@ -83,6 +84,9 @@ def resume(trainer: "Trainer", last: Path) -> None:
         raise UserError(
             f"{last}: damaged ({short(error, 120)}); delete it to train the fold from its beginning"
         ) from None
+    if (begun := state.get("classes", trainer.classes)) != trainer.classes:  # as by `positive:`
+        text = f"{last}: begun with the classes {shown(begun)}, which are {shown(trainer.classes)}"
+        raise UserError(f"{text} now; undo that, or delete it to train the fold from its beginning")
 
 
 def finish(trainer: "Trainer", out: Path, key: dict[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from pipeline.base.runs import model_path
 from pipeline.data.loader import EpochBatches
 from pipeline.data.splits import folds_digest, load_folds
 from pipeline.train import tell_recipe
+from pipeline.training import checkpoint
 from pipeline.training.discriminant import Fitted
 from pipeline.training.head_end import seconds_of_end
 from pipeline.training.keys import first_weights_digest
@@ -274,6 +275,18 @@ def test_half_a_run_of_other_settings_is_refused_too(
     assert (space / "runs/tiny/fold0/last.pt").exists()
     write(train={"seed": 9})
     assert "train.seed: 0 → 9" in run("train", experiment, "--fold", "0", expect=2)
+
+
+def test_half_a_fold_is_of_its_classes_in_their_order(
+    write: Callable[..., str], space: Path
+) -> None:
+    """`positive:` is in no key: its head would be taught the other class from here on."""
+    one, last = trainer(write()), space / "last.pt"
+    checkpoint.save(one, last)
+    checkpoint.resume(one, last)
+    one.classes = ["a", "c", "b"]
+    with pytest.raises(UserError, match=r"begun with the classes \['a', 'b', 'c'\], which are"):
+        checkpoint.resume(one, last)
 
 
 def test_the_model_explains_itself(trained: str, space: Path) -> None:
