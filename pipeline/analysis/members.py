@@ -148,10 +148,9 @@ def _given_member(folder: Path, first: Member | None) -> Member:
     if first is None:
         raise UserError(f"{folder}: name a run of yours before the answers of others")
     table, rules = load_folds(first.settings), load_competition(first.settings.competition)
-    held_out, test = table[table.fold.isin(first.folds)], first.path(first.folds[0], "test")
-    ids, classes = Predictions.load(test).image, classes_of(table, rules.form)
-    studies = partial(studies_of, first.settings)
-    name = take_given(folder, held_out, classes, ids, rules.form, studies)
+    ids = Predictions.load(first.path(first.folds[0], "test")).image
+    classes, studies = classes_of(table, rules.form), partial(studies_of, first.settings)
+    name = take_given(folder, table, first.folds, classes, ids, rules.form, studies)
     settings = first.settings.model_copy(update={"name": name})
     return _load(settings, GIVEN, first.folds, str(folder))
 

@@ -7,6 +7,7 @@ of fold, and of which folds, nobody can tell but by a column `fold`.
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,7 @@ EXPECTED = {
 def take_given(
     folder: Path,
     table: pd.DataFrame,
+    folds: list[int],
     classes: list[str],
     test: list[str],
     form: OneClass,
@@ -41,20 +43,26 @@ def take_given(
 ) -> str:
     """Write runs/NAME/foldK/{oof,test}.given.npz unless they are current; returns the name.
 
-    `table` are the held-out rows of our folds, `test` the ids of our test pictures; `studies` are
-    the ids of train's or test's pictures that are answered, where each has several. Raises
-    UserError for other ids, classes or folds, and rows that hold no predictions of the task.
+    `table` are the rows of our split, whose `folds` are asked for, `test` the ids of our test
+    pictures; `studies` are the ids of train's or test's pictures that are answered, where each has
+    several. Training pictures that none of the folds holds out are passed over; where they hold out
+    nothing, nothing out of fold is asked for. Raises UserError for other ids, classes or folds, and
+    rows that hold no predictions of the task.
     """
     name = checked_name(folder.name, str(folder))
     if any((root("runs") / name).glob("fold*/model.safetensors")):
         raise UserError(f"{folder}: a run has this name; rename the folder")
     ours = classes if form.kind == "shares" else [form.kind, *classes]
-    for split, ids in (("oof", list(table.image)), ("test", test)):
+    held = table[table.fold.isin(folds)]
+    for split, ids in (("oof", list(held.image)), ("test", test)):
+        if not ids:
+            continue
         source = _file_of(folder, split)
         digest, prob = records.file_digest(source), None
         wanted = studies("test" if split == "test" else "train", ids) or ids
-        for fold, rows in table.groupby("fold").indices.items():
-            chosen = [ids[i] for i in rows] if split == "oof" else ids
+        for fold in folds:
+            rows = np.arange(len(ids)) if split == "test" else np.flatnonzero(held.fold == fold)
+            chosen = [ids[i] for i in rows]
             out = prediction_path(name, fold, split, GIVEN)
             key = {"version": VERSION, "given": digest, "ids": records.digest(chosen)}
             key["classes"] = records.digest(ours)
@@ -63,10 +71,11 @@ def take_given(
             if prob is None:
                 found, theirs = _read(source, classes, form)
                 if split == "oof":
-                    _check_folds(source, theirs, wanted, table.fold)
+                    _check_folds(source, theirs, wanted, held.fold)
+                    every = list(table.image)
+                    found = _without(found, {*(studies("train", every) or every)} - {*wanted})
                 prob = found.aligned(wanted, classes)
-            own = prob[rows] if split == "oof" else prob
-            Predictions(chosen, classes, own, kind=form.kind).save(out)
+            Predictions(chosen, classes, prob[rows], kind=form.kind).save(out)
             records.commit(out, key, time.monotonic())
     return name
 
@@ -120,6 +129,11 @@ def _from_npz(path: Path) -> tuple[list[str], pd.DataFrame, Folds]:
         text = f"the arrays image, classes and prob are expected ({short(error, 120)})"
         raise UserError(f"{path}: {text}") from None
     return image, given, fold and dict(zip(image, fold, strict=False))
+
+
+def _without(found: Predictions, names: set[str]) -> Predictions:
+    kept = [i for i, name in enumerate(found.image) if name not in names]
+    return replace(found, image=[found.image[i] for i in kept], prob=found.prob[kept])
 
 
 def _check_folds(path: Path, fold: Folds, image: list[str], ours: pd.Series) -> None:

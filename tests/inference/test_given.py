@@ -136,6 +136,35 @@ def test_what_is_no_answer_is_one_line(
     assert said in told and "theirs/" in told and told.count("\n") == 1
 
 
+def test_training_pictures_that_are_not_asked_for_are_passed_over(
+    run: Callable[..., str], ours: Make, space: Path
+) -> None:
+    one, (oof, test) = ours("binary"), GIVEN["binary"]
+    asked = "ensemble", one, write_given(space / "theirs", oof, test), "--fold", "0"
+    run(*asked, "--name", "quick")
+    found = records.load(space / "runs/quick/test.npz")["scores"]["theirs given"]
+    assert found["all"] == pytest.approx(-np.log([0.8, 0.9]).mean(), abs=1e-5)
+    write_given(space / "theirs", f"{oof}e,0.5,0\n", test)
+    assert "foreign image names: 'e'" in run(*asked, "--name", "quick", expect=2)
+
+
+def test_beside_a_model_of_all_pictures_the_test_alone_is_asked_for(
+    run: Callable[..., str], ours: Make, write: Callable[..., str], space: Path
+) -> None:
+    table = load_folds(load_experiment(ours("binary")))
+    every = write("every", competition=str(space / "comp.yaml"), folds="all")
+    table.assign(fold=-1).to_csv(space / "folds/comp-all.csv", index=False)
+    path = prediction_path("every", 0, "test", "none")
+    Predictions(["t", "u"], ["no", "yes"], np.array([[0.75, 0.25]] * 2, np.float32)).save(path)
+    digest = folds_digest(load_folds(load_experiment(every)))
+    records.commit(path, {"pixels": 1}, time.monotonic(), folds=digest)
+    theirs = write_given(space / "theirs", *GIVEN["binary"])
+    (space / "theirs/oof.csv").unlink()
+    run("ensemble", every, f"{theirs}:3", "--name", "both")
+    both = Predictions.load(space / "runs/both/test.npz")
+    np.testing.assert_allclose(both.prob, BLENDED["binary"][0], atol=1e-5)
+
+
 def test_an_id_of_several_pictures_is_answered_once(
     run: Callable[..., str], write: Callable[..., str], space: Path
 ) -> None:
