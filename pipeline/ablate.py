@@ -96,8 +96,10 @@ def write_experiment(
 def measure(settings: Experiment, path: Path) -> dict[str, float]:
     """Train and predict the held-out fold unless that is done; its scores and training time.
 
-    Raises UserError for a run of the same name that other settings made.
+    Raises UserError where none is held out, or other settings made a run of the same name.
     """
+    if settings.folds.n == 1:
+        raise UserError(f"{path}: folds: all holds nothing out, so no variant has a score")
     model = model_path(settings.name, FOLD)
     prepared, table = load_prepared(settings), load_folds(settings)
     if todo := unfinished(settings, [FOLD], prepared, table, force=False):

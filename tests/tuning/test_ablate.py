@@ -75,6 +75,13 @@ def test_another_base_and_some_variants_only(
     assert "no variant's name holds 'EMA'" in run("ablate", plan, "--only", "EMA", expect=2)
 
 
+def test_without_a_held_out_fold_nothing_is_trained(
+    plan: str, write: Callable[..., str], run: Callable[..., str]
+) -> None:
+    said = run("ablate", plan, "--base", write("other", folds="all"), expect=2)
+    assert "other-as-it-is-0.yaml: folds: all holds nothing out, so no variant has a" in said
+
+
 def test_bold_is_the_best_mean() -> None:
     rows = pd.DataFrame(
         {
