@@ -109,6 +109,9 @@ def own_split(
     given = read_csv(source, ["fold"])
     name = "image" if "image" in given else name
     given = read_csv(source, [name])[[name, "fold"]].rename(columns={name: "image"})
+    if "study" in train and given.image.isin(train.study).any():  # a row of all pictures of an id
+        given = given.merge(train[["study", "id"]], left_on="image", right_on="study", how="left")
+        given = given.assign(image=given.id.fillna(given.image))[["image", "fold"]]
     known = train[["id", "label", "group"]].rename(columns={"id": "image"})
     table = known.merge(given.drop_duplicates(), on="image", how="outer")
     if gone := list(table.image[table.fold.isna()]):

@@ -73,6 +73,24 @@ def test_an_id_has_one_label(tmp_path: Path) -> None:
         read_rows(rules, tmp_path)
 
 
+def test_a_split_of_others_has_a_row_for_each_id(
+    space: Path, run: Callable[..., str], write: Callable[..., str]
+) -> None:
+    folder, host = space / "data" / "studies", space / "host.csv"
+    (space / "studies.yaml").write_text(yaml.safe_dump(tiny_form("studies", folder)))
+    one = write(competition=str(space / "studies.yaml"))
+    run("prepare", one)
+    ids = pd.read_csv(folder / "train.csv").drop_duplicates("patient").sort_values("has_cactus")
+    given = pd.DataFrame({"patient": ids.patient, "fold": np.arange(len(ids)) % 2})
+    given[1:].to_csv(host, index=False)
+    said = run("folds", one, "--from", str(host), expect=2)
+    assert f"no fold for 2 images, first '{given.patient.iloc[0]}/0" in said
+    given.to_csv(host, index=False)
+    run("folds", one, "--from", str(host))
+    table, fold = load_folds(load_experiment(one)), given.set_index("patient").fold
+    assert len(table) == 40 and list(table.fold) == list(fold[table.image.str.split("/").str[0]])
+
+
 def test_folds_blend_and_notebook_go_by_the_id(
     space: Path, finished: Callable[..., str], run: Callable[..., str], write: Callable[..., str]
 ) -> None:
