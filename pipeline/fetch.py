@@ -80,7 +80,7 @@ def fetch(slug: str, folder: Path) -> None:
         records.record_path(folder).unlink(missing_ok=True)
     made = records.make(folder, key, partial(download, slug, folder, staging), lock=staging)
     if made:
-        shutil.rmtree(staging)
+        shutil.rmtree(staging, ignore_errors=True)  # one that waited may look in once more
     say("fetch", f"{folder}: {describe(folder)}, {took(started) if made else 'up to date'}")
 
 

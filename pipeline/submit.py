@@ -45,13 +45,15 @@ def main(
     sample_path, solution_path = folder / competition.sample, folder / competition.solution
     sample = read_csv(sample_path, [competition.id])
     out = root("submissions") / f"{name}.csv"
+    # by another metric it would stand beside the CV of this one
+    known = solution_path.is_file() and record["metric"] == competition.metric
     key = {
         "version": VERSION,
         "predictions": records.file_digest(blend),
         "sample": records.digest(sample.to_dict("split")["data"]),
         "columns": list(sample),
         "form": competition.submission,
-        "solution": records.file_digest(solution_path) if solution_path.is_file() else None,
+        "solution": records.file_digest(solution_path) if known else None,
         "scored": records.digest([record["metric"], cv_of(record)]),
     }
     if competition.k > 1:
@@ -64,7 +66,7 @@ def main(
         table = fill_sample(sample, predictions, competition, str(sample_path), decision)
         facts = {"members": record["key"]["members"], "weights": record["key"]["weights"]}
         facts |= {"metric": record["metric"], "cv": cv_of(record), "rows": len(table)}
-        if key["solution"] and record["metric"] == competition.metric:  # else beside another's CV
+        if key["solution"]:
             facts |= hidden_score(solution_path, predictions, competition, decision)
         write_table(table, out)
         return facts
@@ -83,8 +85,9 @@ def edited(out: Path, key: dict[str, Any]) -> bool:
     record = records.load(out)
     if record is None or records.is_intact(out, record):
         return False
-    before, now = (one | {"scored": None} for one in (record["key"], records.plain(key)))
-    if before != now:  # other scores do not make the file another
+    masked = dict.fromkeys(("scored", "solution"))  # other scores do not make the file another
+    before, now = (one | masked for one in (record["key"], records.plain(key)))
+    if before != now:
         text = "edited by hand, and what it was made from has changed: move it away"
         raise UserError(f"{out}: {text}")
     warn("submit", f"{out} was edited by hand: kept as it is; delete it to make it anew")

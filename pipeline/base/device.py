@@ -123,7 +123,7 @@ def tuned(settings: Experiment) -> Experiment:
     if runtime.tune == "off" or not path.is_file():
         return settings
     try:
-        chosen = json.loads(path.read_text())["runtime"]
+        chosen = json.loads(path.read_text(encoding="utf-8"))["runtime"]
         if "workers" in chosen:  # folds side by side share the cores
             chosen["workers"] = min(chosen["workers"], torch.get_num_threads())
         runtime = Runtime(**{**chosen, **runtime.model_dump(exclude_unset=True)})

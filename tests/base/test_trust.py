@@ -281,6 +281,9 @@ def test_a_submission_edited_by_hand_is_kept(
     records.commit(blend, made["key"], 0.0, metric="top_5", scores=made["scores"])
     assert "was edited by hand: kept" in run("submit", "tiny"), "only its scores are others"
     (space / "data/demo/solution.csv").write_text("image,label\n")
+    assert "was edited by hand: kept" in run("submit", "tiny"), "it tells no answers"
+    sample = space / "data/demo/sample_submission.csv"
+    pd.read_csv(sample)[::-1].to_csv(sample, index=False)
     assert "edited by hand, and what it was" in run("submit", "tiny", expect=2)
     assert path.read_bytes() == edited
 

@@ -129,6 +129,9 @@ def test_scores_by_another_metric_are_written_anew(
     rules.write_text("name: demo\nmetric: top_2\n")
     (space / "submissions" / f"{name}.csv").unlink()
     assert "hidden test" not in run("submit", name), "by another metric than the CV beside it"
+    rules.write_text("name: demo\n")
+    assert "hidden test" in run("submit", name)
+    rules.write_text("name: demo\nmetric: top_2\n")
     run("ensemble", f"{space}/{name}.yaml", "--no-report")
     assert json.loads(run("runs", "--json"))[0]["hidden"] is None, "it was of another metric"
     told = run("submit", name)

@@ -126,7 +126,7 @@ def test_every_epoch_is_a_resume_point(
     torch.save(state | {"spent": state["spent"] + 1000}, last)
     run("train", limited, "--fold", "0", "--hours", "0")
     assert same(weights(space, "whole"), weights(space, "limited"))
-    assert 1000 < records.load(model_path("limited", 0))["seconds"] < 1100, "of all processes"
+    assert 1000 < records.load(model_path("limited", 0))["seconds"] < 1900, "of all processes"
     assert "limited: fold 0, accuracy" in run("train", limited, "--fold", "0", "--hours", "0")
     original, epochs = Trainer.train_epoch, []
 

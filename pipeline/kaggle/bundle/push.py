@@ -55,7 +55,8 @@ def require_submission(name: str) -> None:
     if submission_of(name) is None:
         text = "its scores go into the ledger, and it is not of the blend as it is now"
         csv = root("submissions") / f"{name}.csv"
-        raise UserError(f"{csv}: {text}; run python -m pipeline.submit {name}")
+        way = f"run python -m pipeline.submit {name}, after deleting a file that you edited"
+        raise UserError(f"{csv}: {text}; {way}")
 
 
 def push_training(api: KaggleApi, bundle: Path) -> None:
@@ -190,7 +191,7 @@ def folder_digest(folder: Path) -> str:
 def push_dataset(api: KaggleApi, folder: Path, notes: str) -> None:
     """Create a private dataset, or a new version of it; returns when it can be mounted."""
     started = time.monotonic()
-    ref = json.loads((folder / "dataset-metadata.json").read_text())["id"]
+    ref = records.read_json(folder / "dataset-metadata.json")["id"]
     say("bundle", f"uploading {folder} to {ref}")
 
     def create(before: int) -> Any:

@@ -59,7 +59,7 @@ def rehearse(bundle: Path, competition: Competition, n: int | None) -> tuple[str
 def mount(bundle: Path, inputs: Path) -> None:
     """Copy a bundle's datasets to where Kaggle mounts them today."""
     for metadata in bundle.glob(f"*/{DESCRIBED}"):
-        target = inputs / "datasets" / json.loads(metadata.read_text())["id"]
+        target = inputs / "datasets" / json.loads(metadata.read_text(encoding="utf-8"))["id"]
         shutil.copytree(metadata.parent, target, ignore=shutil.ignore_patterns(DESCRIBED))
 
 
