@@ -272,7 +272,8 @@ def pretend_answers(
 
 @pytest.fixture
 def kaggle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KaggleStub]:
-    """A Kaggle of its own, to which the real client is sent with a good token."""
+    """A Kaggle of its own, to which the real client is sent with a good token; nobody waits."""
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
     for name in [name for name in os.environ if name.startswith("KAGGLE_")]:
         monkeypatch.delenv(name)
     for name in ("no_proxy", "NO_PROXY", "all_proxy", "ALL_PROXY", "HTTP_PROXY"):

@@ -27,10 +27,9 @@ Run = Callable[..., str]
 
 
 @pytest.fixture
-def leaves(space: Path, kaggle: KaggleStub, monkeypatch: pytest.MonkeyPatch) -> Path:
+def leaves(space: Path, kaggle: KaggleStub) -> Path:
     """The folder into which classify-leaves is to come; the client waits for nothing."""
     kaggle.competitions["classify-leaves"] = FILES
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
     return space / "data" / "classify-leaves"
 
 
@@ -104,9 +103,7 @@ def test_a_cut_download_goes_on_where_it_was_cut(
     assert (leaves / "images" / "1.jpg").is_file()
 
 
-def test_the_next_run_goes_on_too(
-    leaves: Path, kaggle: KaggleStub, run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_next_run_goes_on_too(leaves: Path, kaggle: KaggleStub, run: Run) -> None:
     kaggle.cut, kaggle.lost = MIB + 500, True
     text = run("fetch", "classify-leaves", expect=2)
     assert "cannot reach Kaggle" in text and "goes on" in text

@@ -18,7 +18,6 @@ SENT = ["CreateDataset", "CreateDatasetVersion", "SaveKernel", "CreateCodeSubmis
 def home(bundled: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(bundled("label"), tmp_path / "home")
     enter(monkeypatch, tmp_path / "home")
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
     return tmp_path / "home"
 
 

@@ -408,9 +408,7 @@ def test_a_push_trains_session_after_session_until_all_folds_are_home(
     run: Callable[..., str],
     kaggle: KaggleStub,
     space: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
     run("bundle", leaves, "--train")
     bundle = space / "runs" / "tiny" / "train-bundle"
     fold0, fold1 = (model_of(bundle, k) for k in (0, 1))
@@ -440,9 +438,7 @@ def test_a_session_that_finished_no_epoch_is_the_last(
     run: Callable[..., str],
     kaggle: KaggleStub,
     space: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
     fold1 = space / "runs" / "tiny" / "fold1"
     fold1.mkdir(parents=True)
     run("bundle", leaves, "--train")
@@ -459,9 +455,8 @@ def test_a_session_that_finished_no_epoch_is_the_last(
 
 
 def test_a_session_that_failed_is_begun_again(
-    leaves: str, run: Callable[..., str], kaggle: KaggleStub, monkeypatch: pytest.MonkeyPatch
+    leaves: str, run: Callable[..., str], kaggle: KaggleStub
 ) -> None:
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
     kaggle.answer["GetKernelSessionStatus"] = {"status": "ERROR", "failureMessage": "no GPU"}
     said = run("bundle", leaves, "--train", "--push", expect=2)
     assert "version 1 failed on Kaggle: no GPU" in said
@@ -477,7 +472,6 @@ def test_a_command_that_was_stopped_goes_on_waiting_for_its_session(
     space: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
     push_and_stop(run, monkeypatch, leaves)
     bundle = space / "runs" / "tiny" / "train-bundle"
     kaggle.output = model_of(bundle, 0) | model_of(bundle, 1)
@@ -495,7 +489,6 @@ def test_a_session_of_other_settings_is_not_gone_on_from(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Its folds would be refused there, and here replace those that are begun anew."""
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
     bundle = space / "runs" / "tiny" / "train-bundle"
     push_and_stop(run, monkeypatch, leaves)
     kaggle.outputs = {"v1": begun_of(bundle, 0, epoch=3)}
@@ -518,7 +511,6 @@ def test_folds_that_were_asked_for_before_come_home_first(
     space: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
     home = space / "runs" / "tiny"
     records.write_json(home / "train-pushed.json", {"output": True})  # by an earlier version
     push_and_stop(run, monkeypatch, leaves, "--fold", "0")

@@ -23,10 +23,8 @@ def name(
     split: Callable[[str], str],
     write: Callable[..., str],
     blended: Callable[..., str],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> str:
     """A blend that can be submitted to `tiny-leaves`; the client waits for nothing."""
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
     competition = space / "demo.yaml"
     competition.write_text(yaml.safe_dump({"slug": "tiny-leaves"}))
     return blended(split(write(competition=str(competition))))
