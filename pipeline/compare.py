@@ -8,7 +8,6 @@ Two runs are compared on the same held-out pictures, the second against the firs
 are: python -m pipeline.runs.
 """
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import pandas as pd
@@ -27,6 +26,7 @@ from pipeline.analysis.standings import print_leaderboard
 from pipeline.base import records
 from pipeline.base.cli import UserError, print_table, run_stage, say, short
 from pipeline.base.runs import load_blend, model_path
+from pipeline.base.yaml_files import run_name
 from pipeline.inference.metrics import sign_of
 from pipeline.training.keys import in_todays_terms
 
@@ -45,9 +45,7 @@ def main(
         int | None, typer.Option(min=2, help="how many pictures --lb's hidden test has")
     ] = None,
 ) -> None:
-    names = list(
-        dict.fromkeys(Path(n).stem if n.endswith((".yaml", ".yml")) else n for n in names or [])
-    )
+    names = list(dict.fromkeys(map(run_name, names or [])))
     if lb:
         print_leaderboard(names, public, test)
         return

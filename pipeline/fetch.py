@@ -23,7 +23,7 @@ from pipeline.base.cli import UserError, did_you_mean, run_stage, say, took
 from pipeline.base.competition import Competition, load_competition
 from pipeline.base.config import read_experiment, root
 from pipeline.base.settings import checked_name
-from pipeline.base.yaml_files import find_yaml, known_yaml, read_yaml
+from pipeline.base.yaml_files import find_yaml, is_path, known_yaml, read_yaml
 from pipeline.data.tables import data_folder
 from pipeline.kaggle.api.archives import BrokenArchiveError, unpack
 from pipeline.kaggle.api.client import ask, on_kaggle, sign_in
@@ -43,7 +43,7 @@ def main(
     if name not in known:  # a slug of one of them: its files are sought by the name
         slug_of = {one: read_yaml(find_yaml(one, "competitions")).get("slug") for one in known}
         name = next((one for one, slug in slug_of.items() if slug == name), name)
-    if name in known or name.endswith((".yaml", ".yml")):
+    if name in known or is_path(name):
         competition = load_competition(name)
     else:
         checked_name(name, "COMPETITION")

@@ -65,14 +65,15 @@ def main(
     del own["seed"]  # nobody drew it
     what = f"{settings.folds.n} folds" if settings.folds.n > 1 else "no folds"
     told = f"{out}: {what} of {len(train):,} images, up to date"
-    keys = [] if source else [key, own]
-    if any(records.is_current(out, known) for known in keys):
-        say("folds", told)
-        return
+
+    def is_done() -> bool:
+        return source is None and any(records.is_current(out, known) for known in (key, own))
+
+    if is_done():
+        return say("folds", told)
     with locked(out.parent):
-        if any(records.is_current(out, known) for known in keys):  # another process was first
-            say("folds", told)
-            return
+        if is_done():  # another process was first
+            return say("folds", told)
         record = records.load(out)
         if source:
             table, key = own_split(settings, source, train, form), own
@@ -87,7 +88,7 @@ def main(
             table = make_folds(train, settings.folds, form)
             write_csv(table, out)
         records.commit(out, key, started, **facts_of(table, form))
-    say("folds", f"{out}: {describe(table, form)}, {took(started)}")
+    return say("folds", f"{out}: {describe(table, form)}, {took(started)}")
 
 
 def training_images(rows: pd.DataFrame) -> pd.DataFrame:

@@ -16,6 +16,7 @@ from pipeline.base.competition import Competition, load_competition
 from pipeline.base.config import Experiment
 from pipeline.base.forms import as_array
 from pipeline.base.runs import folds_of, has_oof, is_as_blended, load_blend
+from pipeline.base.yaml_files import run_name
 from pipeline.data.decisions import Changes, load_changes
 from pipeline.data.prepared import Prepared, load_prepared
 from pipeline.data.splits import classes_of
@@ -169,7 +170,7 @@ def load_evidence(name: str, decided: bool = True) -> Evidence:
     Labels are as people decided, without what they left out; or as they were given. Raises
     UserError where something is missing, or no longer what was blended.
     """
-    asked, name = name, Path(name).stem if name.endswith((".yaml", ".yml")) else name
+    asked, name = name, run_name(name)
     path, record = load_blend(name, asked)
     rules = load_competition(record["key"]["competition"])
     settings, table = find_folds(trained_settings(record), record["key"]["folds"])

@@ -12,8 +12,16 @@ from pipeline.base.cli import UserError, did_you_mean
 from pipeline.base.competition import load_competition
 from pipeline.base.config import TTA, Experiment, find_experiment, load_experiment, root, with_tta
 from pipeline.base.derived import each_seed
-from pipeline.base.runs import GIVEN, Split, folds_of, load_blend, model_path, prediction_path
-from pipeline.base.yaml_files import known_yaml
+from pipeline.base.runs import (
+    GIVEN,
+    Split,
+    folds_of,
+    is_of_model,
+    load_blend,
+    model_path,
+    prediction_path,
+)
+from pipeline.base.yaml_files import is_path, known_yaml
 from pipeline.data.prepared import prepared_folder
 from pipeline.data.splits import chosen_folds, classes_of, load_folds
 from pipeline.inference.blending import Mean
@@ -99,7 +107,7 @@ def is_blend(name: str) -> bool:
     try:
         find_experiment(name)
     except UserError:
-        if name.endswith((".yaml", ".yml")):
+        if is_path(name):
             raise
         kept = [path.parent.name for path in root("runs").glob("*/test.npz")]
         if name not in kept:
@@ -175,7 +183,7 @@ def _load(settings: Experiment, views: str, folds: list[int], asked: str) -> Mem
                     f"{path}: the {pictures} pictures have changed since; run python -m "
                     f"pipeline.predict {asked}"
                 )
-            if ours and model and record["key"].get("model", model["digest"]) != model["digest"]:
+            if ours and model and not is_of_model(record, model):
                 text = "of a model that was trained anew since; run python -m pipeline.predict"
                 raise UserError(f"{path}: {text} {asked}")
             digests[f"{split}{fold}"] = records.file_digest(path)

@@ -1,7 +1,7 @@
 """What `compare --lb` tells of submissions: their luck, their prospects, the two to select."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,8 @@ from pipeline.base.runs import cv_of, load_blend
 from pipeline.inference.metrics import sign_of
 from pipeline.kaggle.api.upload import ledger_path, mean_of, read_ledger
 
+Blends = dict[str, dict[str, Any]]  # records by name
+
 
 def print_leaderboard(names: list[str], share: float, hidden: int | None = None) -> None:
     """CV against the leaderboard, what may change on its private part, and what to select.
@@ -42,10 +44,10 @@ def print_leaderboard(names: list[str], share: float, hidden: int | None = None)
         raise UserError(f"{ledger_path()}: {text}")
     table = pd.DataFrame(scored).astype(dict.fromkeys(wanted, float))
     for (slug, metric), rows in table.groupby(["slug", "metric"], sort=False):
-        kept = [name for name in dict.fromkeys(rows.name) if is_scored_by(metric, name)]
+        kept = blends_by(metric, rows.name)
         rows = as_decided(rows, kept)
         print_offset(slug, rows)
-        chosen = names if set(names) & set(kept) else [] if names else comparable(kept)
+        chosen = names if kept.keys() & names else [] if names else comparable(kept)
         runs = [*evidence_of(chosen, strict=bool(names))]
         if len(runs) > 1:
             print_pick(runs, rows, share, hidden)
@@ -62,12 +64,11 @@ def evidence_of(names: list[str], strict: bool) -> Iterator[Evidence]:
             warn("compare", f"left out: {short(error)}")
 
 
-def as_decided(rows: pd.DataFrame, names: list[str]) -> pd.DataFrame:
+def as_decided(rows: pd.DataFrame, blends: Blends) -> pd.DataFrame:
     """The ledger with CV and OOF by what decided the answers that were sent, as judged on other
     folds: a record's are those of plain answers, Kaggle's are not."""
     rows = rows.copy()
-    for name in names:
-        record = load_blend(name)[1]
+    for name, record in blends.items():
         if gain := decided_gain(record):
             sent = (rows.name == name) & (rows.cv == float(mean_of(cv_of(record)["folds"])))
             rows.loc[sent, ["cv", "oof"]] += gain
@@ -81,20 +82,21 @@ def decided_gain(blend: dict[str, Any]) -> float:
     return found["nested"] - found["usual"] if found.get("taken") else 0.0
 
 
-def is_scored_by(metric: str, name: str) -> bool:
-    """Whether there is a blend of a name, with scores by a metric."""
-    there = (root("runs") / name / "test.npz").exists()
-    return there and load_blend(name)[1]["metric"] == metric
+def blends_by(metric: str, names: Iterable[str]) -> Blends:
+    """Those of the names that are blends, with scores by a metric."""
+    there = [n for n in dict.fromkeys(names) if (root("runs") / n / "test.npz").exists()]
+    found = {name: load_blend(name)[1] for name in there}
+    return {name: record for name, record in found.items() if record["metric"] == metric}
 
 
-def comparable(names: list[str]) -> list[str]:
+def comparable(blends: Blends) -> list[str]:
     """Blends of the pictures that most of them held out; the others are named."""
-    split = {name: held_out(load_blend(name)[1]) for name in names}
+    split = {name: held_out(record) for name, record in blends.items()}
     [(most, _)] = Counter(split.values()).most_common(1) or [(None, 0)]
-    if others := [name for name in names if split[name] != most]:
+    if others := [name for name in split if split[name] != most]:
         text = "they held out other pictures; name those that you mean"
         say("compare", f"left out: {', '.join(others)}: {text}")
-    return [name for name in names if split[name] == most]
+    return [name for name in split if split[name] == most]
 
 
 def print_offset(slug: str, rows: pd.DataFrame) -> None:

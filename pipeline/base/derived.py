@@ -13,7 +13,7 @@ from pipeline.base import records
 from pipeline.base.cli import UserError, say, short, shown
 from pipeline.base.config import Experiment, Train, find_experiment, load_experiment, root
 from pipeline.base.settings import checked_name
-from pipeline.base.yaml_files import checked, known_yaml, laid_over, read_based, read_yaml
+from pipeline.base.yaml_files import checked, is_path, known_yaml, laid_over, read_based, read_yaml
 
 SetOption = Annotated[
     list[str] | None,
@@ -40,7 +40,7 @@ def derived(experiment: str, changes: list[str] | None, name: str | None) -> str
         stem = Path(experiment).stem
         raise UserError(f"--set makes another run, which needs a name: --name {stem}-2, say")
     source, path = find_experiment(experiment), root("runs") / name / f"{name}.yaml"
-    base = str(source.resolve()) if experiment.endswith((".yaml", ".yml")) else experiment
+    base = str(source.resolve()) if is_path(experiment) else experiment
     values: dict[str, Any] = {"base": base}
     for change in changes:
         values = laid_over(values, _parsed(change))

@@ -94,6 +94,11 @@ def folds_of(blend: dict[str, Any]) -> list[int]:
     return sorted(int(name[4:]) for name in member if re.fullmatch(r"test\d+", name))
 
 
+def is_of_model(answers: records.Record, model: records.Record) -> bool:
+    """Whether answers are of a model as it is now, by the records of both."""
+    return answers["key"].get("model") in (None, model["digest"])
+
+
 def is_as_blended(blend: dict[str, Any], run: str) -> bool:
     """Whether a member's answers, and the models that gave them, are those of then, by the blend's
     record. What is gone is passed over."""
@@ -104,7 +109,7 @@ def is_as_blended(blend: dict[str, Any], run: str) -> bool:
         model = records.load(model_path(run, fold))
         if made and made.get("digest") not in (None, about[f"{split}{fold}"]):
             return False
-        if made and model and made["key"].get("model") not in (None, model["digest"]):
+        if made and model and not is_of_model(made, model):
             return False
     return True
 

@@ -16,13 +16,23 @@ HERE = Path(__file__).parents[1] / "configs"
 Loaded = TypeVar("Loaded", bound=Settings)
 
 
+def is_path(asked: str) -> bool:
+    """Whether a YAML is asked for by its path, and not by a name."""
+    return asked.endswith((".yaml", ".yml"))
+
+
+def run_name(asked: str) -> str:
+    """Of a run that is asked for by its name, or by the path of its YAML."""
+    return Path(asked).stem if is_path(asked) else asked
+
+
 def find_yaml(name: str, folder: str) -> Path:
     """`pipeline/FOLDER/NAME.yaml`, or `name` itself where it is a path that ends in .yaml.
 
     Raises UserError for a missing file, naming the nearest and all others.
     """
     here, kind = HERE / folder, folder.removesuffix("s")
-    path = Path(name) if name.endswith((".yaml", ".yml")) else here / f"{name}.yaml"
+    path = Path(name) if is_path(name) else here / f"{name}.yaml"
     if not path.is_file():
         known = known_yaml(folder)
         told = f"{did_you_mean(name, known)}; there are: {', '.join(known)}"
@@ -88,12 +98,11 @@ def read_based(path: Path, find: Callable[[str], Path]) -> dict[str, Any]:
 def _base_path(path: Path, base: Any, find: Callable[[str], Path]) -> Path:
     if not isinstance(base, str):
         raise UserError(f"{path}: base: a name or a path is expected, not {shown(base)}")
-    is_path = base.endswith((".yaml", ".yml"))
-    beside = path.parent / (base if is_path else f"{base}.yaml")
-    if beside.is_file() and (is_path or beside.resolve() != path.resolve()):
+    beside = path.parent / (base if is_path(base) else f"{base}.yaml")
+    if beside.is_file() and (is_path(base) or beside.resolve() != path.resolve()):
         return beside
     try:
-        return find(str(beside) if is_path else base)
+        return find(str(beside) if is_path(base) else base)
     except UserError as error:
         raise UserError(f"{path}: base: {error}") from None
 
