@@ -28,13 +28,14 @@ def cost_of(evidence: Evidence) -> dict[str, str]:
         [records.load(path) or {} for path in paths] for paths in (models, predictions)
     )
     size = sum(path.stat().st_size for path in models if path.exists())
+    precision = trained[0].get("precision", "")
     ram = max(found.get("peak", {}).get("ram_gb", 0) for found in trained)
     return {
         "train": duration(sum(found.get("seconds", 0) for found in trained)),
         "predict": duration(sum(found.get("seconds", 0) for found in predicted)),
         "models": f"{size / 1e6:,.0f} MB",
         "memory": f"{ram:.1f} GB" if ram else "",
-        "precision": trained[0].get("precision", ""),
+        "precision": "fp32" if precision == "no" else precision,  # Accelerate's word
     }
 
 

@@ -12,14 +12,15 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pipeline.analysis.evidence import Evidence
+from pipeline.analysis.evidence import Evidence, load_evidence
 from pipeline.base import records
 from pipeline.base.competition import Competition
+from pipeline.base.runs import model_path
 from pipeline.pages import beyond, compose
 from pipeline.pages.choices import likeliest
 from pipeline.pages.compose import write_report
 from pipeline.pages.heat import overlay
-from pipeline.pages.origins import in_yaml, members_of
+from pipeline.pages.origins import cost_of, in_yaml, members_of
 from pipeline.pages.sections import calibration, nested
 
 
@@ -154,6 +155,16 @@ def test_what_was_fitted_on_the_pictures_themselves_is_told_with_its_nested_scor
     assert nested(made_up(prob, target, record | taken)) == 0.71
     for other in (record | not_taken, power | taken, {}):
         assert nested(made_up(prob, target, other)) is None
+
+
+def test_training_in_full_precision_is_told_in_the_fields_word(
+    run: Callable[..., str], finished: Callable[..., str], space: Path
+) -> None:
+    run("ensemble", f"{space}/{finished()}.yaml", "--no-report")
+    for kept, told in (("no", "fp32"), ("bf16", "bf16")):
+        model = model_path("tiny", 0)
+        records.commit(model, records.load(model)["key"], 0.0, precision=kept)
+        assert cost_of(load_evidence("tiny"))["precision"] == told
 
 
 def test_on_the_map_errors_leave_room_for_what_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
