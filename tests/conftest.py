@@ -124,8 +124,12 @@ def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
 def nothing_to_look_at(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """No curves and no page in this process, a second each, but where a test is about them."""
     if not {"pages", "figures", "test_pipeline.py"} & {*request.path.parts}:
-        monkeypatch.setattr("pipeline.figures.curves.LiveCurves.__call__", lambda self, done: None)
+        no_curves(monkeypatch)
         monkeypatch.setattr("pipeline.ensemble.tell", lambda name: None)
+
+
+def no_curves(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("pipeline.figures.curves.LiveCurves.__call__", lambda self, done: None)
 
 
 @pytest.fixture(scope="session")
@@ -195,6 +199,7 @@ def trained_once(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(drawn, home / "data" / "demo")
     with pytest.MonkeyPatch.context() as patch:
         enter(patch, home)
+        no_curves(patch)
         tiny = experiment(home / "tiny.yaml", TINY)
         stage("prepare")(tiny)
         stage("folds")(tiny)
@@ -327,6 +332,7 @@ def bundled(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[
                 settings = TINY | INSTANT | {"competition": drawn_copy(form, home)}
             with pytest.MonkeyPatch.context() as patch:
                 enter(patch, home)
+                no_curves(patch)
                 blend(experiment(home / "one.yaml", settings))
             return home
         data = home / "data" / "leaves"
@@ -341,6 +347,7 @@ def bundled(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[
         (home / "leaves.yaml").write_text(yaml.safe_dump(competition))
         with pytest.MonkeyPatch.context() as patch:
             enter(patch, home)
+            no_curves(patch)
             settings = TINY | {"competition": str(home / "leaves.yaml")}
             hflip = {"predict": {"tta": "hflip"}}
             runs = [experiment(home / "one.yaml", settings, **INSTANT, **hflip)]
@@ -362,7 +369,8 @@ def blend(*runs: str) -> None:
         for fold in (0, 1):
             stage("train")(run, [fold])
         stage("predict")(run)
-    stage("ensemble")([runs[0], *(f"{run}:2" for run in runs[1:])], "blend")
+    members = [runs[0], *(f"{run}:2" for run in runs[1:])]
+    stage("ensemble")(members, "blend", no_report=True)
     stage("submit")("blend")
     stage("bundle")("blend")
 
