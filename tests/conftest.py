@@ -77,7 +77,7 @@ SLOW = {
     "test_killed_at_any_moment_it_ends_in_the_same_weights",
     "test_labels_of_several_lines_are_trained_on",
     "test_no_network",
-    "test_no_recipe_ends_below_its_start_and_two_folds_train_at_once",
+    "test_no_recipe_ends_below_its_start",
     "test_one_at_a_time_on_a_cpu_and_processes_of_them_where_asked",
     "test_one_pass_serves_all_folds_and_their_predictions",
     "test_resumes_without_training_again",
