@@ -1,8 +1,6 @@
 """An experiment over another: by `base:` in its file, by --set on a command line."""
 
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -131,9 +129,8 @@ def test_a_hint_is_a_command_that_leads_on(
 ) -> None:
     """It names an experiment as the command was given it: by its path, or as --name called it."""
     experiment = write("a", **INSTANT)
-    command = [sys.executable, "-m", "pipeline.predict", experiment, *options]
     for stage in ("prepare", "folds"):
-        refused = subprocess.run(command, capture_output=True, text=True)
-        hint = re.search(r"run python -m pipeline\.(.+)", refused.stderr)[1].split()
-        assert (refused.returncode, hint) == (2, [stage, "b" if options else experiment])
+        said = run("predict", experiment, *options, expect=2)
+        hint = re.search(r"run python -m pipeline\.(.+)", said)[1].split()
+        assert hint == [stage, "b" if options else experiment]
         run(*hint)
