@@ -15,7 +15,7 @@ from pipeline.base.competition import load_competition
 from pipeline.base.deadline import Deadline
 from pipeline.inference.predictions import Predictions
 from pipeline.kaggle.bundle.notebook_file import slug_of
-from pipeline.kaggle.bundle.rehearsal import compare, hide, margins_of, mount
+from pipeline.kaggle.bundle.rehearsal import compare, hide, margins_of
 from pipeline.kaggle.notebook import answer, models, submit_session
 from pipeline.kaggle.notebook.manifest import FILE, BundledModel, Job, Manifest
 from pipeline.launchers import pool
@@ -28,10 +28,10 @@ class Kaggle:
         self.home, self.runs, self.folder = home, home / "runs", folder
         self.record = records.load(self.runs / "blend" / "test.npz")
         self.competition = load_competition(self.record["key"]["competition"])
-        mount(self.runs / "blend" / "bundle", folder)
         slug = self.competition.slug
         self.test = folder / "competitions" / slug
         self.weights = folder / "datasets" / "owner" / slug_of(slug, "blend", "weights")
+        shutil.copytree(self.runs / "blend" / "bundle" / "weights", self.weights)  # not the package
         self.ours = hide(home / "data" / self.competition.name, self.competition, self.test, n)
         self.manifest = Manifest.load(self.weights)
 
