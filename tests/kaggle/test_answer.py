@@ -24,10 +24,16 @@ answer.main(*sys.argv[-3:])
 
 
 @pytest.mark.parametrize(
-    ("seconds", "run", "code"), [(60, "well", 0), (0.1, "hangs", -14), (0, "well", Exit.PAUSED)]
+    ("seconds", "run", "shares", "code"),
+    [(60, "well", 2, 0), (0.1, "hangs", 1, -14), (0, "well", 1, Exit.PAUSED)],
 )
 def test_what_hangs_is_given_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, run: str, code: int
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: float,
+    run: str,
+    shares: int,
+    code: int,
 ) -> None:
     monkeypatch.chdir(tmp_path)  # the package is not beside the notebook
     there = lambda told, slot: pool.Process(["-c", HANGS, *told[-3:]], slot)  # noqa: E731
@@ -40,12 +46,12 @@ def test_what_hangs_is_given_up(
         rows=[9, 5, 7],
         models=[BundledModel(file="m", run=run, fold=0, **known)],
         classes=["a", "b"],
-        shares=2,
+        shares=shares,
         ends=1000.0 + seconds,
     )
-    processes = [work.start((0, share), {}) for share in (0, 1)]
+    processes = [work.start((0, share), {}) for share in range(shares)]
     while None in (ended := [process.poll() for process in processes]):
         time.sleep(0.05)
-    assert ended == [code, code]
+    assert ended == [code] * shares
     expected = [[9, 18], [5, 10], [7, 14]]
     assert work.answers(0) is None if code else np.array_equal(work.answers(0), expected)
