@@ -84,3 +84,16 @@ def test_weights_of_a_fold_are_fitted_without_it() -> None:
     terms = held.blend.terms(held.answers)
     without, seen = climb(held, terms, ~own), climb(held, terms, np.ones(300, bool))
     assert without[1] < seen[1]
+
+
+def test_nested_weights_have_not_seen_their_fold(monkeypatch: pytest.MonkeyPatch) -> None:
+    held, seen = held_of([0.5, 0.5]), []
+
+    def first(held: Held, terms: list[np.ndarray], rows: np.ndarray) -> np.ndarray:
+        seen.append(np.unique(held.fold[rows]).tolist())
+        return np.array([1.0, 0.0])
+
+    monkeypatch.setattr("pipeline.analysis.blend_weights.climb", first)
+    fit(held, ["one", "two"], [1, 1])
+    every = list(range(5))
+    assert seen == [[k for k in every if k != out] for out in every] + [every]

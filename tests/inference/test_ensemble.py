@@ -151,6 +151,8 @@ def test_weights_of_runs(
     assert "up to date" not in run("ensemble", f"{one}:3", two, "--name", "mix")
     np.testing.assert_allclose(Predictions.load(mix).prob[:, 0], [0.525, 0.3], atol=1e-6)
     assert records.load(mix)["scores"]["two none"]["all"] == 0.5
+    blended = records.load(mix)["scores"]["blend"]
+    assert blended["folds"] == [0.75, 1.0] and blended["all"] == 0.875, "h is y by .45"
 
 
 def test_a_blend_that_a_full_disk_stopped_half_way_is_made_whole(
@@ -266,6 +268,29 @@ def test_weights_are_fitted_once_and_kept(
     assert "up to date" not in plain and "fitted weights" not in plain
     said = run("ensemble", one, "--weights", "fit", expect=2)
     assert "several runs and several folds" in said
+
+
+def test_weights_are_fitted_anew_to_other_answers(
+    run: Callable[..., str], blend_of: Callable[..., str], space: Path
+) -> None:
+    good = dict(zip(TABLE.image, TABLE.label.map({"x": 0.8, "y": 0.2}), strict=True))
+    bad = {image: 1 - x for image, x in good.items()}
+    for answers in ([good, bad], [bad, good]):
+        names = ["one", "two"]
+        runs = [blend_of(*pair, TESTS) for pair in zip(names, answers, strict=True)]
+        run("ensemble", *runs, "--name", "fit", "--weights", "fit")
+        weights = records.load(space / "runs/fit/test.npz")["key"]["weights"]
+        assert weights == {names[answers.index(good)]: 1.0}
+
+
+def test_the_mean_that_was_asked_for_is_taken(
+    run: Callable[..., str], blend_of: Callable[..., str], space: Path
+) -> None:
+    one = blend_of("one", RIGHT, [{"t": 0.9, "u": 0.2}] * 2)
+    two = blend_of("two", RIGHT, [{"t": 0.5, "u": 0.5}] * 2)
+    run("ensemble", one, two, "--name", "mix", "--mean", "logits")
+    prob = Predictions.load(space / "runs/mix/test.npz").prob
+    np.testing.assert_allclose(prob[:, 0], [3 / 4, 1 / 3], atol=1e-6)
 
 
 def given(folder: Path, oof: str, test: str) -> str:

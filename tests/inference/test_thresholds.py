@@ -40,6 +40,15 @@ def test_thresholds_that_are_right_stay() -> None:
     assert found.facts["decided"]["usual"] == round(METRICS["micro_f1"](target, prob), 5)
 
 
+def test_what_is_judged_on_a_fold_has_not_seen_it() -> None:
+    """Each fold alone would be right by a threshold that is all wrong for the other."""
+    share, target = np.tile([0.2, 0.4, 0.6, 0.8], 20), np.tile([0, 1], 40)
+    prob, fold = np.stack([1 - share, share], 1), np.tile([0, 0, 1, 1], 20)
+    draws = (np.random.default_rng(1).integers(80, size=80) for _ in range(40))
+    found = judge(usual(target, prob, "shares"), target, prob, fold, "accuracy", draws)
+    assert found.usual == found.nested == 0.5 and not found.taken
+
+
 def test_cuts_follow_a_bent_scale() -> None:
     random = np.random.default_rng(0)
     target = random.integers(1, 6, (160, 1)).astype(float)
