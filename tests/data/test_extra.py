@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -14,7 +15,7 @@ from pipeline.base.cli import UserError
 from pipeline.base.competition import Competition, load_competition
 from pipeline.base.config import load_experiment
 from pipeline.base.runs import model_path
-from pipeline.data.extra import extra_folder, load_extra, with_extra
+from pipeline.data.extra import extra_folder, extra_key, left_out, load_extra, with_extra
 from pipeline.data.prepared import load_prepared
 from pipeline.data.splits import classes_of, load_folds, split_rows
 from pipeline.kaggle.bundle.train_bundle import files_of_home
@@ -96,6 +97,46 @@ def test_a_label_mended_in_train_csv_makes_strangers_known_and_known_ones_strang
     prepared, form = load_prepared(load_experiment(experiment)), load_competition("demo").form
     with pytest.raises(UserError, match="label 'a stone' is none of the competition's by now; run"):
         with_extra(load_experiment(experiment), prepared, prepared.rows, [], form)
+
+
+def test_all_are_compared_with_train_and_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.data.extra.CHUNK", 2)
+    noise = np.random.default_rng(0).integers(0, 256, (6, 5, 5, 3), dtype=np.uint8)
+    drawn = [cv2.resize(one, (48, 48), interpolation=cv2.INTER_CUBIC) for one in noise]
+    again = [cv2.resize(cv2.resize(one, (36, 36)), (48, 48)) for one in drawn[1:3]]
+    facts = {"id": [*"abcde"], "hash": [*"abcde"], "label": [*"xxyxx"]}
+    extra = SimpleNamespace(rows=pd.DataFrame(facts), pixels=[*drawn[3:], *again])
+    facts = {"split": ["train", "train", "test"], "hash": [*"uvw"], "label": ["x", "x", None]}
+    prepared = SimpleNamespace(rows=pd.DataFrame(facts), pixels=drawn[:3])
+    found = left_out(extra, prepared, Competition(name="demo").form)
+    assert found == {"c": "of another class", "d": "as in train", "e": "as in test"}
+
+
+def test_they_are_compared_again_where_a_test_picture_is_another(
+    run: Callable[..., str], write: Callable[..., str], more: Path
+) -> None:
+    experiment, home = write("with", **EXTRA), Path("data/demo")
+    run("prepare", experiment)
+    test = pd.read_csv(home / "test.csv", dtype=str).image
+    cv2.imwrite(str(home / test[1]), cv2.imread(str(more.parent / "jpg/3.png")))
+    told = "2 of 7 external pictures are trained on; left out: 2 as in train, 2 as in test,"
+    assert told in run("prepare", experiment)
+
+
+def test_their_share_and_their_pixels_are_in_the_key(
+    run: Callable[..., str], write: Callable[..., str], more: Path
+) -> None:
+    experiment = write("with", **EXTRA)
+    run("prepare", experiment)
+    settings = load_experiment(experiment)
+    before = extra_key(settings)
+    shared = settings.extra.model_copy(update={"share": 0.25})
+    found = extra_key(settings.model_copy(update={"extra": shared}))
+    assert found == before | {"extra_share": 0.25}
+    path = str(more.parent / "jpg/3.png")
+    cv2.imwrite(path, 255 - cv2.imread(path))
+    run("prepare", experiment)
+    assert extra_key(settings).keys() == before.keys() and extra_key(settings) != before
 
 
 def test_levels_that_are_none_of_the_competitions_are_strangers() -> None:

@@ -6,7 +6,7 @@ import pytest
 from pipeline.base.config import Experiment
 from pipeline.data.extra import epoch_sampler
 from pipeline.data.loader import EpochBatches
-from pipeline.data.sampler import ClassSampler
+from pipeline.data.sampler import ClassSampler, ShareSampler
 
 TARGET = np.random.default_rng(0).permutation(np.repeat([0, 1, 2, 3], [64, 16, 4, 1]))
 
@@ -66,3 +66,19 @@ def test_none_is_the_old_order() -> None:
     batches.epoch = 2
     order = np.random.default_rng((1, 2)).permutation(10).tolist()
     assert [spec.rows for spec in batches] == [order[:5], order[5:]]
+
+
+@pytest.mark.parametrize("kind", ["balanced", "sqrt"])
+def test_an_experiment_has_the_sampler_that_it_names(kind: str) -> None:
+    every = Experiment(name="exp", competition="demo", train={"sampler": kind})
+    found = epoch_sampler(every, np.arange(len(TARGET)), None, TARGET, 5)
+    assert (found(3) == ClassSampler(TARGET, kind, seed=5)(3)).all()
+
+
+def test_external_pictures_take_turns() -> None:
+    extra = np.arange(80) >= 20
+    drawn = [ShareSampler(extra, 0.5, seed=5)(epoch) for epoch in range(6)]
+    assert all(sorted(one[:20]) == list(range(20)) and len({*one}) == 40 for one in drawn)
+    assert len({*np.concatenate(drawn)}) > 20 + 40, "of 60 in turn"
+    assert (ShareSampler(extra, 0.5, seed=5)(4) == drawn[4]).all(), "no epoch before needed"
+    assert not (ShareSampler(extra, 0.5, seed=6)(4) == drawn[4]).all()
