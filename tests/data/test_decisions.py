@@ -27,6 +27,7 @@ from pipeline.data.decisions import (
 from pipeline.data.prepared import load_prepared
 from pipeline.data.splits import check_folds, classes_of, load_folds, split_rows
 from pipeline.inference.predictions import Predictions
+from pipeline.train import make_trainer
 from pipeline.training.keys import train_key
 
 HOSTILE = '=HYPERLINK("x"), <b>\n\'é'
@@ -131,6 +132,26 @@ def test_only_for_that_id_with_those_pixels(tmp_path: Path) -> None:
         changes_of(table.replace("y", "Y"), train, tmp_path)
 
 
+def test_the_key_tells_decisions_apart_whatever_their_order(tmp_path: Path) -> None:
+    label = [{"a": "x"}, {"a": "y"}, {"b": "x"}]
+    dropped = [frozenset("a"), frozenset("b")]
+    every = [Changes(tmp_path, one) for one in label]
+    every += [Changes(tmp_path, dropped=one) for one in dropped]
+    assert len({one.key()["labels"] for one in every}) == 5
+    both = {"a": "x", "b": "y"}
+    one, other = (Changes(tmp_path, some) for some in (both, dict(reversed(both.items()))))
+    assert one.key() == other.key()
+
+
+def test_what_is_decided_of_a_picture_holds_for_its_study(tmp_path: Path) -> None:
+    train = pd.DataFrame({"id": ["p/1", "p/2", "q/1", "q/2"], "hash": list("1234")})
+    train = train.assign(study=list("ppqq"), label=list("xxyy"))
+    lines = [("p/2", "2", "label", "y"), ("q/1", "3", "drop", "")]
+    table = pd.DataFrame(lines, columns=["id", "pixel_hash", "action", "new"])
+    changes = changes_of(table, train, tmp_path)
+    assert changes.label == {"p/1": "y", "p/2": "y"} and changes.dropped == {"q/1", "q/2"}
+
+
 def test_a_level_that_the_competition_lacks_is_none(tmp_path: Path) -> None:
     train = pd.DataFrame({"id": ["a", "b"], "hash": ["1", "2"], "label": ["0", "4"]})
     form, columns = Competition(task="ordinal").form, ["id", "pixel_hash", "action", "new"]
@@ -175,6 +196,11 @@ def test_labels_change_and_the_split_stays(
         differ = now.image[now.target.to_numpy() != then.target.to_numpy()]
         assert list(differ) == ([changed] if changed in then.index else [])
     assert list(pd.concat(parts).set_index("image").target[[changed]]) == [classes.index(new)]
+    taught = {}
+    for fold in (0, 1):
+        trainer = make_trainer(settings, fold, prepared, table)
+        taught |= dict(zip(trainer.rows, trainer.labels, strict=True))
+    assert taught[5] == classes.index(new) and 7 not in taught and len(taught) == 59
 
 
 def test_a_class_that_would_be_lost_is_named(
