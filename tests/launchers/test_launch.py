@@ -282,6 +282,25 @@ def test_what_was_asked_for_on_the_command_line_wins_over_the_yaml(
     assert given[0][:7] == ["-m", "pipeline.train", "broken", "--fold", "3", "--seed", "7"]
 
 
+@pytest.mark.parametrize(("seconds", "hours"), [(5400.0, ["1.5"]), (-9.0, ["0.0"]), (math.inf, [])])
+def test_the_time_that_is_left_is_handed_on(
+    seconds: float, hours: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = []
+    monkeypatch.setattr(local, "Process", lambda command, environment, ranks: given.extend(command))
+    deadline = Deadline(seconds, clock=lambda: 0.0)
+    local.start_fold(("any", 3), {"train": {"seed": 7}, "fold": 3}, {}, 1, deadline)
+    assert given[-2:] == ["--hours", *hours] if hours else "--hours" not in given
+
+
+def test_hours_are_of_3600_seconds(run: Callable[..., str], monkeypatch) -> None:
+    def told(seconds: float) -> Deadline:
+        raise UserError(f"{seconds} s")
+
+    monkeypatch.setattr("pipeline.train.Deadline", told)
+    assert "5400.0 s" in run("train", "any", "--hours", "1.5", expect=2)
+
+
 def test_an_experiment_that_is_edited_while_its_folds_train_is_not_mixed(
     run: Callable[..., str],
     write: Callable[..., str],
