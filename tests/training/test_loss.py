@@ -114,6 +114,15 @@ def test_class_weights_are_one_over_the_images() -> None:
     assert class_weights(Train(), target, 2) is None
 
 
+def test_the_loss_that_is_made_has_the_weights_of_the_classes() -> None:
+    settings = Experiment(competition="x", train={"class_weights": "inverse"})
+    rows = as_rows(torch.tensor([0, 0, 0, 1]), 2).numpy()
+    weighted = np.concatenate([rows, np.full((4, 1), 0.5, rows.dtype)], 1)  # of pseudo-labels
+    for targets in (rows.argmax(1), rows, weighted):
+        made = make_loss(settings, targets, 2, torch.device("cpu"))
+        assert made.class_weights.tolist() == pytest.approx([2 / 3, 2])
+
+
 def test_softmax_is_bce_given_that_one_class_is_there() -> None:
     """What prediction does with bce logits, from the sigmoids that it trained."""
     yes = LOGITS.sigmoid()

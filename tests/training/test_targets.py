@@ -16,6 +16,7 @@ from pipeline.base.forms import as_array, in_cells
 from pipeline.data.prepared import load_prepared
 from pipeline.data.splits import classes_of, load_folds, split_rows
 from pipeline.inference.answers import Answer
+from pipeline.train import make_trainer
 from pipeline.training.loss import settled, standardised_targets, training_targets, twin_rows
 
 
@@ -90,3 +91,12 @@ def test_numbers_are_taught_transformed_and_turned_back_within_their_range() -> 
         np.testing.assert_allclose(beyond, [[99, 1]], rtol=1e-5)
         assert Answer(**answer.fact["answer"]) == answer
     assert Answer("numbers", [1.0], [2.0])(torch.tensor([[50.0]])).item() == 101  # of before
+
+
+def test_what_contradicts_itself_is_not_trained_on(
+    write: Callable[..., str], split: Callable[[str], str]
+) -> None:
+    settings = load_experiment(split(write(train={"conflicts": "drop"})))
+    prepared, table = load_prepared(settings), load_folds(settings)
+    trained = [len(make_trainer(settings, fold, prepared, table).rows) for fold in (0, 1)]
+    assert sum(trained) == len(table) - 2

@@ -4,7 +4,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -274,6 +275,32 @@ def test_half_a_run_of_other_settings_is_refused_too(
     assert (space / "runs/tiny/fold0/last.pt").exists()
     write(train={"seed": 9})
     assert "train.seed: 0 → 9" in run("train", experiment, "--fold", "0", expect=2)
+    told = run("train", experiment, "--fold", "0", "--force", "--hours", "0", expect=75)
+    assert "stops after epoch 1" in told and "goes on after epoch" not in told
+
+
+def test_a_fold_that_was_trained_meanwhile_is_not_trained_again(
+    run: Callable[..., str],
+    write: Callable[..., str],
+    split: Callable[[str], str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    experiment, events = split(write()), []
+
+    @contextmanager
+    def lock(folder: Path, wait: bool) -> Iterator[None]:
+        events.append("locked")
+        yield
+
+    def look(*_: object) -> bool:
+        events.append("looked")
+        return "locked" in events
+
+    monkeypatch.setattr("pipeline.train.locked", lock)
+    monkeypatch.setattr("pipeline.train.is_trained", look)
+    monkeypatch.setattr("pipeline.train.make_trainer", lambda *_: pytest.fail("trained again"))
+    run("train", experiment, "--fold", "0")
+    assert events == ["looked", "locked", "looked"]
 
 
 def test_half_a_fold_is_of_its_classes_in_their_order(
@@ -465,6 +492,17 @@ def test_ema_warms_up_from_the_model_itself(
     assert not same(weights(space), weights(space, "longer"))
 
 
+def test_without_epochs_the_average_is_the_fitted_head(
+    run: Callable[..., str], write: Callable[..., str], split: Callable[[str], str], space: Path
+) -> None:
+    fitted = {"model": {"head_init": "lda"}}
+    split(plain := write("plain", **fitted, train={"epochs": 0}))
+    average = write("average", **fitted, train={"epochs": 0, "ema": 0.5})
+    for experiment in (plain, average):
+        run("train", experiment, "--fold", "0")
+    assert same(weights(space, "plain"), weights(space, "average"))
+
+
 def trainer(experiment: str, n: int = 22, fold: int = 0) -> Trainer:
     """Of made-up pixels; only the head learns, since BatchNorm depends on the batch."""
     pixels = np.random.default_rng(0).integers(0, 256, (n, 40, 40, 3), np.uint8)
@@ -517,6 +555,59 @@ def test_accumulated_batches_are_one_big_batch(write: Callable[..., str]) -> Non
         for one, other in zip(small.model.parameters(), big.model.parameters(), strict=True):
             torch.testing.assert_close(one.grad, other.grad)
             torch.testing.assert_close(one, other)
+
+
+HEAD_ALONE = {"model": {"freeze": "backbone"}, "augment": [], "runtime": {"precision": "no"}}
+
+
+@pytest.mark.parametrize("kind", ["cross_entropy", "bce", "focal"])
+def test_the_loss_is_of_the_labels_as_mixed(kind: str, write: Callable[..., str]) -> None:
+    one = trainer(write(**HEAD_ALONE, mix={"mixup": 1.0}, train={"loss": kind}))
+    one.set_mode()
+    pixels, target = batch = next(iter(one.loader))
+    np.random.seed(1)
+    images, rows = one.mixer(one.normalise(pixels), target)
+    assert (rows.max(1).values < 1).any()
+    wanted = one.loss(one.model(images), rows).detach()
+    np.random.seed(1)
+    torch.testing.assert_close(one.step([batch], len(target)), wanted)
+
+
+def test_each_epoch_draws_its_own_random_numbers(
+    write: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, drawn = trainer(write()), []
+
+    def draw(group: list, size: int) -> torch.Tensor:
+        drawn[-1] += [np.random.rand(), torch.rand(1).item()]
+        return torch.zeros(())
+
+    monkeypatch.setattr(one, "step", draw)
+    for one.epoch in (0, 1, 0):
+        drawn.append([])
+        one.train_epoch()
+    assert drawn[0] == drawn[2] and not {*drawn[0]} & {*drawn[1]}
+
+
+def test_gradients_are_clipped(write: Callable[..., str]) -> None:
+    one = trainer(write(**HEAD_ALONE, train={"clip_grad": 0.01}))
+    one.set_mode()
+    batch = next(iter(one.loader))
+    one.step([batch], len(batch[1]))
+    grads = [weight.grad.flatten() for weight in one.model.parameters() if weight.grad is not None]
+    assert torch.cat(grads).norm().item() == pytest.approx(0.01, rel=1e-3)
+
+
+def test_unfrozen_layers_warm_up(write: Callable[..., str]) -> None:
+    """3 of 6 steps: the first after the thaw is of full rate in the head, a quarter elsewhere."""
+    one = trainer(write(model={"freeze": "layer2", "freeze_epochs": 1}, train={"warmup": 0.5}))
+    one.epoch = 1
+    one.set_rate(one.epoch_steps)
+    rates = {True: set(), False: set()}
+    for group in one.optimizer.param_groups:
+        rates[group["head"]].add(round(group["lr"] / group.get("lr_scale", 1), 9))
+    ((head,), (rest,)) = rates[True], rates[False]
+    assert rest == pytest.approx(head / 4)
 
 
 def test_what_there_is_no_memory_for_is_done_in_parts_to_the_same_weights(
