@@ -9,7 +9,7 @@ import pytest
 from pipeline.base import recipes
 from pipeline.base.cli import UserError
 from pipeline.base.competition import load_competition
-from pipeline.base.config import load_experiment
+from pipeline.base.config import TTA, Experiment, load_experiment, with_tta
 from pipeline.base.yaml_files import HERE
 
 EXPERIMENTS = sorted(path.stem for path in (HERE / "experiments").glob("*.yaml"))
@@ -352,3 +352,10 @@ def test_a_retired_setting_may_be_off_and_no_more(space: Path) -> None:
     path.write_text("competition: demo\nmodel: {size: 64}\ntrain: {distill: other}\n")
     with pytest.raises(UserError, match=r"train.distill is no more: remove it"):
         load_experiment(str(path))
+
+
+def test_other_views_keep_their_sizes() -> None:
+    settings = Experiment(competition="x", predict={"tta": "hflip", "sizes": [32, 40]})
+    found = with_tta(settings, TTA("d4")).predict
+    assert (found.tta, found.sizes) == ("d4", settings.predict.sizes) and found.sizes
+    assert with_tta(settings, None) == settings

@@ -10,11 +10,13 @@ import pandas as pd
 import pytest
 import timm
 import torch
+from conftest import pretend_model
 
 from pipeline.base import records
 from pipeline.base.cli import UserError
-from pipeline.base.config import Runtime
+from pipeline.base.config import Runtime, load_experiment
 from pipeline.base.device import make_accelerator
+from pipeline.base.runs import model_path
 from pipeline.data.augment import Resize
 from pipeline.inference.predictions import Predictions
 from pipeline.inference.predictor import (
@@ -232,6 +234,17 @@ def test_untrained_fold_is_named(
     run("train", experiment, "--fold", "0")
     said = run("predict", experiment, expect=2)
     assert "fold1/model.safetensors: not trained" in said
+
+
+def test_a_model_of_another_split_is_refused(
+    run: Callable[..., str], write: Callable[..., str], split: Callable[[str], str]
+) -> None:
+    experiment = split(write())
+    pretend_model(settings := load_experiment(experiment), 0)
+    key = {**settings.key(), "fold": 0, "folds": "others"}
+    records.commit(model_path("tiny", 0), key, 0.0)
+    said = run("predict", experiment, "--fold", "0", expect=2)
+    assert "trained on another split than the folds file holds now" in said
 
 
 def test_sizes_have_files_of_their_own_and_the_blend_finds_them(

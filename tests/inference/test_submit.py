@@ -136,3 +136,17 @@ def test_scores_by_another_metric_are_written_anew(
     assert json.loads(run("runs", "--json"))[0]["hidden"] is None, "it was of another metric"
     told = run("submit", name)
     assert "top_2 CV" in told and "up to date" not in told
+
+
+def test_what_was_decided_is_submitted_and_scored(
+    finished: Callable[..., str], run: Callable[..., str], space: Path
+) -> None:
+    run("ensemble", f"{space}/{(name := finished())}.yaml", "--no-report")
+    record = records.load(blend := space / f"runs/{name}/test.npz")
+    last = Predictions.load(blend).classes[-1]
+    decision = {"kind": "scales", "numbers": [1e-9, 1e-9, 1e-9, 1.0], "first": 0}
+    records.commit(blend, record.pop("key"), 0.0, **record | {"decision": decision})
+    run("submit", name)
+    assert set(pd.read_csv(out := space / f"submissions/{name}.csv").label) == {last}
+    known = pd.read_csv(space / "data/demo/solution.csv").label
+    assert records.load(out)["hidden"] == pytest.approx((known == last).mean(), abs=1e-5)

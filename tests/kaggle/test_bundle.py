@@ -82,6 +82,19 @@ def test_the_manifest_has_the_classes_in_the_order_of_the_blend(
     assert after.classes == before.classes[::-1] and after.prior == before.prior[::-1]
 
 
+def test_the_manifest_has_the_mean_and_the_decision_of_the_blend(
+    home: Callable, run: Callable
+) -> None:
+    folder = home()
+    record = records.load(blend := folder / "runs" / "blend" / "test.npz")
+    decision = {"kind": "scales", "numbers": [1.0, 1.0, 1.0, 2.0], "first": 0}
+    key = record.pop("key") | {"mean": "logits"}
+    records.commit(blend, key, 0.0, **record | {"decision": decision})
+    run("bundle", "blend")
+    manifest = Manifest.load(bundle_of(folder) / "weights")
+    assert manifest.mean == "logits" and manifest.decision == decision
+
+
 def test_again_does_nothing_and_a_retrained_model_is_refused(home: Callable, run: Callable) -> None:
     folder = home()
     assert "4 models" in run("bundle", "blend")

@@ -136,6 +136,20 @@ def test_columns_of_a_model_go_by_their_names(mounted: Callable) -> None:
     assert kaggle.compare(kaggle.answers()).startswith("7 rows as in the local submission")
 
 
+def test_the_mean_and_the_decision_of_the_manifest_are_followed(
+    mounted: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kaggle, works = mounted(), []
+    scales = [1e-9] * 4
+    scales[rarest := int(np.argmin(kaggle.manifest.prior))] = 1.0
+    decision = {"kind": "scales", "numbers": scales, "first": 0}
+    known = records.read_json(kaggle.weights / FILE)
+    records.write_json(kaggle.weights / FILE, known | {"mean": "logits", "decision": decision})
+    monkeypatch.setattr(submit_session, "run_models", lambda work, *_: works.append(work))
+    assert set(kaggle.answers().label) == {kaggle.manifest.classes[rarest]}
+    assert works[0].blend.mean == "logits"
+
+
 def test_weights_that_are_missing_or_damaged_are_left_out(
     mounted: Callable, capsys: pytest.CaptureFixture[str]
 ) -> None:
