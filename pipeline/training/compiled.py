@@ -74,6 +74,7 @@ def gradient(trainer: "Trainer", call: Step, images: torch.Tensor) -> torch.Tens
     """Of the sum of weighted logits, float32 [parameters that train]; it leaves nothing behind."""
     model = trainer.bare_model
     kept = [buffer.clone() for buffer in model.buffers()]  # BatchNorm's statistics
+    model.zero_grad(set_to_none=True)  # of the last step
     try:
         logits = call(images).float()
         weights = torch.linspace(-1, 1, logits.numel(), device=logits.device)

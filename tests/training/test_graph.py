@@ -25,6 +25,14 @@ def neck(width, classes):
     pooled = nn.AdaptiveAvgPool2d(1), nn.Flatten()
     return nn.Sequential(*pooled, nn.BatchNorm1d(width), nn.Linear(width, classes))
 """
+STEEP = """
+from pipeline.plugins import loss
+from torch.nn import functional as F
+
+@loss
+def steep(logits, target):
+    return 1000 * F.cross_entropy(logits, target, reduction="none")
+"""
 
 
 class Recorder:
@@ -133,6 +141,17 @@ def test_layers_that_begin_to_train_are_recorded_anew(trained: Callable) -> None
     recorder, _, losses = trained("played", **changes, runtime={"graph": True})
     assert recorder.recorded == [max(batch_sizes("eager"))] * 2
     assert losses == pytest.approx(eager, rel=1e-5)
+
+
+def test_gradients_of_the_last_step_are_not_compared(trained: Callable, space: Path) -> None:
+    """They are 1,000 times those of the step that is tried."""
+    (space / "mine.py").write_text(STEEP)
+    model = MODEL | {"freeze": "backbone", "freeze_epochs": 1}
+    train = {"epochs": 2, "loss": "steep", "lr": 1e-6}
+    changes = {"model": model, "plugins": "mine.py", "train": train}
+    recorder, text, _ = trained("steep", **changes, runtime={"graph": True})
+    assert len(recorder.recorded) == 2
+    assert "runtime.graph" not in text
 
 
 @pytest.mark.parametrize("changes", [{"train": {"epochs": 1, "accumulate": 2}}, {"parts": 2}])
