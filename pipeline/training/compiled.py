@@ -8,6 +8,7 @@ from torch import nn
 
 from pipeline.base.cli import short, warn
 from pipeline.base.settings import sides
+from pipeline.model.freeze import train_mode
 
 if TYPE_CHECKING:
     from pipeline.training.trainer import Trainer
@@ -23,8 +24,11 @@ def compile_step(trainer: "Trainer") -> None:
     the same noise, one before and one after, the gradients are compared. Ranks of a group that
     have no memory for it end, as they would in training.
     """
+    if not trainer.settings.runtime.compile:
+        return
     model = trainer.bare_model
     trainer.set_mode()
+    trainer.compiled_for = count_trained(model)
     for module in model.modules():
         if "drop" in type(module).__name__.lower():  # a compiler draws its own random numbers
             module.eval()
@@ -41,6 +45,17 @@ def compile_step(trainer: "Trainer") -> None:
         uncompile(model)
         torch.cuda.empty_cache()
         warn("train", f"runtime.compile: {reason}: the model is not compiled")
+    train_mode(model, trainer.settings.model.batchnorm)
+
+
+def compile_anew(trainer: "Trainer") -> None:
+    """Compile and compare again, once other layers train: the step is another one then."""
+    model = trainer.bare_model
+    if not model._compiled_call_impl or count_trained(model) == trainer.compiled_for:
+        return
+    uncompile(model)
+    with torch.random.fork_rng(gpus_in_use()):  # training draws as it would without
+        compile_step(trainer)
 
 
 def unlike(trainer: "Trainer", expected: torch.Tensor, call: Step, images: torch.Tensor) -> str:
@@ -54,6 +69,16 @@ def unlike(trainer: "Trainer", expected: torch.Tensor, call: Step, images: torch
 
 def uncompile(model: nn.Module) -> None:
     model._compiled_call_impl = None
+
+
+def count_trained(model: nn.Module) -> int:
+    """Parameters that train."""
+    return sum(p.requires_grad for p in model.parameters())
+
+
+def gpus_in_use() -> list[int]:
+    """The one of this process, or none."""
+    return [torch.cuda.current_device()] if torch.cuda.is_available() else []
 
 
 def largest_batch(trainer: "Trainer") -> torch.Tensor:

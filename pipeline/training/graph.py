@@ -13,7 +13,14 @@ from torch import nn
 from pipeline.base.cli import short, warn
 from pipeline.inference.predictor import as_saved
 from pipeline.model.freeze import training_norms
-from pipeline.training.compiled import Step, gradient, largest_batch, unlike
+from pipeline.training.compiled import (
+    Step,
+    count_trained,
+    gpus_in_use,
+    gradient,
+    largest_batch,
+    unlike,
+)
 
 if TYPE_CHECKING:
     from pipeline.training.trainer import Trainer
@@ -58,14 +65,13 @@ class Graph:
         trainer, model = self.trainer, self.trainer.bare_model
         if not self.wanted or trainer.parts.n > 1:
             return
-        if (trained := sum(p.requires_grad for p in model.parameters())) == self.trained:
+        if (trained := count_trained(model)) == self.trained:
             return
         self.release()
         images = largest_batch(trainer)
         self.trained, self.size = trained, len(images)
         self.fills = not training_norms(model)
-        gpu = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-        with torch.random.fork_rng(gpu):  # training draws as it would without
+        with torch.random.fork_rng(gpus_in_use()):  # training draws as it would without
             try:
                 torch.manual_seed(0)
                 expected = gradient(trainer, trainer.model, images)

@@ -30,7 +30,7 @@ from pipeline.model.build import build_model, preprocessing, recompute, to_devic
 from pipeline.model.depthwise import expect
 from pipeline.model.freeze import fewest_images, freeze, train_mode, unfreeze
 from pipeline.training import checkpoint, distributed, optim
-from pipeline.training.compiled import compile_step
+from pipeline.training.compiled import compile_anew, compile_step
 from pipeline.training.discriminant import Fitted
 from pipeline.training.graph import Graph
 from pipeline.training.head_end import end_head, seconds_of_end
@@ -73,9 +73,8 @@ class Trainer:
         self._make_data(model, targets)
         self._make_optimizer(model)
         self.loss = make_loss(settings, targets, len(classes), self.accelerator.device, answer)
-        self.graph = Graph(self)
-        if settings.runtime.compile:
-            compile_step(self)
+        self.graph, self.compiled_for = Graph(self), 0  # parameters that train
+        compile_step(self)
 
     def _make_model(self) -> nn.Module:
         runtime, how = self.settings.runtime, self.settings.model
@@ -233,6 +232,7 @@ class Trainer:
         train_mode(model, self.settings.model.batchnorm)
         self.parts.begin_epoch(model)
         self.graph.record()
+        compile_anew(self)
 
     def check_finite(self, value: float, name: str) -> None:
         """Raise UserError for weights that are lost: the last epoch's lie in the file still."""

@@ -1,11 +1,14 @@
 """A compiled step is used where it is the same step."""
 
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import timm
 import torch
+from safetensors.torch import save_file
 from test_train import trainer
 from timm.models.resnet import ResNet
 
@@ -54,6 +57,35 @@ def test_a_step_with_other_gradients_is_not_compiled(
         if said:  # eager, and the canary has moved nothing: neither weights nor statistics
             assert len(calls) <= 1
             assert losses(name) == eager
+
+
+def test_a_step_is_compared_again_once_other_layers_train(
+    write: Callable[..., str],
+    space: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def compiler(call: Callable, **_: Any) -> Callable:
+        def compiled(images: torch.Tensor) -> torch.Tensor:
+            everything = all(p.requires_grad for p in call.__self__.parameters())
+            return call(images) * (1.5 if everything else 1)
+
+        return compiled
+
+    save_file(timm.create_model("test_resnet").state_dict(), space / "first.safetensors")
+    model = {"weights": str(space / "first.safetensors"), "drop_path_rate": 0.3}
+    model |= {"freeze": "backbone", "freeze_epochs": 1}
+    monkeypatch.setattr(torch, "compile", compiler)
+    ends = []
+    for runtime in ({}, {"compile": True}):
+        one = trainer(write(model=model, runtime=runtime))
+        one.train_epoch()
+        assert not capsys.readouterr().err
+        one.epoch = 1
+        one.train_epoch()
+        assert ("gradients differ by 50%" in capsys.readouterr().err) is bool(runtime)
+        ends.append(one.model.state_dict())
+    torch.testing.assert_close(*ends, rtol=0, atol=0)  # what is dropped, too
 
 
 def test_larger_pictures_at_the_end_are_no_work_for_the_compiler(
