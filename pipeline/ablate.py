@@ -107,7 +107,10 @@ def measure(settings: Experiment, path: Path) -> dict[str, float]:
     record = records.load(model)
     held_out = table[table.fold == FOLD]
     oof = Part(settings, FOLD, "oof", prepared, list(held_out.image), record)
-    oof.update()
+    if oof.update():
+        from pipeline.data.on_device import release  # late: torch
+
+        release()  # the next variant is trained in another process
     rules = load_competition(settings.competition)
     classes = classes_of(table, rules.form)
     prob = Predictions.load(oof.out).aligned(list(held_out.image), classes)

@@ -19,8 +19,11 @@ def load_features(evidence: Evidence, width: int = WIDTH) -> tuple[np.ndarray, n
     """
     from sklearn.decomposition import PCA  # late: scikit-learn
 
+    from pipeline.data.on_device import release  # late: torch
+
     train = raw_features(evidence, "train", evidence.table.row.to_numpy())
     test = raw_features(evidence, "test", evidence.test.row.to_numpy())
+    release()  # who asks may live for hours
     mean, deviation = train.mean(0), train.std(0)
     deviation = np.maximum(deviation, 0.1 * deviation.mean() + 1e-9)  # a dead channel stays dead
     train, test = (train - mean) / deviation, (test - mean) / deviation

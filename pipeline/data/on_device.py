@@ -6,6 +6,7 @@ and from the same seeds, so that both ways make the same pictures but for roundi
 on pixels is done here, in one resampling where albumentations makes one a transform.
 """
 
+import gc
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +40,7 @@ _held: dict[object, tuple["Pixels", torch.Tensor]] = {}
 def resident(pixels: "Pixels", device: torch.device) -> torch.Tensor | None:
     """All of the packed pixels on a GPU, uint8 [n, side, side, 3], or None without the room.
 
-    They are sent there once a process.
+    They are sent there once a process, and stay until `release`.
     """
     if device.type != "cuda" or not isinstance(pixels, np.ndarray):
         return None
@@ -53,6 +54,13 @@ def resident(pixels: "Pixels", device: torch.device) -> torch.Tensor | None:
             there[start : start + 1024] = part.to(device)
         _held[key] = pixels, there
     return _held[key][1]
+
+
+def release() -> None:
+    """Give back the memory of `resident` pictures that nobody reads any more."""
+    _held.clear()
+    gc.collect()  # a Trainer and its loader refer to each other
+    torch.cuda.empty_cache()
 
 
 class Plans(Dataset):

@@ -1,5 +1,8 @@
 """Augmentation in batches on a GPU makes the pictures that albumentations makes one by one."""
 
+import weakref
+from types import SimpleNamespace
+
 import albumentations as A
 import cv2
 import numpy as np
@@ -10,7 +13,7 @@ from pipeline.base.config import Experiment, Runtime
 from pipeline.data import loader, on_device
 from pipeline.data.augment import Augment, Resize
 from pipeline.data.loader import EpochBatches, Pictures, load_batches
-from pipeline.data.on_device import BatchAugment, DeviceLoader, is_batched, resident
+from pipeline.data.on_device import BatchAugment, DeviceLoader, is_batched, release, resident
 
 SMALLER = {"Resize": {"height": 64, "width": 64}}
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -122,3 +125,14 @@ def test_pictures_are_sent_once_and_only_where_there_is_room(
     assert resident(SMOOTH, Card()) is None, "half of the memory is too little"
     assert resident([SMOOTH], Card()) is None, "files are decoded by loader processes"
     assert resident(SMOOTH, torch.device("cpu")) is None
+
+
+def test_memory_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = SimpleNamespace(there=torch.zeros(1))
+    trainer.itself, there = trainer, weakref.ref(trainer.there)
+    freed = []
+    monkeypatch.setattr(on_device, "_held", {"pixels.npy": (SMOOTH, trainer.there)})
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: freed.append(there() is None))
+    del trainer
+    release()
+    assert freed == [True]

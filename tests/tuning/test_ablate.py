@@ -9,6 +9,7 @@ import yaml
 
 from pipeline import ablate, train
 from pipeline.base.runs import model_path
+from pipeline.data import on_device
 
 
 @pytest.fixture
@@ -29,14 +30,21 @@ def plan(write: Callable[..., str], space: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_every_variant_and_seed_once(
-    plan: str, run: Callable[..., str], split: Callable[[str], str], space: Path
+    plan: str,
+    run: Callable[..., str],
+    split: Callable[[str], str],
+    space: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    released = []
+    monkeypatch.setattr(on_device, "release", lambda: released.append(True))
     split(yaml.safe_load(Path(plan).read_text())["base"])
     text = run("ablate", plan, "--seeds", "2")
     rows = pd.read_csv(space / "runs" / "tiny-tiny-plan" / "results.csv")
     assert list(rows.variant) == ["as it is", "closed form"] * 2
     assert list(rows.seed) == [0, 0, 1, 1]
     assert rows.tta.between(0, 1).all()
+    assert len(released) == 4, "a GPU's memory, before others train on it"
     logs = [
         pd.read_csv(model_path(f"tiny-{variant}-0", 0).with_name("log.csv"))
         for variant in ("as-it-is", "closed-form")
