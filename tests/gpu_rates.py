@@ -9,6 +9,7 @@ that lies on the device, random targets. Ours trains from packed pixels through 
 augmentation. A bar is ours over timm's, which is measured before and after (A B A).
 """
 
+import gc
 import statistics
 import tempfile
 import time
@@ -91,6 +92,7 @@ def rates(
             trainer = make(name, size, batch, model, runtime, pixels)
             found |= {f"{how}: {k}": v for k, v in ours(trainer, batch, seconds).items()}
             del trainer
+            gc.collect()  # it and its Graph refer to each other
     timms.append(timm_train(name, size, batch, seconds, runtime["compile"]))
     found["timm train"] = statistics.mean(timms)
     for how in recipes(Path()):
