@@ -110,7 +110,11 @@ def gather_predictions(
 
 def run_on_main(work: Callable[[], Any], model: nn.Module, accelerator: Accelerator) -> Any:
     """Let rank 0 alone work on a model, and give all ranks what came of it."""
-    done = (work(), getattr(model, "kernel", None)) if accelerator.is_main_process else None
+    done = None
+    if accelerator.is_main_process:
+        answer, kernel = work(), getattr(model, "kernel", None)
+        # pickled on a GPU, it would be laid onto rank 0's by each rank
+        done = answer, kernel if kernel is None else kernel.cpu()
     answer, kernel = broadcast_from_main(done)
     if kernel is not None:  # which the other ranks have no room for yet
         model.kernel = kernel.to(accelerator.device)

@@ -21,7 +21,8 @@ from pipeline.base.cli import UserError
 from pipeline.data.loader import EpochBatches
 from pipeline.launchers import pool
 from pipeline.model.head import OwnHead
-from pipeline.training.distributed import RankSampler, rank_seed, sync_batchnorm
+from pipeline.model.kernel import KernelRidge
+from pipeline.training.distributed import RankSampler, rank_seed, run_on_main, sync_batchnorm
 
 EXACT = {  # all that carries state or is averaged, and nothing that draws random numbers
     "augment": [],
@@ -134,6 +135,32 @@ def test_each_row_comes_once_and_rank_0_gives_its_model_to_all() -> None:
     while (code := group.poll()) is None and time.monotonic() < deadline:
         time.sleep(0.05)
     assert code == 0
+
+
+def test_a_kernel_travels_on_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each rank would open rank 0's, to lay it there."""
+
+    class Kernel(KernelRidge):
+        on = "cuda:0"
+
+        def cpu(self) -> KernelRidge:
+            self.on = "cpu"
+            return self
+
+        def to(self, device: str) -> KernelRidge:
+            self.on = device
+            return self
+
+    def sent(objects: list[tuple[str, Kernel]]) -> None:
+        assert objects[0][1].on == "cpu"
+
+    model = nn.Linear(1, 1)
+    model.kernel = Kernel(*(torch.zeros(1, 1) for _ in KernelRidge.PARTS))
+    monkeypatch.setattr("pipeline.training.distributed.broadcast_object_list", sent)
+    main = SimpleNamespace(is_main_process=True, device="cuda:0")
+    monkeypatch.setattr("pipeline.training.distributed.sync_model", lambda model: None)
+    assert run_on_main(lambda: "said", model, main) == "said"
+    assert model.kernel.on == "cuda:0"
 
 
 def rank(number: int, of: int) -> SimpleNamespace:
