@@ -5,6 +5,8 @@ A GPU waits for each of them where its pictures are small: lite0 at 128 px in ba
 """
 
 import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -89,7 +91,8 @@ class Graph:
         step = Bare(self.trainer.bare_model, self.trainer.accelerator.mixed_precision)
         buffers = [buffer.clone() for buffer in step.buffers()]  # statistics: it is tried on noise
         try:
-            play = torch.cuda.make_graphed_callables(step, (images,), allow_unused_input=True)
+            with ended():
+                play = torch.cuda.make_graphed_callables(step, (images,), allow_unused_input=True)
             # it reads 1/σ and -μ where they lie, when norms have long been given others
             step.constants = [vars(module).get("statistics") for module in step.modules()]
             return play
@@ -101,6 +104,22 @@ class Graph:
         """Give its memory back."""
         self.play, self.trained = None, 0
         gc.collect()  # the recorded module and its forward refer to each other
+
+
+@contextmanager
+def ended() -> Iterator[None]:
+    """A recording that fails is over: torch 2.8 to 2.11 stay at its stream, and their random
+    numbers in it, where the next dropout fails (pytorch #171263)."""
+    gpus = gpus_in_use()
+    streams = [torch.cuda.current_stream(gpu) for gpu in gpus]
+    states = [torch.cuda.default_generators[gpu].clone_state() for gpu in gpus]
+    try:
+        yield
+    except Exception:
+        for gpu, stream, state in zip(gpus, streams, states, strict=True):
+            torch.cuda.set_stream(stream)
+            torch.cuda.default_generators[gpu].graphsafe_set_state(state)
+        raise
 
 
 def is_on_gpu(trainer: "Trainer") -> bool:

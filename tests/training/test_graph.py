@@ -3,6 +3,7 @@
 import weakref
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from safetensors.torch import save_file
 from pipeline.base.records import load
 from pipeline.base.runs import model_path
 from pipeline.training import graph
+from pipeline.training.graph import Graph
 
 MODEL = {"weights": "first.safetensors", "batchnorm": "frozen"}
 NECK = """
@@ -119,6 +121,21 @@ def test_another_step_is_not_played_back(trained: Callable) -> None:
         assert text.count("not played back") == 1, "nor tried in each epoch"
         assert len(recorder.played) == (1 if factor else 0)
         assert losses == eager, "and being tried it has moved nothing"
+
+
+def test_a_recording_that_fails_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    back = []
+    numbers = SimpleNamespace(clone_state=lambda: "numbers", graphsafe_set_state=back.append)
+    monkeypatch.setattr(graph, "gpus_in_use", lambda: [0])
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda gpu: f"stream of {gpu}")
+    monkeypatch.setattr(torch.cuda, "default_generators", (numbers,))
+    monkeypatch.setattr(torch.cuda, "set_stream", back.append)
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", Recorder(None))
+    accelerator = SimpleNamespace(mixed_precision="no")
+    trainer = SimpleNamespace(bare_model=torch.nn.Flatten(), accelerator=accelerator)
+    with pytest.raises(RuntimeError, match="not permitted"):
+        Graph.recorded(SimpleNamespace(trainer=trainer), torch.zeros(1))
+    assert back == ["stream of 0", "numbers"]
 
 
 @pytest.mark.parametrize("own", [{"batchnorm": "train"}, {"classifier": "neck"}])
