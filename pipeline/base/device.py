@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import KwargsHandler
+from accelerate.utils import KwargsHandler, check_cuda_p2p_ib_support
 
 from pipeline.base import records
 from pipeline.base.cli import UserError
@@ -32,6 +32,9 @@ def make_accelerator(runtime: Runtime, options: Sequence[KwargsHandler] = ()) ->
     cpu = runtime.device == "cpu" or not torch.cuda.is_available()
     if cpu:
         tune_malloc()
+    elif not check_cuda_p2p_ib_support():  # RTX 40xx side by side, which Accelerate refuses else
+        os.environ.setdefault("NCCL_P2P_DISABLE", "1")
+        os.environ.setdefault("NCCL_IB_DISABLE", "1")
     precision = runtime.precision
     if precision == "auto":  # the variable is Accelerate's own
         precision = os.environ.get("ACCELERATE_MIXED_PRECISION") or _precision(cpu)
