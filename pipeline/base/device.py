@@ -20,6 +20,8 @@ from pipeline.base.libc import cores, libc_function
 from pipeline.base.settings import size_name
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h
+# what a GPU's libraries say that find no memory to work in
+NO_ROOM = ("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_NOT_SUPPORTED", "unable to find an engine")
 
 
 def make_accelerator(runtime: Runtime, options: Sequence[KwargsHandler] = ()) -> Accelerator:
@@ -82,6 +84,11 @@ def trim_malloc() -> None:
     gc.collect()  # a Trainer and its loader refer to each other
     if malloc_trim := libc_function("malloc_trim"):
         malloc_trim(0)
+
+
+def lacks_memory(error: RuntimeError) -> bool:
+    """Whether fewer pictures at once may help."""
+    return isinstance(error, torch.OutOfMemoryError) or any(x in str(error) for x in NO_ROOM)
 
 
 def peak_memory_gb() -> dict[str, float]:

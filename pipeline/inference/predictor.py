@@ -13,7 +13,7 @@ from torch import nn
 
 from pipeline.base.cli import UserError, short
 from pipeline.base.config import Runtime
-from pipeline.base.device import make_accelerator
+from pipeline.base.device import lacks_memory, make_accelerator
 from pipeline.base.progress import Progress
 from pipeline.base.settings import Size, sides
 from pipeline.data.augment import Resize
@@ -141,8 +141,9 @@ class Predictor:
         try:
             parts = images.split(self.at_once or len(images))
             return torch.cat([forward(function, part, self.precision) for part in parts])
-        except torch.OutOfMemoryError:
-            if (most := min(self.at_once or len(images), len(images))) < 2:
+        except RuntimeError as error:
+            most = min(self.at_once or len(images), len(images))
+            if not lacks_memory(error) or most < 2:
                 raise
         self.at_once = -(-most // 2)
         torch.cuda.empty_cache()

@@ -11,7 +11,7 @@ from torch import nn
 from pipeline.base import records
 from pipeline.base.cli import say, warn
 from pipeline.base.config import Experiment
-from pipeline.base.device import machine_folder
+from pipeline.base.device import lacks_memory, machine_folder
 from pipeline.model.freeze import fewest_images, training_norms
 from pipeline.training import distributed
 
@@ -58,20 +58,19 @@ class Parts:
         are those of the largest batch. Ranks of a group would wait for each other: there torch's
         error ends it, as for parts that can be no smaller.
         """
-        drawn = np.random.get_state()
+        drawn, known = np.random.get_state(), self.n
         if self.moved:  # in one call: a GPU that trains on small pictures waits for each
             torch._foreach_copy_(self.before, self.moved)
         while True:
             try:
-                return work()
-            except torch.OutOfMemoryError:
+                done = work()
+                break
+            except RuntimeError as error:
                 smallest = self.n >= images // self.least
-                if smallest or int(os.environ.get("WORLD_SIZE", 1)) > 1:
+                if not lacks_memory(error) or smallest or int(os.environ.get("WORLD_SIZE", 1)) > 1:
                     raise
             at_once = -(-images // self.n)
             self.n *= 2
-            if self.kept:
-                records.write_json(self.kept, {"parts": self.n})
             text = f"no memory for {at_once} pictures at once: a step takes them in smaller parts"
             each = "each normalised by itself (model.batchnorm: train)"
             warn("train", f"{label}: {text}, {each if self.moved else 'to the same gradients'}")
@@ -79,3 +78,6 @@ class Parts:
                 torch._foreach_copy_(self.moved, self.before)
             torch.cuda.empty_cache()
             np.random.set_state(drawn)  # the same mixing
+        if self.kept and self.n > known:  # not where no number of parts helped
+            records.write_json(self.kept, {"parts": self.n})
+        return done

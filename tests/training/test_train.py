@@ -623,6 +623,8 @@ def test_what_there_is_no_memory_for_is_done_in_parts_to_the_same_weights(
 
     def forward(images: torch.Tensor) -> torch.Tensor:
         seen.append(len(images))
+        if len(images) > 4:
+            raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate")
         if len(images) > 3:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
         return real(images)
@@ -641,6 +643,8 @@ def test_what_there_is_no_memory_for_is_done_in_parts_to_the_same_weights(
     monkeypatch.setattr(tight.model, "forward", lambda images: forward(images.repeat(4, 1, 1, 1)))
     with pytest.raises(torch.OutOfMemoryError):
         tight.train_epoch()
+    settings["model"] = {"freeze": "backbone"}
+    assert trainer(write("tight", **settings)).parts.n == 4, "what did not help is not kept"
 
 
 def test_statistics_that_train_are_those_of_parts_alone(
