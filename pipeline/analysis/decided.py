@@ -79,6 +79,8 @@ def decision_in_words(record: dict[str, Any]) -> str:
     numbers = ", ".join(f"{number:.3g}" for number in made["numbers"][:MOST_NUMBERS])
     if (more := len(made["numbers"]) - MOST_NUMBERS) > 0:
         numbers += f" and {more} more"
+        if len(set(made["numbers"])) == 1:
+            numbers = f"{made['numbers'][0]:.3g} for all {len(made['numbers']):,}"
     gain = f"{found['nested'] - found['usual']:+.4f} nested"
     interval = f"95 %: {found['low']:+.4f} to {found['high']:+.4f}"
     end = f"{what} {numbers}" if found["taken"] else f"the usual {what} stay"

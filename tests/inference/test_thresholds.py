@@ -7,7 +7,7 @@ import pytest
 from pipeline.analysis.decided import decision_in_words, decisions, task_key
 from pipeline.base.competition import Competition
 from pipeline.inference.metrics import METRICS
-from pipeline.inference.thresholds import Decision, Verdict, judge, usual
+from pipeline.inference.thresholds import Decision, Verdict, fit, judge, usual
 
 
 def judged(target: np.ndarray, prob: np.ndarray, metric: str, kind: str) -> Verdict:
@@ -47,6 +47,27 @@ def test_what_is_judged_on_a_fold_has_not_seen_it() -> None:
     draws = (np.random.default_rng(1).integers(80, size=80) for _ in range(40))
     found = judge(usual(target, prob, "shares"), target, prob, fold, "accuracy", draws)
     assert found.usual == found.nested == 0.5 and not found.taken
+
+
+@pytest.mark.parametrize("kind", ["chances", "shares"])
+def test_of_very_many_labels_or_classes_none_has_a_number_of_its_own(kind: str) -> None:
+    prob, calls = np.zeros((3_000, 2_000), np.float32), []
+
+    def score(target: np.ndarray, prob: np.ndarray) -> float:
+        calls.append(len(prob))
+        return float(len(calls) == 3)
+
+    found = fit(usual(prob, prob[:1], kind), prob, prob if kind == "chances" else prob + 1, score)
+    assert len(calls) == (20 if kind == "chances" else 1)
+    assert found.numbers == [0.1 if kind == "chances" else 1.0] * 2_000
+    text = decision_in_words(
+        {
+            "metric": "macro_f1",
+            "decision": found.fact,
+            "decided": {"usual": 0.1, "nested": 0.2, "low": 0.05, "high": 0.15, "taken": True},
+        }
+    )
+    assert text.endswith("0.1 for all 2,000" if kind == "chances" else "1 for all 2,000")
 
 
 def test_cuts_follow_a_bent_scale() -> None:
