@@ -178,6 +178,10 @@ def refuse_columns(
     if expected is None and len(asked) != 1:
         text = f"asks for {shown(asked)}, and task: {competition.task} answers one column"
         raise UserError(f"{path}: {text}; let `label:` name the columns, or take another task")
+    if expected and len(expected) == len(asked) == 1:
+        values = [part for value in sample[asked[0]] for part in (value, *value.split())]
+        told = {part for value in values for part in competition.form.parts(value)}
+        expected = asked if told & set(classes) else expected  # train.csv may call it otherwise
     if expected is not None and set(asked) != set(expected):
         text = f"asks for {shown(asked)} beside {competition.id!r}, and {shown(expected)} is what"
         way = "write a sample with these columns, let `sample:` in the competition's YAML name it,"

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline.base.cli import UserError
+from pipeline.base.cli import UserError, shown
 from pipeline.base.competition import Competition
 from pipeline.base.csv_files import write_csv
 from pipeline.inference.predictions import Predictions
@@ -57,7 +57,9 @@ def write_table(table: pd.DataFrame, out: Path) -> None:
 
 def audit(table: pd.DataFrame, sample: pd.DataFrame, competition: Competition) -> None:
     """Raise UserError for what Kaggle would refuse."""
-    if list(table) != list(sample) or len(table) != len(sample):
+    if list(table) != list(sample):
+        raise UserError(f"columns {shown(list(table))}, the sample has {shown(list(sample))}")
+    if len(table) != len(sample):
         raise UserError(f"shape {table.shape}, the sample has {sample.shape}")
     if not (table[competition.id] == sample[competition.id]).all():
         raise UserError("ids are not in the order of the sample")

@@ -59,7 +59,10 @@ TRAIN = "image,label\na.jpg,x\nb.jpg,y\n"
         ("joined by ' '?", {"train": TRAIN.replace("x", "['x' 'y']").replace(",y", ",['y']")}),
         ("joined by ','?", {"train": TRAIN.replace("x", '"x, y"')}),
         ("label holds fractions, is it", {"train": TRAIN.replace("x", "-1.5")}),
-        ("asks for ['label'] beside 'image'", {"train": TRAIN.replace("label", "species")}),
+        (
+            "asks for ['label'] beside 'image'",
+            {"train": TRAIN.replace("label", "species"), "sample": SAMPLE.replace("x", "w")},
+        ),
         ("no column 'image', it has ['file'", {"train": TRAIN.replace("image", "file")}),
         (
             "['p', 'q'] hold numbers: regression?",

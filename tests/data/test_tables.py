@@ -162,13 +162,26 @@ def test_what_no_submission_could_answer_is_told_at_once(tmp_path: Path) -> None
     )
     assert "asks for ['has_cactus'] beside 'image', and ['0', '1'] is what can be answered" in said
     assert "let `sample:` in the competition's YAML name it" in said
-    assert "asks for ['answer']" in futile(tmp_path, TWO, "image,answer\nz.jpg,x\n")
+    assert "asks for ['answer']" in futile(tmp_path, TWO, "image,answer\nz.jpg,w v\n")
     said = futile(tmp_path, TWO, "image,label\nz.jpg,x\nq.jpg,x\n")
     assert "1 ids differ from those of test.csv, first 'q.jpg', which only the sample has" in said
     said = futile(tmp_path, TWO, "image,label\nz.jpg,x\nz.jpg,x\n")
     assert "sample_submission.csv: id 'z.jpg' stands twice" in said
     said = futile(tmp_path, "image,label\na.jpg,x\nb.jpg,x\n", "image,label\nz.jpg,x\n")
     assert "all rows are labelled 'x': there is nothing to tell apart" in said
+
+
+@pytest.mark.parametrize(
+    ("rules", "answer"),
+    [({}, "y"), ({"k": 2}, "y new"), ({"task": "multi-label", "separator": "|"}, "new|x")],
+)
+def test_a_sample_may_give_its_one_answer_another_name(
+    rules: dict, answer: str, tmp_path: Path
+) -> None:
+    """As happywhale does: individual_id, of which predictions are asked."""
+    table = rows(tmp_path, TWO + f"c.jpg,{'x|y' if 'task' in rules else 'x'}\n", **rules)
+    (tmp_path / "sample_submission.csv").write_text(f"image,predictions\nz.jpg,{answer}\n")
+    refuse_futile(Competition(name="x", **rules), tmp_path, table)
 
 
 def test_a_column_whose_name_holds_that_of_another_is_no_joined_label(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pipeline.base import records
 from pipeline.base.cli import UserError, warn_once
 from pipeline.base.competition import Competition
 from pipeline.inference.predictions import Predictions
-from pipeline.inference.submission import fill_sample
+from pipeline.inference.submission import audit, fill_sample
 from pipeline.submit import hidden_score
 
 PREDICTIONS = Predictions(
@@ -56,6 +56,16 @@ def test_a_sample_that_does_not_fit(ids: list[str], columns: dict, said: str) ->
     sample = text({"image": ids, **{name: [v] * len(ids) for name, v in columns.items()}})
     with pytest.raises(UserError, match=said):
         fill_sample(sample, PREDICTIONS, LABELS, "s.csv")
+
+
+def test_the_audit_names_the_columns_or_the_rows_that_differ() -> None:
+    sample = text({"image": ["a", "b"], "predictions": ["?"] * 2})
+    with pytest.raises(
+        UserError, match=r"columns \['image', 'label'\], the sample has \['image', 'p"
+    ):
+        audit(sample.rename(columns={"predictions": "label"}), sample, LABELS)
+    with pytest.raises(UserError, match=r"shape \(1, 2\), the sample has \(2, 2\)"):
+        audit(sample[:1], sample, LABELS)
 
 
 def test_class_columns_that_do_not_fit() -> None:
