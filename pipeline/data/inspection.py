@@ -1,6 +1,7 @@
 """A competition's YAML proposed from its files: what they show, and what they leave open."""
 
 import os
+import re
 from collections import defaultdict
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -31,15 +32,16 @@ def propose(folder: Path, from_folders: bool = False) -> str:
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
-    made = f"# {write_tables(folder, image_files(folder))}\n" if from_folders else ""
+    paths = image_files(folder)
+    made = f"# {write_tables(folder, paths)}\n" if from_folders else ""
     doubts = ["metric: as guessed? the competition's Evaluation page says"]
     record = records.load(folder)  # of fetch
     settings: Settings = {"slug": record["key"].get("slug") if record else None}
-    settings |= (files := files_of(folder, doubts))
+    settings |= (files := files_of(folder, paths, doubts))
     tables = {use: read_csv(folder / name, []) for use, name in files.items()}
     train, test, sample = tables["train"], tables["test"], tables.get("sample")
     settings |= columns_of(train, test, sample, doubts)
-    paths, image_id = image_files(folder), settings["id"]
+    image_id = settings["id"]
     image = best_template(paths, train, image_id, ("train", "test"), doubts)
     test_image = best_template(paths, test, image_id, ("test", "train"), doubts)
     settings |= {"image": image, "test_image": None if test_image == image else test_image}
@@ -55,9 +57,12 @@ def propose(folder: Path, from_folders: bool = False) -> str:
     return head + made + yaml.safe_dump(shown, sort_keys=False, allow_unicode=True) + tail
 
 
-def files_of(folder: Path, doubts: list[str]) -> dict[str, str]:
-    """train, test and sample, by their names; where there is no test.csv, the sample is it."""
-    names = sorted(path.name for path in folder.glob("*.csv"))
+def files_of(folder: Path, paths: set[str], doubts: list[str]) -> dict[str, str]:
+    """train, test and sample, by their names; where there is no test.csv, the sample is it.
+
+    Where none is named like train, it is the one that names most pictures.
+    """
+    names = sorted(path.name for path in folder.glob("*.csv") if path.is_file())
 
     def named(*words: str) -> list[str]:
         return [name for name in names if any(word in name.lower() for word in words)]
@@ -65,9 +70,12 @@ def files_of(folder: Path, doubts: list[str]) -> dict[str, str]:
     sample = named("sample", "submission")[:1]
     train = [name for name in named("train", "label") if name not in sample]
     if not train:
-        words, way = in_words(image_files(folder)), "write a row per training picture"
+        words, way = in_words(paths), "write a row per training picture"
         way = f"--from-folders writes them ({words})" if words else way
-        raise UserError(f"{folder}: no CSV named like train or labels, only {names}; {way}")
+        others = [name for name in names if name not in (*sample, *named("test"))]
+        if not (train := by_pictures(folder, others, paths)):
+            raise UserError(f"{folder}: no CSV named like train or labels, only {names}; {way}")
+        doubts.append(f"train: {train[0]}? No CSV is named so; it names most pictures; else {way}")
     train.sort(key=lambda name: -(folder / name).stat().st_size)
     if train[1:]:
         doubts.append(f"train: {train[0]} is the largest, but there is {train[1:]}")
@@ -77,6 +85,17 @@ def files_of(folder: Path, doubts: list[str]) -> dict[str, str]:
         return found | {"sample": sample[0]}
     doubts.append("no sample submission: sample, id and submission are guesses")
     return found
+
+
+def by_pictures(folder: Path, names: list[str], paths: set[str]) -> list[str]:
+    """The CSV that names most pictures, with or without a suffix; none where none does."""
+    pictures = {PurePosixPath(path) for path in paths}
+    known = {path.name for path in pictures} | {path.stem for path in pictures}
+    hits = {}
+    for name in names:  # as far as they can be read
+        cells = re.split(r'[,"\r\n]', (folder / name).read_text("utf-8", errors="replace"))
+        hits[name] = len(known & {PurePosixPath(cell).name for cell in cells})
+    return [name for name in names if 0 < hits[name] == max(hits.values())][:1]
 
 
 def columns_of(

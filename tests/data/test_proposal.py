@@ -138,3 +138,22 @@ def test_each_task_is_recognised(name: str, tmp_path: Path) -> None:
     unsure = {"joined": "joined by ' '?", "ordinal": "is diagnosis in order"}
     unsure["studies"] = "has a patient several"
     assert unsure.get(name, "patient stay in one fold?") in text
+
+
+def test_a_train_csv_of_another_name_is_known_by_its_pictures(tmp_path: Path) -> None:
+    """As State Farm's, whose drivers must not be cut: --from-folders would leave them out."""
+    rows = [f"p{i // 2},c{i % 2},img_{i}.jpg" for i in range(12)]
+    for row in rows:
+        _, label, name = row.split(",")
+        (tmp_path / "imgs/train" / label).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "imgs/train" / label / name).touch()
+    (tmp_path / "imgs/test").mkdir()
+    (tmp_path / "imgs/test/img_20.jpg").touch()
+    (tmp_path / "notes.csv").write_bytes("é,img_1.jpg\n".encode("latin-1"))
+    (tmp_path / "driver_imgs_list.csv").write_text("\n".join(["subject,classname,img", *rows]))
+    (tmp_path / "sample_submission.csv").write_text("img,c0,c1\nimg_20.jpg,0.5,0.5\n")
+    text = propose(tmp_path)
+    found = yaml.safe_load(text)
+    assert found["train"] == "driver_imgs_list.csv" and found["group"] == "subject"
+    assert found["image"] == "imgs/train/{classname}/{img}" and found["label"] == "classname"
+    assert "# unsure: train: driver_imgs_list.csv? No CSV is named so" in text
