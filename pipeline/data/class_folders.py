@@ -1,11 +1,12 @@
 """Class folders (`train/cat/1.jpg`), as torchvision's ImageFolder reads them, as CSV files."""
 
+import re
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
 from pipeline.base.cli import UserError, shown
-from pipeline.base.csv_files import write_csv
+from pipeline.base.csv_files import read_csv, write_csv
 
 TRAIN, TEST = {"train", "training", "val", "valid", "validation"}, {"test", "testing"}
 FILES = ("train.csv", "test.csv", "sample_submission.csv")
@@ -42,19 +43,30 @@ def in_words(paths: set[str]) -> str:
 def write_tables(folder: Path, paths: set[str]) -> str:
     """Write FILES of class folders, without a test the first alone; returns what was found.
 
-    Raises UserError where there are no class folders, where a file is there already, and for names
-    that no CSV can hold.
+    Beside a sample submission it is the first alone, too, with the sample's names of columns: the
+    sample's ids are the test then. Raises UserError where there are no class folders, where a file
+    is there already, and for names that no CSV can hold.
     """
     if not (words := in_words(paths)):
         raise UserError(f"{folder}: no two folders of pictures, by which they could be labelled")
-    if there := [name for name in FILES if (folder / name).exists()]:
+    labels, tests = class_folders(paths)
+    sample = sample_of(folder)
+    files = FILES[: 3 if tests and not sample else 1]
+    if there := [name for name in files if (folder / name).exists()]:
         raise UserError(f"{folder / there[0]}: is there already; move it away")
     if odd := [path for path in paths if path.encode(errors="replace").decode() != path]:
         raise UserError(f"{folder}: the name {shown(min(odd))} is not in UTF-8; rename it")
-    labels, tests = class_folders(paths)
-    train = pd.DataFrame({"image": list(labels), "label": list(labels.values())})
-    test = pd.DataFrame({"image": tests})
-    tables = train, test, test.assign(label=min(labels.values()))
-    for name, table in zip(FILES[: 3 if tests else 1], tables, strict=False):
+    image, *answers = read_csv(folder / sample, []) if sample else ("image", "label")
+    label = answers[0] if len(answers) == 1 else "label"
+    train = pd.DataFrame({image: list(labels), label: list(labels.values())})
+    test = pd.DataFrame({image: tests})
+    tables = train, test, test.assign(**{label: min(labels.values())})
+    for name, table in zip(files, tables, strict=False):
         write_csv(table, folder / name)
-    return f"wrote {', '.join(FILES[: 3 if tests else 1])}: {words}"
+    return f"wrote {', '.join(files)}: {words}"
+
+
+def sample_of(folder: Path) -> str:
+    """The name of the sample submission; nothing where there is none."""
+    names = sorted(path.name for path in folder.glob("*.csv") if path.is_file())
+    return next((name for name in names if re.search("sample|submission", name.lower())), "")

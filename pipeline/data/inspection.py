@@ -13,7 +13,7 @@ from pipeline.base import records
 from pipeline.base.cli import UserError
 from pipeline.base.competition import Competition
 from pipeline.base.csv_files import read_csv
-from pipeline.data.class_folders import in_words, write_tables
+from pipeline.data.class_folders import in_words, sample_of, write_tables
 from pipeline.data.guessing import guess_column, guess_columns, guess_group
 from pipeline.data.tables import image_paths, read_rows, refuse_futile
 
@@ -67,22 +67,22 @@ def files_of(folder: Path, paths: set[str], doubts: list[str]) -> dict[str, str]
     def named(*words: str) -> list[str]:
         return [name for name in names if any(word in name.lower() for word in words)]
 
-    sample = named("sample", "submission")[:1]
-    train = [name for name in named("train", "label") if name not in sample]
+    sample = sample_of(folder)
+    train = [name for name in named("train", "label") if name != sample]
     if not train:
         words, way = in_words(paths), "write a row per training picture"
         way = f"--from-folders writes them ({words})" if words else way
-        others = [name for name in names if name not in (*sample, *named("test"))]
+        others = [name for name in names if name not in (sample, *named("test"))]
         if not (train := by_pictures(folder, others, paths)):
             raise UserError(f"{folder}: no CSV named like train or labels, only {names}; {way}")
         doubts.append(f"train: {train[0]}? No CSV is named so; it names most pictures; else {way}")
     train.sort(key=lambda name: -(folder / name).stat().st_size)
     if train[1:]:
         doubts.append(f"train: {train[0]} is the largest, but there is {train[1:]}")
-    test = [name for name in named("test") if name not in (*sample, train[0])]
-    found = {"train": train[0], "test": [*test, *sample, train[0]][0]}
+    test = [name for name in named("test") if name not in (sample, train[0])]
+    found = {"train": train[0], "test": [*test, sample or train[0]][0]}
     if sample:
-        return found | {"sample": sample[0]}
+        return found | {"sample": sample}
     doubts.append("no sample submission: sample, id and submission are guesses")
     return found
 

@@ -67,6 +67,21 @@ def test_one_command_from_folders_to_a_prepared_competition(
         propose(folder, from_folders=True)
 
 
+@pytest.mark.parametrize("asked", ["species", "cat,dog"])
+def test_beside_a_sample_the_test_is_the_samples(asked: str, tmp_path: Path) -> None:
+    draw(tmp_path, *(f"train/{y}/{i}.png" for y in ("cat", "dog") for i in range(3)), "test/9.png")
+    sample = f"file,{asked}\n9.png,{'cat' if asked == 'species' else '0.5,0.5'}\n"
+    (tmp_path / "sample_submission.csv").write_text(sample)
+    text = propose(tmp_path, from_folders=True)
+    assert "# wrote train.csv: 6 pictures in 2 class folders" in text
+    assert (tmp_path / "sample_submission.csv").read_text() == sample
+    assert not (tmp_path / "test.csv").exists() and text.count("# unsure") == 1
+    found = yaml.safe_load(text)
+    label = "species" if asked == "species" else "label"
+    assert (found["id"], found.get("label")) == ("file", label)
+    assert (found["test"], found["test_image"]) == ("sample_submission.csv", "test/{file}")
+
+
 def test_what_cannot_be_written(tmp_path: Path) -> None:
     draw(tmp_path, "one/1.jpg", "one/2.jpg")
     with pytest.raises(UserError, match="no two folders of pictures"):
