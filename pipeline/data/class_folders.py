@@ -9,6 +9,7 @@ from pipeline.base.cli import UserError, shown
 from pipeline.base.csv_files import read_csv, write_csv
 
 TRAIN, TEST = {"train", "training", "val", "valid", "validation"}, {"test", "testing"}
+Parts = tuple[str, ...]  # of a path
 FILES = ("train.csv", "test.csv", "sample_submission.csv")
 
 
@@ -18,16 +19,35 @@ def class_folders(paths: set[str]) -> tuple[dict[str, str], list[str]]:
     Folders around all classes, and those called like a split, are no part of a label.
     """
     parents = {path: PurePosixPath(path).parent.parts for path in sorted(paths)}
-    tests = [path for path, parts in parents.items() if TEST & {part.lower() for part in parts}]
+    train, test = split_folders(set(parents.values()))
+    above = {path: [parts[:i] for i in range(1, len(parts) + 1)] for path, parts in parents.items()}
+    tests = [path for path, folders in above.items() if not test.isdisjoint(folders)]
     found = {
-        path: [part for part in parts if part.lower() not in TRAIN]
-        for path, parts in parents.items()
+        path: [folder[-1] for folder in folders if folder not in train]
+        for path, folders in above.items()
     }
     for path in tests:
         del found[path]
     while len({tuple(parts[:1]) for parts in found.values()} - {()}) == 1:
         found = {path: parts[1:] for path, parts in found.items()}
     return {path: parts[0] for path, parts in found.items() if parts}, tests
+
+
+def split_folders(held: set[Parts]) -> tuple[set[Parts], set[Parts]]:
+    """Which folders are called like a split, train and test, of those that hold pictures.
+
+    A name with more words, seg_train or test_stg1, is a split's where no class could be: of a
+    folder of folders, and for a test where a train folder stands beside it.
+    """
+    folders = {parts[:i] for parts in held for i in range(1, len(parts) + 1)}
+
+    def called(names: set[str], parts: Parts) -> bool:
+        return not names.isdisjoint(re.split(r"[\W\d_]+", parts[-1].lower()))
+
+    train = {f for f in folders if f[-1].lower() in TRAIN or (f not in held and called(TRAIN, f))}
+    beside = {folder[:-1] for folder in train}
+    test = {f for f in folders - train if f[:-1] in beside and called(TEST, f)}
+    return train, test | {f for f in folders if f[-1].lower() in TEST}
 
 
 def in_words(paths: set[str]) -> str:

@@ -40,6 +40,19 @@ def test_folders_name_labels(paths: list[str], labels: list[str]) -> None:
     assert class_folders({*paths, "a/Test/x.jpg"})[1] == ["a/Test/x.jpg"]
 
 
+@pytest.mark.parametrize("test", ["test_stg1/2.jpg", "test1/2.jpg", "seg_test/seg_test/cat/2.jpg"])
+@pytest.mark.parametrize("train", ["train", "seg_train/seg_train", "train-images"])
+def test_folders_of_a_split_have_more_words(train: str, test: str) -> None:
+    paths = {f"{train}/cat/1.jpg", f"{train}/dog_test/1.jpg", test}
+    labels, tests = class_folders(paths)
+    assert sorted(labels.values()) == ["cat", "dog_test"] and tests == [test]
+
+
+def test_words_of_a_split_may_name_a_class() -> None:
+    labels, tests = class_folders({"bird_test/1.jpg", "steam train/2.jpg", "cat/3.jpg"})
+    assert list(labels.values()) == ["bird_test", "cat", "steam train"] and not tests
+
+
 def test_one_command_from_folders_to_a_prepared_competition(
     space: Path, run: Callable[..., str], write: Callable[..., str]
 ) -> None:
