@@ -28,11 +28,13 @@ def propose(folder: Path, from_folders: bool = False) -> str:
     """YAML text for pipeline/configs/competitions/, its doubts as comments at the end.
 
     `from_folders` first writes the CSV files of pictures in class folders. Raises UserError where
-    there is no folder, or no CSV in it that could hold the labels.
+    there is no folder, no picture below it, or no CSV in it that could hold the labels.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
-    paths = image_files(folder)
+    if not (paths := image_files(folder)):
+        text = "no picture (.jpg, .png, .tif ...) below it: are they in an archive, in DICOM, or"
+        raise UserError(f"{folder}: {text} numbers in a CSV? save each as a PNG")
     made = f"# {write_tables(folder, paths)}\n" if from_folders else ""
     doubts = ["metric: as guessed? the competition's Evaluation page says"]
     record = records.load(folder)  # of fetch

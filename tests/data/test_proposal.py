@@ -85,6 +85,16 @@ def test_what_the_files_leave_open_is_said(said: str, files: dict, tmp_path: Pat
     assert any(said in line for line in text.splitlines() if line.startswith("# unsure: ")), text
 
 
+def test_no_pictures(tmp_path: Path) -> None:
+    """As in digit-recognizer, whose pictures are numbers in the CSV, or where they are DICOM."""
+    (tmp_path / "train.csv").write_text("label,pixel0\n1,0\n")
+    (tmp_path / "1.dcm").touch()
+    with pytest.raises(
+        UserError, match=r"no picture \(\.jpg.* in an archive, in DICOM, or numbers"
+    ):
+        propose(tmp_path)
+
+
 def test_no_sample(tmp_path: Path) -> None:
     text = doubts(tmp_path, train=TRAIN, test="image\nc.jpg\n")
     assert "# unsure: no sample submission" in text
