@@ -73,6 +73,8 @@ class Competition(Settings):
         unfit = {"logits": self.form.kind == "numbers", "max": self.task == "classes"}
         if self.transform != "none" and self.task != "regression":
             problem = f"transform: {self.transform} is of task: regression"
+        if self.group in self.label_columns:
+            problem = f"group: {self.group} is the label: no fold would be taught what it is asked"
         if self.k > 1 and self.task != "classes":
             problem = f"k: {self.k} is of task: classes, not of {self.task}"
         stem, number = parts_of(self.metric)

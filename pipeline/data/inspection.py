@@ -1,5 +1,6 @@
 """A competition's YAML proposed from its files: what they show, and what they leave open."""
 
+import csv
 import os
 import re
 from collections import defaultdict
@@ -78,15 +79,29 @@ def files_of(folder: Path, paths: set[str], doubts: list[str]) -> dict[str, str]
         if not (train := by_pictures(folder, others, paths)):
             raise UserError(f"{folder}: no CSV named like train or labels, only {names}; {way}")
         doubts.append(f"train: {train[0]}? No CSV is named so; it names most pictures; else {way}")
-    train.sort(key=lambda name: -(folder / name).stat().st_size)
+    asked = header(folder / sample) if sample else []
+
+    def rank(name: str) -> tuple[bool, bool, int]:
+        lacks = not set(asked) <= set(header(folder / name))
+        return lacks, name.lower() != "train.csv", -(folder / name).stat().st_size
+
+    train.sort(key=rank)
     if train[1:]:
-        doubts.append(f"train: {train[0]} is the largest, but there is {train[1:]}")
+        doubts.append(f"train: {train[0]}, by its columns, name and size, but there is {train[1:]}")
     test = [name for name in named("test") if name not in (sample, train[0])]
+    if asked:  # one without the sample's id is of something else, as boxes
+        test = [name for name in test if set(asked) & set(header(folder / name))]
     found = {"train": train[0], "test": [*test, sample or train[0]][0]}
     if sample:
         return found | {"sample": sample}
     doubts.append("no sample submission: sample, id and submission are guesses")
     return found
+
+
+def header(path: Path) -> list[str]:
+    """The column names of a CSV, as far as they can be read: its errors come where it is needed."""
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        return next(csv.reader([file.readline(1 << 16)]), [])
 
 
 def by_pictures(folder: Path, names: list[str], paths: set[str]) -> list[str]:
@@ -119,7 +134,10 @@ def columns_of(
     if len(answers) > 1:
         found |= guess_columns(answers, train.drop(columns=image_id, errors="ignore"), doubts)
     else:
-        label = next((name for name in [*answers, *others] if name in train), "label")
+        told = {part for row in asked[answers].to_numpy().flat for part in (row, *row.split())}
+        hits = {name: len(told.intersection(train[name])) for name in others}
+        best = max(hits, key=hits.__getitem__, default="label")
+        label = next((name for name in answers if name in train), best)
         found["label"] = label
         if label in train:
             none = pd.Series(dtype=str)

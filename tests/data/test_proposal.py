@@ -167,3 +167,24 @@ def test_a_train_csv_of_another_name_is_known_by_its_pictures(tmp_path: Path) ->
     assert found["train"] == "driver_imgs_list.csv" and found["group"] == "subject"
     assert found["image"] == "imgs/train/{classname}/{img}" and found["label"] == "classname"
     assert "# unsure: train: driver_imgs_list.csv? No CSV is named so" in text
+
+
+def test_the_label_is_the_column_of_the_samples_answers(tmp_path: Path) -> None:
+    """As happywhale's: of species and individual_id the second is asked for, five times a row."""
+    rows = [f"{x}.jpg,s{i},n{i % 2}" for i, x in enumerate("abab")][:2]
+    train = "\n".join(["image,species,individual_id", *rows])
+    text = doubts(tmp_path, train=train, sample="image,predictions\nc.jpg,n0 n1\nd.jpg,n1 new\n")
+    found = yaml.safe_load(text)
+    assert (found["label"], found["k"]) == ("individual_id", 2) and "group" not in found
+    with pytest.raises(ValueError, match="group: individual_id is the label"):
+        Competition(**found, group="individual_id")
+
+
+def test_of_csvs_of_like_names_those_with_the_samples_columns(tmp_path: Path) -> None:
+    boxes = "image,x,y\na.jpg,100000,200000\nb.jpg,100000,200000\n"
+    files = {"train_boxes": boxes, "train_labels": TRAIN, "sample": SAMPLE}
+    text = doubts(tmp_path, **files, test_boxes=boxes.replace("image", "file"))
+    found = Competition(**yaml.safe_load(text))
+    assert (found.train, found.test) == ("train_labels.csv", "sample.csv")
+    text = doubts(tmp_path, train=TRAIN, train_old=TRAIN + "c.jpg,x\n")
+    assert Competition(**yaml.safe_load(text)).train == "train.csv"
