@@ -68,6 +68,15 @@ def test_archives_in_archives_as_cifar_and_leaf_classification_have_them(tmp_pat
     }
 
 
+def test_an_archive_of_another_kind_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    packed = ["a.tar", "sub/b.TAR.gz", "c.tgz", "d.zip.001"]
+    unpacked(tmp_path, zipped(dict.fromkeys([*packed, "tar.csv", "1.png"], b"x")))
+    told = f"{sorted(packed)} stays packed: unpack it by hand"
+    assert told in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", ["../evil", "a/../../evil", "/tmp/evil", "..\\evil", "C:\\evil"])
 @pytest.mark.parametrize("inner", [False, True])
 def test_a_zip_puts_nothing_outside(tmp_path: Path, name: str, inner: bool) -> None:

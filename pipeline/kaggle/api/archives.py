@@ -5,6 +5,7 @@ from a name and writes a link as a text, the second refuses both. Both stop a fi
 the archive tells, so the room on the disk can be checked before anything is written.
 """
 
+import re
 import shutil
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -12,12 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Union
 
-from pipeline.base.cli import FULL, UserError, say, short
+from pipeline.base.cli import FULL, UserError, say, short, shown
 
 if TYPE_CHECKING:
     from py7zr import SevenZipFile
 
 SUFFIXES = (".zip", ".7z")
+OTHERS = r"\.(tar|tar\.\w+|tgz|tbz2?|txz|rar|(zip|7z)\.\d+|z\d\d)$"  # names of other archives
 DEEPEST = 3  # archives in archives
 SPARE = 64 << 20  # bytes that stay free on the disk
 
@@ -31,15 +33,20 @@ def unpack(archive: Path, into: Path) -> list[Path]:
 
     An inner archive of one folder or one file is unpacked where it lies (train.csv.zip,
     images.zip with images/), another into a folder of its own name; one whose files would replace
-    others (train.csv.zip beside train.csv), or deeper than DEEPEST, stays as it is. Raises
-    UserError for a full disk and for what cannot be unpacked.
+    others (train.csv.zip beside train.csv), or deeper than DEEPEST, stays as it is. One of another
+    kind stays packed, too, and is told. Raises UserError for a full disk and for what cannot be
+    unpacked.
     """
     extract(archive, into)
     kept: set[Path] = set()
     for _ in range(DEEPEST):
         inner = {path for path in into.rglob("*") if path.suffix.lower() in SUFFIXES}
         kept |= {path for path in sorted(inner - kept) if not unpack_inner(path)}
-    return [path for path in into.rglob("*") if path.is_file()]
+    files = [path for path in into.rglob("*") if path.is_file()]
+    others = [str(path.relative_to(into)) for path in files]
+    if others := sorted(name for name in others if re.search(OTHERS, name.lower())):
+        say("fetch", f"{shown(others)} stays packed: unpack it by hand")
+    return files
 
 
 def unpack_inner(archive: Path) -> bool:
