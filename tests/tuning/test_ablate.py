@@ -11,6 +11,8 @@ from pipeline import ablate, train
 from pipeline.base.runs import model_path
 from pipeline.data import on_device
 
+PLANS = sorted((Path(ablate.__file__).parent / "configs" / "ablations").glob("*.yaml"))
+
 
 @pytest.fixture
 def plan(write: Callable[..., str], space: Path, monkeypatch: pytest.MonkeyPatch) -> str:
@@ -130,3 +132,14 @@ def test_a_broken_plan_is_one_line(text: str, run: Callable[..., str], space: Pa
     said = run("ablate", str(space / "bad.yaml"), expect=2)
     assert len(said.splitlines()) == 1
     assert "bad.yaml: " in said
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=lambda path: path.stem)
+def test_no_two_variants_of_a_shipped_plan_are_the_same(plan: Path, space: Path) -> None:
+    found = ablate.load_plan(plan.stem)
+    settings = {}
+    for variant, changes in found["variants"].items():
+        tried, _ = ablate.write_experiment(found["base"], space, variant, changes, seed=0)
+        settings[variant] = tried.model_dump_json(exclude={"name", "recipe"})
+    again = [name for name, text in settings.items() if [*settings.values()].count(text) > 1]
+    assert not again
