@@ -84,8 +84,9 @@ class Predictor:
     ) -> np.ndarray:
         """Mean probability over `views`, float32 [len(rows), classes], in the order of `rows`.
 
-        With `sizes` (px, the height) the views are seen at each, else at that of `preprocessing`, to
-        which the head was last fitted. Each is a pass of its own over the pictures: reading them costs little beside the forward passes.
+        With `sizes` (px, the height) the views are seen at each, else at
+        `preprocessing["size"]`, to which the head was last fitted. Each is a pass of its own over
+        the pictures: reading them costs little beside the forward passes.
         Raises UserError for a size that the pictures or the model do not have.
         """
         self.check_sizes(sizes, packed=len(pixels[rows[0]]))
