@@ -8,6 +8,7 @@ import pandas as pd
 
 from pipeline.base.cli import duration
 from pipeline.base.config import Experiment
+from pipeline.base.recipes import LONG
 from pipeline.base.settings import sides
 from pipeline.data.prepared import Prepared
 
@@ -94,7 +95,9 @@ def cuts(settings: Experiment, seconds: dict[str, float], budget: float) -> list
         each = (left["training"] + left["validation"]) / epochs
         fewer = max(1, int(epochs - over / each))
         left |= {part: left[part] * fewer / epochs for part in ("training", "validation")}
-        texts.append(f"train.epochs: {fewer}  then {duration(sum(left.values()))}")
+        short = settings.recipe.startswith("long") and fewer < LONG
+        note = " (then recipe short, if none is named)" if short else ""
+        texts.append(f"train.epochs: {fewer}{note}  then {duration(sum(left.values()))}")
     if (rest := sum(left.values())) > budget:
         share = (budget / rest) ** 0.5
         found = [max(16, int(side * share) // 16 * 16) for side in sides(settings.model.size)]

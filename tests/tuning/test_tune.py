@@ -14,6 +14,7 @@ from pipeline.base.cli import UserError
 from pipeline.base.config import Experiment, Runtime, Train
 from pipeline.base.device import tune_path, tuned
 from pipeline.model.build import to_device
+from pipeline.tuning.budget import cuts
 from pipeline.tuning.search import Choices, Measured, images_per_s, search
 
 EXPERIMENT = Experiment(competition="demo", model={"backbone": "test_resnet", "size": 32})
@@ -194,3 +195,12 @@ def test_memory_format_changes_no_result() -> None:
     torch.testing.assert_close(model(images), before)
     assert given[0].is_contiguous()
     assert model.weight.is_contiguous()
+
+
+@pytest.mark.parametrize(("budget", "said"), [(600.0, True), (1200.0, False)])
+def test_a_cut_that_changes_the_recipe_says_so(budget: float, said: bool) -> None:
+    settings = EXPERIMENT.model_copy(update={"recipe": "long", "train": Train(epochs=15)})
+    seconds = {"training": 1500.0, "validation": 0.0, "predict oof": 1.0, "predict test": 1.0}
+    text = cuts(settings, seconds, budget)[0]
+    assert text.startswith("train.epochs: ")
+    assert ("recipe short" in text) == said
