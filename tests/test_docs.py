@@ -59,6 +59,16 @@ def test_commands_and_files_exist(page: str) -> None:
         assert example or (REPO / name).exists(), name
 
 
+def test_runs_of_the_readme_are_there_when_they_are_named() -> None:
+    known = {path.stem for path in (REPO / "pipeline/configs/experiments").glob("*.yaml")}
+    for line in TEXTS["README.md"].splitlines():
+        command = line.partition("#")[0]
+        named = r"python -m pipeline\.(?!fetch|prepare)\w+((?: [a-z][\w-]*)*)"
+        if found := re.match(named, command):
+            assert {*found[1].split()} <= known, line
+        known |= {*re.findall(r"(?<=--name )[\w-]+|(?<=experiments/)[\w-]+(?=\.yaml)", line)}
+
+
 def test_the_slow_tests_exist() -> None:
     from conftest import SLOW
 
