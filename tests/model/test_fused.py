@@ -64,6 +64,27 @@ def test_a_norm_behind_an_activation_stays_where_it_is() -> None:
     torch.testing.assert_close(model(pictures), plain(pictures))
 
 
+def test_a_norm_behind_a_sum_stays_where_it_is() -> None:
+    """RepViT's blocks add to what a convolution gives before it is normed."""
+
+    class Sum(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.norm(self.conv(x) + x)
+
+    model = Sum().eval()
+    fresh, plain = copy.deepcopy(model.state_dict()), copy.deepcopy(model)
+    fuse(model, 48)
+    torch.testing.assert_close(model.state_dict(), fresh, rtol=0, atol=0)
+    for each in (model, plain):
+        each.norm.running_var.fill_(4)
+        each.norm.running_mean.fill_(0.5)
+    torch.testing.assert_close(model(PICTURES), plain(PICTURES))
+
+
 @pytest.mark.parametrize("batchnorm", ["frozen", "train"])
 def test_training_is_the_same(batchnorm: str) -> None:
     plain = BlockHead(worn("test_efficientnet"), 5)
