@@ -187,12 +187,25 @@ def _from_run(settings: Model, path: Path, **drops: float) -> nn.Module:
         if cut:
             cut_head(model, record.get("taps") or ())
         model.load_state_dict(state)
-    if built != layout(settings).arguments:
-        if not hasattr(model, "set_input_size"):
+    fitting = layout(settings).arguments
+    if built != fitting:
+        if hasattr(model, "set_input_size"):
+            model.set_input_size(img_size=settings.size)
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            anew = timm.create_model(name, **fitting)  # as `load_model` will build it
+        if not hasattr(model, "set_input_size") or windows(model) != windows(anew):
             size = record["preprocessing"]["size"]
             raise UserError(f"model.weights: {path} is made for {size} px: set size: {size}")
-        model.set_input_size(img_size=settings.size)
     return model
+
+
+def windows(model: nn.Module) -> list[Any]:
+    """Of a Swin or MaxViT, which timm scales with the pictures."""
+    found = (
+        getattr(module, "window_size", getattr(module, "partition_size", None))
+        for module in model.modules()
+    )
+    return [window for window in found if window]
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:

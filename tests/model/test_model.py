@@ -2,6 +2,7 @@
 
 import importlib.util
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -278,6 +279,24 @@ def test_first_weights_are_made_to_fit_the_size(
     before, after = first.state_dict(), build_backbone(settings, 0).state_dict()
     assert before.pop("pos_embed").shape != after.pop("pos_embed").shape
     assert {name for name in before if not torch.equal(before[name], after[name])} == set()
+
+
+def test_windows_that_grow_with_the_pictures_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model would be trained in windows other than those that it is loaded with."""
+    tiny = {"depths": (1, 1), "embed_dim": 12, "num_heads": (1, 2)}
+    monkeypatch.setattr("timm.create_model", partial(timm.create_model, **tiny))
+    how = {"backbone": "swinv2_small_window8_256", "features": "last", "batchnorm": "train"}
+    old = Model(**how, weights="none", size=64)
+    path = tmp_path / "fold0" / "model.safetensors"
+    model = build_model(old, 3, 0)
+    model.taps = None
+    finish(model, old, path)
+    first = {"weights": f"run:{tmp_path}"}
+    build_backbone(old.model_copy(update=first), 0)
+    with pytest.raises(UserError, match=f"^model.weights: {path} is made for 64 px: set size: 64"):
+        build_backbone(old.model_copy(update={**first, "size": 128}), 0)
 
 
 @pytest.mark.parametrize("damage", [b"", b"cut", b"\xff" * 64])
