@@ -37,7 +37,7 @@ def raw_features(evidence: Evidence, split: str, rows: np.ndarray) -> np.ndarray
     """What the head of the experiment's untrained model reads in one view, float32 [n, width].
 
     `rows` are those of the packed pixels; of an id of several pictures it is their mean. Of first
-    weights that differ by fold it is fold 0's.
+    weights that differ by fold it is those of the blend's first fold.
     """
     from pipeline.base.device import make_accelerator, tuned  # late: torch
     from pipeline.inference.features import FrozenFeatures
@@ -47,7 +47,8 @@ def raw_features(evidence: Evidence, split: str, rows: np.ndarray) -> np.ndarray
 
     settings = tuned(evidence.settings)
     accelerator = make_accelerator(settings.runtime)
-    model = build_model(settings.model, 2, fold=0)  # two classes: nobody reads its head
+    fold = evidence.folds[0]
+    model = build_model(settings.model, 2, fold)  # two classes: nobody reads its head
     how = preprocessing(model, settings.model)
     model = to_device(model, settings.runtime, settings.model.size, accelerator.device)
     # whatever the training will do to BatchNorm: here nothing moves, and all folds share one pass
