@@ -15,6 +15,7 @@ import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from timm.models import load_state_dict
 from torch import nn
 
 from pipeline.base import records
@@ -30,6 +31,7 @@ from pipeline.model.taps import (
     final_tap,
     names_but_head,
     names_up_to,
+    windows,
 )
 
 # Packages whose ImageNet tensors stand in the order of timm's model (296 of 296 for lite0).
@@ -110,11 +112,14 @@ def build_backbone(settings: Model, fold: int, **drops: float) -> nn.Module:
     if (kept := kept_weights(settings)).is_file():
         return _from_file(name, kept, "delete it", **kwargs)
     if weights == "hub":
-        return _pretrained(name, f"hub gave nothing for {name}", others("hub"), **kwargs)
+        with pretrained(f"hub gave nothing for {name}", others("hub")):
+            return timm.create_model(name, pretrained=True, **kwargs)
     if weights == "pypi":
         return _from_pypi(name, **kwargs)
     if weights.startswith("run:"):
         return _from_run(settings, model_path(weights.removeprefix("run:"), fold), **drops)
+    if records.load(Path(weights)):  # a model of ours
+        return _from_run(settings, Path(weights), **drops)
     return _from_file(name, Path(weights), others("a path"), **kwargs)
 
 
@@ -133,15 +138,35 @@ def others(failed: str) -> str:
 def _from_file(name: str, path: Path, remedy: str, **kwargs: Any) -> nn.Module:
     # ViTs came as .npz, and timm before 1.0.30 takes every file of theirs for one
     overlay = {"file": str(path), "custom_load": path.suffix == ".npz"}
-    return _pretrained(
-        name, f"{path} does not fit {name}", remedy, pretrained_cfg_overlay=overlay, **kwargs
-    )
+    with pretrained(f"{path} does not fit {name}", remedy):
+        if path.suffix != ".npz":
+            overlay["num_classes"] = kwargs["num_classes"] = classes_in(path, name)
+        with torch.random.fork_rng(devices=[]):
+            fresh = timm.create_model(name, **kwargs).state_dict()
+        model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **kwargs)
+        # of a DLA timm passes over names that it does not know
+        if all(torch.equal(value, fresh[key]) for key, value in model.state_dict().items()):
+            raise LookupError("none of its names is one of the net's")
+    return model
 
 
-def _pretrained(name: str, failure: str, remedy: str, **kwargs: Any) -> nn.Module:
-    """With weights that timm reads, and makes fit another size of pictures where it can."""
+def classes_in(path: Path, name: str) -> int:
+    """How many classes the classifier in a file tells apart; 0 where there is none."""
+    config, state = timm.get_pretrained_cfg(name), load_state_dict(str(path))
+    layers = config.classifier or ()
+    for layer in (layers,) if isinstance(layers, str) else layers:
+        if (weight := state.get(f"{layer}.weight")) is not None:
+            return len(weight) - (config.label_offset or 0)
+    # timm knows other names for some nets, such as those of ConvNeXt's authors
+    other = any(value.shape[:1] == (config.num_classes,) for value in state.values())
+    return config.num_classes if other else 0
+
+
+@contextmanager
+def pretrained(failure: str, remedy: str) -> Iterator[None]:
+    """Around what timm reads, and makes fit another size of pictures where it can."""
     try:
-        return timm.create_model(name, pretrained=True, **kwargs)
+        yield
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # hub, network, cache and file formats raise dozens of kinds
@@ -170,6 +195,8 @@ def _from_pypi(name: str, **kwargs: Any) -> nn.Module:
 
 def _from_run(settings: Model, path: Path, **drops: float) -> nn.Module:
     record, name = records.load(path), settings.backbone
+    if record is None:
+        raise UserError(f"model.weights: {settings.weights} has no finished fold ({path})")
     if record["model"]["backbone"] != name:
         raise UserError(f"model.weights: {path} holds a {record['model']['backbone']}, not {name}")
     built, state, kwargs = record.get("arguments", {}), read_weights(path), drops
@@ -197,15 +224,6 @@ def _from_run(settings: Model, path: Path, **drops: float) -> nn.Module:
             size = record["preprocessing"]["size"]
             raise UserError(f"model.weights: {path} is made for {size} px: set size: {size}")
     return model
-
-
-def windows(model: nn.Module) -> list[Any]:
-    """Of a Swin or MaxViT, which timm scales with the pictures."""
-    found = (
-        getattr(module, "window_size", getattr(module, "partition_size", None))
-        for module in model.modules()
-    )
-    return [window for window in found if window]
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:

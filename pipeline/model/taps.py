@@ -44,6 +44,15 @@ def cut_head(backbone: nn.Module, taps: Iterable[str] = ()) -> None:
         backbone.prune_intermediate_layers(1, prune_head=True)
 
 
+def windows(model: nn.Module) -> list[Any]:
+    """Of a Swin or MaxViT, which timm scales with the pictures."""
+    found = (
+        getattr(module, "window_size", getattr(module, "partition_size", None))
+        for module in model.modules()
+    )
+    return [window for window in found if window]
+
+
 def final_features(backbone: nn.Module, images: torch.Tensor) -> torch.Tensor:
     """What timm's own classifier would be given, [batch, width]."""
     return backbone.forward_head(backbone.forward_features(images), pre_logits=True)

@@ -365,10 +365,11 @@ def test_pypi_weights_are_real(tmp_path: Path) -> None:
     assert own["classifier.weight"].shape == (5, 1280)
 
 
-def test_local_file_as_weights(tmp_path: Path) -> None:
+@pytest.mark.parametrize("classes", [1000, 7, 0])
+def test_local_file_as_weights(classes: int, tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
-    source = timm.create_model("test_resnet", num_classes=1000)
+    source = timm.create_model("test_resnet", num_classes=classes)
     save_file(source.state_dict(), tmp_path / "w.safetensors")
     settings = Model(backbone="test_resnet", weights=str(tmp_path / "w.safetensors"), size=32)
     model = build_model(settings, classes=4, fold=0)
@@ -378,6 +379,28 @@ def test_local_file_as_weights(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"w.safetensors does not fit test_efficientnet") as error:
         build_model(other, classes=4, fold=0)
     assert "\n" not in str(error.value)
+
+
+def test_a_file_of_which_nothing_arrives_is_refused(tmp_path: Path) -> None:
+    """timm loads a DLA non-strictly: it would stay as it was drawn, without a word."""
+    path = tmp_path / "w.safetensors"
+    save_weights(torch.nn.Linear(2, 2), path)
+    settings = Model(backbone="dla46_c", weights=str(path), size=64, features="last")
+    with pytest.raises(UserError, match=r"w.safetensors does not fit dla46_c: .*none of its names"):
+        build_backbone(settings, 0)
+
+
+def test_a_model_of_ours_by_its_path(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    model = build_model(vit(80), 3, 0)
+    finish(model, vit(80), path)
+    begun = build_backbone(vit(80, str(path)), 0).state_dict()
+    assert all(torch.equal(begun[k], v) for k, v in model.backbone.state_dict().items())
+
+
+def test_a_run_without_the_fold_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^model.weights: run:\S+ has no finished fold \(.*fold1"):
+        build_backbone(vit(80, f"run:{tmp_path}"), 1)
 
 
 @pytest.mark.parametrize(
@@ -429,14 +452,23 @@ def test_a_timm_that_cuts_and_groups_otherwise_loads_the_same_model(
 
 @pytest.mark.parametrize(("name", "custom"), [("x.safetensors", False), ("x.npz", True)])
 def test_a_vit_of_a_file_is_no_npz_but_by_its_name(
-    name: str, custom: bool, monkeypatch: pytest.MonkeyPatch
+    name: str, custom: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """timm before 1.0.30 read every file of an old ViT as JAX's: none of our weights fitted."""
-    asked, settings = {}, Model(backbone="test_vit", weights=name, features="last")
+    asked, path, create = {}, tmp_path / name, timm.create_model
+    settings = Model(backbone="test_vit", weights=str(path), features="last")
     layout(settings)
-    monkeypatch.setattr("timm.create_model", lambda name, **kwargs: asked.update(kwargs))
+    save_weights(create("test_vit"), path)
+
+    def ask(name: str, pretrained: bool = False, **kwargs: object) -> torch.nn.Module:
+        asked.update(kwargs)
+        torch.rand(int(pretrained))  # other weights than those that are drawn
+        return create(name)
+
+    monkeypatch.setattr("timm.create_model", ask)
     build_backbone(settings, 0)
-    assert asked["pretrained_cfg_overlay"] == {"file": name, "custom_load": custom}
+    overlay = asked["pretrained_cfg_overlay"]
+    assert (overlay["file"], overlay["custom_load"]) == (str(path), custom)
 
 
 def test_a_net_without_stochastic_depth_is_built_and_asked_for_none() -> None:
