@@ -23,6 +23,7 @@ from pipeline.base.cli import UserError, short, warn
 from pipeline.base.config import Model, own_size, root
 from pipeline.base.runs import model_path
 from pipeline.base.settings import Size, sides, size_name
+from pipeline.model.head import fit_end
 from pipeline.model.taps import (
     FOREIGN,
     behind_last_map,
@@ -213,6 +214,7 @@ def _from_run(settings: Model, path: Path, **drops: float) -> nn.Module:
         model = timm.create_model(name, **built, **kwargs)
         if cut:
             cut_head(model, record.get("taps") or ())
+            fit_end(model, state)
         model.load_state_dict(state)
     fitting = layout(settings).arguments
     if built != fitting:

@@ -20,7 +20,7 @@ from pipeline.base.settings import Size
 from pipeline.model.backbone import as_recorded, build_backbone, drops, layout, read_weights
 from pipeline.model.depthwise import spare_compiler
 from pipeline.model.fused import fuse
-from pipeline.model.head import BlockHead, OwnHead
+from pipeline.model.head import BlockHead, OwnHead, fit_end
 from pipeline.model.taps import FOREIGN, classifier, final_features
 
 
@@ -127,10 +127,7 @@ def load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
         model = timm.create_model(record["model"]["backbone"], **record.get("arguments", {}))
         if record["model"]["reads"] == "blocks":
             model = BlockHead(model, len(record["classes"]), taps=record.get("taps"))
-            # layers behind the last that is read: how many timm takes away depends on its version
-            for name in set(model.state_dict()) - set(state):
-                parent, _, layer = name.rpartition(".")[0].rpartition(".")
-                setattr(model.get_submodule(parent), layer, nn.Identity())
+            fit_end(model.backbone, state, "backbone.")
         elif own := own_head(path, record):
             model = OwnHead(model, own, len(record["classes"]))
         else:

@@ -110,3 +110,31 @@ class OwnHead(nn.Module):
 
     def get_classifier(self) -> nn.Module:
         return self.head
+
+
+def fit_end(backbone: nn.Module, state: dict[str, torch.Tensor], prefix: str = "") -> None:
+    """Take from a cut backbone and its saved `state` what only one of them has behind the last
+    that is read: how many layers timm takes away depends on its version."""
+    own = {f"{prefix}{name}": value for name, value in backbone.state_dict().items()}
+    for name in state.keys() - own.keys():
+        if name.startswith(prefix) and is_cut(backbone, name.removeprefix(prefix)):
+            del state[name]
+    for name in own.keys() - state.keys():
+        path = name.removeprefix(prefix).rpartition(".")[0]
+        parent, _, layer = path.rpartition(".")
+        if path:
+            setattr(backbone.get_submodule(parent), layer, nn.Identity())
+        else:  # a parameter of the net itself
+            state[name] = own[name]
+
+
+def is_cut(backbone: nn.Module, name: str) -> bool:
+    """Whether timm took away a layer that held this tensor: it is None, or does nothing."""
+    layer = backbone
+    for part in name.split(".")[:-1]:
+        if not hasattr(layer, part):
+            return False
+        layer = getattr(layer, part)
+        if layer is None or isinstance(layer, nn.Identity):
+            return True
+    return False

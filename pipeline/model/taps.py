@@ -1,7 +1,7 @@
 """Which modules of a backbone a head reads: its blocks, as timm groups its layers."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from os.path import commonpath
@@ -36,9 +36,10 @@ def classifier(model: nn.Module) -> nn.Module:
     return nn.ModuleList(head) if isinstance(head, tuple | list) else head
 
 
-def cut_head(backbone: nn.Module, taps: Iterable[str] = ()) -> None:
+def cut_head(backbone: nn.Module, taps: Collection[str] = ()) -> None:
     """Take away what follows the last that is read, as far as this version of timm can."""
-    if END in taps:
+    old = taps and not hasattr(backbone, "prune_intermediate_layers")  # read under a newer timm
+    if END in taps or old:
         backbone.reset_classifier(0)
     else:
         backbone.prune_intermediate_layers(1, prune_head=True)

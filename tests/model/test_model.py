@@ -22,7 +22,7 @@ from pipeline.model.build import (
     save_weights,
 )
 from pipeline.model.freeze import freeze, train_mode, training_norms, unfreeze
-from pipeline.model.head import BlockHead
+from pipeline.model.head import BlockHead, fit_end
 from pipeline.training.optim import parameter_groups
 
 SMALL = {"backbone": "test_efficientnet", "weights": "none", "size": 32, "batchnorm": "train"}
@@ -448,6 +448,47 @@ def test_a_timm_that_cuts_and_groups_otherwise_loads_the_same_model(
     monkeypatch.setattr(taps, "blocks", lambda *_: ["blocks.0"])
     assert "conv_head.weight" in timm.create_model("test_efficientnet").state_dict()
     torch.testing.assert_close(load_model(path)[0](images), expected)
+
+
+def test_a_model_of_a_timm_that_cuts_less_is_the_same_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All folds that Kaggle's 1.0.26 trains hold conv_head and bn2; what else they hold counts."""
+    path = tmp_path / "fold0" / "model.safetensors"
+    settings = Model(backbone="test_efficientnet", weights="none", size=64, batchnorm="train")
+    layout(settings)
+    with monkeypatch.context() as patch:
+        kind = type(timm.create_model("test_efficientnet"))
+        patch.setattr(kind, "prune_intermediate_layers", lambda *_, **__: None)
+        model = build_model(settings, 3, 0).eval()
+    finish(model, settings, path)
+    assert "backbone.conv_head.weight" in model.state_dict()
+    images = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(load_model(path)[0](images), model(images))
+    begun = build_backbone(settings.model_copy(update={"weights": f"run:{tmp_path}"}), 0)
+    assert torch.equal(begun.conv_stem.weight, model.backbone.conv_stem.weight)
+    model.backbone.blocks.register_buffer("more", torch.zeros(1))
+    finish(model, settings, path)
+    with pytest.raises(UserError, match="not the model that its record describes"):
+        load_model(path)
+
+
+def test_a_parameter_of_the_net_itself_that_a_file_lacks_stays() -> None:
+    net = timm.create_model("test_vit")
+    state = {f"backbone.{name}": value for name, value in net.state_dict().items()}
+    del state["backbone.cls_token"]
+    fit_end(net, state, "backbone.")
+    assert state["backbone.cls_token"] is not None
+    assert len(net.blocks) == 6
+
+
+def test_a_net_that_an_older_timm_cannot_cut_loses_its_classifier() -> None:
+    net = torch.nn.Sequential(torch.nn.Linear(2, 2))
+    net.reset_classifier = lambda classes: net.append(torch.nn.Linear(2, classes + 1))
+    taps.cut_head(net, {"0": 2})
+    assert len(net) == 2
+    with pytest.raises(AttributeError):
+        taps.cut_head(net)  # no choice of taps differs from before
 
 
 @pytest.mark.parametrize(("name", "custom"), [("x.safetensors", False), ("x.npz", True)])
