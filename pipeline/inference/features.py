@@ -21,7 +21,7 @@ from pipeline.base.locks import locked
 from pipeline.data.prepared import load_prepared
 from pipeline.inference.predictor import Predictor
 from pipeline.inference.tta import View, allowed, view_name
-from pipeline.model.build import head_inputs, head_logits
+from pipeline.model.build import apart, head_inputs, head_logits
 from pipeline.model.taps import classifier
 
 VERSION = 1
@@ -131,8 +131,9 @@ def moves_batchnorm(settings: Experiment) -> bool:
 def backbone_digest(model: nn.Module) -> str:
     """Digest of every tensor but the head's and what a head's start sets."""
     head = {tensor.data_ptr() for tensor in classifier(model).parameters()}
+    tensors = apart(model)
     state = {
-        name: value.contiguous().cpu()
+        name: tensors[name]
         for name, value in model.state_dict().items()
         if value.data_ptr() not in head
         and not name.startswith("kernel.")

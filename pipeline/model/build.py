@@ -109,7 +109,18 @@ def _contiguous(_: nn.Module, given: tuple[torch.Tensor, ...]) -> tuple[torch.Te
 
 def save_weights(model: nn.Module, path: Path) -> None:
     with records.writing(path) as tmp:
-        save_file({name: v.contiguous().cpu() for name, v in model.state_dict().items()}, tmp)
+        save_file(apart(model), tmp)
+
+
+def apart(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Its tensors on the CPU as a safetensors file wants them: no two in the same memory, as those
+    of the modules that a CoaT shares are."""
+    seen, tensors = set(), {}
+    for name, value in model.state_dict().items():
+        tensor = value.contiguous().cpu()
+        tensors[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
+        seen.add(tensor.data_ptr())
+    return tensors
 
 
 def load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:

@@ -92,6 +92,9 @@ def behind_last_map(backbone: nn.Module, size: int | Sequence[int]) -> list[str]
     cut_head(backbone, [END])
     device = next(backbone.parameters()).device
     maps = backbone.eval().forward_features(torch.zeros(1, 3, *sides(size), device=device))
+    if not isinstance(maps, torch.Tensor):  # CrossViT: one for each of its branches
+        kind = type(backbone).__name__
+        raise UserError(f"model.classifier: a {kind} has several last maps; set it to linear")
     return without_slope(backbone, [maps])
 
 

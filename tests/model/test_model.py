@@ -13,8 +13,9 @@ from timm.layers import DropPath
 from pipeline.base import records
 from pipeline.base.cli import UserError
 from pipeline.base.config import Model, Train
+from pipeline.inference.features import backbone_digest
 from pipeline.model import taps
-from pipeline.model.backbone import PYPI, build_backbone, kept_weights, layout
+from pipeline.model.backbone import PYPI, build_backbone, kept_weights, layout, read_weights
 from pipeline.model.build import (
     build_model,
     load_model,
@@ -239,6 +240,25 @@ def test_saved_weights_come_back(reads: str, tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-4] + b"\0\0\0\1")
     with pytest.raises(UserError, match="damaged copy"):
         load_model(path)
+
+
+def test_shared_modules_are_saved_under_each_name(tmp_path: Path) -> None:
+    """CoaT's: safetensors refuses two names of the same memory."""
+    layer, path = torch.nn.Linear(2, 3), tmp_path / "model.safetensors"
+    net = torch.nn.Sequential(layer, layer)
+    net.get_classifier = torch.nn.Identity
+    save_weights(net, path)
+    saved = read_weights(path)
+    assert saved.keys() == net.state_dict().keys()
+    assert torch.equal(saved["0.weight"], saved["1.weight"])
+    assert backbone_digest(net)
+
+
+def test_several_last_maps_are_no_users_heads(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = timm.create_model("test_resnet")
+    monkeypatch.setattr(net, "forward_features", lambda x: [x, x])
+    with pytest.raises(UserError, match=r"^model.classifier: a ResNet has several last maps; set"):
+        taps.behind_last_map(net, 32)
 
 
 def vit(size: int, weights: str = "none") -> Model:
