@@ -2,6 +2,7 @@
 
 import difflib
 import errno
+import math
 import os
 import re
 import reprlib
@@ -236,9 +237,13 @@ def duration(seconds: float) -> str:
 
 
 def mean_std(scores: list[float]) -> str:
-    """Mean and sample standard deviation over folds; of a single one just its score."""
+    """Mean and sample standard deviation over folds; of a single one just its score.
+
+    Both are nan where a metric is undefined on one, as AUC without a positive.
+    """
     if not scores:
         return "none"
     if len(scores) == 1:
         return f"{scores[0]:.4f}"
-    return f"{statistics.mean(scores):.4f} ± {statistics.stdev(scores):.4f}"
+    spread = statistics.stdev(scores) if all(map(math.isfinite, scores)) else math.nan
+    return f"{statistics.mean(scores):.4f} ± {spread:.4f}"

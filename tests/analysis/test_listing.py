@@ -1,7 +1,9 @@
 """`runs`: each run with its scores, cost and what makes it differ from its base."""
 
 import json
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -79,6 +81,13 @@ def test_a_score_of_zero_is_a_score(capsys: pytest.CaptureFixture[str]) -> None:
     print_rows([row])
     said = capsys.readouterr().out
     assert "hidden" in said and "0.0000" in said and "public" not in said
+
+
+def test_a_fold_without_a_score_hides_no_run(capsys: pytest.CaptureFixture[str]) -> None:
+    one = row("a", "auc", 0.5)
+    print_rows([replace(one, scores=[0.5, math.nan]), replace(one, name="b", scores=[0.5, 0.7])])
+    said = capsys.readouterr().out
+    assert "nan ± nan" in said and "0.6000 ± 0.1414" in said
 
 
 def row(name: str, metric: str, score: float, competition: str = "demo") -> Row:
