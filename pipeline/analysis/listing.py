@@ -15,6 +15,7 @@ from pipeline.base.competition import load_competition
 from pipeline.base.config import load_experiment, read_experiment, root
 from pipeline.base.runs import (
     cv_of,
+    fold_folders,
     folds_of,
     is_as_blended,
     load_blend,
@@ -77,8 +78,7 @@ def row_of(name: str, public: dict[tuple[str, str], float]) -> Row | None:
         cv = mean_of(cv_of(record)["folds"])
         known = {"public": public.get((name, cv)), "hidden": hidden_score(name)}
         return blend_row(name, record, known)
-    models = sorted((root("runs") / name).glob("fold*/model.safetensors"))
-    trained = [record for path in models if (record := records.load(path))]
+    trained = models_of(name, list(fold_folders(root("runs") / name)))
     return run_row(name, trained) if trained else None
 
 

@@ -32,6 +32,12 @@ def prediction_path(run: str, fold: int, split: Split, tta: str) -> Path:
     return root("runs") / run / f"fold{fold}" / f"{split}.{tta}.npz"
 
 
+def fold_folders(run: Path) -> dict[int, Path]:
+    """The folders of a run's folds, by number; a copy beside them (fold0.bak) is none."""
+    found = [path for path in run.glob("fold*") if re.fullmatch(r"fold\d+", path.name)]
+    return dict(sorted((int(path.name[4:]), path) for path in found))
+
+
 def how_far(fold: Path) -> tuple[bool, int]:
     """Whether the folder of a fold holds its finished model, and the epochs behind it."""
     epochs = [int(row["epoch"]) for row in log_of(fold)]

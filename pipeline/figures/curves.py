@@ -8,6 +8,7 @@ import pandas as pd
 
 from pipeline.base import records
 from pipeline.base.cli import mean_std
+from pipeline.base.runs import fold_folders
 from pipeline.figures.charts import GREY, LINE
 
 if TYPE_CHECKING:
@@ -37,8 +38,8 @@ class LiveCurves:
 
 def read_logs(run: Path) -> dict[int, pd.DataFrame]:
     """fold: its log."""
-    paths = sorted(run.glob("fold*/log.csv"), key=lambda path: int(path.parent.name[4:]))
-    return {int(path.parent.name[4:]): pd.read_csv(path) for path in paths}
+    logs = {fold: folder / "log.csv" for fold, folder in fold_folders(run).items()}
+    return {fold: pd.read_csv(log) for fold, log in logs.items() if log.exists()}
 
 
 def draw_curves(logs: dict[int, pd.DataFrame], title: str) -> "Figure":

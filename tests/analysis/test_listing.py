@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -69,6 +70,7 @@ def test_a_run_that_is_not_blended_and_one_that_is_damaged(
         key = records.load(model)["key"] | {"folds": "ab"}
         facts = {"competition": "demo", "metric": "log_loss", "scores": {"valid_score": score}}
         records.commit(model, key, 0, **facts)
+    shutil.copytree(model.parent, space / "runs/half/fold1.bak")  # no fold
     run("ensemble", f"{space}/{finished('bad')}.yaml", "--no-report")
     (space / "runs/bad/test.npz.json").write_text("{")
     text = run("runs")

@@ -1,5 +1,6 @@
 """Curves while a run trains: of all folds, as often as drawing is cheap, and never in its way."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +25,7 @@ def log(run: Path, fold: int, *scores: float) -> None:
 def test_every_fold_has_its_line_and_formulas_are_text(tmp_path: Path) -> None:
     log(tmp_path, 10, 0.5, 0.7)
     log(tmp_path, 2, 0.4, 0.6, 0.8)
+    shutil.copytree(tmp_path / "fold2", tmp_path / "fold2.bak")  # no fold
     logs = read_logs(tmp_path)
     assert list(logs) == [2, 10]
     figure = draw_curves(logs, "cost $5^, accuracy")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.base.cli import say
 from pipeline.base.locks import LOCK, locked
-from pipeline.base.runs import how_far
+from pipeline.base.runs import fold_folders, how_far
 from pipeline.kaggle.api.client import ask
 from pipeline.training.keys import key_changes, made_otherwise
 
@@ -35,8 +35,8 @@ def bring_home(api: KaggleApi, version: str, run: Path, keys: Keys) -> None:
     """
     with TemporaryDirectory(dir=run) as folder:
         ask("notebook", version, lambda: api.kernels_output(version, folder, force=True))
-        for fold in (Path(folder) / "runs" / run.name).glob("fold*"):
-            here, key = run / fold.name, keys.get(fold.name.removeprefix("fold"))
+        for k, fold in fold_folders(Path(folder) / "runs" / run.name).items():
+            here, key = run / fold.name, keys.get(str(k))
             if key and made_otherwise(fold / "model.safetensors", key):
                 say("bundle", f"{version}: {fold.name} is of other settings and stays there")
                 continue
