@@ -41,6 +41,7 @@ def main(
         take_over(evidence, take)
     if take and not export:
         return
+    evidence.refuse_ranks()
     desk = Desk(evidence, *load_features(evidence))
     if export:
         from pipeline.pages.export import static_page  # late: needs jinja2's MarkupSafe

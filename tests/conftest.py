@@ -82,6 +82,7 @@ SLOW = {
     "test_no_recipe_ends_below_its_start",
     "test_one_at_a_time_on_a_cpu_and_processes_of_them_where_asked",
     "test_one_pass_serves_all_folds_and_their_predictions",
+    "test_ranks_are_not_told_as_probabilities",
     "test_resumes_without_training_again",
     "test_sessions_end_in_the_weights_of_an_uninterrupted_training",
     "test_sigterm_is_as_polite_as_ctrl_c",

@@ -21,6 +21,7 @@ from pipeline.data.decisions import Changes, load_changes
 from pipeline.data.prepared import Prepared, load_prepared
 from pipeline.data.splits import classes_of
 from pipeline.data.studies import answered
+from pipeline.inference.blending import Mean
 from pipeline.inference.predictions import Predictions
 from pipeline.inference.thresholds import Decision, usual
 
@@ -58,6 +59,12 @@ class Evidence:
     def kind(self) -> str:
         """shares, chances or numbers: what `prob` holds."""
         return self.rules.form.kind
+
+    def refuse_ranks(self) -> None:
+        """Raises UserError where `prob` are ranks: report and review go by how sure answers are."""
+        if self.record["key"].get("mean") == Mean.RANKS:
+            text = f"{self.name} is a mean of ranks, which do not tell how sure an answer is"
+            raise UserError(f"{text}: name a member, or blend it by --mean probabilities")
 
     @cached_property
     def decision(self) -> Decision | None:

@@ -58,9 +58,10 @@ def key_of(blend: dict[str, Any]) -> dict[str, Any]:
 def write_report(name: str, full: bool) -> Path:
     """Write runs/NAME/report.html; in full with all that needs a pass of the backbone.
 
-    Raises UserError for a blend that is not there or lacks what it was made from.
+    Raises UserError for a blend that is not there, lacks what it was made from, or is of ranks.
     """
     started, evidence = time.monotonic(), load_current(name)
+    evidence.refuse_ranks()
     out, values = report_path(evidence.name), contents(evidence, full)
     text = environment().get_template("report.html").render(values)
     with records.writing(out) as tmp:

@@ -10,7 +10,9 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from PIL import Image
+from tiny_forms import tiny_form
 
 from pipeline.analysis.evidence import Evidence, load_evidence
 from pipeline.base import records
@@ -72,6 +74,21 @@ def test_a_blend_shows_what_its_members_say(
     page = (space / "runs/three/report.html").read_text()
     assert "Nearest other run: one" in page and "train.lr: 0.001 → 0.002" in page
     assert "0 won, 0 lost" in page and "No more than luck" in page, "its answers are the same"
+
+
+def test_ranks_are_not_told_as_probabilities(
+    run: Callable[..., str], finished: Callable[..., str], space: Path
+) -> None:
+    folder = space / "data" / "binary"
+    (space / "binary.yaml").write_text(yaml.safe_dump(tiny_form("binary", folder)))
+    of = {"competition": str(space / "binary.yaml")}
+    runs = [f"{space}/{finished(name, i, **of)}.yaml" for i, name in enumerate(("one", "two"))]
+    said = run("ensemble", *runs, "--name", "both", "--mean", "ranks")
+    assert "none was written: both is a mean of ranks, which do not tell how sure" in said
+    for stage in ("report", "review"):
+        assert "name a member, or blend it by --mean prob" in run(stage, "both", expect=2)
+    run("ensemble", runs[0], "--no-report")
+    assert "both against one" in run("compare", "one", "both")
 
 
 def test_an_overlay_has_the_shape_of_its_picture() -> None:
