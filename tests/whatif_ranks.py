@@ -79,7 +79,7 @@ def measure(settings: Experiment, prepared: Prepared, table: pd.DataFrame, home:
         changed["target"] = changed.target.fillna(pd.Series(relabel)).astype(int)
         tuned = tuned_answers(settings, prepared, changed, classes, home, table) == planted
         kept = ~np.isin(np.arange(len(table)), [*drop, *relabel])
-        gain = paired(start[kept], tuned[kept])
+        gain = paired(start[kept], tuned[kept], table.group[kept])
         found.append((name, effect["delta"], gain["delta"], gain["low"], gain["high"]))
         say(
             "ranks",

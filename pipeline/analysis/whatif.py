@@ -30,7 +30,8 @@ class WhatIf:
 
     `features` [n, d] are of training pictures (d at most 2048: a head takes d**3 / 3
     multiplications), `target` int [n] and `fold` int [n] theirs; `others` [m, d] are those of
-    pictures that may be added. Raises UserError where one fold is all there is.
+    pictures that may be added. Those of one `group` [n] come and go together in the interval.
+    Raises UserError where one fold is all there is.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class WhatIf:
         fold: np.ndarray,
         classes: int,
         others: np.ndarray | None = None,
+        group: np.ndarray | None = None,
     ):
         if len(np.unique(fold)) < 2:
             raise UserError("of a single fold no other pictures are left to learn from")
@@ -47,6 +49,7 @@ class WhatIf:
         given = (torch.from_numpy(one).double() for one in (features, others))
         self.features, self.others = (one[:, None] for one in given)  # of one view each
         self.target, self.fold, self.classes = np.array(target), fold, classes
+        self.group = np.arange(len(target)) if group is None else group
         self.shrinkage = lda(self.features, self.target, classes).shrinkage
         parts = [self.sums(np.flatnonzero(fold == k)) for k in range(fold.max() + 1)]
         self.total = reduce(plus, parts)
@@ -57,8 +60,8 @@ class WhatIf:
     def of(cls, evidence: Evidence) -> Self:
         """With the test pictures as those that may be added."""
         train, test = load_features(evidence, WIDTH)
-        fold = evidence.table.fold.to_numpy()
-        return cls(train, evidence.target, fold, len(evidence.classes), test)
+        fold, group = (evidence.table[name].to_numpy() for name in ("fold", "group"))
+        return cls(train, evidence.target, fold, len(evidence.classes), test, group)
 
     def effect(
         self,
@@ -70,7 +73,7 @@ class WhatIf:
 
         `drop` are rows, `relabel` rows and their new classes, `add` rows of the other pictures and
         their classes. Returns before, after, delta, the 95 % interval low to high of delta
-        (bootstrap over the pictures, paired), and how many were won and lost.
+        (bootstrap over whole groups, paired), and how many were won and lost.
         """
         relabel, add = dict(relabel or {}), dict(add or {})
         gone = np.array(sorted({*drop, *relabel}), dtype=int)
@@ -79,7 +82,7 @@ class WhatIf:
         kept = np.ones(len(self.target), dtype=bool)
         kept[gone] = False
         before, after = self.right[kept], (self.answers(changed) == self.target)[kept]
-        return paired(before, after)
+        return paired(before, after, self.group[kept])
 
     def likely(self, label: int, count: int) -> dict[int, int]:
         """At most `count` other pictures that the head takes for a class, the surest first.
@@ -128,15 +131,18 @@ def moments(features: torch.Tensor, labels: Mapping[int, int], classes: int) -> 
     return ClassMoments.of(features[rows], given, classes, np.arange(len(rows)))
 
 
-def paired(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
+def paired(before: np.ndarray, after: np.ndarray, group: np.ndarray) -> dict[str, float]:
     """Two answers to the same pictures, bool [n] each: the difference and its interval.
 
-    Resampling pictures is drawing how many of them are won, lost or neither.
+    Whole groups are drawn: a twin tells nothing new. Resampling them is drawing how many there are
+    of each size and gain.
     """
     n, won, lost = len(before), int((after & ~before).sum()), int((before & ~after).sum())
-    shares = np.array([won, lost, n - won - lost]) / n
-    draws = np.random.default_rng(0).multinomial(n, shares, RESAMPLES)
-    low, high = np.percentile((draws[:, 0] - draws[:, 1]) / n, [2.5, 97.5])
+    of, gains = np.unique(group, return_inverse=True)[1], after.astype(float) - before
+    each = np.stack([np.bincount(of), np.bincount(of, gains)], 1)
+    (size, gain), times = (x.T for x in np.unique(each, axis=0, return_counts=True))
+    draws = np.random.default_rng(0).multinomial(len(each), times / len(each), RESAMPLES)
+    low, high = np.percentile((draws @ gain) / (draws @ size), [2.5, 97.5])
     rates = {"before": before.mean(), "after": after.mean(), "low": low, "high": high}
     rates = {name: float(value) for name, value in rates.items()}
     return {**rates, "delta": (won - lost) / n, "won": won, "lost": lost}

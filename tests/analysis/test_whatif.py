@@ -2,10 +2,13 @@
 
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from pipeline.analysis import whatif
 from pipeline.analysis.whatif import WhatIf, paired
 from pipeline.base.cli import UserError
 
@@ -97,11 +100,29 @@ def test_mended_labels_gain_what_planted_errors_lost(drawn: tuple[np.ndarray, ..
 def test_the_interval_is_that_of_the_paired_bootstrap() -> None:
     before = np.repeat([True, True, False, False], [50, 6, 24, 20])
     after = np.repeat([True, False, True, False], [50, 6, 24, 20])
-    found = paired(before, after)
+    found = paired(before, after, np.arange(100))
     assert (found["won"], found["lost"], found["delta"]) == (24, 6, 0.18)
     deviation = np.sqrt((0.3 - 0.18**2) / 100)
     assert found["low"] == pytest.approx(0.18 - 1.96 * deviation, abs=0.015)
     assert found["high"] == pytest.approx(0.18 + 1.96 * deviation, abs=0.015)
+
+
+def test_groups_come_whole_into_the_interval() -> None:
+    before = np.tile(np.repeat([True, True, False, False], [50, 6, 24, 20]), 10)
+    after = np.tile(np.repeat([True, False, True, False], [50, 6, 24, 20]), 10)
+    ids = np.arange(1000)
+    alone, tied = (paired(before, after, group) for group in (ids, ids % 100))
+    assert (alone["delta"], alone["won"]) == (tied["delta"], tied["won"])
+    wider = (tied["high"] - tied["low"]) / (alone["high"] - alone["low"])
+    assert wider == pytest.approx(10**0.5, rel=0.1)
+
+
+def test_the_groups_are_those_of_the_folds(monkeypatch: pytest.MonkeyPatch) -> None:
+    some = np.arange(8.0).reshape(4, 2)
+    monkeypatch.setattr(whatif, "load_features", lambda *_: (some, some))
+    table = pd.DataFrame({"fold": [0, 1, 0, 1], "group": list("abab")})
+    evidence = SimpleNamespace(table=table, target=np.array([0, 1, 1, 0]), classes=["x", "y"])
+    assert list(WhatIf.of(evidence).group) == list("abab")
 
 
 def test_4000_pictures_are_answered_within_two_seconds() -> None:
