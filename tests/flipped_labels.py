@@ -73,7 +73,7 @@ def measure(
     planted = flipped(truth[label].to_numpy(), share, np.random.default_rng(seed))
     before = run(settings, copy, home, truth.assign(**{label: planted}), f"flipped{seed}")
     features, _ = load_features(before)
-    queue = suspects(before, neighbours(features, features, NEAREST))
+    queue = suspects(before, neighbours(features, features, NEAREST, before.table.group))
     queue = queue[: round(2 * share * len(truth))]
     wrong = set(image[planted != truth[label]])
     caught = image.isin(wrong & set(before.table.image[queue.index]))

@@ -3,12 +3,16 @@
 A fine-tuned model has learnt the wrong labels too; one that has seen none cannot defend them.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
+import pandas as pd
 
 from pipeline.analysis.evidence import Evidence
 from pipeline.data.studies import mean_by
 
 WIDTH = 512  # numbers a picture that are kept for distances
+MOST_TIED = 190  # pictures of its own group that are passed over
 
 
 def load_features(evidence: Evidence, width: int = WIDTH) -> tuple[np.ndarray, np.ndarray]:
@@ -60,15 +64,24 @@ def raw_features(evidence: Evidence, split: str, rows: np.ndarray) -> np.ndarray
     return mean_by(np.repeat(rows, list(map(len, parts))), found)[1] if evidence.pictures else found
 
 
-def neighbours(train: np.ndarray, query: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+def neighbours(
+    train: np.ndarray, query: np.ndarray, k: int, group: Sequence[object] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """The `k` rows of `train` [n, d] nearest to each row of `query` [q, d], by cosine.
 
     Returns rows int [q, k], the nearest first, and similarities float32 [q, k]. If `query` is
-    `train` itself, a picture is no neighbour of its own.
+    `train` itself, a picture is no neighbour of its own; nor are, with `group` [n], those of its
+    group, whose wrong label is the same. Where nothing else is near they are, of no similarity.
     """
     from sklearn.neighbors import NearestNeighbors  # late: scikit-learn
 
-    own = query is train
-    known = NearestNeighbors(n_neighbors=min(k, len(train) - own), metric="cosine").fit(train)
-    distance, rows = known.kneighbors(None if own else query)
+    own, code = query is train, None if group is None else pd.factorize(np.asarray(group))[0]
+    tied = 0 if code is None else min(int(np.bincount(code).max()) - 1, MOST_TIED)
+    known = NearestNeighbors(n_neighbors=min(k + tied, len(train) - own), metric="cosine")
+    distance, rows = known.fit(train).kneighbors(None if own else query)
+    if tied:
+        same = code[rows] == code[:, None]
+        order = np.argsort(same, axis=1, kind="stable")[:, :k]
+        distance = np.take_along_axis(np.where(same, 1, distance), order, 1)
+        rows = np.take_along_axis(rows, order, 1)
     return rows, 1 - distance

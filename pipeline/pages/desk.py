@@ -54,7 +54,7 @@ class Desk:
     def __init__(self, evidence: Evidence, features: np.ndarray, test_features: np.ndarray):
         self.evidence = evidence
         self.features, self.test_features = features, test_features
-        self.near = neighbours(self.features, self.features, VOTES)
+        self.near = neighbours(features, features, VOTES, evidence.table.group)
         found = suspects(self.evidence, self.near)
         self.queue = found[~found.index.duplicated()]  # of several labels the most suspect
         self.path = decisions_path(self.evidence.settings.competition_name)

@@ -182,7 +182,7 @@ def losses(evidence: Evidence, album: Album, features: np.ndarray | None) -> lis
     found = [{"picture": answered(evidence, album, row), "near": [], "kind": ""} for row in worst]
     if features is None or not found:
         return found
-    near = neighbours(features, features, NEAR)
+    near = neighbours(features, features, NEAR, evidence.table.group)
     kinds, heats = suspects(evidence, near).kind, overlays(evidence, album, worst)
     kinds = kinds[~kinds.index.duplicated()]
     for row, error in zip(worst, found, strict=True):

@@ -22,6 +22,16 @@ def test_neighbours_by_angle_and_never_oneself() -> None:
     assert rows.tolist() == [[2, 3, 1, 0, 4]] and similarity[0, 0] == pytest.approx(1)
 
 
+def test_those_of_ones_own_group_do_not_count() -> None:
+    train = np.array([[1, 0], [1, 0.01], [1, 0.02], [1, 0.5], [0, 1]], dtype=np.float32)
+    rows, similarity = neighbours(train, train, 2, ["p", "p", "p", "q", "r"])
+    assert rows.tolist() == [[3, 4], [3, 4], [3, 4], [2, 1], [3, 2]]
+    assert similarity[0] == pytest.approx([1 / 1.25**0.5, 0], abs=1e-6)
+    few = train[:4]
+    rows, similarity = neighbours(few, few, 2, list("pppq"))
+    assert rows[0, 0] == 3 and similarity[0, 1] == 0
+
+
 def test_twins_are_each_others_nearest(
     write: Callable[..., str], split: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

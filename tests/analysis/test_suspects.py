@@ -10,6 +10,7 @@ from flipped_labels import flipped
 from pipeline.analysis import doubt as module
 from pipeline.analysis.doubt import doubt
 from pipeline.analysis.evidence import Evidence
+from pipeline.analysis.neighbours import neighbours
 from pipeline.analysis.suspects import confidence, suspects
 from pipeline.base.competition import Competition
 from pipeline.base.forms import in_cells
@@ -75,6 +76,17 @@ def test_each_suspect_is_told_apart() -> None:
     assert found.score.is_monotonic_decreasing and found.index[0] == 3
     assert found.suggested[3] == "a" and found.suggested[6] == "c"
     assert found.reason[3] == "held out: a 0.95, label 0.01; look-alikes: 100%, label 0%"
+
+
+def test_a_wrong_label_of_a_whole_group_is_one() -> None:
+    """Frames 3 to 5 of a patient look like those of class a and are all labelled b."""
+    features = np.array([[1, 0]] * 6 + [[0, 1]] * 4) + 0.01 * np.eye(10, 2)
+    features[3:6, 1] += 0.05
+    prob = np.array([*[OOF[0]] * 3, *[OOF[3]] * 3, *OOF[6:]])
+    one, group = evidence([prob], prob=prob), [*"uvw", *"ppp", *"abcd"]
+    near = [neighbours(features, features, 2, some) for some in (None, group)]
+    kinds = [suspects(one, some).kind[4] for some in near]
+    assert kinds == ["model wrong", "label wrong"]
 
 
 def test_a_member_that_holds_with_the_label_makes_it_ambiguous() -> None:

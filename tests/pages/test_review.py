@@ -394,7 +394,9 @@ def test_how_far_off_a_large_number_is_is_not_rounded() -> None:
 def test_20_000_pictures_scroll(
     labels: Path, open_page: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def quick(train: np.ndarray, query: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    def quick(
+        train: np.ndarray, query: np.ndarray, k: int, group: object
+    ) -> tuple[np.ndarray, ...]:
         return np.zeros((len(query), k), int), np.zeros((len(query), k))
 
     monkeypatch.setattr(module, "neighbours", quick)  # 7 s for so many
