@@ -4,9 +4,11 @@ All scores here are signed so that more is better. What is not known of a submis
 would fare on other pictures: the covariance of the runs' scores under resampling says how much.
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from pipeline.analysis.evidence import Evidence
 from pipeline.analysis.paired import defined, drawn_scores, resamples
@@ -98,18 +100,20 @@ def pick_two(belief: Belief, rows: int) -> tuple[int, int]:
     return (first, second) if score[first] >= score[second] else (second, first)
 
 
-def judge_picks(values: np.ndarray, splits: int = 1000, seed: int = 0) -> np.ndarray:
+def judge_picks(
+    values: np.ndarray, groups: Iterable[object], splits: int = 1000, seed: int = 0
+) -> np.ndarray:
     """What `pick_two` gains over the two best, float [splits].
 
     `values` [n, k] are what each held-out row gives to each run's score. In a split both choose
-    two runs by a random half of the rows; the better of the two scores on the other half.
+    two runs by a random half of the `groups` [n]; the better of the two scores on the other half.
     """
-    random, half = np.random.default_rng(seed), len(values) // 2
-    gains = np.empty(splits)
+    random, group = np.random.default_rng(seed), pd.factorize(np.asarray(groups))[0]
+    count, gains = group.max() + 1, np.empty(splits)
     for n in range(splits):
-        order = random.permutation(len(values))
-        seen, hidden = values[order[:half]], values[order[half:]].mean(0)
-        belief = Belief(seen.mean(0), np.cov(seen.T) / half, half)
+        half = (random.permutation(count) < count // 2)[group]
+        seen, hidden = values[half], values[~half].mean(0)
+        belief = Belief(seen.mean(0), np.cov(seen.T) / len(seen), len(seen))
         best = np.argsort(-belief.score, kind="stable")[:2]
-        gains[n] = hidden[list(pick_two(belief, len(values) - half))].max() - hidden[best].max()
+        gains[n] = hidden[list(pick_two(belief, int((~half).sum())))].max() - hidden[best].max()
     return gains

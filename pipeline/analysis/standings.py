@@ -163,7 +163,7 @@ def print_advice(runs: list[Evidence], both: Belief, n_private: int) -> None:
     pair = pick_two(both, n_private)
     if len(runs) > 2 and metric in MEANS:
         each = [per_row(run.target, run.prob, metric) for run in runs]
-        gain = judge_picks(sign_of(metric) * np.stack(each, 1))
+        gain = judge_picks(sign_of(metric) * np.stack(each, 1), runs[0].table.group)
         better, worse = (gain > 0).mean(), (gain < 0).mean()
         text = f"{gain.mean():+.5f} ({better:.0%} up, {worse:.0%} down)"
         say("compare", f"two that differ against the two best, on held-out halves: {text}")

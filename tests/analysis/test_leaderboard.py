@@ -108,7 +108,21 @@ def test_of_twins_and_a_stranger_the_stranger_is_kept() -> None:
 
 def test_the_pick_beats_the_two_best_on_halves_never_seen() -> None:
     """1,000 splits in all, of 50 simulated competitions; the error is that over competitions."""
-    gains = np.array([judge_picks(families(2000, seed), splits=20) for seed in range(50)])
+    ids = range(2000)
+    gains = np.array([judge_picks(families(2000, seed), ids, splits=20) for seed in range(50)])
     each = gains.mean(1)
     assert each.mean() > 2 * each.std(ddof=1) / len(each) ** 0.5
     assert 0.0003 < each.mean() < 0.01
+
+
+def test_a_group_is_never_on_both_sides_of_a_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run is right on one of four groups, which a half has whole or not at all."""
+    scores, group = [], np.arange(40) % 4
+
+    def first(belief: Belief, rows: int) -> tuple[int, int]:
+        scores.extend(belief.score)
+        return 0, 1
+
+    monkeypatch.setattr("pipeline.analysis.leaderboard.pick_two", first)
+    judge_picks((group[:, None] == [0, 1, 2]).astype(float), group, splits=20)
+    assert set(scores) == {0, 0.5}
