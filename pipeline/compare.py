@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import pandas as pd
 import typer
 
+from pipeline.analysis.blend_weights import nested_weights
 from pipeline.analysis.evidence import Evidence, load_evidence, untouched
 from pipeline.analysis.listing import SCIENCE, blend_row, print_rows
 from pipeline.analysis.paired import (
@@ -71,6 +72,12 @@ def print_pair(a: Evidence, b: Evidence) -> None:
         judged = [one.record["decided"] for one in (a, b)]
         nested = [one["nested" if one["taken"] else "usual"] for one in judged]
         say("compare", "as decided, nested: {:.4f} → {:.4f}".format(*nested))
+    for one in (a, b):
+        if (score := nested_weights(one.record)) is not None:
+            say(
+                "compare",
+                f"{one.name}: its weights are fitted on these pictures; nested {score:.4f}",
+            )
     by_lead = counts_lead(a)
     p = f" (p {found.p:.2g})" if by_lead else ""
     say("compare", f"{differ:,} differ: {found.won:,} won{won}, {found.lost:,} lost{p}")

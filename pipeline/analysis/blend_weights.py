@@ -124,6 +124,13 @@ def _value(held: Held, target: np.ndarray, prob: np.ndarray) -> tuple[float, flo
     return round(score, 9), likely
 
 
+def nested_weights(record: dict[str, Any]) -> float | None:
+    """The score by weights that are fitted without the fold they blend, by a blend's record; None
+    where they are not fitted."""
+    found = record.get("fitted", {})
+    return found["nested"] if found.get("taken") else None
+
+
 def in_words(found: dict[str, Any], metric: str) -> list[str]:
     """What came of fitting, for people: two lines."""
     parts = zip(found["climbed"], found["runs"], strict=True)

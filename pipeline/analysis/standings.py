@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pipeline.analysis.blend_weights import nested_weights
 from pipeline.analysis.evidence import Evidence, load_evidence, untouched
 from pipeline.analysis.leaderboard import (
     LEAST,
@@ -69,17 +70,19 @@ def as_decided(rows: pd.DataFrame, blends: Blends) -> pd.DataFrame:
     folds: a record's are those of plain answers, Kaggle's are not."""
     rows = rows.copy()
     for name, record in blends.items():
-        if gain := decided_gain(record):
+        if gain := fitted_gain(record):
             sent = (rows.name == name) & (rows.cv == float(mean_of(cv_of(record)["folds"])))
             rows.loc[sent, ["cv", "oof"]] += gain
-            say("compare", f"{name}: its CV as decided, on other folds, {gain:+.4f}")
+            say("compare", f"{name}: its CV as fitted on other folds, {gain:+.4f}")
     return rows
 
 
-def decided_gain(blend: dict[str, Any]) -> float:
-    """What thresholds, cuts or powers that a blend took are worth on other folds."""
-    found = blend.get("decided", {})
-    return found["nested"] - found["usual"] if found.get("taken") else 0.0
+def fitted_gain(blend: dict[str, Any]) -> float:
+    """What thresholds, cuts or powers that a blend took are worth on other folds, less what its
+    fitted weights lose there."""
+    made, weights = blend.get("decided", {}), nested_weights(blend)
+    gain = made["nested"] - made["usual"] if made.get("taken") else 0.0
+    return gain if weights is None else gain + weights - blend["fitted"]["fitted"]
 
 
 def blends_by(metric: str, names: Iterable[str]) -> Blends:
@@ -133,7 +136,7 @@ def print_pick(runs: list[Evidence], rows: pd.DataFrame, share: float, hidden: i
     cvs = [mean_of(cv_of(one.record)["folds"]) for one in runs]  # else of a former blend
     public = np.array([known.get(key, np.nan) for key in zip(names, cvs, strict=True)])
     sign, here = sign_of(runs[0].record["metric"]), believe(runs)
-    gains = np.array([decided_gain(one.record) for one in runs])
+    gains = np.array([fitted_gain(one.record) for one in runs])
     here = here._replace(score=here.score + sign * gains)
     # off what is believed: CV is a mean of folds, OOF of pictures that decisions changed, too
     every = [cv_of(one.record)["all"] for one in runs] + gains

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.analysis.blend_weights import nested_weights
 from pipeline.analysis.classes import ceiling, class_table, worst_pairs
 from pipeline.analysis.evidence import Evidence
 from pipeline.analysis.listing import hidden_score
@@ -49,6 +50,7 @@ def overview(evidence: Evidence) -> dict[str, Any]:
         "slices": parts,
         "told": told(evidence),
         "nested": nested(evidence),
+        "nested_weights": nested_weights(evidence.record),
         "hidden": hidden_score(evidence.name),
         "cost": cost_of(evidence),
         "members": members_of(evidence),

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from pipeline.analysis.evidence import load_evidence
+from pipeline.analysis.standings import fitted_gain
 from pipeline.base import records
 from pipeline.base.runs import cv_of
 from pipeline.data.decisions import append, decisions_path, new_line
@@ -187,8 +188,23 @@ def test_what_thresholds_are_worth_on_other_folds_is_no_luck(
     equal = dict.fromkeys("xyz", (0.75, 0.75))
     ledger(space, {"r0": (cv, cv + 0.06, oof), "r1": (other, other), **equal})
     text = run("compare", "--lb")
-    assert "r0: its CV as decided, on other folds, +0.0600" in text and "luck" not in text
+    assert "r0: its CV as fitted on other folds, +0.0600" in text and "luck" not in text
     assert re.search(f"^r0 +{oof + 0.06:.4f} +{cv + 0.06:.4f} ", text, re.MULTILINE), text
+
+
+def test_fitted_weights_are_told_by_their_nested_score(
+    blends: Callable[..., None], run: Run, space: Path
+) -> None:
+    blends(0, 1)
+    path = space / "runs/r0/test.npz"
+    made, fitted = records.load(path), {"taken": True, "fitted": 0.76, "nested": 0.74}
+    known = {"metric": "accuracy", "scores": made["scores"]}
+    for some, gain in ((fitted, -0.02), (fitted | {"taken": False}, 0)):
+        records.commit(path, made["key"], 0.0, **known, fitted=some)
+        assert fitted_gain(records.load(path)) == pytest.approx(gain)
+        said = run("compare", "r0", "r1")
+        line = "r0: its weights are fitted on these pictures; nested 0.7400"
+        assert (line in said) == some["taken"] and "r1: its weights" not in said
 
 
 def test_a_hidden_test_has_as_many_pictures_as_one_says(

@@ -174,6 +174,18 @@ def test_what_was_fitted_on_the_pictures_themselves_is_told_with_its_nested_scor
         assert nested(made_up(prob, target, other)) is None
 
 
+def test_weights_that_were_fitted_on_the_pictures_are_told_with_their_nested_score(
+    run: Callable[..., str], finished: Callable[..., str], space: Path
+) -> None:
+    run("ensemble", f"{space}/{finished()}.yaml", "--no-report")
+    path = space / "runs/tiny/test.npz"
+    made, fitted = records.load(path), {"taken": True, "fitted": 0.76, "nested": 0.7421}
+    known = {name: made[name] for name in ("metric", "scores", "oof")}
+    records.commit(path, made["key"], 0.0, **known, fitted=fitted)
+    page = write_report("tiny", full=False).read_text()
+    assert "The weights are fitted on these very pictures" in page and "is 0.7421." in page
+
+
 def test_training_in_full_precision_is_told_in_the_fields_word(
     run: Callable[..., str], finished: Callable[..., str], space: Path
 ) -> None:
