@@ -98,15 +98,22 @@ def drawn_scores(
 ) -> np.ndarray:
     """The metric of each run on each draw, float [draws, runs]; a draw says how often a row is in.
 
-    Of a metric that is a mean over rows a draw is a product.
+    Of a metric that is a mean over rows a draw is a product. One of the user's own may refuse a
+    draw that lacks a class: nan; raises its ValueError where it refuses them all.
     """
     if metric in MEANS:
         values = np.stack([per_row(target, prob, metric) for prob in probs], 1)
         return np.stack([count @ values / count.sum() for count in counts])
-    found = []
+    found, refused = [], None
     for _, count in zip(range(FEW_DRAWS), counts, strict=False):
         rows = np.repeat(np.arange(len(target)), count)
-        found.append([METRICS[metric](target[rows], prob[rows]) for prob in probs])
+        try:
+            found.append([METRICS[metric](target[rows], prob[rows]) for prob in probs])
+        except ValueError as error:
+            refused = error
+            found.append([np.nan] * len(probs))
+    if refused and np.isnan(found).all():
+        raise refused
     return np.array(found)
 
 

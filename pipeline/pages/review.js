@@ -65,11 +65,11 @@ function mark(item) {
 
 /* one picture */
 async function go(number) {
+  shown = null; // no key acts on a picture that nobody sees yet
   if (number >= items.length && loaded < total) await more();
   $("one").hidden = !items.length;
   items[at]?.button.removeAttribute("aria-current");
   at = Math.min(Math.max(number, 0), items.length - 1);
-  shown = null; // no key acts on a picture that nobody sees yet
   const item = items[at];
   if (!item) return;
   item.button.setAttribute("aria-current", "true");

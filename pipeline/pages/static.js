@@ -1,18 +1,18 @@
 /* The page without a server: its log lies in this browser, and is downloaded. */
 function log(line, item) {
-  const before = standing(item.id), old = before?.action === "label" ? before.new : item.label;
+  const before = standing(item), old = before?.action === "label" ? before.new : item.label;
   const when = `${new Date().toISOString().slice(0, 19)}Z`, who = $("who").lastElementChild.value;
   keep([...kept(), { ...line, when, who, id: item.id, pixel_hash: item.hash, old }]);
   restore();
 }
-function standing(id) {
+function standing(item) {
   const lines = kept(), back = new Set(lines.filter((one) => one.action === "undo").map((one) => one.note));
-  return lines.filter((one) => one.id === id && one.action !== "undo" && !back.has(one.click)).at(-1);
+  return lines.filter((one) => one.id === item.id && one.pixel_hash === item.hash && one.action !== "undo" && !back.has(one.click)).at(-1);
 }
 function restore() {
   const actions = {};
   for (const item of data.items) {
-    item.now = standing(item.id) || null;
+    item.now = standing(item) || null;
     if (item.now) actions[item.now.action] = (actions[item.now.action] || 0) + 1;
   }
   drawProgress({ done: data.items.filter((item) => item.now).length, queue: data.items.length, actions });

@@ -13,12 +13,14 @@ from pipeline.analysis.paired import (
     Paired,
     changed_sides,
     drawn_scores,
+    interval,
     is_luck,
     needed_lead,
     paired,
     refuse_foreign,
     resamples,
 )
+from pipeline.base import plugins
 from pipeline.base.cli import UserError
 from pipeline.base.competition import Competition
 from pipeline.base.forms import in_cells
@@ -199,6 +201,22 @@ def test_a_draw_is_scored_like_its_rows(metric: str) -> None:
         again = [METRICS[metric](a.target[rows], one.prob[rows]) for one in (a, b)]
         assert draw.tolist() == pytest.approx(again, abs=1e-6)
     assert len(set(found[:, 0])) == 3
+
+
+def test_a_draw_that_an_own_metric_refuses_has_no_score(monkeypatch: pytest.MonkeyPatch) -> None:
+    def picky(target: np.ndarray, prob: np.ndarray) -> float:
+        if len(np.unique(target)) < 2:
+            raise ValueError("one class")
+        return float(prob[:, 1].mean())
+
+    monkeypatch.setitem(plugins.METRICS, "picky", picky)
+    target, prob = np.array([0] * 20 + [1]), np.tile([0.4, 0.6], (21, 1))
+    counts = [np.ones(21, int), np.r_[np.ones(20, int), 0]]
+    found = drawn_scores(target, [prob], "picky", counts)
+    assert found[0, 0] == pytest.approx(0.6) and np.isnan(found[1, 0])
+    assert np.isfinite(interval("picky", target, prob, np.arange(21))).all()
+    with pytest.raises(ValueError, match="one class"):
+        drawn_scores(target, [prob], "picky", counts[1:])
 
 
 def test_draws_are_of_whole_groups() -> None:

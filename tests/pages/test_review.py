@@ -436,6 +436,10 @@ def test_the_page_without_a_server(
     page.wait_for_selector("#classes button")
     done = "2 of 8 suspects · 1 kept · 1 dropped"
     until(page, f"$('progress').textContent.trim() === '{done}'")
+    page.evaluate("window.made = kept()")
+    page.evaluate("keep(window.made.map((one) => ({...one, pixel_hash: 'of before'}))); restore()")
+    until(page, "$('progress').textContent.trim() === '0 of 8 suspects'")
+    page.evaluate("keep(window.made); restore()")
     with page.expect_download() as download:
         page.locator("#download").click()
     download.value.save_as(tmp_path / "decisions.csv")
