@@ -41,7 +41,7 @@ def test_twins_are_each_others_nearest(
     rows = load_prepared(settings).rows
     train, test = rows[rows.split == "train"], rows[rows.split == "test"]
     table, other = (pd.DataFrame({"row": part.index}) for part in (train, test))
-    evidence = SimpleNamespace(settings=settings, table=table, test=other, pictures={})
+    evidence = SimpleNamespace(settings=settings, table=table, test=other, pictures={}, folds=[0])
     ours, theirs = load_features(evidence)
     assert released and ours.shape == (60, 59) and theirs.shape == (12, 59)
     assert abs(ours.mean(0)).max() < 1e-3, "centred on the training pictures"

@@ -206,7 +206,7 @@ def test_what_nothing_can_come_of_stops_before_any_picture_is_read(
     run: Callable[..., str], write: Callable[..., str], space: Path
 ) -> None:
     sample = space / "data/demo/sample_submission.csv"
-    sample.write_text(sample.read_text().replace("image,label", "image,answer"))
+    pd.read_csv(sample)[["image"]].assign(answer="?").to_csv(sample, index=False)
     assert "asks for ['answer'] beside 'image'" in run("prepare", write(), expect=2)
     (space / "data/demo/test.csv").write_text("image\n")
     assert "test.csv: no rows below the column names" in run("prepare", write(), expect=2)

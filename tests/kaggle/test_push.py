@@ -17,12 +17,13 @@ SENT = ["CreateDataset", "CreateDatasetVersion", "SaveKernel", "CreateCodeSubmis
 @pytest.fixture
 def home(bundled: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Its bundle is made anew, around a package of one file instead of hundreds."""
+    whole = bundled("label")  # made for all tests before the package is another
     package = tmp_path / "package" / "pipeline"
     package.mkdir(parents=True)
     (package / "__init__.py").touch()
     monkeypatch.setattr("pipeline.kaggle.bundle.notebook_file.PACKAGE", package)
     ignored = shutil.ignore_patterns("data", "bundle")
-    shutil.copytree(bundled("label"), tmp_path / "home", ignore=ignored)
+    shutil.copytree(whole, tmp_path / "home", ignore=ignored)
     enter(monkeypatch, tmp_path / "home")
     return tmp_path / "home"
 

@@ -395,7 +395,7 @@ def test_20_000_pictures_scroll(
     labels: Path, open_page: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def quick(
-        train: np.ndarray, query: np.ndarray, k: int, group: object
+        train: np.ndarray, query: np.ndarray, k: int, group: object = None
     ) -> tuple[np.ndarray, ...]:
         return np.zeros((len(query), k), int), np.zeros((len(query), k))
 
