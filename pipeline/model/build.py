@@ -109,14 +109,14 @@ def _contiguous(_: nn.Module, given: tuple[torch.Tensor, ...]) -> tuple[torch.Te
 
 def save_weights(model: nn.Module, path: Path) -> None:
     with records.writing(path) as tmp:
-        save_file(apart(model), tmp)
+        save_file(apart(model.state_dict()), tmp)
 
 
-def apart(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Its tensors on the CPU as a safetensors file wants them: no two in the same memory, as those
+def apart(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tensors on the CPU as a safetensors file wants them: no two in the same memory, as those
     of the modules that a CoaT shares are."""
     seen, tensors = set(), {}
-    for name, value in model.state_dict().items():
+    for name, value in state.items():
         tensor = value.contiguous().cpu()
         tensors[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
         seen.add(tensor.data_ptr())
