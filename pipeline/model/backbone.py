@@ -140,20 +140,31 @@ def _from_file(name: str, path: Path, remedy: str, **kwargs: Any) -> nn.Module:
     # ViTs came as .npz, and timm before 1.0.30 takes every file of theirs for one
     overlay = {"file": str(path), "custom_load": path.suffix == ".npz"}
     with pretrained(f"{path} does not fit {name}", remedy):
-        if path.suffix != ".npz":
-            overlay["num_classes"] = kwargs["num_classes"] = classes_in(path, name)
-        with torch.random.fork_rng(devices=[]):
-            fresh = timm.create_model(name, **kwargs).state_dict()
+        state = {} if path.suffix == ".npz" else load_state_dict(str(path))
+        if state:
+            overlay["num_classes"] = kwargs["num_classes"] = classes_in(state, name)
+        before = torch.get_rng_state()
         model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **kwargs)
+        loaded = model.state_dict()
         # of a DLA timm passes over names that it does not know
-        if all(torch.equal(value, fresh[key]) for key, value in model.state_dict().items()):
+        if not state.keys() & loaded.keys() and is_drawn(loaded, before, name, **kwargs):
             raise LookupError("none of its names is one of the net's")
     return model
 
 
-def classes_in(path: Path, name: str) -> int:
+def is_drawn(
+    state: dict[str, torch.Tensor], drawn_from: torch.Tensor, name: str, **kwargs: Any
+) -> bool:
+    """Whether a net's tensors are those that torch draws from a state of its random numbers."""
+    with torch.random.fork_rng(devices=[]):
+        torch.set_rng_state(drawn_from)
+        fresh = timm.create_model(name, **kwargs).state_dict()
+    return all(torch.equal(value, fresh[key]) for key, value in state.items())
+
+
+def classes_in(state: dict[str, torch.Tensor], name: str) -> int:
     """How many classes the classifier in a file tells apart; 0 where there is none."""
-    config, state = timm.get_pretrained_cfg(name), load_state_dict(str(path))
+    config = timm.get_pretrained_cfg(name)
     layers = config.classifier or ()
     for layer in (layers,) if isinstance(layers, str) else layers:
         if (weight := state.get(f"{layer}.weight")) is not None:
