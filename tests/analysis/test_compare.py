@@ -176,14 +176,19 @@ def test_what_was_predicted_anew_since_it_was_sent_is_left_out(
     assert "r2 was trained or predicted anew" in run("compare", "--lb", "r0", "r2", expect=2)
 
 
+def commit_with(space: Path, **facts: object) -> records.Record:
+    """Let the blend r0 have been decided or fitted so; returns its record."""
+    made = records.load(path := space / "runs/r0/test.npz")
+    known = {"metric": "accuracy", "scores": made["scores"]}
+    records.commit(path, made["key"], 0.0, **known, **facts)
+    return records.load(path)
+
+
 def test_what_thresholds_are_worth_on_other_folds_is_no_luck(
     blends: Callable[..., None], run: Run, space: Path
 ) -> None:
     blends(0, 1)
-    path = space / "runs/r0/test.npz"
-    made, decided = records.load(path), {"taken": True, "usual": 0.7, "nested": 0.76}
-    known = {"metric": "accuracy", "scores": made["scores"]}
-    records.commit(path, made["key"], 0.0, **known, decided=decided)
+    commit_with(space, decided={"taken": True, "usual": 0.7, "nested": 0.76})
     (cv, oof), (other, _) = scores_of(space, "r0"), scores_of(space, "r1")
     equal = dict.fromkeys("xyz", (0.75, 0.75))
     ledger(space, {"r0": (cv, cv + 0.06, oof), "r1": (other, other), **equal})
@@ -196,12 +201,9 @@ def test_fitted_weights_are_told_by_their_nested_score(
     blends: Callable[..., None], run: Run, space: Path
 ) -> None:
     blends(0, 1)
-    path = space / "runs/r0/test.npz"
-    made, fitted = records.load(path), {"taken": True, "fitted": 0.76, "nested": 0.74}
-    known = {"metric": "accuracy", "scores": made["scores"]}
+    fitted = {"taken": True, "fitted": 0.76, "nested": 0.74}
     for some, gain in ((fitted, -0.02), (fitted | {"taken": False}, 0)):
-        records.commit(path, made["key"], 0.0, **known, fitted=some)
-        assert fitted_gain(records.load(path)) == pytest.approx(gain)
+        assert fitted_gain(commit_with(space, fitted=some)) == pytest.approx(gain)
         said = run("compare", "r0", "r1")
         line = "r0: its weights are fitted on these pictures; nested 0.7400"
         assert (line in said) == some["taken"] and "r1: its weights" not in said
