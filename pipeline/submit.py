@@ -24,6 +24,7 @@ from pipeline.base.csv_files import read_csv
 from pipeline.base.forms import as_array
 from pipeline.base.runs import cv_of, cv_words, load_blend
 from pipeline.data.prepared import prepared_data
+from pipeline.data.tables import read_sample
 from pipeline.inference.metrics import METRICS
 from pipeline.inference.predictions import Predictions
 from pipeline.inference.submission import audit, fill_sample, write_table
@@ -43,7 +44,7 @@ def main(
     competition = load_competition(record["key"]["competition"])
     folder = prepared_data(record["key"]["competition"])
     sample_path, solution_path = folder / competition.sample, folder / competition.solution
-    sample = read_csv(sample_path, [competition.id])
+    sample = read_sample(sample_path, competition)
     out = root("submissions") / f"{name}.csv"
     # by another metric it would stand beside the CV of this one
     known = solution_path.is_file() and record["metric"] == competition.metric

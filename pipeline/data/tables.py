@@ -40,7 +40,10 @@ def read_rows(competition: Competition, folder: Path) -> pd.DataFrame:
 
     `label` and `group` are empty for test rows. Raises UserError naming each bad row.
     """
-    train, test = (read_split(competition, folder, split) for split in ("train", "test"))
+    train = read_split(competition, folder, "train")
+    if competition.test == competition.sample:
+        read_sample(folder / competition.sample, competition)
+    test = read_split(competition, folder, "test")
     for rows, file in ((train, competition.train), (test, competition.test)):
         if rows.empty:
             raise UserError(f"{folder / file}: no rows below the column names")
@@ -147,7 +150,7 @@ def refuse_futile(competition: Competition, folder: Path, rows: pd.DataFrame) ->
     path = folder / competition.sample
     if not path.exists():
         return
-    sample = read_csv(path, [competition.id])
+    sample = read_sample(path, competition)
     refuse_columns(competition, classes, sample, path)
     ids = sample[competition.id]
     if twice := ids[ids.duplicated()].tolist():
@@ -157,6 +160,17 @@ def refuse_futile(competition: Competition, folder: Path, rows: pd.DataFrame) ->
         where = "the sample" if differ[0] in wanted else competition.test
         text = f"{len(differ):,} ids differ from those of {competition.test}"
         raise UserError(f"{path}: {text}, first {shown(differ[0])}, which only {where} has")
+
+
+def read_sample(path: Path, competition: Competition) -> pd.DataFrame:
+    """The sample submission. Raises UserError where it names pictures by another column."""
+    sample = read_csv(path, [])
+    if competition.id not in sample and len(sample.columns) > 1:
+        text = f"no column {competition.id!r}, it has {shown(list(sample))}, which Kaggle wants"
+        others = " and ".join(sorted({competition.train, competition.test} - {competition.sample}))
+        way = f"rename the column of ids in {others} to the sample's, and set id: to that"
+        raise UserError(f"{path}: {text}; {way}")
+    return sample if competition.id in sample else read_csv(path, [competition.id])
 
 
 def unjoined(form: OneClass, labels: pd.Series) -> str:

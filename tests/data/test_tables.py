@@ -162,6 +162,12 @@ def test_what_no_submission_could_answer_is_told_at_once(tmp_path: Path) -> None
     )
     assert "asks for ['has_cactus'] beside 'image', and ['0', '1'] is what can be answered" in said
     assert "let `sample:` in the competition's YAML name it" in said
+    said = futile(tmp_path, TWO, "Id,label\nz.jpg,x\n")
+    assert "no column 'image', it has ['Id', 'label'], which Kaggle wants; rename the" in said
+    assert "in test.csv and train.csv to the sample's, and set id: to that" in said
+    with pytest.raises(UserError, match=r"of ids in train\.csv to the sample's"):
+        rows(tmp_path, TWO, "Id,label\nz.jpg,x\n", sample="test.csv")
+    assert "save it with commas" in futile(tmp_path, TWO, "image;label\nz.jpg;x\n")
     assert "asks for ['answer']" in futile(tmp_path, TWO, "image,answer\nz.jpg,w v\n")
     said = futile(tmp_path, TWO, "image,label\nz.jpg,x\nq.jpg,x\n")
     assert "1 ids differ from those of test.csv, first 'q.jpg', which only the sample has" in said
