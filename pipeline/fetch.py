@@ -81,7 +81,9 @@ def fetch(slug: str, folder: Path) -> None:
     made = records.make(folder, key, partial(download, slug, folder, staging), lock=staging)
     if made:
         shutil.rmtree(staging, ignore_errors=True)  # one that waited may look in once more
-    say("fetch", f"{folder}: {describe(folder)}, {took(started) if made else 'up to date'}")
+    held = records.load(folder)
+    told = f"{held['files']:,} files, {held['bytes'] / 1e6:,.1f} MB"
+    say("fetch", f"{folder}: {told}, {took(started) if made else 'up to date'}")
 
 
 def download(slug: str, folder: Path, staging: Path) -> dict[str, int]:
@@ -102,11 +104,6 @@ def download(slug: str, folder: Path, staging: Path) -> dict[str, int]:
     size = sum(file.stat().st_size for file in files)
     unpacked.rename(folder)
     return {"files": len(files), "bytes": size}
-
-
-def describe(folder: Path) -> str:
-    record = records.load(folder)
-    return f"{record['files']:,} files, {record['bytes'] / 1e6:,.1f} MB"
 
 
 if __name__ == "__main__":

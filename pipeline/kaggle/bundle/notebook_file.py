@@ -110,7 +110,7 @@ def make_bundle(out: Path, key: dict[str, Any], write: Callable[[Path], None], a
 
     One that lacks files is made anew. `about` is what to say of it.
     """
-    started, key = time.monotonic(), {"version": VERSION, **key, "code": code_digests()}
+    started, key = time.monotonic(), {"version": VERSION, **key, "code": folder_digest(PACKAGE)}
 
     def work() -> dict[str, Any]:
         tmp = out.with_name(f".{out.name}.tmp")
@@ -128,17 +128,18 @@ def make_bundle(out: Path, key: dict[str, Any], write: Callable[[Path], None], a
 
 
 def files_in(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file()]
+    files = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    return sorted(files)
+
+
+def folder_digest(folder: Path) -> str:
+    files = [(str(p.relative_to(folder)), records.file_digest(p)) for p in files_in(folder)]
+    return records.digest(files)
 
 
 def write_code(folder: Path) -> None:
     ignored = shutil.ignore_patterns("__pycache__", ".*")
     shutil.copytree(PACKAGE, folder / PACKAGE.name, ignore=ignored)
-
-
-def code_digests() -> dict[str, str]:
-    files = [path for path in PACKAGE.rglob("*.*") if path.is_file() and path.suffix != ".pyc"]
-    return {str(path.relative_to(PACKAGE)): records.file_digest(path) for path in sorted(files)}
 
 
 def write_metadata(

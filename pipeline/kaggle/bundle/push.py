@@ -16,6 +16,7 @@ from pipeline.base.config import root
 from pipeline.base.runs import finished, how_far, submission_of
 from pipeline.kaggle.api.client import ask, new_version, unless_absent
 from pipeline.kaggle.api.upload import submit_once
+from pipeline.kaggle.bundle.notebook_file import folder_digest
 from pipeline.kaggle.bundle.sessions import Keys, bring_home, fitting
 from pipeline.kaggle.notebook.guard import ALERT
 
@@ -181,11 +182,6 @@ class PushedBundle:
             return to_kaggle("submission.csv", text, slug, self.ref, version, True)
 
         submit_once(csv, slug, hashlib.sha256(self.run.encode()).hexdigest(), submit, SCORE_POLLS)
-
-
-def folder_digest(folder: Path) -> str:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return records.digest([(str(p.relative_to(folder)), records.file_digest(p)) for p in files])
 
 
 def push_dataset(api: KaggleApi, folder: Path, notes: str) -> None:

@@ -38,7 +38,8 @@ def rehearse(bundle: Path, competition: Competition, n: int | None) -> tuple[str
     local = root("submissions") / f"{name}.csv"
     if not local.is_file():
         raise UserError(f"{local}: nothing to compare with; run python -m pipeline.submit {name}")
-    data = prepared_data(load_blend(name)[1]["key"]["competition"])
+    blend, record = load_blend(name)
+    data = prepared_data(record["key"]["competition"])
     with TemporaryDirectory(prefix="kaggle") as folder:
         inputs = Path(folder) / "input"
         mount(bundle, inputs)
@@ -50,7 +51,6 @@ def rehearse(bundle: Path, competition: Competition, n: int | None) -> tuple[str
         scratch.mkdir()
         story = execute(bundle / "notebook" / BOOK, inputs, working, scratch)
         answers = read_csv(working / "submission.csv", [competition.id])
-    blend, record = load_blend(name)
     margins = margins_of(Predictions.load(blend), record.get("decision"), competition.k)
     known = read_csv(local, [])
     return story, compare(answers, known, ours, competition, margins, tolerance_here())
