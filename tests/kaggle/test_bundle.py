@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import sys
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from conftest import enter
 
 from pipeline.base import records
 from pipeline.inference.predictions import Predictions
-from pipeline.kaggle.bundle.notebook_file import RUN, START, slug_of, write_code
+from pipeline.kaggle.bundle.notebook_file import RUN, SAMPLE, START, slug_of, write_code
 from pipeline.kaggle.bundle.offline import execute
 from pipeline.kaggle.bundle.rehearsal import mount
 from pipeline.kaggle.notebook.manifest import Manifest
@@ -175,6 +176,21 @@ def mounted(
         return execute(book, inputs, working, scratch), working / "submission.csv"
 
     return inputs, execute_it
+
+
+def test_a_sample_in_a_zip_is_the_first_submission(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in ("leaves", "working"):
+        (tmp_path / folder).mkdir()
+    with zipfile.ZipFile(tmp_path / "leaves" / "sample.csv.zip", "w") as file:
+        file.writestr("sample.csv", "image,label\n")
+    monkeypatch.setenv("KAGGLE_INPUT_DIR", str(tmp_path))
+    monkeypatch.setenv("KAGGLE_WORKING_DIR", str(tmp_path / "working"))
+    names = {"sample": "sample.csv", "packed": "sample.csv.zip"}
+    exec(f"{START}\n\n{SAMPLE.format(slug='leaves', **names, alert='!!!!!!')}", {})
+    assert (tmp_path / "working" / "submission.csv").read_text() == "image,label\n"
+    assert "!!!!!!" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("damage", ["no package", "broken"])

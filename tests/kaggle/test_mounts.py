@@ -38,9 +38,16 @@ def test_the_named_folder_comes_before_one_that_only_looks_alike(mounted: Path) 
     assert find_input("dataset", "leaves", "manifest.json") == mounted / "leaves"
 
 
+def test_the_folder_of_that_name_comes_before_another_marker(mounted: Path) -> None:
+    for place, name in (("another", "a.csv"), ("leaves", "a.csv.zip")):
+        (mounted / place).mkdir()
+        (mounted / place / name).touch()
+    assert find_input("competition", "leaves", "a.csv", "a.csv.zip") == mounted / "leaves"
+
+
 def test_nothing_found_shows_what_is_there(mounted: Path) -> None:
     (mounted / "datasets" / "me" / "other").mkdir(parents=True)
     with pytest.raises(
-        FileNotFoundError, match=r"no dataset 'leaves' with a m\.json .*datasets/me/other"
+        FileNotFoundError, match=r"no dataset 'leaves' with a m\.json or m .*datasets/me/other"
     ):
-        find_input("dataset", "leaves", "m.json")
+        find_input("dataset", "leaves", "m.json", "m")

@@ -261,11 +261,16 @@ def test_without_any_picture_the_prior_answers_loudly(
     assert set(answers.label) == {kaggle.commonest}
 
 
+@pytest.mark.parametrize("tables", [[], ["sample_submission.csv", "test.csv"], ["test.csv"]])
 def test_pictures_that_are_mounted_in_a_zip(
-    mounted: Callable, capsys: pytest.CaptureFixture[str]
+    mounted: Callable, capsys: pytest.CaptureFixture[str], tables: list[str]
 ) -> None:
+    """And tables, each in one of its own."""
     kaggle = mounted()
-    shutil.make_archive(str(kaggle.test / "images"), "zip", kaggle.test, "images")
+    for name in ["images", *tables]:
+        shutil.make_archive(str(kaggle.test / name), "zip", kaggle.test, name)
+    for name in tables:
+        (kaggle.test / name).unlink()
     shutil.rmtree(kaggle.test / "images")
     there = sorted(kaggle.test.iterdir())
     answers = kaggle.answers()

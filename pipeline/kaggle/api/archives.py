@@ -8,17 +8,18 @@ the archive tells, so the room on the disk can be checked before anything is wri
 import re
 import shutil
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Union
 
-from pipeline.base.cli import FULL, UserError, say, short, shown
+from pipeline.base.cli import UserError, is_full, say, short, shown
 
 if TYPE_CHECKING:
     from py7zr import SevenZipFile
 
 SUFFIXES = (".zip", ".7z")
+MAGIC = b"7z\xbc\xaf\x27\x1c"  # how a 7z begins
 OTHERS = r"\.(tar|tar\.\w+|tgz|tbz2?|txz|rar|(zip|7z)\.\d+|z\d\d)$"  # names of other archives
 DEEPEST = 3  # archives in archives
 SPARE = 64 << 20  # bytes that stay free on the disk
@@ -29,42 +30,44 @@ class BrokenArchiveError(UserError):
 
 
 def unpack(archive: Path, into: Path) -> list[Path]:
-    """Unpack `archive` and the archives in it, which are deleted; returns all files in `into`.
+    """Unpack `archive` and the archives in it; returns all files in `into`.
 
-    An inner archive of one folder or one file is unpacked where it lies (train.csv.zip,
-    images.zip with images/), another into a folder of its own name; one whose files would replace
-    others (train.csv.zip beside train.csv), or deeper than DEEPEST, stays as it is. One of another
-    kind stays packed, too, and is told. Raises UserError for a full disk and for what cannot be
-    unpacked.
+    One of another kind stays packed and is told. Raises UserError for a full disk and for what
+    cannot be unpacked.
     """
     extract(archive, into)
-    kept: set[Path] = set()
-    for _ in range(DEEPEST):
-        inner = {path for path in into.rglob("*") if path.suffix.lower() in SUFFIXES}
-        kept |= {path for path in sorted(inner - kept) if not unpack_inner(path)}
+    unpack_within(into)
     files = [path for path in into.rglob("*") if path.is_file()]
     others = [str(path.relative_to(into)) for path in files]
     if others := sorted(name for name in others if re.search(OTHERS, name.lower())):
-        say("fetch", f"{shown(others)} stays packed: unpack it by hand")
+        say("unpack", f"{shown(others)} stays packed: unpack it by hand")
     return files
+
+
+def unpack_within(folder: Path, suffixes: Sequence[str] = SUFFIXES) -> None:
+    """Unpack the archives in a folder, and those in them, each of which is deleted then.
+
+    One of one folder or one file is unpacked where it lies (train.csv.zip, images.zip with
+    images/), another into a folder of its own name; one whose files would replace others
+    (train.csv.zip beside train.csv), or deeper than DEEPEST, stays as it is.
+    """
+    kept: set[Path] = set()
+    for _ in range(DEEPEST):
+        inner = {path for path in folder.rglob("*") if path.suffix.lower() in suffixes}
+        kept |= {path for path in sorted(inner - kept) if not unpack_inner(path)}
 
 
 def unpack_inner(archive: Path) -> bool:
     """Whether an inner archive was unpacked, and not left because its files are there already."""
     names = [Path(name) for name in sizes(archive)]
-    home = home_of(archive, names)
-    if there := [name for name in names if (home / name).exists()]:
-        say("fetch", f"{archive.name} stays packed: {there[0].name} lies there already and is kept")
+    tops = {name.parts[:1] for name in names} - {("__MACOSX",)}
+    home = archive.parent if len(tops) == 1 else archive.with_suffix("")
+    if there := next((name for name in names if (home / name).exists()), None):
+        say("unpack", f"{archive.name} stays packed: {there.name} lies there already and is kept")
         return False
     extract(archive, home)
     archive.unlink()
     return True
-
-
-def home_of(archive: Path, names: Iterable[Path]) -> Path:
-    """Where an inner archive is unpacked: where it lies, if it holds one folder or one file."""
-    tops = {name.parts[:1] for name in names} - {("__MACOSX",)}
-    return archive.parent if len(tops) == 1 else archive.with_suffix("")
 
 
 def extract(archive: Path, into: Path) -> None:
@@ -74,7 +77,7 @@ def extract(archive: Path, into: Path) -> None:
         takes = f"unpacking {archive.name} takes {size / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
         way = "free some, or set DATA_DIR to another disk; then the same command"
         raise UserError(f"the disk of {archive.parent} is full: {takes}; {way}")
-    say("fetch", f"unpacking {archive.name}: {len(held):,} files, {size / 1e6:,.1f} MB")
+    say("unpack", f"{archive.name}: {len(held):,} files, {size / 1e6:,.1f} MB")
     with opened(archive) as file:
         file.extractall(into)
 
@@ -90,14 +93,18 @@ def sizes(archive: Path) -> dict[str, int]:
 @contextmanager
 def opened(archive: Path) -> Iterator[Union[zipfile.ZipFile, "SevenZipFile"]]:
     """Either kind of archive, read from. Raises UserError, BrokenArchiveError where it is one."""
-    import py7zr  # late: only fetching pays for it
+    refusals: tuple[type[Exception], ...] = (OSError, RuntimeError, NotImplementedError)
+    with archive.open("rb") as file:
+        is_7z = file.read(len(MAGIC)) == MAGIC
+    if is_7z:
+        import py7zr  # late: Kaggle's image has none
 
-    is_7z = archive.is_file() and py7zr.is_7zfile(archive)
+        refusals += (py7zr.PasswordRequired,)
     try:
         with py7zr.SevenZipFile(archive) if is_7z else zipfile.ZipFile(archive) as file:
             yield file
-    except (OSError, RuntimeError, NotImplementedError, py7zr.PasswordRequired) as error:
-        if isinstance(error, OSError) and error.errno in FULL:
+    except refusals as error:
+        if is_full(error):
             raise
         raise UserError(f"{archive}: cannot be unpacked ({short(error)})") from None
     except MemoryError:

@@ -32,10 +32,14 @@ import shutil, subprocess, sys, tempfile, traceback, zipfile
 SAMPLE = """\
 # submission.csv is the sample: from here on there is always one
 try:
-    sample = find_input("competition", {slug!r}, {sample!r}) / {sample!r}
-    shutil.copyfile(sample, working_root() / "submission.csv")
+    sample = find_input("competition", {slug!r}, {sample!r}, {packed!r}) / {sample!r}
+    if sample.exists():
+        shutil.copyfile(sample, working_root() / "submission.csv")
+    else:  # mounted as it was uploaded
+        table = zipfile.ZipFile(f"{{sample}}.zip").read(sample.name)
+        (working_root() / "submission.csv").write_bytes(table)
     print(f"submission.csv is {{sample}}")
-except OSError as error:
+except Exception as error:
     print(f"{alert} {{error}} {alert}")"""
 
 INVENTORY = """\
@@ -78,7 +82,8 @@ def write_submit_notebook(
     `code` is the slug of the dataset with the package.
     """
     slug = competition.slug or competition.name
-    sample = SAMPLE.format(slug=slug, sample=competition.sample, alert=ALERT)
+    names = {"sample": competition.sample, "packed": f"{competition.sample}.zip"}
+    sample = SAMPLE.format(slug=slug, **names, alert=ALERT)
     guarded = GUARDED.format(run=indent(run_cell("submit_session", job, code), "    "), alert=ALERT)
     write_notebook(bundle, about, ["\n\n".join([START, sample, INVENTORY]), guarded])
 

@@ -21,7 +21,7 @@ from pipeline.base.competition import Competition
 from pipeline.base.config import Runtime
 from pipeline.base.csv_files import read_csv
 from pipeline.base.deadline import Deadline
-from pipeline.base.settings import Size, sides, size_name
+from pipeline.base.settings import sides
 from pipeline.data.images import BadImageError, FilePixels
 from pipeline.data.reading import pack
 from pipeline.data.studies import answered, by_id
@@ -32,7 +32,7 @@ from pipeline.inference.predictions import Predictions
 from pipeline.kaggle.notebook import manifest
 from pipeline.kaggle.notebook.answer import Source, Work
 from pipeline.kaggle.notebook.guard import RESERVE, alert, guard, say_versions
-from pipeline.kaggle.notebook.manifest import Job, Manifest
+from pipeline.kaggle.notebook.manifest import BundledModel, Job, Manifest
 from pipeline.kaggle.notebook.models import queue_of, run_models
 from pipeline.kaggle.notebook.mounts import find_input, working_root
 from pipeline.kaggle.notebook.unpacking import unpacked
@@ -41,7 +41,6 @@ from pipeline.launchers.pool import gpu_slots
 OVERTIME = RESERVE / 3  # seconds after the deadline that a process may still answer in
 SEEN = 200  # images predicted where the answers do not count
 SHOWN = 5  # broken pictures named one by one
-Form = tuple[Size, str]  # in px, and how a picture takes that shape
 
 
 @dataclass
@@ -50,6 +49,7 @@ class Submission:
 
     competition: Competition
     folder: Path
+    scratch: Path
     rows: pd.DataFrame
     sample: pd.DataFrame
     out: Path
@@ -80,8 +80,8 @@ class Submission:
 def run(job: Job) -> None:
     deadline = Deadline(3600 * job.competition.limit_hours - RESERVE)
     say_versions()
-    with guard("the submission"):
-        answers = open_submission(job.competition)
+    with guard("the submission"), TemporaryDirectory() as scratch:
+        answers = open_submission(job.competition, Path(scratch))
         with guard("the prediction"):
             folder, known = open_weights(job.weights)
             answers.write(known, np.zeros(0, dtype=int), np.zeros((0, 1)))
@@ -89,18 +89,20 @@ def run(job: Job) -> None:
         answers.audit()
 
 
-def open_submission(competition: Competition) -> Submission:
+def open_submission(competition: Competition, scratch: Path) -> Submission:
     """Find the competition and its sample, which is the first submission."""
-    slug = competition.slug or competition.name
-    folder = find_input("competition", slug, competition.sample)
-    sample = read_csv(folder / competition.sample, [competition.id])
+    slug, name = competition.slug or competition.name, competition.sample
+    folder = find_input("competition", slug, name, f"{name}.zip")
+    if not all((folder / table).is_file() for table in (name, competition.test)):
+        folder = unpacked(folder, scratch / "unpacked")
+    sample = read_csv(folder / name, [competition.id])
     rows = pd.DataFrame({"id": [], "path": []}, dtype=str)
     with guard("reading the list of test images"):
         rows = read_split(competition, folder, "test")
     say("notebook", f"{folder}: {len(rows):,} test images, {len(sample):,} rows in the sample")
     submission.write_table(sample, out := working_root() / "submission.csv")
     complete = complete_sample(sample, rows, competition.id)
-    return Submission(competition, folder, rows, complete, out)
+    return Submission(competition, folder, scratch, rows, complete, out)
 
 
 def complete_sample(sample: pd.DataFrame, rows: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -133,54 +135,52 @@ def predict(answers: Submission, folder: Path, known: Manifest, deadline: Deadli
     """Answer by the models, as many as the time allows; submission.csv is written after each."""
     if not known.models:
         return alert("no weights can be used: submission.csv is the prior, the same for all images")
-    data, names = answers.folder, list(answers.rows.path)
+    data, scratch, names = answers.folder, answers.scratch, list(answers.rows.path)
     hidden = os.environ.get("KAGGLE_IS_COMPETITION_RERUN")
     if answers.competition.code_competition and not hidden:
         names = names[:SEEN]
         say("notebook", f"Kaggle runs this again on the hidden test: {len(names)} images do")
-    with TemporaryDirectory() as scratch:
-        if names and not any((data / name).is_file() for name in names):
-            data = unpacked(data, Path(scratch) / "unpacked")
-        paths = [data / name for name in names]
-        forms = sorted({(model.pixels, model.fit) for model in known.models}, key=str)
-        good, sources = read_images(paths, forms, Path(scratch))
-        if paths and not len(good):
-            alert("no test picture can be read: submission.csv is the prior, the same for all")
-        elif paths:
-            slots = gpu_slots(Runtime(), len(good))
-            work = Work(
-                scratch=Path(scratch),
-                weights=folder,
-                sources=sources,
-                rows=good.tolist(),
-                models=queue_of(known.models),
-                classes=known.classes,
-                shares=len(slots),
-                ends=time.time() + deadline.left() + OVERTIME,
-                blend=Blend(known.mean, answers.competition.form.kind == "chances"),
-            )
-            of_ids, write = partial(answers.of_ids, good), partial(answers.write, known, good)
-            run_models(work, slots, deadline, of_ids, write)
+    if names and not any((data / name).is_file() for name in names):
+        data = unpacked(data, scratch / "unpacked")
+    paths = [data / name for name in names]
+    good, sources = read_images(paths, known.models, scratch)
+    if paths and not len(good):
+        alert("no test picture can be read: submission.csv is the prior, the same for all")
+    if len(good):
+        slots = gpu_slots(Runtime(), len(good))
+        work = Work(
+            scratch=scratch,
+            weights=folder,
+            sources=sources,
+            rows=good.tolist(),
+            models=queue_of(known.models),
+            classes=known.classes,
+            shares=len(slots),
+            ends=time.time() + deadline.left() + OVERTIME,
+            blend=Blend(known.mean, answers.competition.form.kind == "chances"),
+        )
+        of_ids, write = partial(answers.of_ids, good), partial(answers.write, known, good)
+        run_models(work, slots, deadline, of_ids, write)
     return None
 
 
 def read_images(
-    paths: list[Path], forms: list[Form], scratch: Path
+    paths: list[Path], models: list[BundledModel], scratch: Path
 ) -> tuple[np.ndarray, dict[str, Source]]:
-    """Numbers of those that can be read, and the pixels of all in each form.
+    """Numbers of those that can be read, and the pixels of all in each form that a model takes.
 
     They are packed in `scratch`, where there is room for that.
     """
     bad: dict[int, BadImageError] = {}
     sources: dict[str, Source] = {}
-    for size, fit in forms:
-        packed = scratch / f"{size_name(size)}-{fit}.npy"
+    for form, model in {model.form: model for model in models}.items():
+        packed, size, fit = scratch / f"{form}.npy", model.pixels, model.fit
         size_gb = len(paths) * prod(sides(size)) * 3 / 1e9
         room = size_gb < shutil.disk_usage(scratch).free / 2e9  # a full disk kills who maps a file
         if not room:
             warn("notebook", f"no room for {size_gb:.0f} GB of pixels: files are read each time")
         facts = pack(paths, size, fit, packed if room else None, "decode")
-        sources[packed.stem] = packed if room else FilePixels(paths, size, fit)
+        sources[form] = packed if room else FilePixels(paths, size, fit)
         bad |= {i: one for i, one in enumerate(facts) if isinstance(one, BadImageError)}
     say("notebook", f"{len(paths):,} pictures decoded, {len(bad)} of them broken")
     for i in list(bad)[:SHOWN]:

@@ -1,26 +1,30 @@
-"""Competitions that Kaggle mounts as they were uploaded: pictures in zips beside the tables."""
+"""Competitions that Kaggle mounts as they were uploaded: pictures or tables in zips."""
 
-import zipfile
 from pathlib import Path
 
-from pipeline.base.cli import say, warn
-from pipeline.kaggle.api.archives import home_of
+from pipeline.base.cli import warn
+from pipeline.kaggle.api.archives import unpack_within
 
 
 def unpacked(mounted: Path, folder: Path) -> Path:
-    """`folder`, new: links to what a competition holds, beside what `fetch` makes of its zips.
+    """`folder`: links to what a competition holds, and its zips unpacked as `fetch` does it.
 
-    Raises OSError for a full disk, BadZipFile for a damaged one.
+    Raises UserError for a full disk and for what cannot be unpacked.
     """
-    folder.mkdir()
-    for entry in mounted.iterdir():
-        (folder / entry.name).symlink_to(entry)
-    for archive in sorted(folder.glob("*.zip")):
-        say("notebook", f"unpacking {archive.name}")
-        with zipfile.ZipFile(archive) as file:  # which drops `..` and roots from names
-            names = file.namelist()
-            home = home_of(archive, map(Path, names))
-            file.extractall(home, [name for name in names if not (home / name).exists()])
-    for archive in folder.glob("*.7z"):
-        warn("notebook", f"{archive.name}: a 7z cannot be read on Kaggle")
+    if not folder.exists():
+        add_links(mounted, folder)
+        unpack_within(folder, [".zip"])
+        for archive in folder.glob("*.7z"):
+            warn("notebook", f"{archive.name}: a 7z cannot be read on Kaggle")
     return folder
+
+
+def add_links(source: Path, folder: Path) -> None:
+    """Links in `folder`, new or not, to what it lacks of `source`."""
+    folder.mkdir(exist_ok=True)
+    for entry in source.iterdir():
+        own = folder / entry.name
+        if own.is_dir() and not own.is_symlink():
+            add_links(entry, own)
+        elif not own.exists():
+            own.symlink_to(entry)
