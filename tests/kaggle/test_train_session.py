@@ -127,6 +127,7 @@ def test_sessions_end_in_the_weights_of_an_uninterrupted_training(
     scratch.mkdir()
     mount(bundle, inputs)
     shutil.copytree(space / "data" / "leaves", inputs / "competitions" / "leaves")
+    (inputs / "competitions" / "leaves" / "train.csv").unlink()  # made at home
     last = inputs / "notebooks" / job_of(bundle).kernel
 
     def session() -> str:
@@ -185,12 +186,33 @@ def test_what_the_bundle_holds(leaves: str, run: Callable[..., str], space: Path
     assert kernel["id"] == "owner/leaves-tiny-train"
     assert kernel["dataset_sources"] == [f"{kernel['id']}-files"]
     assert kernel["competition_sources"] == ["leaves"] and not kernel["enable_internet"]
+    tables = sorted(path.name for path in (package.parent / train_session.DATA).iterdir())
+    assert tables == ["sample_submission.csv", "test.csv", "train.csv"]
     refused = run("bundle", "x", "--train", "--rows", "3", expect=2)
     assert "--rows means nothing with --train" in refused
     refused = run("bundle", "x", "--train", "--rehearse", expect=2)
     assert "--rehearse means nothing with --train" in refused
     assert "--fold means nothing without" in run("bundle", "x", "--fold", "0", expect=2)
     assert "the folds are 0 to 1" in run("bundle", leaves, "--train", "--fold", "7", expect=2)
+
+
+def test_a_table_that_changed_travels_once_prepare_has_read_it(
+    leaves: str, run: Callable[..., str], space: Path
+) -> None:
+    run("bundle", leaves, "--train")
+    data, bundle = space / "data" / "leaves", space / "runs" / "tiny" / "train-bundle"
+    sample = data / "sample_submission.csv"
+    sample.write_text(sample.read_text() + "\n")
+    assert "up to date" not in run("bundle", leaves, "--train")
+    copy = bundle / "code" / "project" / train_session.DATA / sample.name
+    assert copy.read_bytes() == sample.read_bytes()
+    first, last = (data / "train.csv").read_text().split("\n", 1)
+    (data / "train.csv").write_text(f"{first}\n{last.replace('images/', 'pictures/', 1)}")
+    refused = run("bundle", leaves, "--train", expect=2)
+    assert "leaves: the CSVs changed after `prepare`: run that stage again" in refused
+    shutil.rmtree(data)
+    run("bundle", leaves, "--train")
+    assert not copy.exists(), "those of the mount are read then"
 
 
 def test_a_competition_of_another_name_than_its_file_goes_by_the_file(
@@ -316,10 +338,14 @@ def test_a_session_finds_everything_in_its_place(
     mounted: tuple[train_session.Job, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job, inputs = mounted
+    (inputs / "leaves" / "train.csv").write_text("another")
     stages = []
 
     def stage(command: list[str], project: Path, seconds: float) -> int:
         stages.append(command)
+        data = project / train_session.DATA
+        assert (data / "train.csv").read_text().startswith("image,label")
+        assert (data / "images").resolve() == inputs / "leaves" / "images"
         assert (project / "folds" / "leaves-2-seed42.csv").is_file()
         assert (project / "weights" / "test_resnet.hub.safetensors").is_file()
         assert (project / "runs" / "tiny" / "fold1" / "log.csv").is_file()
@@ -328,28 +354,49 @@ def test_a_session_finds_everything_in_its_place(
 
     monkeypatch.setattr(train_session, "run_stage", stage)
     train_session.run(job)
-    assert stages[0] == ["prepare", "tiny", "--data", str(inputs / "leaves")]
+    assert stages[0][:3] == ["prepare", "tiny", "--data"]
+    assert Path(stages[0][3]).name == train_session.DATA
     assert stages[1][:6] == ["train", "tiny", "--fold", "0", "--fold", "1"]
     kept = working_root() / "runs" / "tiny"
     assert (kept / "fold1" / "log.csv").is_file() and (kept / "new").is_file()
 
 
+@pytest.mark.parametrize("tables", [False, True])
 def test_pictures_that_are_mounted_in_a_zip_are_packed(
-    mounted: tuple[train_session.Job, Path], monkeypatch: pytest.MonkeyPatch
+    mounted: tuple[train_session.Job, Path], monkeypatch: pytest.MonkeyPatch, tables: bool
 ) -> None:
+    """With or without the tables in zips of their own."""
     job, inputs = mounted
-    shutil.make_archive(str(inputs / "leaves" / "images"), "zip", inputs / "leaves", "images")
+    for name in ["images", *["train.csv", "sample_submission.csv"] * tables]:
+        shutil.make_archive(str(inputs / "leaves" / name), "zip", inputs / "leaves", name)
+        if name != "images":
+            (inputs / "leaves" / name).unlink()
     shutil.rmtree(inputs / "leaves" / "images")
     stages = []
 
     def stage(command: list[str], project: Path, seconds: float) -> int:
         stages.append(command[0])
         data = Path(command[-1])
+        assert command[0] == "train" or (data / "train.csv").is_file()
         return 0 if command[0] == "train" or any((data / "images").glob("*.jpg")) else 2
 
     monkeypatch.setattr(train_session, "run_stage", stage)
     train_session.run(job)
     assert stages == ["prepare", "prepare", "train"]
+
+
+def test_pictures_in_a_7z_are_told(
+    mounted: tuple[train_session.Job, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    job, inputs = mounted
+    shutil.rmtree(inputs / "leaves" / "images")
+    (inputs / "leaves" / "images.7z").touch()
+    monkeypatch.setattr(train_session, "run_stage", lambda *_: 2)
+    train_session.run(job)
+    said = capsys.readouterr().err
+    assert "images.7z: a 7z cannot be read on Kaggle" in said and "prepare ended with 2" in said
 
 
 @pytest.mark.parametrize("damage", ["prepare", "competition"])

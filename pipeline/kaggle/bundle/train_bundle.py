@@ -15,8 +15,9 @@ from pipeline.base.config import Experiment, load_experiment, root
 from pipeline.base.runs import fold_paths, load_blend, model_path
 from pipeline.data.decisions import decisions_path
 from pipeline.data.extra import read_extra
-from pipeline.data.prepared import load_prepared
+from pipeline.data.prepared import COLUMNS, Prepared, load_prepared
 from pipeline.data.splits import chosen_folds, folds_path, load_folds
+from pipeline.data.tables import read_rows
 from pipeline.kaggle.bundle.notebook_file import (
     PACKAGE,
     make_bundle,
@@ -25,8 +26,10 @@ from pipeline.kaggle.bundle.notebook_file import (
     write_metadata,
     write_train_notebook,
 )
-from pipeline.kaggle.notebook.train_session import Job
+from pipeline.kaggle.notebook.train_session import DATA, Job
 from pipeline.training.keys import first_weights, is_trained, train_key
+
+PROJECT = "code/project"  # in a bundle
 
 
 def current_training(
@@ -34,8 +37,8 @@ def current_training(
 ) -> tuple[Path, Competition]:
     """Make the training bundle of an experiment unless it is current; returns its folder.
 
-    Raises UserError before `prepare` and `folds`, for files named by paths of this machine, and for
-    a fold that is trained with other settings.
+    Raises UserError before `prepare` and `folds`, for CSVs that changed after `prepare`, for files
+    named by paths of this machine, and for a fold that is trained with other settings.
     """
     settings = load_experiment(name)
     competition = load_competition(settings.competition)
@@ -45,7 +48,7 @@ def current_training(
     job = Job(
         experiment=settings.name,
         competition=where,
-        train=competition.train,
+        picture=prepared.rows.path[prepared.rows.split == "train"].iloc[0],
         folds=chosen,
         hours=hours,
         kernel=f"{owner}/{slug_of(where, settings.name, 'train')}",
@@ -54,33 +57,58 @@ def current_training(
     keys = {fold: train_key(settings, fold, prepared, table) for fold in chosen}
     for fold, own in keys.items():
         is_trained(model_path(settings.name, fold), own)
+    tables = tables_of_home(competition, prepared)
     key = {
         "job": job.model_dump(),
         "settings": settings.model_dump(mode="json"),
         "competition": competition.key(),
         "folds": keys,
+        "tables": {name: records.file_digest(path) for name, path in tables.items()},
     }
+
+    def write(folder: Path) -> None:
+        write_training(folder, job, settings, competition)
+        for name, path in tables.items():
+            copy_file(path, folder / PROJECT / DATA / name)
+
     out = root("runs") / settings.name / "train-bundle"
     told = f"folds {chosen}, {job.hours:g} h a session"
-    make_bundle(out, key, lambda folder: write_training(folder, job, settings, competition), told)
+    make_bundle(out, key, write, told)
     return out, competition
+
+
+def tables_of_home(competition: Competition, prepared: Prepared) -> dict[str, Path]:
+    """The competition's CSVs that lie here, by name: they may have been made or mended here.
+
+    Raises UserError where they are not those that `prepare` has read.
+    """
+    data, names = prepared.data, [competition.train, competition.test, competition.sample]
+    found = {name: data / name for name in names if (data / name).is_file()}
+    if {competition.train, competition.test} <= found.keys():
+        now, then = read_rows(competition, data), prepared.rows
+        if now[COLUMNS].to_numpy().tolist() != then[COLUMNS].to_numpy().tolist():
+            raise UserError(f"{data}: the CSVs changed after `prepare`: run that stage again")
+    return found
 
 
 def write_training(out: Path, job: Job, settings: Experiment, competition: Competition) -> None:
     owner, slug = job.kernel.split("/")
     dataset = slug_of(job.competition, settings.name, "train-files")
-    project = out / "code" / "project"
+    project = out / PROJECT
     write_code(project)
     write_settings(project / PACKAGE.name, settings, competition)
-    for path in files_of_home(settings, job.folds):
-        copy = project / place_of(path)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, copy)
+    for path in files_of_home(settings, competition, job.folds):
+        copy_file(path, project / place_of(path))
     write_first_weights(settings, project)
     about = f"# {settings.name} on {job.competition}: training of folds {job.folds}"
     made = f"Made by `python -m pipeline.bundle {settings.asked} --train`: change things there"
     write_train_notebook(out, f"{about}\n\n{made}, not here.", job, dataset)
     write_metadata(out, owner, slug, competition, job.hours, {"code": dataset})
+
+
+def copy_file(path: Path, copy: Path) -> None:
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(path, copy)
 
 
 def write_settings(package: Path, settings: Experiment, competition: Competition) -> None:
@@ -103,15 +131,14 @@ def write_settings(package: Path, settings: Experiment, competition: Competition
         (package / "configs" / f"{name}.yaml").write_text(text, encoding="utf-8")
 
 
-def files_of_home(settings: Experiment, folds: list[int]) -> list[Path]:
+def files_of_home(settings: Experiment, rules: Competition, folds: list[int]) -> list[Path]:
     """The split, decisions about labels, a teacher's predictions and what folds start from, with
     their records."""
     labels = decisions_path(settings.competition_name)
     files = {folds_path(settings)} | ({labels} if labels.exists() else set())
-    own = (settings.plugins, load_competition(settings.competition).plugins)
-    files |= {Path(plugins) for plugins in own if plugins}
+    files |= {Path(plugins) for plugins in (settings.plugins, rules.plugins) if plugins}
     if settings.extra:
-        rows, folder = read_extra(settings.extra, load_competition(settings.competition))
+        rows, folder = read_extra(settings.extra, rules)
         files |= {Path(settings.extra.csv), *(folder / path for path in rows.path)}
     if settings.pseudo:
         blend, record = load_blend(settings.pseudo.run)

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from glob import escape
 from pathlib import Path
 
 from pipeline.base import records
@@ -15,13 +16,15 @@ from pipeline.base.cli import Exit, say
 from pipeline.base.deadline import Deadline
 from pipeline.base.runs import finished, how_far
 from pipeline.base.settings import Settings
+from pipeline.kaggle.api.archives import SUFFIXES
 from pipeline.kaggle.notebook.guard import RESERVE, alert, guard, say_versions
 from pipeline.kaggle.notebook.mounts import find_input, working_root
-from pipeline.kaggle.notebook.unpacking import unpacked
+from pipeline.kaggle.notebook.unpacking import add_links, unpacked
 
 KILLED = -9  # `timeout` ends by the signal that it sends to its whole group
 OVERTIME = RESERVE * 2 / 3  # seconds after which an epoch that takes too long is given up
 PROJECT = Path(__file__).parents[3]  # holds this package, the split and the first weights
+DATA = "competition"  # in the project: its CSVs as they are at home, beside the mounted pictures
 
 
 class Job(Settings):
@@ -29,7 +32,7 @@ class Job(Settings):
 
     experiment: str
     competition: str  # slug
-    train: str  # a file of the competition, by which its folder is known
+    picture: str  # of train.csv, by which the competition's folder is known
     folds: list[int]
     hours: float  # limit of a session
     kernel: str  # OWNER/SLUG of the notebook itself
@@ -95,17 +98,19 @@ def train(job: Job, project: Path, deadline: Deadline) -> None:
 
 
 def prepare(job: Job, project: Path, deadline: Deadline) -> int:
-    """Pack the pictures that are mounted, or else those in its zips; returns the exit code."""
-    data = find_input("competition", job.competition, job.train)
+    """Pack the pictures that are mounted, or else those in zips; returns the exit code."""
+    markers = [escape(job.picture), *(f"*{suffix}" for suffix in SUFFIXES)]
+    mounted = find_input("competition", job.competition, *markers)
 
-    def pack(data: Path) -> int:
-        command = ["prepare", job.experiment, "--data", str(data)]
+    def pack(source: Path) -> int:
+        add_links(source, project / DATA)
+        command = ["prepare", job.experiment, "--data", str(project / DATA)]
         return run_stage(command, project, deadline.left() + OVERTIME)
 
-    code = pack(data)
-    if code == Exit.BAD_INPUT and any(data.glob("*.zip")):
+    code = pack(mounted)
+    if code == Exit.BAD_INPUT and any(path.suffix in SUFFIXES for path in mounted.iterdir()):
         say("notebook", "once more, with what the zips hold")
-        code = pack(unpacked(data, project / "unpacked"))
+        code = pack(unpacked(mounted, project / "unpacked"))
     return code
 
 
