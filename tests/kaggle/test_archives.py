@@ -3,6 +3,7 @@
 import io
 import shutil
 import stat
+import sys
 import zipfile
 import zlib
 from pathlib import Path
@@ -66,6 +67,14 @@ def test_archives_in_archives_as_cifar_and_leaf_classification_have_them(tmp_pat
         "loose/4.jpg": b"four",
         "loose/5.jpg": b"five",
     }
+
+
+def test_zips_need_no_py7zr_which_kaggle_has_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "py7zr", None)
+    data = zipped({"train.csv.zip": zipped({"train.csv": b"id\n"})})
+    assert unpacked(tmp_path, data) == {"train.csv": b"id\n"}
 
 
 def test_an_archive_of_another_kind_is_told(

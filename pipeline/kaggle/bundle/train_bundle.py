@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from pipeline.base import records
-from pipeline.base.cli import UserError
+from pipeline.base.cli import UserError, warn
 from pipeline.base.competition import Competition, load_competition
 from pipeline.base.config import Experiment, load_experiment, root
 from pipeline.base.runs import fold_paths, load_blend, model_path
@@ -84,7 +84,9 @@ def tables_of_home(competition: Competition, prepared: Prepared) -> dict[str, Pa
     """
     data, names = prepared.data, [competition.train, competition.test, competition.sample]
     found = {name: data / name for name in names if (data / name).is_file()}
-    if {competition.train, competition.test} <= found.keys():
+    if competition.train not in found:
+        warn("bundle", f"{data / competition.train} is gone: Kaggle's own is read there")
+    elif competition.test in found:
         now, then = read_rows(competition, data), prepared.rows
         if now[COLUMNS].to_numpy().tolist() != then[COLUMNS].to_numpy().tolist():
             raise UserError(f"{data}: the CSVs changed after `prepare`: run that stage again")
