@@ -85,6 +85,13 @@ def test_an_up_to_date_stage_waits_for_no_slow_package() -> None:
     assert not {name: found[name] for name in SLOW & set(found)}
 
 
+def test_what_only_predicts_waits_for_no_augmentation() -> None:
+    """Its import takes a second."""
+    entries = ["predict", "report", "inference.predictor", "inference.features", "pages.spotlight"]
+    assert "albumentations" in loaded(["training.trainer"])
+    assert "albumentations" not in loaded(entries)
+
+
 def test_each_room_says_what_it_answers() -> None:
     for folder in {path.parent for path in PACKAGE.rglob("*.py")} - {PACKAGE, PACKAGE / "kaggle"}:
         text = ast.get_docstring(ast.parse((folder / "__init__.py").read_text()))

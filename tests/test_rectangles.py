@@ -11,9 +11,10 @@ from torch import nn
 from pipeline.base.cli import UserError
 from pipeline.base.config import Model, Runtime, load_experiment
 from pipeline.base.device import make_accelerator
-from pipeline.data.augment import Augment, Resize
+from pipeline.data.augment import Augment
 from pipeline.data.images import shaped
 from pipeline.data.prepared import load_prepared
+from pipeline.data.resize import Resize
 from pipeline.inference.attention import on_grid
 from pipeline.inference.predictor import Predictor
 from pipeline.inference.tta import VIEWS, allowed

@@ -13,28 +13,23 @@ from typing import Any
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # else its import asks PyPI, and stalls offline
 
 import albumentations as A
-import cv2
 import numpy as np
 from pydantic import ValidationError
 
 from pipeline.base.cli import UserError, did_you_mean, in_plugins, say_once, short, shown
 from pipeline.base.settings import sides, size_name
+from pipeline.data.batch_augment import BatchAugment, is_known
+from pipeline.data.resize import INTERPOLATION
 
 Transform = A.BasicTransform
 Specs = list[dict[str, dict[str, Any]]]
-INTERPOLATION = {
-    "nearest": cv2.INTER_NEAREST,
-    "bilinear": cv2.INTER_LINEAR,
-    "bicubic": cv2.INTER_CUBIC,
-    "lanczos": cv2.INTER_LANCZOS4,
-}
-
-
 TRANSFORMS = {n: c for n, c in vars(A).items() if isinstance(c, type) if issubclass(c, Transform)}
 
 
 class Augment:
     """Random pictures of one size from uint8 [h, w, 3], equal for an equal seed."""
+
+    is_random = True
 
     def __init__(
         self,
@@ -81,17 +76,9 @@ class Augment:
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
         return self.compose(image=pixels)["image"]
 
-
-class Resize:
-    """The eval transform: nothing but the size."""
-
-    def __init__(self, size: int | Sequence[int], interpolation: str):
-        self.size, self.mode = sides(size), INTERPOLATION[interpolation]
-
-    def __call__(self, pixels: np.ndarray) -> np.ndarray:
-        if pixels.shape[:2] == self.size:
-            return np.asarray(pixels)
-        return cv2.resize(pixels, self.size[::-1], interpolation=self.mode)
+    def batched(self) -> BatchAugment | None:
+        """The same for batches on a GPU; None where a step of it is not known there."""
+        return BatchAugment(self) if all(map(is_known, self.compose.transforms)) else None
 
 
 def _upright(step: Transform, size: str) -> Transform | A.OneOf:

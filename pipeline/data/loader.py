@@ -9,7 +9,7 @@ import itertools
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -19,17 +19,13 @@ from torch.utils.data import DataLoader, Dataset
 from pipeline.base.cli import warn_once
 from pipeline.base.config import Runtime
 from pipeline.base.device import workers as loader_processes
-from pipeline.data.augment import Augment
 from pipeline.data.images import Pixels
-from pipeline.data.on_device import (
-    BatchAugment,
-    BatchResize,
-    DeviceLoader,
-    Plans,
-    is_batched,
-    resident,
-)
+from pipeline.data.on_device import DeviceLoader, Plans, resident
+from pipeline.data.resize import Resize
 from pipeline.data.sampler import batches_of
+
+if TYPE_CHECKING:
+    from pipeline.data.augment import Augment
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 PATIENCE = 300  # seconds for a batch, after which its worker is taken for dead
@@ -60,7 +56,7 @@ class Pictures(Dataset):
         pixels: Pixels,
         rows: np.ndarray,
         targets: np.ndarray,
-        transform: Callable[[np.ndarray], np.ndarray],
+        transform: "Augment | Resize",
     ):
         self.pixels, self.rows, self.transform = pixels, rows, transform
         dtype = np.int64 if targets.ndim == 1 else np.float32
@@ -70,7 +66,7 @@ class Pictures(Dataset):
         return len(self.rows)
 
     def __getitem__(self, spec: BatchSpec) -> Batch:
-        if isinstance(self.transform, Augment):
+        if self.transform.is_random:
             self.transform.seed(spec.seed)  # once a batch: per image it costs 0.2 ms
         images = np.stack([self.transform(self.pixels[self.rows[i]]) for i in spec.rows])
         return torch.from_numpy(images), self.targets[spec.rows]
@@ -121,11 +117,11 @@ def load_batches(
     pictures: Pictures, batches: Iterable[BatchSpec], runtime: Runtime, device: torch.device
 ) -> DataLoader | DeviceLoader:
     """Batches in order: made on a GPU that has room for all pictures, else by loader processes."""
-    if is_batched(pictures.transform):
+    on_gpu = device.type == "cuda"
+    if pictures.transform.batched():
         there = resident(pictures.pixels, device)
         if there is not None:
             return made_there(pictures, batches, there, loader_processes(runtime, on_gpu=True))
-    on_gpu = device.type == "cuda"
     return make_loader(pictures, batches, loader_processes(runtime, on_gpu), on_gpu)
 
 
@@ -137,9 +133,9 @@ def made_there(
     What is random is drawn by some of the `workers` meanwhile: a GPU whose own process draws
     between its steps is idle then.
     """
-    drawn = isinstance(pictures.transform, Augment)
-    plans = Plans((BatchAugment if drawn else BatchResize)(pictures.transform), there.shape[1])
-    workers = min(workers, DRAWERS) if drawn else 0
+    transform = pictures.transform
+    plans = Plans(transform.batched(), there.shape[1])
+    workers = min(workers, DRAWERS) if transform.is_random else 0
     return DeviceLoader(pictures, there, in_processes(plans, batches, workers, persistent=True))
 
 

@@ -49,8 +49,9 @@ class Views:
     def __init__(self, settings: Experiment, pixels: Pixels, classes: list[str], seed: int):
         import timm  # late: torch
 
-        from pipeline.data.augment import Augment, Resize
+        from pipeline.data.augment import Augment
         from pipeline.data.mix import Mixer
+        from pipeline.data.resize import Resize
 
         size = settings.model.size
         mode = timm.get_pretrained_cfg(settings.model.backbone).interpolation

@@ -16,9 +16,9 @@ from pipeline.base.config import Runtime
 from pipeline.base.device import lacks_memory, make_accelerator
 from pipeline.base.progress import Progress
 from pipeline.base.settings import Size, sides
-from pipeline.data.augment import Resize
 from pipeline.data.images import Pixels
 from pipeline.data.loader import Pictures, in_order, load_batches
+from pipeline.data.resize import Resize
 from pipeline.inference.answers import SHARES, Answer
 from pipeline.inference.tta import View, allowed
 from pipeline.model.build import load_model, to_device

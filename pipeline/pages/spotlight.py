@@ -12,7 +12,7 @@ from pipeline.analysis.evidence import Evidence
 from pipeline.base import records
 from pipeline.base.device import tuned
 from pipeline.base.runs import model_path
-from pipeline.data.augment import Resize
+from pipeline.data.resize import Resize
 from pipeline.inference.attention import attention
 from pipeline.inference.predictor import Predictor, as_saved
 

@@ -14,7 +14,8 @@ from pipeline.base.cli import UserError
 from pipeline.base.config import Experiment, load_experiment
 from pipeline.base.runs import model_path
 from pipeline.base.yaml_files import HERE
-from pipeline.data.augment import Augment, Resize
+from pipeline.data.augment import Augment
+from pipeline.data.resize import Resize
 from pipeline.inference.predictions import Predictions
 
 PRESETS = sorted(path.stem for path in (HERE / "augmentations").glob("*.yaml"))

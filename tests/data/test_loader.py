@@ -11,8 +11,9 @@ import torch
 
 from pipeline.base.cli import UserError, explain
 from pipeline.data import loader
-from pipeline.data.augment import Augment, Resize
+from pipeline.data.augment import Augment
 from pipeline.data.loader import EpochBatches, Pictures, derive_seed, in_order, make_loader
+from pipeline.data.resize import Resize
 
 HARSH = [{"RandomResizedCrop": {"scale": [0.3, 1.0]}}, {"ColorJitter": {"p": 1.0}}]
 

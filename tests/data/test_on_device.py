@@ -11,9 +11,11 @@ import torch
 
 from pipeline.base.config import Experiment, Runtime
 from pipeline.data import loader, on_device
-from pipeline.data.augment import Augment, Resize
+from pipeline.data.augment import Augment
+from pipeline.data.batch_augment import BatchAugment
 from pipeline.data.loader import EpochBatches, Pictures, load_batches
-from pipeline.data.on_device import BatchAugment, DeviceLoader, is_batched, release, resident
+from pipeline.data.on_device import DeviceLoader, release, resident
+from pipeline.data.resize import Resize
 
 SMALLER = {"Resize": {"height": 64, "width": 64}}
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -98,7 +100,7 @@ def test_loaders_of_both_kinds_give_equal_batches(monkeypatch: pytest.MonkeyPatc
     ],
 )
 def test_what_is_made_otherwise_here_is_left_to_the_loader(specs: object, known: bool) -> None:
-    assert is_batched(augment(specs)) is known
+    assert (augment(specs).batched() is not None) is known
 
 
 def test_a_subclass_is_not_what_it_was_made_from() -> None:
@@ -106,12 +108,12 @@ def test_a_subclass_is_not_what_it_was_made_from() -> None:
         def apply(self, img: np.ndarray, **params: object) -> np.ndarray:
             return np.zeros_like(img)
 
-    assert not is_batched(Augment([{"Stripe": {}}], 64, "bicubic", {"Stripe": Stripe}))
+    assert not Augment([{"Stripe": {}}], 64, "bicubic", {"Stripe": Stripe}).batched()
 
 
 def test_without_interpolation_of_its_kind_too() -> None:
-    assert not is_batched(Resize(64, "lanczos"))
-    assert is_batched(Resize(64, "bilinear"))
+    assert not Resize(64, "lanczos").batched()
+    assert Resize(64, "bilinear").batched()
 
 
 def test_pictures_are_sent_once_and_only_where_there_is_room(

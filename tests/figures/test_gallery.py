@@ -10,8 +10,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from pipeline.base.config import Experiment, load_experiment
-from pipeline.data.augment import Resize
 from pipeline.data.prepared import load_prepared
+from pipeline.data.resize import Resize
 from pipeline.figures.pictures import SHOWN, Strip, draw_page
 from pipeline.figures.views import label_shares, mixing, training_views
 

@@ -17,7 +17,7 @@ from pipeline.base.cli import UserError
 from pipeline.base.config import Runtime, load_experiment
 from pipeline.base.device import make_accelerator
 from pipeline.base.runs import model_path
-from pipeline.data.augment import Resize
+from pipeline.data.resize import Resize
 from pipeline.inference.predictions import Predictions
 from pipeline.inference.predictor import (
     Normalise,
