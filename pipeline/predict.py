@@ -123,7 +123,12 @@ class Part:
 
     def update(self) -> bool:
         """Make the file unless it is current; returns whether it was made."""
-        return records.make(self.out, self.key, self.work)
+        if not records.make(self.out, self.key, self.work):
+            return False
+        from pipeline.base.device import trim_malloc  # late: torch
+
+        trim_malloc()  # a model and what its layers do refer to each other
+        return True
 
     def work(self) -> dict[str, Any]:
         chosen = self.prepared.rows[self.prepared.rows.split == self.pictures]
