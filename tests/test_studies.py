@@ -91,6 +91,19 @@ def test_a_split_of_others_has_a_row_for_each_id(
     assert len(table) == 40 and list(table.fold) == list(fold[table.image.str.split("/").str[0]])
 
 
+def test_training_tells_the_score_of_the_blend(
+    space: Path, run: Callable[..., str], write: Callable[..., str], split: Callable[[str], str]
+) -> None:
+    settings = tiny_form("studies", space / "data" / "studies") | {"metric": "log_loss"}
+    (space / "studies.yaml").write_text(yaml.safe_dump(settings))
+    one = split(write(competition=str(space / "studies.yaml"), train={"epochs": 1}))
+    for stage in ("train", "predict", "ensemble"):
+        run(stage, one, "--fold", "0")
+    told = records.load(space / "runs/tiny/fold0/model.safetensors")["scores"]
+    [scored] = records.load(space / "runs/tiny-fold0/test.npz")["scores"]["tiny none"]["folds"]
+    assert told["valid_score"] == told["valid_loss"] == pytest.approx(scored, abs=1e-4)
+
+
 def test_folds_blend_and_notebook_go_by_the_id(
     space: Path, finished: Callable[..., str], run: Callable[..., str], write: Callable[..., str]
 ) -> None:

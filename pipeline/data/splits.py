@@ -168,7 +168,8 @@ def split_rows(
     changes: "Changes | None" = None,
     form: OneClass = ONE_CLASS,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Training and held-out images of a fold: image, row (in the pixels), target, hash, fold.
+    """Training and held-out images of a fold: image, row (in the pixels), target, hash, fold, and
+    the study of each, where `rows` have one.
 
     Labels are those of the decisions, and what they leave out is in neither part.
     """
@@ -178,15 +179,10 @@ def split_rows(
     if changes:
         table = changes.applied(table)
         table = table[table.fold >= -1].reset_index(drop=True)
-    frame = pd.DataFrame(
-        {
-            "image": table.image,
-            "row": table.image.map(pd.Series(train.index, train.id)),
-            "target": form.targets(table.label, classes),
-            "fold": table.fold,
-            "hash": table.image.map(train.set_index("id").hash),
-        }
-    )
+    known = train.assign(row=train.index).set_index("id").loc[table.image]
+    facts = {name: known[name].to_numpy() for name in ("row", "hash", "study") if name in known}
+    target = form.targets(table.label, classes)
+    frame = pd.DataFrame({"image": table.image, "target": target, "fold": table.fold, **facts})
     return frame[table.fold != fold], frame[table.fold == fold]
 
 

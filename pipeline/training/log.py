@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline.base.competition import load_competition
 from pipeline.base.forms import as_array
+from pipeline.data.studies import by_id
 from pipeline.inference.metrics import METRICS, sign_of
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ def make_row(
 ) -> Row:
     """A row of the log; the head's start has neither training loss nor images/s, and where all
     images are trained on there is no score."""
-    target, group = as_array(trainer.valid.target), trainer.optimizer.param_groups[0]
+    (target, prob), group = as_scored(trainer, prob), trainer.optimizer.param_groups[0]
     loss_name = "rmse" if trainer.answer.kind == "numbers" else "log_loss"
     known = {"valid_loss": loss_name, "valid_score": trainer.metric} if len(target) else {}
     scores = {name: round(METRICS[how](target, prob), 5) for name, how in known.items()}
@@ -38,6 +40,15 @@ def make_row(
         "images_per_s": rate and round(rate, 1),
         "seconds": round(time.monotonic() - started, 1),
     }
+
+
+def as_scored(trainer: "Trainer", prob: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Targets of the held-out pictures and their answers; of an id's several pictures one."""
+    valid, target = trainer.valid, as_array(trainer.valid.target)
+    if "study" not in valid:
+        return target, prob
+    rules = load_competition(trainer.settings.competition)
+    return target[~valid.study.duplicated()], by_id(list(valid.study), prob, rules)[1]
 
 
 def training_lost(
