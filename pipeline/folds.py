@@ -117,7 +117,7 @@ def own_split(
     table = known.merge(given.drop_duplicates(), on="image", how="outer")
     if gone := list(table.image[table.fold.isna()]):
         raise UserError(f"{source}: no fold for {len(gone)} images, first {gone[0]!r}")
-    table["fold"] = fold_numbers(table.fold, source)
+    table["fold"] = fold_numbers(table, source)
     table = checked(table, train, settings.folds.n, source, form)
     write_csv(table, out)
     return table

@@ -49,18 +49,18 @@ def load_folds(experiment: Experiment) -> pd.DataFrame:
     if not path.is_file():
         raise UserError(f"{path}: no folds; run python -m pipeline.folds {experiment.asked}")
     table = read_csv(path, ["image", "label", "group", "fold"])
-    table["fold"] = fold_numbers(table.fold, path)
+    table["fold"] = fold_numbers(table, path)
     check_folds(table, experiment.folds.n, path, load_competition(experiment.competition).form)
     return table
 
 
-def fold_numbers(texts: pd.Series, path: Path) -> pd.Series:
+def fold_numbers(table: pd.DataFrame, path: Path) -> pd.Series:
     """Raises UserError for one that is no whole number from -1 on."""
-    bad = ~texts.str.fullmatch(r"-1|\d{1,6}")
-    if bad.any():
-        at = bad.idxmax()
-        raise UserError(f"{path}: image {at + 1} has fold {texts[at]!r}, expected 0, 1, ... or -1")
-    return texts.astype(int)
+    bad = table[~table.fold.str.fullmatch(r"-1|\d{1,6}")]
+    if len(bad):
+        image, fold = bad.image.iloc[0], bad.fold.iloc[0]
+        raise UserError(f"{path}: image {image!r} has fold {fold!r}, expected 0, 1, ... or -1")
+    return table.fold.astype(int)
 
 
 def check_folds(

@@ -425,7 +425,8 @@ def test_a_fold_is_a_whole_number(
     table.loc[4, "fold"] = fold
     table.to_csv(path, index=False)
     for stage in ("folds", "train"):
-        assert f"{path}: image 5 has fold {fold!r}, expected" in run(stage, experiment, expect=2)
+        said = run(stage, experiment, expect=2)
+        assert f"{path}: image {table.image[4]!r} has fold {fold!r}, expected" in said
 
 
 def test_labels_equal_as_numbers_have_one_order() -> None:
