@@ -56,6 +56,8 @@ def main(
     if inspect:
         print(propose(inspect, from_folders), end="")
         return
+    if from_folders:
+        raise UserError("--from-folders goes with --inspect FOLDER, whose train.csv it writes")
     if experiment is None:
         raise UserError("which experiment? or a new competition's folder after --inspect")
     settings = load_experiment(derived(experiment, changes, name))

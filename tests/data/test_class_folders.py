@@ -61,6 +61,8 @@ def test_one_command_from_folders_to_a_prepared_competition(
     draw(folder, "test/1,2.jpg", "test/b.jpg", "lone.png", "train/<script>/._0.jpg")
     said = run("prepare", "--inspect", str(folder), expect=2)
     assert "only []; --from-folders writes them (12 pictures in 6 class folders" in said
+    said = run("prepare", write(), "--from-folders", expect=2)
+    assert "--from-folders goes with --inspect FOLDER" in said
     text = run("prepare", "--inspect", str(folder), "--from-folders")
     assert "# wrote train.csv, test.csv, sample_submission.csv: 12 pictures in 6 class" in text
     assert "2 below test/, 1 pictures of neither" in text
