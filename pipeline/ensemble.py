@@ -202,7 +202,8 @@ def print_scores(record: dict[str, Any]) -> None:
         say("ensemble", decision_in_words(record))
     if "untouched" in rows:
         labels = record["key"]["labels"].partition(" (")[0]
-        say("ensemble", f"labels: {labels}; untouched: the other {rows['untouched']:,} pictures")
+        what = "ids" if "picture" in record["key"] else "pictures"
+        say("ensemble", f"labels: {labels}; untouched: the other {rows['untouched']:,} {what}")
 
 
 def tell(name: str) -> None:

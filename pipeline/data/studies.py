@@ -19,9 +19,9 @@ def mean_by(
     names: Sequence[object], values: np.ndarray, of: str = "mean"
 ) -> tuple[list[str], np.ndarray]:
     """Each name once, in the order of the rows, and the mean (`of`: max) of its rows, float32."""
-    code, order = pd.factorize(np.array(names, dtype=object))
-    found = pd.DataFrame(np.asarray(values, dtype=float)).groupby(code).agg(of)
-    return list(order), found.to_numpy().astype(np.float32)
+    table = pd.DataFrame(np.asarray(values, dtype=float))
+    found = table.groupby(np.array(names, dtype=object), sort=False).agg(of)
+    return list(found.index), found.to_numpy(np.float32)
 
 
 def by_id(

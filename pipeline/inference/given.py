@@ -73,7 +73,10 @@ def take_given(
                 if split == "oof":
                     _check_folds(source, theirs, wanted, held.fold)
                     every = list(table.image)
-                    found = _without(found, {*(studies("train", every) or every)} - {*wanted})
+                    others = {*(studies("train", every) or every)} - {*wanted}
+                    kept = [i for i, name in enumerate(found.image) if name not in others]
+                    image = [found.image[i] for i in kept]
+                    found = replace(found, image=image, prob=found.prob[kept])
                 prob = found.aligned(wanted, classes)
             Predictions(chosen, classes, prob[rows], kind=form.kind).save(out)
             records.commit(out, key, time.monotonic())
@@ -129,11 +132,6 @@ def _from_npz(path: Path) -> tuple[list[str], pd.DataFrame, Folds]:
         text = f"the arrays image, classes and prob are expected ({short(error, 120)})"
         raise UserError(f"{path}: {text}") from None
     return image, given, fold and dict(zip(image, fold, strict=False))
-
-
-def _without(found: Predictions, names: set[str]) -> Predictions:
-    kept = [i for i, name in enumerate(found.image) if name not in names]
-    return replace(found, image=[found.image[i] for i in kept], prob=found.prob[kept])
 
 
 def _check_folds(path: Path, fold: Folds, image: list[str], ours: pd.Series) -> None:

@@ -75,19 +75,17 @@ class Predictions:
 
         Raises UserError when ids or classes differ: position is never trusted.
         """
-        row = {name: i for i, name in enumerate(self.image)}
-        column = {name: i for i, name in enumerate(self.classes)}
-        where = f"{self.path}: " if self.path else ""
-        for kind, have, want in (("image", row, image), ("class", column, classes)):
-            if gone := [name for name in want if name not in have]:
+        where, found = f"{self.path}: " if self.path else "", []
+        for kind, have, want in (("image", self.image, image), ("class", self.classes, classes)):
+            at = {name: i for i, name in enumerate(have)}
+            if gone := [name for name in want if name not in at]:
                 text = f"no prediction for {len(gone)} {kind} names, first {gone[0]!r}"
                 raise UserError(where + text)
-            if len(have) != len(set(want)):
-                extra = sorted(set(have) - set(want))
+            if extra := sorted(set(have) - set(want)):
                 text = f"predictions for {len(extra)} foreign {kind} names: {extra[0]!r}"
                 raise UserError(where + text)
-        rows, columns = [row[name] for name in image], [column[name] for name in classes]
-        return self.prob[rows][:, columns]
+            found.append([at[name] for name in want])
+        return self.prob[np.ix_(*found)]
 
 
 def out_of_fold(run: str, views: str, scored: pd.DataFrame, classes: list[str]) -> np.ndarray:
