@@ -104,11 +104,10 @@ def own_split(
     settings: Experiment, source: Path, train: pd.DataFrame, form: OneClass
 ) -> pd.DataFrame:
     """Write a split that others drew. Raises UserError unless it is whole and fair."""
-    out, name = folds_path(settings), load_competition(settings.competition).id
-    if out.exists():
+    if (out := folds_path(settings)).exists():
         raise UserError(f"{out}: stands already; set folds.name to a new name")
     given = read_csv(source, ["fold"])
-    name = "image" if "image" in given else name
+    name = "image" if "image" in given else load_competition(settings.competition).id
     given = read_csv(source, [name])[[name, "fold"]].rename(columns={name: "image"})
     if "study" in train and given.image.isin(train.study).any():  # a row of all pictures of an id
         given = given.merge(train[["study", "id"]], left_on="image", right_on="study", how="left")
@@ -160,8 +159,9 @@ def make_folds(train: pd.DataFrame, settings: Folds, form: OneClass = ONE_CLASS)
     kept = table.group.isin(pairs.group[pairs.label.isin(lonely)])
     table["fold"] = -1
     split = table[~kept]
-    if split.group.nunique() < settings.n:
-        raise UserError(f"{split.group.nunique()} groups cannot make {settings.n} folds")
+    if (n := split.group.nunique()) < settings.n:
+        way = f"set folds.n: {n} or less" if n > 1 else "take folds: all"
+        raise UserError(f"{n} groups cannot make {settings.n} folds: {way}")
     if form.kind == "chances":
         table.loc[split.index, "fold"] = iterative_folds(split, settings, form)
     else:

@@ -81,7 +81,8 @@ def outdated(
         if record is None:
             raise UserError(f"{model}: not trained; run python -m pipeline.train {experiment}")
         if record["key"]["folds"] != folds_digest(table):
-            raise UserError(f"{model}: trained on another split than the folds file holds now")
+            text = "trained on another split than the folds file holds now"
+            raise UserError(f"{model}: {text}; restore the file, or train under another name")
         held_out = list(table.image[table.fold == k])
         own = parts if held_out else [part for part in parts if part == "test"]  # folds: all
         found += [Part(settings, k, part, prepared, held_out, record) for part in own]

@@ -19,6 +19,7 @@ from pipeline.data.prepared import load_prepared
 from pipeline.data.splits import load_folds
 from pipeline.data.studies import by_id
 from pipeline.data.tables import read_rows, read_split
+from pipeline.ensemble import print_scores
 from pipeline.inference.predictions import Predictions
 from pipeline.kaggle.bundle.rehearsal import hide
 from pipeline.kaggle.notebook.manifest import Manifest
@@ -102,6 +103,13 @@ def test_training_tells_the_score_of_the_blend(
     told = records.load(space / "runs/tiny/fold0/model.safetensors")["scores"]
     [scored] = records.load(space / "runs/tiny-fold0/test.npz")["scores"]["tiny none"]["folds"]
     assert told["valid_score"] == told["valid_loss"] == pytest.approx(scored, abs=1e-4)
+
+
+def test_what_decisions_leave_alone_are_ids(capsys: pytest.CaptureFixture[str]) -> None:
+    scores = {"folds": [0.5], "all": 0.5, "untouched": 0.5, "rows": {"all": 4, "untouched": 3}}
+    key = {"labels": "1 changed, 0 left out (abc)", "picture": "id"}
+    print_scores({"metric": "auc", "scores": {"tiny none": scores}, "key": key})
+    assert "labels: 1 changed, 0 left out; untouched: the other 3 ids\n" in capsys.readouterr().out
 
 
 def test_folds_blend_and_notebook_go_by_the_id(

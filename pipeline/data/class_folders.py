@@ -25,9 +25,8 @@ def class_folders(paths: set[str]) -> tuple[dict[str, str], list[str]]:
     found = {
         path: [folder[-1] for folder in folders if folder not in train]
         for path, folders in above.items()
+        if test.isdisjoint(folders)
     }
-    for path in tests:
-        del found[path]
     while len({tuple(parts[:1]) for parts in found.values()} - {()}) == 1:
         found = {path: parts[1:] for path, parts in found.items()}
     return {path: parts[0] for path, parts in found.items() if parts}, tests

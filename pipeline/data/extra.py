@@ -55,14 +55,12 @@ def left_out(extra: Prepared, prepared: Prepared, form: OneClass) -> dict[str, s
     found = {}
     for start in range(0, len(rows), CHUNK):
         part, alike = rows[start : start + CHUNK], own[start : start + CHUNK] @ others.T
-        odd = strange[start : start + CHUNK]
-        nearest = zip(part.itertuples(), odd, alike.argmax(1), alike.max(1), strict=True)
-        for row, stranger, best, how in nearest:
-            same = equal.get(row.hash)
-            if stranger:
+        for row, best, how in zip(part.itertuples(), alike.argmax(1), alike.max(1), strict=True):
+            same = equal.get(row.hash) or (how >= ALIKE and theirs.split[best])
+            if strange[row.Index]:
                 found[row.id] = "of another class"
-            elif same or how >= ALIKE:
-                found[row.id] = f"as in {same or theirs.split[best]}"
+            elif same:
+                found[row.id] = f"as in {same}"
     return found
 
 

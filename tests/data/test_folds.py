@@ -72,6 +72,21 @@ def test_of_two_classes_each_fold_holds_out_both() -> None:
     make_folds(train, Folds(n=3))
 
 
+@pytest.mark.parametrize(
+    ("groups", "said"),
+    [
+        (3, "3 groups cannot make 5 folds: set folds.n: 3 or less"),
+        (1, "0 groups .*: take folds: all"),
+    ],
+)
+def test_few_groups_make_few_folds(groups: int, said: str) -> None:
+    ids = [f"{i:02d}" for i in range(24)]
+    group = [f"g{i % groups}" for i in range(24)]
+    train = pd.DataFrame({"id": ids, "label": ["x"] * 12 + ["y"] * 12, "group": group})
+    with pytest.raises(UserError, match=said):
+        make_folds(train, Folds(n=5))
+
+
 def test_class_with_fewer_images_than_folds_is_warned_of(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -244,7 +244,7 @@ def test_a_model_of_another_split_is_refused(
     key = {**settings.key(), "fold": 0, "folds": "others"}
     records.commit(model_path("tiny", 0), key, 0.0)
     said = run("predict", experiment, "--fold", "0", expect=2)
-    assert "trained on another split than the folds file holds now" in said
+    assert "trained on another split than the folds file holds now; restore the file, or" in said
 
 
 def test_sizes_have_files_of_their_own_and_the_blend_finds_them(
