@@ -12,6 +12,7 @@ from pipeline.base.config import Experiment
 
 REPO = Path(__file__).parents[1]
 PAGES = [REPO / "README.md", REPO / "CONTRIBUTING.md", *sorted((REPO / "docs").glob("*.md"))]
+STAGES = ("prepare", "folds", "train", "predict", "ensemble", "submit")
 TEXTS = {page.name: page.read_text() for page in PAGES if page.exists()}
 
 
@@ -67,6 +68,15 @@ def test_runs_of_the_readme_are_there_when_they_are_named() -> None:
         if found := re.match(named, command):
             assert {*found[1].split()} <= known, line
         known |= {*re.findall(r"(?<=--name )[\w-]+|(?<=experiments/)[\w-]+(?=\.yaml)", line)}
+
+
+def test_what_is_read_in_an_evening_is_named_and_short() -> None:
+    parts = re.split(r"^## (.*)\n", TEXTS["how-it-works.md"], flags=re.MULTILINE)
+    ways = "".join(parts[parts.index(f"A {what}'s way") + 1] for what in ("picture", "probability"))
+    named = {*re.findall(r"pipeline/[\w/]+\.py", ways), "pipeline/base/records.py"}
+    named |= {f"pipeline/{stage}.py" for stage in STAGES}
+    assert len(named) >= 25
+    assert sum(len((REPO / name).read_text().splitlines()) for name in named) < 5000
 
 
 def test_the_slow_tests_exist() -> None:
