@@ -5,7 +5,8 @@ writes  runs/BASE-VARIANT-SEED/ as training does, runs/BASE-NAME/{results.csv, t
 run     python -m pipeline.ablate recipe [--base leaves-lite0] [--only "EMA"]
 
 Killed, it goes on where it was: each run is an ordinary experiment, trained and predicted once.
-Scores are those of the held-out fold at the last epoch, plain and with the experiment's TTA.
+Scores are those of the held-out fold at the last epoch, plain and with the experiment's TTA, of
+each id once. Your own plan is a file that is named by its path: docs/experiments.md.
 """
 
 import re
@@ -17,20 +18,20 @@ import pandas as pd
 import typer
 import yaml
 
+from pipeline.analysis.answered import held_out
 from pipeline.base import records
-from pipeline.base.cli import UserError, run_stage, say, took
+from pipeline.base.cli import UserError, run_stage, say, shown, took
 from pipeline.base.competition import load_competition
-from pipeline.base.config import Experiment, find_experiment, load_experiment, root
+from pipeline.base.config import Experiment, Predict, find_experiment, load_experiment, root
 from pipeline.base.csv_files import write_csv
 from pipeline.base.deadline import Deadline
-from pipeline.base.forms import as_array
 from pipeline.base.runs import model_path
 from pipeline.base.yaml_files import find_yaml, laid_over, read_based, read_yaml
 from pipeline.data.decisions import load_changes
-from pipeline.data.prepared import load_prepared
+from pipeline.data.prepared import Prepared, load_prepared
 from pipeline.data.splits import classes_of, load_folds
-from pipeline.inference.metrics import METRICS, sign_of
-from pipeline.inference.predictions import Predictions
+from pipeline.ensemble import score
+from pipeline.inference.metrics import sign_of
 from pipeline.launchers.local import train_folds
 from pipeline.predict import Part
 from pipeline.train import unfinished
@@ -48,13 +49,18 @@ def main(
     base, variants = base or plan["base"], chosen(plan["variants"], only)
     started, out = time.monotonic(), root("runs") / f"{Path(base).stem}-{Path(name).stem}"
     rows, metric = [], load_competition(load_experiment(base).competition).metric
-    for seed in range(seeds):  # all variants once before any twice: a killed table is fair
-        for variant, changes in variants.items():
-            settings, path = write_experiment(base, out, variant, changes, seed)
-            rows.append({"variant": variant, "seed": seed, **measure(settings, path)})
-            write_csv(pd.DataFrame(rows), out / "results.csv")
-            with records.writing(out / "table.md") as tmp:
-                tmp.write_text(table(pd.DataFrame(rows), metric), encoding="utf-8")
+    tries = [
+        (variant, seed, *write_experiment(base, out, variant, changes, seed))
+        for seed in range(seeds)  # all variants once before any twice: a killed table is fair
+        for variant, changes in variants.items()
+    ]
+    for _, _, settings, path in tries:  # before hours are spent on those that stand before it
+        refuse_unready(settings, path)
+    for variant, seed, settings, path in tries:
+        rows.append({"variant": variant, "seed": seed, **measure(settings, path)})
+        write_csv(pd.DataFrame(rows), out / "results.csv")
+        with records.writing(out / "table.md") as tmp:
+            tmp.write_text(table(pd.DataFrame(rows), metric), encoding="utf-8")
     print((out / "table.md").read_text(encoding="utf-8"))
     say("ablate", f"{out}/table.md, {took(started)}")
 
@@ -63,8 +69,13 @@ def load_plan(name: str) -> dict[str, Any]:
     """Raises UserError unless the file names a base and its variants."""
     path = find_yaml(name, "ablations")
     plan = read_yaml(path)
-    if set(plan) != {"base", "variants"} or not isinstance(plan["variants"], dict):
+    variants = plan.get("variants")
+    if set(plan) != {"base", "variants"} or not (variants and isinstance(variants, dict)):
         raise UserError(f"{path}: expected base: EXPERIMENT and variants: {{NAME: settings}}")
+    for variant, changes in variants.items():
+        if not isinstance(changes or {}, dict):
+            text = f"expected settings, as {{train: {{lr: 1e-4}}}}, not {shown(changes)}"
+            raise UserError(f"{path}: variants: {variant}: {text}")
     return plan
 
 
@@ -93,36 +104,43 @@ def write_experiment(
     return load_experiment(str(path)), path
 
 
+def refuse_unready(settings: Experiment, path: Path) -> None:
+    """Raises UserError where no fold is held out, or pictures of that size are not prepared."""
+    if settings.folds.n == 1:
+        raise UserError(f"{path}: folds: all holds nothing out, so no variant has a score")
+    load_prepared(settings)
+
+
 def measure(settings: Experiment, path: Path) -> dict[str, float]:
     """Train and predict the held-out fold unless that is done; its scores and training time.
 
-    Raises UserError where none is held out, or other settings made a run of the same name.
+    Raises UserError where other settings made a run of the same name.
     """
-    if settings.folds.n == 1:
-        raise UserError(f"{path}: folds: all holds nothing out, so no variant has a score")
     model = model_path(settings.name, FOLD)
     prepared, table = load_prepared(settings), load_folds(settings)
     if todo := unfinished(settings, [FOLD], prepared, table, force=False):
         train_folds({(str(path), FOLD): todo[FOLD]}, settings.runtime, Deadline())
-    record = records.load(model)
-    held_out = table[table.fold == FOLD]
-    oof = Part(settings, FOLD, "oof", prepared, list(held_out.image), record)
-    if oof.update():
+    plain = records.load(model)["scores"]["valid_score"]
+    if load_competition(settings.competition).picture:  # that is of pictures, not of ids
+        plain = held_out_score(settings.model_copy(update={"predict": Predict()}), prepared, table)
+    seconds = pd.read_csv(model.with_name("log.csv")).seconds.sum()
+    tta = held_out_score(settings, prepared, table)
+    return {"plain": plain, "tta": tta, "minutes": seconds / 60}
+
+
+def held_out_score(settings: Experiment, prepared: Prepared, table: pd.DataFrame) -> float:
+    """As `ensemble` scores the fold: by the experiment's views, which are predicted unless that is
+    done, labels as decided, an id of several pictures once."""
+    record = records.load(model_path(settings.name, FOLD))
+    images = list(table.image[table.fold == FOLD])
+    if Part(settings, FOLD, "oof", prepared, images, record).update():
         from pipeline.data.on_device import release  # late: torch
 
         release()  # the next variant is trained in another process
-    rules = load_competition(settings.competition)
-    classes = classes_of(table, rules.form)
-    prob = Predictions.load(oof.out).aligned(list(held_out.image), classes)
-    mended = load_changes(settings, prepared).applied(table).loc[held_out.index]
-    scored = (mended.fold == FOLD).to_numpy()
-    target = as_array(rules.form.targets(mended.label[scored], classes))
-    seconds = pd.read_csv(model.with_name("log.csv")).seconds.sum()
-    return {
-        "plain": record["scores"]["valid_score"],
-        "tta": METRICS[rules.metric](target, prob[scored]),
-        "minutes": seconds / 60,
-    }
+    rules, views = load_competition(settings.competition), settings.predict.views_name
+    classes, changes = classes_of(table, rules.form), load_changes(settings, prepared)
+    scored, (prob,) = held_out(settings, {settings.name: views}, [FOLD], table, changes, classes)
+    return score(scored, prob, classes, rules)["all"]
 
 
 def table(rows: pd.DataFrame, metric: str) -> str:

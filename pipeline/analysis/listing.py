@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.analysis.paired import held_out
+from pipeline.analysis.paired import scored_on
 from pipeline.base import records
 from pipeline.base.cli import UserError, duration, mean_std, print_table, short, warn
 from pipeline.base.competition import load_competition
@@ -27,7 +27,7 @@ from pipeline.inference.metrics import sign_of
 from pipeline.kaggle.api.upload import mean_of, read_ledger
 from pipeline.training.keys import in_todays_terms
 
-Split = tuple[str, str, tuple[int, ...]]  # as `held_out` tells it
+Split = tuple[str, str, tuple[int, ...]]  # as `scored_on` tells it
 SCIENCE = ("model", "augment", "mix", "train")
 
 
@@ -95,7 +95,7 @@ def blend_row(name: str, record: dict[str, Any], known: dict[str, float | None])
         about = about_run(run, one[0], views[0]) if same else {"what": "?"}
     return Row(
         name=name,
-        split=held_out(record),
+        split=scored_on(record),
         metric=record["metric"],
         scores=cv["folds"],
         oof=cv.get("all"),

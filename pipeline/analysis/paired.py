@@ -169,7 +169,7 @@ def changed_sides(a: Evidence, b: Evidence) -> pd.DataFrame:
     return found.loc[order]
 
 
-def held_out(blend: dict[str, Any]) -> tuple[str, str, tuple[int, ...]]:
+def scored_on(blend: dict[str, Any]) -> tuple[str, str, tuple[int, ...]]:
     """Which pictures a blend (its record) was scored on: competition, split, folds if few."""
     key = blend["key"]
     return key["competition"], key["folds"], tuple(key.get("only", ()))
@@ -182,7 +182,7 @@ def refuse_foreign(blends: dict[str, dict[str, Any]]) -> None:
         if (theirs := record["key"]["competition"]) != (ours := like["key"]["competition"]):
             text = f"{name} belongs to {theirs}, {first} to {ours}"
             raise UserError(f"{text}: they have no pictures in common")
-        if held_out(record) != held_out(like):
+        if scored_on(record) != scored_on(like):
             text = f"{name} was trained on other folds than {first}"
             raise UserError(f"{text}: their held-out pictures are not the same")
         if (theirs := record["metric"]) != (ours := like["metric"]):

@@ -20,7 +20,7 @@ from pipeline.analysis.leaderboard import (
     pick_two,
 )
 from pipeline.analysis.listing import number, public_scores
-from pipeline.analysis.paired import MEANS, held_out, per_row, refuse_foreign
+from pipeline.analysis.paired import MEANS, per_row, refuse_foreign, scored_on
 from pipeline.base.cli import UserError, print_table, say, short, warn
 from pipeline.base.config import root
 from pipeline.base.runs import cv_of, load_blend
@@ -94,7 +94,7 @@ def blends_by(metric: str, names: Iterable[str]) -> Blends:
 
 def comparable(blends: Blends) -> list[str]:
     """Blends of the pictures that most of them held out; the others are named."""
-    split = {name: held_out(record) for name, record in blends.items()}
+    split = {name: scored_on(record) for name, record in blends.items()}
     [(most, _)] = Counter(split.values()).most_common(1) or [(None, 0)]
     if others := [name for name in split if split[name] != most]:
         text = "they held out other pictures; name those that you mean"

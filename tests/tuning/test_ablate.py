@@ -6,9 +6,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from tiny_forms import tiny_form
 
 from pipeline import ablate, train
-from pipeline.base.runs import model_path
+from pipeline.base import records
+from pipeline.base.runs import cv_of, model_path
 from pipeline.data import on_device
 
 PLANS = sorted((Path(ablate.__file__).parent / "configs" / "ablations").glob("*.yaml"))
@@ -88,8 +90,42 @@ def test_another_base_and_some_variants_only(
 def test_without_a_held_out_fold_nothing_is_trained(
     plan: str, write: Callable[..., str], run: Callable[..., str]
 ) -> None:
-    said = run("ablate", plan, "--base", write("other", folds="all"), expect=2)
+    said = run("ablate", plan, "--base", write("other", folds="all"), "--only", "it is", expect=2)
     assert "other-as-it-is-0.yaml: folds: all holds nothing out, so no variant has a" in said
+
+
+def test_an_id_of_several_pictures_is_scored_once(
+    plan: str, write: Callable[..., str], run: Callable[..., str], split: Callable[[str], str]
+) -> None:
+    space = Path(plan).parent
+    studies = space / "studies.yaml"
+    studies.write_text(yaml.safe_dump(tiny_form("studies", space / "data" / "studies")))
+    base = yaml.safe_load((space / "tiny.yaml").read_text())
+    split(write(**base | {"competition": str(studies), "train": {"epochs": 0}}))
+    run("ablate", plan, "--only", "as it is", "--seeds", "1")
+    (found,) = pd.read_csv(space / "runs" / "tiny-tiny-plan" / "results.csv").to_dict("records")
+    own = str(space / "runs" / "tiny-tiny-plan" / "tiny-as-it-is-0.yaml")
+    for column, views in {"plain": "none", "tta": "hflip"}.items():
+        run("predict", own, "--fold", "0", "--tta", views)
+        run("ensemble", own, "--fold", "0", "--tta", views, "--name", column, "--no-report")
+        cv = cv_of(records.load(space / "runs" / column / "test.npz"))
+        assert cv["rows"] == {"all": 10} and found[column] == cv["all"]
+
+
+def test_a_variant_that_cannot_be_trained_is_told_before_others_are(
+    plan: str, run: Callable[..., str], split: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = yaml.safe_load(Path(plan).read_text())
+    split(content["base"])
+    monkeypatch.setattr(ablate, "train_folds", lambda *_: pytest.fail("trained"))
+    for changes, said in (
+        ({"train": {"epoch": 1}}, "unknown key 'train.epoch'"),
+        ({"model": {"size": 48}}, "no pictures; run python -m pipeline.prepare"),
+        (0.1, "variants: late: expected settings, as {train: {lr: 1e-4}}, not 0.1"),
+    ):
+        content["variants"]["late"] = changes
+        Path(plan).write_text(yaml.safe_dump(content))
+        assert said in run("ablate", plan, expect=2)
 
 
 def test_bold_is_the_best_mean() -> None:
@@ -126,7 +162,10 @@ def test_a_changed_variant_is_refused_not_reported_from_its_old_run(
     assert "train.lr: 0.001 → 0.5" in run("ablate", plan, "--seeds", "1", expect=2)
 
 
-@pytest.mark.parametrize("text", ["base: demo\nvariants: [a", "base: demo\nvariants: [a]\n"])
+@pytest.mark.parametrize(
+    "text",
+    ["base: demo\nvariants: [a", "base: demo\nvariants: [a]\n", "base: demo\nvariants: {}\n"],
+)
 def test_a_broken_plan_is_one_line(text: str, run: Callable[..., str], space: Path) -> None:
     (space / "bad.yaml").write_text(text)
     said = run("ablate", str(space / "bad.yaml"), expect=2)
