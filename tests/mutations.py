@@ -318,6 +318,13 @@ DEFECTS = [
         "test_review.py",
     ),
     Defect(
+        "a key decides in the review what was shown before",
+        "pages/review.js",
+        "  shown = null; // no key acts on a picture that nobody sees yet\n",
+        "",
+        "test_review.py",
+    ),
+    Defect(
         "the review forgets what the server did not confirm",
         "pages/review.js",
         "  if (!problem || problem.status === 422) keep(",

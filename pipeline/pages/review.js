@@ -1,7 +1,7 @@
 "use strict";
 const KEPT = `review:${data.name}`; // in this browser: what is not saved yet, or a static page's log
 const RETRY = 1500; // ms
-let view = {}, items = [], loaded = 0, total = 0, at = -1, shown = null, looking = 0, mine = [];
+let view = {}, items = [], loaded = 0, total = 0, at = -1, shown = null, turn = 0, looking = 0, mine = [];
 
 const newClick = () => crypto.getRandomValues(new BigUint64Array(1))[0].toString(16).padStart(16, "0");
 const percent = (share, digits = 0) => `${(100 * share).toFixed(digits)} %`;
@@ -29,11 +29,13 @@ async function open(name) {
   for (const one of document.querySelectorAll("#views button")) one.ariaPressed = one.dataset.view === name;
   const value = document.querySelector(`#filters [data-view=${name}]`).value || "";
   const [a, b] = name === "pair" ? data.pairs[value] || [""] : [value];
-  view = { view: name, a, b: b || "" };
+  const wanted = view = { view: name, a, b: b || "" };
   [items, shown, loaded] = [[], null, 0];
+  turn += 1;
   $("grid").replaceChildren();
-  await more();
-  go(Math.max(0, items.findIndex((item) => !item.now)));
+  do await more(); // on to where somebody left it
+  while (view === wanted && loaded < total && items.every((item) => item.now));
+  if (view === wanted) go(Math.max(0, items.findIndex((item) => !item.now)));
 }
 async function more() {
   const wanted = view, start = loaded, found = await list(start);
@@ -65,8 +67,10 @@ function mark(item) {
 
 /* one picture */
 async function go(number) {
+  const ours = ++turn;
   shown = null; // no key acts on a picture that nobody sees yet
   if (number >= items.length && loaded < total) await more();
+  if (ours !== turn) return; // a faster key
   $("one").hidden = !items.length;
   items[at]?.button.removeAttribute("aria-current");
   at = Math.min(Math.max(number, 0), items.length - 1);
@@ -75,7 +79,7 @@ async function go(number) {
   item.button.setAttribute("aria-current", "true");
   if ($("list").scrollHeight > $("list").clientHeight + 1) item.button.scrollIntoView({ block: "nearest" });
   const found = data.live ? await ask(`picture/${item.row}`) : item;
-  if (items[at] !== item) return; // a faster key
+  if (ours !== turn) return;
   if (!kept().some((line) => line.row === item.row)) item.now = found.now;
   shown = found;
   draw(item);
@@ -142,7 +146,7 @@ function decide(action, label = "", note = "", stay = false) {
   else go(at + 1 + Math.max(items.slice(at + 1).findIndex((one) => !one.now), 0));
 }
 function undo() {
-  const now = items[at]?.now, last = mine.pop() || (now && { item: items[at], click: now.click });
+  const now = shown && items[at].now, last = mine.pop() || (now && { item: items[at], click: now.click });
   if (!last) return;
   last.item.now = null;
   mark(last.item);

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from urllib.parse import quote
 
 import numpy as np
+import playwright
 import pytest
 import uvicorn
 from browser import overflow
@@ -88,6 +89,18 @@ def until(page: object, condition: str) -> None:
             return
         page.wait_for_timeout(20)
     pytest.fail(f"never: {condition}")
+
+
+def undrawn(address: str, steps: str) -> object:
+    """What steps return that are taken on the page without a browser: see undrawn.js.
+
+    Playwright brings Node along, with or without a Chromium to drive.
+    """
+    node = Path(playwright.__file__).parent / "driver" / "node"
+    command = [node, Path(__file__).with_name("undrawn.js"), address, steps]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert not done.returncode, done.stderr
+    return json.loads(done.stdout)
 
 
 def decision(row: int, click: str, action: str, new: str = "", note: str = "") -> dict[str, object]:
@@ -256,6 +269,36 @@ def test_each_key_writes_one_line(address: str, labels: Path, open_page: Ask) ->
     page.reload()
     page.wait_for_selector("#classes button")
     assert page.locator("#grid .thumb[data-action=keep]").count() == 2
+
+
+def test_a_key_decides_nothing_while_the_next_pictures_are_fetched(
+    address: str, desk: Desk, labels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PAGE", 2)
+    rows = desk.order("suspects").tolist()
+    steps = """
+    await until(() => shown);
+    press("j");
+    await until(() => shown?.row === items[1].row);
+    const release = hold("list");
+    press("k");
+    press("d");
+    release();
+    await until(() => shown && kept().length === 0);
+    return shown.row;"""
+    assert undrawn(address, steps) == rows[2]
+    log = read_log(labels)
+    assert list(log.action) == ["keep"] and list(log.id) == [desk.rows.id[rows[1]]]
+
+
+def test_a_page_that_is_opened_again_goes_on_where_it_was_left(
+    address: str, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PAGE", 2)
+    rows = desk.order("suspects").tolist()
+    for i, row in enumerate(rows[:5]):
+        desk.decide(row, f"c{i}", "keep")
+    assert undrawn(address, "await until(() => shown); return shown.row;") == rows[5]
 
 
 def test_two_tabs_lose_nothing(address: str, labels: Path, open_page: Ask) -> None:
