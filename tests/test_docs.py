@@ -38,9 +38,9 @@ def test_examples_of_settings_are_valid(page: str) -> None:
     for block in re.findall(r"```yaml\n(.*?)```", TEXTS[page], re.DOTALL):
         values = yaml.safe_load(block)
         competition = bool({"id", "title", "task"} & {*values})
-        if not competition:
-            values = {"competition": "demo", **values}
-        (Competition if competition else Experiment)(**values)
+        for each in values.get("variants", {"": values}).values():  # of a plan: over its base
+            known = {} if competition else {"competition": "demo"}
+            (Competition if competition else Experiment)(**known | each)
 
 
 @pytest.mark.parametrize("page", TEXTS)
