@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import pandas as pd
 import typer
 import yaml
@@ -145,17 +146,16 @@ def held_out_score(settings: Experiment, prepared: Prepared, table: pd.DataFrame
 
 def table(rows: pd.DataFrame, metric: str) -> str:
     """Markdown: mean ± standard deviation over the seeds done so far, best of a column bold."""
-    groups = rows.groupby("variant", sort=False)
-    sign = sign_of(metric)
-    best = {column: (sign * groups[column].mean()).idxmax() for column in ("plain", "tta")}
-    lines = ["| | plain | TTA | minutes |", "|---|---|---|---|"]
-    for variant, group in groups:
+    groups = rows.groupby("variant", sort=False)[["plain", "tta", "minutes"]]
+    mean, deviation, sign = groups.mean(), groups.std(), sign_of(metric)
+    best, lines = (sign * mean).max(), ["| | plain | TTA | minutes |", "|---|---|---|---|"]
+    for variant, its in mean.iterrows():
         cells = []
         for column in ("plain", "tta"):
-            deviation = f" ± {group[column].std():.3f}" if len(group) > 1 else ""
-            text = f"{group[column].mean():.3f}{deviation}"
-            cells.append(f"**{text}**" if best[column] == variant else text)
-        lines.append(f"| {variant} | {' | '.join(cells)} | {group.minutes.mean():.1f} |")
+            spread = deviation[column][variant]  # nan: of one seed
+            text = f"{its[column]:.3f}" + (f" ± {spread:.3f}" if np.isfinite(spread) else "")
+            cells.append(f"**{text}**" if sign * its[column] == best[column] else text)
+        lines.append(f"| {variant} | {' | '.join(cells)} | {its.minutes:.1f} |")
     return "\n".join(lines) + "\n"
 
 

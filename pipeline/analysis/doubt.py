@@ -5,9 +5,10 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
+from pipeline.analysis.answered import studies_of
 from pipeline.analysis.evidence import Evidence
 from pipeline.base.runs import fold_paths
-from pipeline.data.studies import answered, by_id
+from pipeline.data.studies import by_id
 from pipeline.inference.metrics import rows_of
 from pipeline.inference.predictions import Predictions
 
@@ -42,18 +43,14 @@ def doubt(evidence: Evidence) -> pd.DataFrame:
 def committee_of(evidence: Evidence) -> Iterator[np.ndarray]:
     """Test probabilities [m, classes] of every fold's model of every member: one is held at a time,
     as all may be gigabytes."""
-    ids, classes = list(evidence.test.image), evidence.classes
-    if evidence.rules.picture:
-        rows = evidence.prepared.rows
-        name = answered(rows.set_index("id")[(rows.split == "test").to_numpy()])
-    for fold in evidence.folds:
-        for path in fold_paths(evidence.record, fold).values():
-            one = Predictions.load(path)
-            if evidence.rules.picture:
-                prob = one.aligned(one.image, classes)
-                names, prob = by_id(name.loc[one.image], prob, evidence.rules)
-                one = Predictions(names, classes, prob)
-            yield one.aligned(ids, classes).astype(float)
+    paths = [path for k in evidence.folds for path in fold_paths(evidence.record, k).values()]
+    images, classes = Predictions.load(paths[0]).image, evidence.classes
+    names = studies_of(evidence.settings, "test", images)
+    for path in paths:
+        prob = Predictions.load(path).aligned(images, classes)
+        ids, prob = by_id(names, prob, evidence.rules) if names else (images, prob)
+        found = Predictions(ids, classes, prob)
+        yield found.aligned(list(evidence.test.image), classes).astype(float)
 
 
 def entropy(prob: np.ndarray, one_class: bool) -> np.ndarray:

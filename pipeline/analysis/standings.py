@@ -43,7 +43,9 @@ def print_leaderboard(names: list[str], share: float, hidden: int | None = None)
     if not scored:
         text = "no submission has a score; python -m pipeline.submit NAME --upload gets one"
         raise UserError(f"{ledger_path()}: {text}")
-    table = pd.DataFrame(scored).astype(dict.fromkeys(wanted, float))
+    for name in names:
+        load_blend(name)  # else one that is misspelt would be passed over
+    table, told = pd.DataFrame(scored).astype(dict.fromkeys(wanted, float)), False
     for (slug, metric), rows in table.groupby(["slug", "metric"], sort=False):
         kept = blends_by(metric, rows.name)
         rows = as_decided(rows, kept)
@@ -52,6 +54,10 @@ def print_leaderboard(names: list[str], share: float, hidden: int | None = None)
         runs = [*evidence_of(chosen, strict=bool(names))]
         if len(runs) > 1:
             print_pick(runs, rows, share, hidden)
+            told = True
+    if names and not told:
+        text = "name two, one of which has a score of Kaggle at least"
+        say("compare", f"which two to select: {text}")
 
 
 def evidence_of(names: list[str], strict: bool) -> Iterator[Evidence]:

@@ -1,9 +1,9 @@
 """What a blend was made from, what it cost, and in which settings it differs."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from pipeline.analysis.evidence import Evidence
 from pipeline.analysis.listing import model_words
@@ -57,20 +57,13 @@ def members_of(evidence: Evidence) -> list[dict[str, str]]:
 def settings_table(settings: Experiment) -> list[dict[str, Any]]:
     """Every setting of science: name, value, and whether it differs from the default."""
     plain = Experiment(competition=settings.competition, name=settings.name)
-    ours, default = (dict(flat(science(one))) for one in (settings, plain))
+    ours, default = (
+        pd.json_normalize(science(one)).to_dict("records")[0] for one in (settings, plain)
+    )
     return [
         {"name": name, "value": in_yaml(value), "changed": value != default.get(name)}
         for name, value in ours.items()
     ]
-
-
-def flat(values: dict[str, Any], name: str = "") -> Iterator[tuple[str, Any]]:
-    """Leaves of nested settings as (`train.lr`, 0.001)."""
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from flat(value, f"{name}{key}.")
-        else:
-            yield f"{name}{key}", value
 
 
 def in_yaml(value: Any) -> str:

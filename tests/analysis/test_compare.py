@@ -136,6 +136,8 @@ def test_luck_on_the_leaderboard_and_what_to_select(
     assert "against the two best, on held-out halves" in text and re.search(
         "^r2 .* - ", text, re.MULTILINE
     )
+    assert "which two to select: name two, one of which has" in run("compare", "--lb", "r2")
+    assert "did you mean 'r0'" in run("compare", "--lb", "r00", "r1", expect=2)
 
 
 def test_a_public_score_is_that_of_the_blend_as_it_is_and_lies_off_its_oof(

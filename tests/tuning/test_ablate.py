@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -143,6 +144,8 @@ def test_bold_is_the_best_mean() -> None:
         "| b | 0.500 ± 0.566 | **0.900 ± 0.000** | 3.0 |",
     ]
     assert "| b | **0.500 ± 0.566** | 0.900 ± 0.000 |" in ablate.table(rows, "log_loss")
+    undefined = ablate.table(rows[:2].assign(tta=np.nan), "auc").splitlines()
+    assert undefined[2:] == ["| a | 0.500 | nan | 1.0 |", "| b | **0.900** | nan | 2.0 |"]
 
 
 def test_a_plan_without_variants_is_refused(run: Callable[..., str], space: Path) -> None:
