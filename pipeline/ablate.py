@@ -77,7 +77,16 @@ def load_plan(name: str) -> dict[str, Any]:
         if not isinstance(changes or {}, dict):
             text = f"expected settings, as {{train: {{lr: 1e-4}}}}, not {shown(changes)}"
             raise UserError(f"{path}: variants: {variant}: {text}")
+    by_run = {in_run(variant): variant for variant in variants}
+    if alike := [variant for variant in variants if by_run[in_run(variant)] != variant]:
+        text = f"{alike[0]!r} and {by_run[in_run(alike[0])]!r} would be runs of one name"
+        raise UserError(f"{path}: variants: {text}; let them differ in a letter or digit")
     return plan
+
+
+def in_run(variant: str) -> str:
+    """A variant in the name of its runs."""
+    return re.sub(r"[^a-z0-9.]+", "-", variant.lower()).strip("-")
 
 
 def chosen(variants: dict[str, Any], only: list[str]) -> dict[str, Any]:
@@ -98,25 +107,22 @@ def write_experiment(
     settings = {key: value for key, value in settings.items() if key not in ("base", "name")}
     for change in (changes or {}, {"train": {"seed": seed}}):
         settings = laid_over(settings, change)
-    slug = re.sub(r"[^a-z0-9.]+", "-", variant.lower()).strip("-")
-    path = out / f"{Path(base).stem}-{slug}-{seed}.yaml"
+    path = out / f"{Path(base).stem}-{in_run(variant)}-{seed}.yaml"
     with records.writing(path) as tmp:
         tmp.write_text(yaml.safe_dump(settings, sort_keys=False))
     return load_experiment(str(path)), path
 
 
 def refuse_unready(settings: Experiment, path: Path) -> None:
-    """Raises UserError where no fold is held out, or pictures of that size are not prepared."""
+    """Raises UserError where no fold is held out, pictures of that size are not prepared, or other
+    settings made a run of the same name."""
     if settings.folds.n == 1:
         raise UserError(f"{path}: folds: all holds nothing out, so no variant has a score")
-    load_prepared(settings)
+    unfinished(settings, [FOLD], load_prepared(settings), load_folds(settings), force=False)
 
 
 def measure(settings: Experiment, path: Path) -> dict[str, float]:
-    """Train and predict the held-out fold unless that is done; its scores and training time.
-
-    Raises UserError where other settings made a run of the same name.
-    """
+    """Train and predict the held-out fold unless that is done; its scores and training time."""
     model = model_path(settings.name, FOLD)
     prepared, table = load_prepared(settings), load_folds(settings)
     if todo := unfinished(settings, [FOLD], prepared, table, force=False):

@@ -127,6 +127,9 @@ def test_a_variant_that_cannot_be_trained_is_told_before_others_are(
         content["variants"]["late"] = changes
         Path(plan).write_text(yaml.safe_dump(content))
         assert said in run("ablate", plan, expect=2)
+    content["variants"] = {"ema 0.1": None, "EMA (0.1)": None}
+    Path(plan).write_text(yaml.safe_dump(content))
+    assert "'EMA (0.1)' and 'ema 0.1' would be runs of one name" in run("ablate", plan, expect=2)
 
 
 def test_bold_is_the_best_mean() -> None:
@@ -155,13 +158,14 @@ def test_a_plan_without_variants_is_refused(run: Callable[..., str], space: Path
 
 
 def test_a_changed_variant_is_refused_not_reported_from_its_old_run(
-    plan: str, run: Callable[..., str], split: Callable[[str], str]
+    plan: str, run: Callable[..., str], split: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = yaml.safe_load(Path(plan).read_text())
     split(content["base"])
     run("ablate", plan, "--seeds", "1")
-    content["variants"]["as it is"] = {"train": {"lr": 0.5}}
+    content["variants"] = {"another": None, "as it is": {"train": {"lr": 0.5}}}
     Path(plan).write_text(yaml.safe_dump(content))
+    monkeypatch.setattr(ablate, "train_folds", lambda *_: pytest.fail("trained"))
     assert "train.lr: 0.001 → 0.5" in run("ablate", plan, "--seeds", "1", expect=2)
 
 
