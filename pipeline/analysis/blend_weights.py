@@ -10,7 +10,7 @@ import pandas as pd
 
 from pipeline.analysis.answered import held_out
 from pipeline.analysis.members import Member
-from pipeline.analysis.paired import defined, drawn_scores, middle, per_row, resamples
+from pipeline.analysis.paired import bootstrap, middle
 from pipeline.base import records
 from pipeline.base.cli import UserError
 from pipeline.base.competition import Competition
@@ -86,7 +86,7 @@ def fit(held: Held, names: Sequence[str], weights: Sequence[float]) -> dict[str,
     found = climb(held, terms, every)
     probs = [held.of(terms, every, given), nested, held.of(terms, every, found)]
     before, after, seen = (METRICS[held.metric](held.target, prob) for prob in probs)
-    draws = defined(drawn_scores(held.target, probs[:2], held.metric, resamples(held.group)))
+    draws = bootstrap(held.target, probs[:2], held.metric, held.group)
     low, high = middle(sign_of(held.metric) * (draws[:, 1] - draws[:, 0]))
     scores = {"given": before, "nested": after, "fitted": seen, "low": low, "high": high}
     return {
@@ -118,10 +118,8 @@ def climb(held: Held, terms: Sequence[np.ndarray], rows: np.ndarray) -> np.ndarr
 
 def _value(held: Held, target: np.ndarray, prob: np.ndarray) -> tuple[float, float]:
     """The metric, more being better; of equals that of the likelier answers."""
-    count = [np.ones(len(target), dtype=int)]
-    score = sign_of(held.metric) * float(drawn_scores(target, [prob], held.metric, count)[0, 0])
-    likely = -float(per_row(target, prob, "log_loss").mean()) if target.ndim == 1 else 0.0
-    return round(score, 9), likely
+    score = sign_of(held.metric) * METRICS[held.metric](target, prob)
+    return round(score, 9), -METRICS["log_loss"](target, prob) if target.ndim == 1 else 0.0
 
 
 def nested_weights(record: dict[str, Any]) -> float | None:

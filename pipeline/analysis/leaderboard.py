@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.analysis.evidence import Evidence
-from pipeline.analysis.paired import defined, drawn_scores, resamples
+from pipeline.analysis.paired import bootstrap
 from pipeline.inference.metrics import METRICS, sign_of
 
 LEAST = 5  # submissions with a score, for an offset
@@ -64,7 +64,7 @@ def believe(runs: list[Evidence]) -> Belief:
     """From the held-out pictures, which all runs must have in common."""
     one, metric, probs = runs[0], runs[0].record["metric"], [run.prob for run in runs]
     score = np.array([METRICS[metric](one.target, prob) for prob in probs])
-    draws = defined(drawn_scores(one.target, probs, metric, resamples(one.table.group)))
+    draws = bootstrap(one.target, probs, metric, one.table.group)
     return Belief(sign_of(metric) * score, np.cov(draws.T), len(one.target))
 
 
@@ -100,15 +100,13 @@ def pick_two(belief: Belief, rows: int) -> tuple[int, int]:
     return (first, second) if score[first] >= score[second] else (second, first)
 
 
-def judge_picks(
-    values: np.ndarray, groups: Iterable[object], splits: int = 1000, seed: int = 0
-) -> np.ndarray:
+def judge_picks(values: np.ndarray, groups: Iterable[object], splits: int = 1000) -> np.ndarray:
     """What `pick_two` gains over the two best, float [splits].
 
     `values` [n, k] are what each held-out row gives to each run's score. In a split both choose
     two runs by a random half of the `groups` [n]; the better of the two scores on the other half.
     """
-    random, group = np.random.default_rng(seed), pd.factorize(np.asarray(groups))[0]
+    random, group = np.random.default_rng(0), pd.factorize(np.asarray(groups))[0]
     count, gains = group.max() + 1, np.empty(splits)
     for n in range(splits):
         half = (random.permutation(count) < count // 2)[group]

@@ -36,7 +36,7 @@ def paired(a: Evidence, b: Evidence) -> Paired:
     won, lost = int((b.errors < a.errors).sum()), int((b.errors > a.errors).sum())
     p = binomtest(won, won + lost).pvalue if won + lost else 1.0
     metric = a.record["metric"]
-    draws = defined(drawn_scores(a.target, [a.prob, b.prob], metric, resamples(a.table.group)))
+    draws = bootstrap(a.target, [a.prob, b.prob], metric, a.table.group)
     low, high = middle(draws[:, 1] - draws[:, 0])
     delta = METRICS[metric](b.target, b.prob) - METRICS[metric](a.target, a.prob)
     return Paired(won, lost, float(p), needed_lead(won + lost), float(delta), low, high)
@@ -117,9 +117,12 @@ def drawn_scores(
     return np.array(found)
 
 
-def defined(draws: np.ndarray) -> np.ndarray:
-    """Those of draws [draws, runs] on which every run has a score: AUC has none on a draw without a
-    positive."""
+def bootstrap(
+    target: np.ndarray, probs: list[np.ndarray], metric: str, group: Iterable[str]
+) -> np.ndarray:
+    """The metric of each run on each draw of groups, float [draws, runs]; without draws on which
+    one has no score: AUC has none without a positive."""
+    draws = drawn_scores(target, probs, metric, resamples(group))
     return draws[np.isfinite(draws).all(1)]
 
 

@@ -3,7 +3,6 @@
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from pipeline.analysis.doubt import doubt
 from pipeline.analysis.drift import Drift, layout
@@ -79,19 +78,17 @@ def disagreement(evidence: Evidence, album: Album) -> dict[str, Any] | None:
     if len(evidence.members) < 2:
         return None
     probs = np.stack(list(evidence.members.values()))
-    answers = [evidence.told(evidence.answers(prob)) for prob in probs]
+    said = np.array([evidence.told(evidence.answers(prob)) for prob in probs], dtype=object)
     spread = np.abs(probs - probs.mean(0)).sum((0, 2))
-    same = np.array([len(set(row)) == 1 for row in zip(*answers, strict=True)])
+    same = (said == said[0]).all(0)
     shown = [
-        training_picture(evidence, album, row, " · ".join(one[row] for one in answers))
+        training_picture(evidence, album, row, " · ".join(said[:, row]))
         for row in np.argsort(-spread, kind="stable")[:STRIP]
         if not same[row]
     ]
     regression = evidence.rules.task == "regression"
     flat = probs.reshape(len(probs), -1)
-    texts = np.array([text for each in answers for text in each], dtype=object)  # of any length
-    codes = pd.factorize(texts)[0].reshape(len(probs), -1)
-    shares = np.corrcoef(flat) if regression else (codes[:, None] != codes[None]).mean(2)
+    shares = np.corrcoef(flat) if regression else (said[:, None] != said).mean(2)
     told = "Correlation of the numbers that two members predict."
     told = told if regression else "Share of pictures on which two members answer differently."
     matrix = [[f"{x:.4f}" if regression else percent(x) for x in row] for row in shares]

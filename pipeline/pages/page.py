@@ -72,9 +72,9 @@ def shrunk(pixels: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(image)
 
 
-def data_uri(pixels: np.ndarray, quality: int = QUALITY) -> str:
+def data_uri(pixels: np.ndarray) -> str:
     """A picture, uint8 [h, w, 3] or with alpha [h, w, 4], as the text of an `src`."""
-    return f"data:image/webp;base64,{base64.b64encode(webp(pixels, quality)).decode()}"
+    return f"data:image/webp;base64,{base64.b64encode(webp(pixels)).decode()}"
 
 
 def webp(pixels: np.ndarray, quality: int = QUALITY) -> bytes:
