@@ -71,7 +71,8 @@ def load_plan(name: str) -> dict[str, Any]:
     path = find_yaml(name, "ablations")
     plan = read_yaml(path)
     variants = plan.get("variants")
-    if set(plan) != {"base", "variants"} or not (variants and isinstance(variants, dict)):
+    whole = isinstance(plan.get("base"), str) and isinstance(variants, dict) and variants
+    if set(plan) != {"base", "variants"} or not whole:
         raise UserError(f"{path}: expected base: EXPERIMENT and variants: {{NAME: settings}}")
     for variant, changes in variants.items():
         if not isinstance(changes or {}, dict):

@@ -186,8 +186,9 @@ function confirm(found) {
   item.now = found.now;
   item === items[at] && shown ? draw(item) : mark(item);
 }
+const ANEW = "The server was started anew: open the address that it shows. Nothing is lost.";
 function told(problem) {
-  if (problem.status === 403) return "The server was started anew: open the address that it shows. Nothing is lost.";
+  if (problem.status === 403) return ANEW;
   return problem.status ? `Not saved: ${problem.message}` : "Not saved yet: the server does not answer. It is sent again.";
 }
 function drawProgress(found) {
@@ -235,6 +236,9 @@ $("large").onerror = () => { $("looking").textContent = "cannot be shown for thi
 for (const one of document.querySelectorAll("[data-key]")) one.onclick = () => keys[one.dataset.key]();
 for (const one of document.querySelectorAll("#views button")) one.onclick = () => open(one.dataset.view);
 for (const one of document.querySelectorAll("#filters select")) one.onchange = () => open(one.dataset.view);
+addEventListener("unhandledrejection", ({ reason }) => { // of a list or a picture
+  $("trouble").textContent = reason.status === 403 ? ANEW : reason.status ? reason.message : "The server does not answer.";
+});
 const watch = new IntersectionObserver((seen) => seen.at(-1).isIntersecting && loaded < total && more()); // of several the latest
 if (data.live) {
   drawProgress(data.progress);

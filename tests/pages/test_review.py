@@ -301,6 +301,16 @@ def test_a_page_that_is_opened_again_goes_on_where_it_was_left(
     assert undrawn(address, "await until(() => shown); return shown.row;") == rows[5]
 
 
+def test_a_picture_that_cannot_be_had_is_told(address: str) -> None:
+    steps = """
+    await until(() => shown);
+    items[1].row = 999;
+    press("j");
+    await until(() => $("trouble").textContent);
+    return [shown, $("trouble").textContent];"""
+    assert undrawn(address, steps) == [None, "answer 404"]
+
+
 def test_two_tabs_lose_nothing(address: str, labels: Path, open_page: Ask) -> None:
     tabs = [open_page(address, allowed=address) for _ in range(2)]
     for tab in tabs:

@@ -26,6 +26,7 @@ const browser = {
     querySelectorAll: () => [],
     addEventListener: (name, act) => { listeners[name] = act; },
   },
+  addEventListener: (name, act) => { listeners[name] = act; },
   localStorage: { getItem: (name) => kept[name] ?? null, setItem: (name, text) => { kept[name] = text; } },
   IntersectionObserver: class { observe() {} disconnect() {} },
   fetch: async (path, how) => {
@@ -42,6 +43,7 @@ const browser = {
   },
 };
 const request = globalThis.fetch;
+process.on("unhandledRejection", (reason) => listeners.unhandledrejection({ reason }));
 for (const [name, value] of Object.entries(browser)) Object.defineProperty(globalThis, name, { value });
 
 (async () => {

@@ -171,7 +171,12 @@ def test_a_changed_variant_is_refused_not_reported_from_its_old_run(
 
 @pytest.mark.parametrize(
     "text",
-    ["base: demo\nvariants: [a", "base: demo\nvariants: [a]\n", "base: demo\nvariants: {}\n"],
+    [
+        "base: demo\nvariants: [a",
+        "base: demo\nvariants: [a]\n",
+        "base: demo\nvariants: {}\n",
+        "base:\nvariants: {a: {}}\n",
+    ],
 )
 def test_a_broken_plan_is_one_line(text: str, run: Callable[..., str], space: Path) -> None:
     (space / "bad.yaml").write_text(text)
