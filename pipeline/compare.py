@@ -16,13 +16,7 @@ import typer
 from pipeline.analysis.blend_weights import nested_weights
 from pipeline.analysis.evidence import Evidence, load_evidence, untouched
 from pipeline.analysis.listing import SCIENCE, blend_row, print_rows
-from pipeline.analysis.paired import (
-    changed_sides,
-    counts_lead,
-    is_luck,
-    paired,
-    refuse_foreign,
-)
+from pipeline.analysis.paired import changed_sides, counts_lead, is_luck, paired, refuse_foreign
 from pipeline.analysis.standings import print_leaderboard
 from pipeline.base import records
 from pipeline.base.cli import UserError, print_table, run_stage, say, short
@@ -74,10 +68,8 @@ def print_pair(a: Evidence, b: Evidence) -> None:
         say("compare", "as decided, nested: {:.4f} → {:.4f}".format(*nested))
     for one in (a, b):
         if (score := nested_weights(one.record)) is not None:
-            say(
-                "compare",
-                f"{one.name}: its weights are fitted on these pictures; nested {score:.4f}",
-            )
+            text = f"its weights are fitted on these pictures; nested {score:.4f}"
+            say("compare", f"{one.name}: {text}")
     by_lead = counts_lead(a)
     p = f" (p {found.p:.2g})" if by_lead else ""
     say("compare", f"{differ:,} differ: {found.won:,} won{won}, {found.lost:,} lost{p}")

@@ -33,8 +33,7 @@ def main(
     take: Annotated[Path | None, typer.Option(help="add decisions from such a page")] = None,
 ) -> None:
     if missing := [name for name in NEEDED if not find_spec(name)]:
-        text = f"review needs {', '.join(missing)}: pip install -r requirements.txt"
-        raise UserError(text)
+        raise UserError(f"review needs {', '.join(missing)}: pip install -r requirements.txt")
     started = time.monotonic()
     evidence = load_evidence(experiment, decided=False)
     if take:

@@ -54,9 +54,9 @@ def plugins_of_then(model: Path, digest: str | None) -> str | None:
 
 def find_folds(settings: Experiment, digest: str) -> tuple[Experiment, pd.DataFrame]:
     """The folds file of a digest, which may have any name. Raises UserError where it is gone."""
-    paths = sorted(root("folds").glob("*.csv"))
-    usual = [path for path in paths if path.stem.startswith(settings.competition_name)]
-    for path in usual + [path for path in paths if path not in usual]:
+    own = settings.competition_name  # whose files are named so, if nobody named them otherwise
+    paths = sorted(root("folds").glob("*.csv"), key=lambda p: (not p.stem.startswith(own), p))
+    for path in paths:
         split = settings.folds.model_copy(update={"name": path.stem})
         named = settings.model_copy(update={"folds": split})
         try:

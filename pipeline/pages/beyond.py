@@ -25,10 +25,8 @@ def tested_pictures(evidence: Evidence, album: Album) -> list[Picture]:
         for picture, prob in zip(found, evidence.test_prob[rows], strict=True):
             said = evidence.answers(prob[None])[0]
             other = next(i for i in np.argsort(-prob) if i != said)
-            text = (
-                f"{percent(prob[said], 0)}; or {evidence.classes[other]} {percent(prob[other], 0)}"
-            )
-            picture["text"] = text
+            nearest = f"{evidence.classes[other]} {percent(prob[other], 0)}"
+            picture["text"] = f"{percent(prob[said], 0)}; or {nearest}"
     return found
 
 

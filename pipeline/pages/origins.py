@@ -18,15 +18,13 @@ from pipeline.training.keys import in_todays_terms
 
 def cost_of(evidence: Evidence) -> dict[str, str]:
     """In words, from the records of all folds and members: seconds, size of all models, memory."""
-    models, predictions = [], []
-    for run, about in evidence.record["key"]["members"].items():
-        for fold in evidence.folds:
-            models.append(model_path(run, fold))
-            paths = [prediction_path(run, fold, split, about["tta"]) for split in ("oof", "test")]
-            predictions += paths
-    trained, predicted = (
-        [records.load(path) or {} for path in paths] for paths in (models, predictions)
-    )
+    members, splits = evidence.record["key"]["members"].items(), ("oof", "test")
+    runs = [(run, about["tta"], fold) for run, about in members for fold in evidence.folds]
+    models = [model_path(run, fold) for run, _, fold in runs]
+    answers = [
+        prediction_path(run, fold, split, tta) for run, tta, fold in runs for split in splits
+    ]
+    trained, predicted = ([records.load(path) or {} for path in some] for some in (models, answers))
     size = sum(path.stat().st_size for path in models if path.exists())
     precision = trained[0].get("precision", "")
     ram = max(found.get("peak", {}).get("ram_gb", 0) for found in trained)
@@ -44,12 +42,10 @@ def members_of(evidence: Evidence) -> list[dict[str, str]]:
     key, found = evidence.record["key"], []
     for run, about in key["members"].items():
         model = records.load(model_path(run, evidence.folds[0]))
-        if model:
-            what = f"{model_words(in_todays_terms(model['key']))}, views: {about['tta']}"
-        else:
-            what = "answers of others"
+        what = model and f"{model_words(in_todays_terms(model['key']))}, views: {about['tta']}"
         scores = evidence.record["scores"].get(f"{run} {about['tta']}", {"folds": [np.nan]})
         weight, cv = f"{key['weights'][run]:.2f}", mean_std(scores["folds"])
+        what = what or "answers of others"
         found.append({"name": run, "what": what, "weight": weight, "cv": cv})
     return found
 
