@@ -23,7 +23,7 @@ from pipeline.analysis.answered import held_out
 from pipeline.base import records
 from pipeline.base.cli import UserError, run_stage, say, shown, took
 from pipeline.base.competition import load_competition
-from pipeline.base.config import Experiment, Predict, find_experiment, load_experiment, root
+from pipeline.base.config import Experiment, find_experiment, load_experiment, root
 from pipeline.base.csv_files import write_csv
 from pipeline.base.deadline import Deadline
 from pipeline.base.runs import model_path
@@ -129,8 +129,6 @@ def measure(settings: Experiment, path: Path) -> dict[str, float]:
     if todo := unfinished(settings, [FOLD], prepared, table, force=False):
         train_folds({(str(path), FOLD): todo[FOLD]}, settings.runtime, Deadline())
     plain = records.load(model)["scores"]["valid_score"]
-    if load_competition(settings.competition).picture:  # that is of pictures, not of ids
-        plain = held_out_score(settings.model_copy(update={"predict": Predict()}), prepared, table)
     seconds = pd.read_csv(model.with_name("log.csv")).seconds.sum()
     tta = held_out_score(settings, prepared, table)
     return {"plain": plain, "tta": tta, "minutes": seconds / 60}
