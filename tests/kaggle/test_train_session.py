@@ -114,9 +114,37 @@ def push_and_stop(run: Callable[..., str], monkeypatch: pytest.MonkeyPatch, *wor
         assert "stopped" in run("bundle", *words, "--train", "--push", expect=2)
 
 
+def session_here(
+    job: train_session.Job, project: Path, run: Callable[..., str], capsys: pytest.CaptureFixture
+) -> str:
+    """What a notebook does first, its stages too, in this process: an epoch, then it stops."""
+    told = []
+
+    def stage(command: list[str], project: Path, seconds: float) -> int:
+        told.extend(capsys.readouterr())
+        code = 75 if command[0] == "train" else 0
+        with pytest.MonkeyPatch.context() as patch:
+            enter(patch, project)
+            patch.chdir(project)
+            patch.setattr(yaml_files, "HERE", project / "pipeline" / "configs")
+            told.append(run(*command, expect=code))
+        return code
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_session, "PROJECT", project)
+        patch.setattr(train_session, "run_stage", stage)
+        train_session.run(job)
+    return "".join([*told, *capsys.readouterr()])
+
+
 def test_sessions_end_in_the_weights_of_an_uninterrupted_training(
-    spots: str, run: Callable[..., str], space: Path
+    spots: str,
+    run: Callable[..., str],
+    space: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    """The second session, that goes on, is a notebook in a kernel."""
     for fold in ("0", "1"):
         run("train", spots, "--fold", fold)
     home = space / "runs" / "spots" / "fold0"
@@ -129,20 +157,18 @@ def test_sessions_end_in_the_weights_of_an_uninterrupted_training(
     shutil.copytree(space / "data" / "leaves", inputs / "competitions" / "leaves")
     (inputs / "competitions" / "leaves" / "train.csv").unlink()  # made at home
     last = inputs / "notebooks" / job_of(bundle).kernel
+    monkeypatch.setenv("KAGGLE_INPUT_DIR", str(inputs))
+    monkeypatch.setenv("KAGGLE_WORKING_DIR", str(output))
+    monkeypatch.setattr(train_session.tempfile, "tempdir", str(scratch))
 
-    def session() -> str:
-        """An epoch, then stop."""
-        output.mkdir()
-        said = execute(bundle / "notebook" / "notebook.ipynb", inputs, output, scratch)
-        assert "!!!!!!" not in said
-        return said
-
-    said = session()
+    said = session_here(job_of(bundle), bundle / "code" / "project", run, capsys)
     assert "fold 0  stops after epoch 1" in said and "folds begin anew" in said
-    assert "fold 0 goes on after epoch 1" in said
+    assert "fold 0 goes on after epoch 1" in said and "!!!!!!" not in said
     last.parent.mkdir(parents=True)
     output.rename(last)
-    said = session()
+    output.mkdir()
+    said = execute(bundle / "notebook" / "notebook.ipynb", inputs, output, scratch)
+    assert "!!!!!!" not in said
     assert "fold 0  goes on after epoch 1" in said and "cp -r away/runs/. runs/" in said
     away = output / "runs" / "spots" / "fold0"
     assert (away / "model.safetensors").read_bytes() == weights
