@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,32 +17,42 @@ from pipeline.launchers import local, pool
 
 FOLD = """
 import os, sys, time
-code, out = int(sys.argv[1]), sys.argv[2]
+from pathlib import Path
+code, out, company = int(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 started = time.time()
-time.sleep(0.4)
+out.with_suffix(".begun").touch()
+while len([*out.parent.glob("*.begun")]) < company and time.time() < started + 20:
+    time.sleep(0.01)
+time.sleep(0.2 if company else 0)
 gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "none")
-open(out, "w").write(f"{started} {time.time()} {gpu} {os.environ['OMP_NUM_THREADS']}")
+out.write_text(f"{started} {time.time()} {gpu} {os.environ['OMP_NUM_THREADS']}")
 sys.exit(code)
 """
 
 
 @pytest.fixture
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[int, list[str]]]:
-    """Run folds whose processes only sleep and end with these codes; returns what each noted."""
+    """Run folds whose processes only end with these codes; returns what each noted.
+
+    With `company` one first waits until so many have begun, and a moment.
+    """
 
     def run_fake(
         codes: dict[int, int],
         gpus: list[str],
         error: str | None = None,
         seconds: float = math.inf,
+        company: int = 0,
         **runtime: int,
     ) -> dict[int, list[str]]:
         def start(job: local.Fold, key: local.Key, slot: pool.Slot, *_: object) -> pool.Process:
             fold, ranks = job[1], 1
             assert key == {"fold": fold}
-            command = ["-c", FOLD, str(codes[fold]), str(tmp_path / f"{fold}")]
+            command = ["-c", FOLD, str(codes[fold]), str(tmp_path / f"{fold}"), str(company)]
             return pool.Process(command, {"OMP_NUM_THREADS": "-", **slot}, ranks)
 
+        for begun in tmp_path.glob("*.begun"):
+            begun.unlink()
         monkeypatch.setattr(local, "start_fold", start)
         monkeypatch.setattr(pool, "visible_gpus", lambda: gpus)
         try:
@@ -65,7 +76,7 @@ def overlap(one: list[str], other: list[str]) -> bool:
 
 def test_a_fold_a_gpu_and_the_next_fold_takes_the_gpu_that_is_free(fake, monkeypatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "8")
-    noted = fake({0: 0, 1: 0, 2: 0, 3: 0}, gpus=["3", "5"])
+    noted = fake({0: 0, 1: 0, 2: 0, 3: 0}, gpus=["3", "5"], company=2)
     assert sorted(note[2] for note in noted.values()) == ["3", "3", "5", "5"]
     assert {note[3] for note in noted.values()} == {"4"}, "the cores are shared evenly"
     for gpu in ("3", "5"):
@@ -75,10 +86,10 @@ def test_a_fold_a_gpu_and_the_next_fold_takes_the_gpu_that_is_free(fake, monkeyp
 
 
 def test_one_at_a_time_on_a_cpu_and_processes_of_them_where_asked(fake) -> None:
-    noted = fake({0: 0, 1: 0}, gpus=[])
+    noted = fake({0: 0, 1: 0}, gpus=[], company=1)
     assert noted[0][2:] == ["none", "-"]
     assert not overlap(noted[0], noted[1])
-    noted = fake({0: 0, 1: 0, 2: 0}, gpus=[], processes=3)
+    noted = fake({0: 0, 1: 0, 2: 0}, gpus=[], company=3, processes=3)
     assert overlap(noted[0], noted[1])
     assert overlap(noted[1], noted[2])
 
@@ -217,7 +228,14 @@ def test_two_folds_train_side_by_side_and_the_failed_one_is_made_up_for(
     write: Callable[..., str],
     split: Callable[[str], str],
     space: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Two real processes; that which makes up for one of them is run in this one."""
+
+    def here(command: list[str], slot: pool.Slot, _: int) -> SimpleNamespace:
+        run("train", *command[2:])
+        return SimpleNamespace(slot=slot, ranks=[], poll=lambda: 0)
+
     experiment = split(write(runtime={"processes": 2}, train={"epochs": 1}))
     blocked = space / "runs" / "tiny" / "fold1"
     blocked.parent.mkdir(parents=True)
@@ -226,6 +244,7 @@ def test_two_folds_train_side_by_side_and_the_failed_one_is_made_up_for(
     assert not records.load(blocked / "model.safetensors")
     first = records.load(space / "runs" / "tiny" / "fold0" / "model.safetensors")
     blocked.unlink()
+    monkeypatch.setattr(local, "Process", here)
     assert "2 folds, accuracy" in run("train", experiment)
     assert records.load(space / "runs" / "tiny" / "fold0" / "model.safetensors") == first
     assert records.load(blocked / "model.safetensors")["key"]["fold"] == 1
