@@ -1,5 +1,6 @@
 """A tiny competition, drawn once, and a workspace of its own for every test."""
 
+import fcntl
 import gc
 import os
 import shutil
@@ -7,7 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -124,7 +125,8 @@ def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
     items.sort(key=lambda item: slow[item.path] / total[item.path], reverse=True)
 
 
-def pytest_collection_finish() -> None:
+@pytest.fixture(scope="module", autouse=True)
+def nothing_old_to_collect() -> None:
     """What imports have made stays, half a million objects: `train` need not go through them."""
     gc.collect()
     gc.freeze()
@@ -152,11 +154,36 @@ def no_curves(patch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """60 training and 12 test pictures of 4 species, with twins and contradictory labels."""
-    folder = tmp_path_factory.mktemp("drawn") / "demo"
-    draw_competition(folder, train=60, test=12, species=4, size=48, workers=1)
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`made_once(name, make)`: a folder that `make` has filled, in one process for all that test.
+
+    Do not change it.
+    """
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def folder(name: str, make: Callable[[Path], object]) -> Path:
+        home, done = base / name, base / f"{name}.done"
+        with (base / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not done.exists():
+                shutil.rmtree(home, ignore_errors=True)  # another process may have failed
+                home.mkdir()
+                make(home)
+                done.touch()
+        return home
+
     return folder
+
+
+@pytest.fixture(scope="session")
+def drawn(made_once: Callable[..., Path]) -> Path:
+    """60 training and 12 test pictures of 4 species, with twins and contradictory labels."""
+
+    def draw(home: Path) -> None:
+        draw_competition(home / "demo", train=60, test=12, species=4, size=48, workers=1)
+
+    return made_once("drawn", draw) / "demo"
 
 
 @pytest.fixture
@@ -212,19 +239,21 @@ def split(run: Callable[..., str]) -> Callable[[str], str]:
 
 
 @pytest.fixture(scope="session")
-def trained_once(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained_once(drawn: Path, made_once: Callable[..., Path]) -> Path:
     """A project whose tiny experiment is trained: do not change it."""
-    home = tmp_path_factory.mktemp("trained")
-    shutil.copytree(drawn, home / "data" / "demo")
-    with pytest.MonkeyPatch.context() as patch:
-        enter(patch, home)
-        no_curves(patch)
-        tiny = experiment(home / "tiny.yaml", TINY)
-        stage("prepare")(tiny)
-        stage("folds")(tiny)
-        for fold in (0, 1):
-            stage("train")(tiny, [fold])
-    return home
+
+    def train(home: Path) -> None:
+        shutil.copytree(drawn, home / "data" / "demo")
+        with pytest.MonkeyPatch.context() as patch:
+            enter(patch, home)
+            no_curves(patch)
+            tiny = experiment(home / "tiny.yaml", TINY)
+            stage("prepare")(tiny)
+            stage("folds")(tiny)
+            for fold in (0, 1):
+                stage("train")(tiny, [fold])
+
+    return made_once("trained", train)
 
 
 @pytest.fixture
@@ -329,7 +358,7 @@ def blended() -> Callable[..., str]:
 
 
 @pytest.fixture(scope="session")
-def bundled(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def bundled(drawn: Path, made_once: Callable[..., Path]) -> Callable[[str], Path]:
     """form -> a project whose ensemble `blend` was submitted and bundled: do not change it.
 
     `label` blends two runs of two folds, the first seen in two views, the second on pictures that
@@ -337,46 +366,46 @@ def bundled(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[
     Another form is the name of a competition: one run on its tiny copy.
     """
 
-    @cache
-    def make(form: str) -> Path:
-        home = tmp_path_factory.mktemp(form)
-        if form not in ("label", "probability"):
-            from test_competitions import COPIES, tiny_copy  # late: they import half of the tests
-            from test_task_copies import drawn_copy
-
-            if form in COPIES:
-                tiny_copy(form, home / "data" / form)
-                settings = TINY | {"competition": form}
-            else:
-                settings = TINY | INSTANT | {"competition": drawn_copy(form, home)}
-            with pytest.MonkeyPatch.context() as patch:
-                enter(patch, home)
-                no_curves(patch)
-                blend(experiment(home / "one.yaml", settings))
-            return home
-        data = home / "data" / "leaves"
-        shutil.copytree(drawn, data)
-        if form == "probability":
-            classes = sorted(set(pd.read_csv(data / "train.csv").label))
-            sample = pd.read_csv(data / "sample_submission.csv")[["image"]]
-            sample.assign(**dict.fromkeys(classes, 0.25)).to_csv(
-                data / "sample_submission.csv", index=False
-            )
-        competition = {"slug": "leaves", "submission": form}
-        (home / "leaves.yaml").write_text(yaml.safe_dump(competition))
+    def make(form: str, home: Path) -> None:
+        write_runs = own_runs if form in ("label", "probability") else runs_of_a_copy
         with pytest.MonkeyPatch.context() as patch:
             enter(patch, home)
             no_curves(patch)
-            settings = TINY | {"competition": str(home / "leaves.yaml")}
-            hflip = {"predict": {"tta": "hflip"}}
-            runs = [experiment(home / "one.yaml", settings, **INSTANT, **hflip)]
-            if form == "label":
-                wide = {"model": {**TINY["model"], "size": [32, 40]}}
-                runs.append(experiment(home / "two.yaml", settings, **wide))
-            blend(*runs)
-        return home
+            blend(*write_runs(form, home, drawn))
 
-    return make
+    return lambda form: made_once(f"bundled-{form}", partial(make, form))
+
+
+def runs_of_a_copy(form: str, home: Path, _: Path) -> list[str]:
+    from test_competitions import COPIES, tiny_copy  # late: they import half of the tests
+    from test_task_copies import drawn_copy
+
+    if form in COPIES:
+        tiny_copy(form, home / "data" / form)
+        settings = TINY | {"competition": form}
+    else:
+        settings = TINY | INSTANT | {"competition": drawn_copy(form, home)}
+    return [experiment(home / "one.yaml", settings)]
+
+
+def own_runs(form: str, home: Path, drawn: Path) -> list[str]:
+    data = home / "data" / "leaves"
+    shutil.copytree(drawn, data)
+    if form == "probability":
+        classes = sorted(set(pd.read_csv(data / "train.csv").label))
+        sample = pd.read_csv(data / "sample_submission.csv")[["image"]]
+        sample.assign(**dict.fromkeys(classes, 0.25)).to_csv(
+            data / "sample_submission.csv", index=False
+        )
+    competition = {"slug": "leaves", "submission": form}
+    (home / "leaves.yaml").write_text(yaml.safe_dump(competition))
+    settings = TINY | {"competition": str(home / "leaves.yaml")}
+    hflip = {"predict": {"tta": "hflip"}}
+    runs = [experiment(home / "one.yaml", settings, **INSTANT, **hflip)]
+    if form == "label":
+        wide = {"model": {**TINY["model"], "size": [32, 40]}}
+        runs.append(experiment(home / "two.yaml", settings, **wide))
+    return runs
 
 
 def blend(*runs: str) -> None:
