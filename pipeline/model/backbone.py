@@ -211,9 +211,9 @@ def _from_run(settings: Model, path: Path, **drops: float) -> nn.Module:
         raise UserError(f"model.weights: {settings.weights} has no finished fold ({path})")
     if record["model"]["backbone"] != name:
         raise UserError(f"model.weights: {path} holds a {record['model']['backbone']}, not {name}")
-    built, state, kwargs = record.get("arguments", {}), read_weights(path), drops
-    blocks = record["model"]["reads"] == "blocks"
-    cut = blocks or bool(record.get("taps"))  # what follows the last block, or that of the user
+    built, state, kwargs = record.get("arguments", {}), read_weights(path, record), drops
+    blocks, taps = record["model"]["reads"] == "blocks", record.get("taps") or ()
+    cut = blocks or bool(taps)  # what follows the last block, or that of the user
     if blocks and settings.features != "blocks":
         raise UserError(f"model.weights: {path} ends at its last block: set features: blocks")
     if cut:
@@ -224,8 +224,8 @@ def _from_run(settings: Model, path: Path, **drops: float) -> nn.Module:
     with as_recorded(path):
         model = timm.create_model(name, **built, **kwargs)
         if cut:
-            cut_head(model, record.get("taps") or ())
-            fit_end(model, state)
+            cut_head(model, taps)
+            fit_end(model, state, taps=taps)
         model.load_state_dict(state)
     fitting = layout(settings).arguments
     if built != fitting:
@@ -239,8 +239,10 @@ def _from_run(settings: Model, path: Path, **drops: float) -> nn.Module:
     return model
 
 
-def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a safetensors file. Raises UserError for a damaged one."""
+def read_weights(path: Path, record: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The tensors of a trained model. Raises UserError where they are not those of its record."""
+    if records.file_digest(path) != record.get("digest"):
+        raise UserError(f"{path}: not the weights that its record describes: a damaged copy?")
     try:
         return load_file(path)
     except (LookupError, OSError, SafetensorError, TypeError, ValueError) as error:

@@ -131,14 +131,12 @@ def load_model(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     record = records.load(path)
     if record is None:
         raise UserError(f"{path}: no finished model; run python -m pipeline.train")
-    if records.file_digest(path) != record.get("digest"):
-        raise UserError(f"{path}: not the weights that its record describes: a damaged copy?")
-    state = read_weights(path)
+    state = read_weights(path, record)
     with as_recorded(path):
         model = timm.create_model(record["model"]["backbone"], **record.get("arguments", {}))
         if record["model"]["reads"] == "blocks":
             model = BlockHead(model, len(record["classes"]), taps=record.get("taps"))
-            fit_end(model.backbone, state, "backbone.")
+            fit_end(model.backbone, state, "backbone.", model.taps)
         elif own := own_head(path, record):
             model = OwnHead(model, own, len(record["classes"]))
         else:

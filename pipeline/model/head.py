@@ -112,20 +112,33 @@ class OwnHead(nn.Module):
         return self.head
 
 
-def fit_end(backbone: nn.Module, state: dict[str, torch.Tensor], prefix: str = "") -> None:
-    """Take from a cut backbone and its saved `state` what only one of them has behind the last
-    that is read: how many layers timm takes away depends on its version."""
+def fit_end(
+    backbone: nn.Module,
+    state: dict[str, torch.Tensor],
+    prefix: str = "",
+    taps: Iterable[str] = (),
+) -> None:
+    """Take from a cut backbone and its saved `state` what only one of them has behind the last of
+    the `taps`: how many layers timm takes away depends on its version.
+
+    Raises LookupError for a layer before it: without that the net would be another one.
+    """
     own = {f"{prefix}{name}": value for name, value in backbone.state_dict().items()}
+    read = tuple(f"{prefix}{tap}." if tap else prefix for tap in taps)
+    last = max((i for i, name in enumerate(own) if name.startswith(read)), default=-1)
+    behind = set([*own][last + 1 :])
     for name in state.keys() - own.keys():
         if name.startswith(prefix) and is_cut(backbone, name.removeprefix(prefix)):
             del state[name]
     for name in own.keys() - state.keys():
         path = name.removeprefix(prefix).rpartition(".")[0]
         parent, _, layer = path.rpartition(".")
-        if path:
-            setattr(backbone.get_submodule(parent), layer, nn.Identity())
-        else:  # a parameter of the net itself
+        if not path:  # a parameter of the net itself
             state[name] = own[name]
+        elif name in behind:
+            setattr(backbone.get_submodule(parent), layer, nn.Identity())
+        else:
+            raise LookupError(f"{name} is missing")
 
 
 def is_cut(backbone: nn.Module, name: str) -> bool:

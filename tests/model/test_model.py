@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from safetensors.torch import load_file
 from timm.layers import DropPath
 
 from pipeline.base import records
@@ -15,7 +16,7 @@ from pipeline.base.cli import UserError
 from pipeline.base.config import Model, Train
 from pipeline.inference.features import backbone_digest
 from pipeline.model import taps
-from pipeline.model.backbone import PYPI, build_backbone, kept_weights, layout, read_weights
+from pipeline.model.backbone import PYPI, build_backbone, kept_weights, layout
 from pipeline.model.build import (
     build_model,
     load_model,
@@ -248,7 +249,7 @@ def test_shared_modules_are_saved_under_each_name(tmp_path: Path) -> None:
     net = torch.nn.Sequential(layer, layer)
     net.get_classifier = torch.nn.Identity
     save_weights(net, path)
-    saved = read_weights(path)
+    saved = load_file(path)
     assert saved.keys() == net.state_dict().keys()
     assert torch.equal(saved["0.weight"], saved["1.weight"])
     assert backbone_digest(net)
@@ -334,12 +335,27 @@ def test_damaged_weights_are_one_line_that_names_the_file(
         build_backbone(kept, 0)
     with pytest.raises(UserError, match=rf"{path} does not fit test_resnet: .*; set model.weights"):
         build_backbone(kept.model_copy(update={"weights": str(path)}), 0)
-    with pytest.raises(UserError, match=f"^{run}: not a file of weights .*damaged copy"):
-        build_backbone(vit(80, f"run:{tmp_path}"), 0)
+    loads = (lambda: load_model(run), lambda: build_backbone(vit(80, f"run:{tmp_path}"), 0))
+    for load in loads:
+        with pytest.raises(UserError, match=f"^{run}: not the weights that its record describes"):
+            load()
     record = records.load(run) | {"digest": records.file_digest(run)}
     records.write_json(records.record_path(run), record)
-    with pytest.raises(UserError, match=f"^{run}: not a file of weights .*damaged copy"):
-        load_model(run)
+    for load in loads:
+        with pytest.raises(UserError, match=f"^{run}: not a file of weights .*damaged copy"):
+            load()
+
+
+def test_a_layer_that_a_file_lacks_before_the_last_that_is_read_is_missed(tmp_path: Path) -> None:
+    """Behind it, it is one that another timm takes away; there it would do nothing, in silence."""
+    path = tmp_path / "fold0" / "model.safetensors"
+    model = build_model(Model(**SMALL), 3, 0)
+    model.backbone.blocks[1][0].conv_exp = torch.nn.Identity()
+    finish(model, Model(**SMALL), path)
+    begun = Model(**SMALL | {"weights": f"run:{tmp_path}"})
+    for load in (lambda: load_model(path), lambda: build_backbone(begun, 0)):
+        with pytest.raises(UserError, match=f"^{path}: not the model .*conv_exp.weight is missing"):
+            load()
 
 
 def test_weights_of_another_net_are_one_line(tmp_path: Path) -> None:
