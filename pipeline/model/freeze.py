@@ -1,5 +1,6 @@
 """What of a model trains: layers frozen, for ever or at first, and whose statistics move."""
 
+import os
 from collections.abc import Iterable
 
 import torch
@@ -7,6 +8,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline.base.config import Model
+from pipeline.base.device import lacks_memory
 from pipeline.model.backbone import layout
 from pipeline.model.build import body
 from pipeline.model.depthwise import depthwise
@@ -86,7 +88,29 @@ def settle_batchnorm(model: nn.Module, batches: Iterable[torch.Tensor]) -> None:
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # the mean over all batches alike
+    parts = 1
     for images in batches:
-        model(images)
+        parts = pass_in_parts(model, images, parts)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
+
+
+def pass_in_parts(model: nn.Module, images: torch.Tensor, parts: int) -> int:
+    """Give a model pictures in so many parts, or in more where a GPU has no memory for these;
+    returns how many. Ranks of a group would wait for each other: there torch's error ends it.
+    """
+    moved = [buffer for norm in training_norms(model) for buffer in norm.buffers()]
+    before = [buffer.clone() for buffer in moved]
+    most = max(1, len(images) // fewest_images(model))
+    try:
+        for part in images.tensor_split(min(parts, most)):
+            model(part)
+        return parts
+    except RuntimeError as error:
+        alone = int(os.environ.get("WORLD_SIZE", 1)) == 1
+        if not (lacks_memory(error) and parts < most and alone):
+            raise
+    for buffer, value in zip(moved, before, strict=True):
+        buffer.copy_(value)
+    torch.cuda.empty_cache()
+    return pass_in_parts(model, images, 2 * parts)
