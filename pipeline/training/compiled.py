@@ -5,10 +5,12 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline.base.cli import short, warn
 from pipeline.base.settings import sides
 from pipeline.model.freeze import train_mode
+from pipeline.model.head import OwnHead
 
 if TYPE_CHECKING:
     from pipeline.training.trainer import Trainer
@@ -29,9 +31,7 @@ def compile_step(trainer: "Trainer") -> None:
     model = trainer.bare_model
     trainer.set_mode()
     trainer.compiled_for = count_trained(model)
-    for module in model.modules():
-        if "drop" in type(module).__name__.lower():  # a compiler draws its own random numbers
-            module.eval()
+    stop_drawing(model)
     try:
         images = largest_batch(trainer)
         before = gradient(trainer, trainer.model, images)
@@ -56,6 +56,18 @@ def compile_anew(trainer: "Trainer") -> None:
     uncompile(model)
     with torch.random.fork_rng(gpus_in_use()):  # training draws as it would without
         compile_step(trainer)
+
+
+def stop_drawing(model: nn.Module) -> None:
+    """Switch off what draws random numbers in training: a compiler draws its own.
+
+    A head of the user's own may do so in its `forward`; of it BatchNorm alone stays as it trains.
+    """
+    own = set(model.head.modules()) if isinstance(model, OwnHead) else set()
+    for module in model.modules():
+        draws = "drop" in type(module).__name__.lower() or module in own
+        if draws and not isinstance(module, _BatchNorm):
+            module.training = False
 
 
 def unlike(trainer: "Trainer", expected: torch.Tensor, call: Step, images: torch.Tensor) -> str:

@@ -25,6 +25,21 @@ COMPILERS = {  # by what they multiply the logits of the eager step
     None: "no C++ compiler was found: the model is not compiled",
 }
 
+NOISY = """
+from pipeline.plugins import head
+from torch import nn
+from torch.nn import functional as F
+
+@head
+class Noisy(nn.Module):
+    def __init__(self, width, classes):
+        super().__init__()
+        self.norm, self.fc = nn.BatchNorm1d(width), nn.Linear(width, classes)
+
+    def forward(self, maps):
+        return self.fc(F.dropout(self.norm(maps.mean((2, 3))), 0.5, self.training))
+"""
+
 
 def invented(factor: float | None, calls: list[dict[str, Any]]) -> Callable[..., Callable]:
     def compiler(call: Callable, **options: Any) -> Callable:
@@ -57,6 +72,28 @@ def test_a_step_with_other_gradients_is_not_compiled(
         if said:  # eager, and the canary has moved nothing: neither weights nor statistics
             assert len(calls) <= 1
             assert losses(name) == eager
+
+
+def test_a_head_that_draws_random_numbers_is_compiled(
+    write: Callable[..., str],
+    space: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A compiled step draws others than an eager one: they are compared without."""
+
+    def compiler(call: Callable, **_: Any) -> Callable:
+        return lambda images: (torch.rand(1), call(images))[1]
+
+    monkeypatch.chdir(space)
+    monkeypatch.setattr(torch, "compile", compiler)
+    save_file(timm.create_model("test_resnet").state_dict(), "first.safetensors")
+    (space / "mine.py").write_text(NOISY)
+    own = {"weights": "first.safetensors", "batchnorm": "frozen", "classifier": "Noisy"}
+    one = trainer(write(model=own, plugins="mine.py", runtime={"compile": True}))
+    assert not capsys.readouterr().err
+    assert one.model._compiled_call_impl
+    assert all(module.training for module in one.model.head.modules())
 
 
 def test_a_step_is_compared_again_once_other_layers_train(
