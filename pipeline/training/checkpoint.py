@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -20,6 +21,9 @@ from pipeline.training.log import COLUMNS
 
 if TYPE_CHECKING:
     from pipeline.training.trainer import Trainer
+
+# a score of a metric of the user's own, in the log of files of before
+NUMPY = [np._core.multiarray.scalar, np.dtype, np.dtypes.Float64DType]
 
 
 def save(trainer: "Trainer", last: Path) -> None:
@@ -67,7 +71,8 @@ def begin(trainer: "Trainer", out: Path, key: dict[str, Any]) -> None:
 def resume(trainer: "Trainer", last: Path) -> None:
     """Go on from the last finished epoch. Raises UserError for a file that holds none."""
     try:
-        state = torch.load(last, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(NUMPY):
+            state = torch.load(last, map_location="cpu", weights_only=True)
         trainer.epoch, trainer.log = state["epoch"], state["log"]
         trainer.started -= state.get("spent", 0.0)  # the fold's seconds, not this process's alone
         trainer.fitted = Fitted(*found) if (found := state.get("fitted")) else None

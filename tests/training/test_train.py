@@ -315,6 +315,18 @@ def test_half_a_fold_is_of_its_classes_in_their_order(
         checkpoint.resume(one, last)
 
 
+def test_half_a_fold_scored_by_a_number_of_numpys_goes_on(
+    write: Callable[..., str], space: Path
+) -> None:
+    """As metrics of the user's own once gave them: the file was called damaged."""
+    one, last = trainer(write()), space / "last.pt"
+    one.log.append({"epoch": 1, "valid_score": np.float64(0.5)})
+    checkpoint.save(one, last)
+    one.log = []
+    checkpoint.resume(one, last)
+    assert one.log == [{"epoch": 1, "valid_score": 0.5}]
+
+
 def test_the_model_explains_itself(trained: str, space: Path) -> None:
     path = space / "runs/tiny/fold1/model.safetensors"
     record = records.load(path)
