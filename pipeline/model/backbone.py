@@ -19,7 +19,7 @@ from timm.models import load_state_dict
 from torch import nn
 
 from pipeline.base import records
-from pipeline.base.cli import UserError, short, warn
+from pipeline.base.cli import UserError, explain, short, warn
 from pipeline.base.config import Model, own_size, root
 from pipeline.base.runs import model_path
 from pipeline.base.settings import Size, sides, size_name
@@ -179,9 +179,9 @@ def pretrained(failure: str, remedy: str) -> Iterator[None]:
     """Around what timm reads, and makes fit another size of pictures where it can."""
     try:
         yield
-    except (MemoryError, torch.OutOfMemoryError):
-        raise
     except Exception as error:  # hub, network, cache and file formats raise dozens of kinds
+        if explain(error):  # memory, a disk: the weights are well
+            raise
         # a damaged pickle says no more than a number
         reason = f"{type(error).__name__}: {short(error)}"
         raise UserError(f"model.weights: {failure}: {reason}; {remedy}") from None
@@ -255,6 +255,8 @@ def as_recorded(path: Path) -> Iterator[None]:
     try:
         yield
     except FOREIGN as error:
+        if explain(error):  # memory, a head of the user's own
+            raise
         reason = short(error, 150)
         text = f"{path}: not the model that its record describes ({reason}): a damaged copy?"
         raise UserError(text) from None

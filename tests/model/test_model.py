@@ -16,7 +16,14 @@ from pipeline.base.cli import UserError
 from pipeline.base.config import Model, Train
 from pipeline.inference.features import backbone_digest
 from pipeline.model import taps
-from pipeline.model.backbone import PYPI, build_backbone, kept_weights, layout
+from pipeline.model.backbone import (
+    PYPI,
+    as_recorded,
+    build_backbone,
+    kept_weights,
+    layout,
+    pretrained,
+)
 from pipeline.model.build import (
     build_model,
     load_model,
@@ -384,6 +391,13 @@ def test_a_layer_that_a_file_lacks_before_the_last_that_is_read_is_missed(tmp_pa
     for load in (lambda: load_model(path), lambda: build_backbone(begun, 0)):
         with pytest.raises(UserError, match=f"^{path}: not the model .*conv_exp.weight is missing"):
             load()
+
+
+def test_a_lack_of_memory_is_no_damage(tmp_path: Path) -> None:
+    """Whoever was told so of good weights was told to delete them."""
+    for reader in (as_recorded(tmp_path), pretrained("x does not fit y", "delete it")):
+        with pytest.raises(RuntimeError, match="can't allocate"), reader:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")
 
 
 def test_weights_of_another_net_are_one_line(tmp_path: Path) -> None:
