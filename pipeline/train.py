@@ -216,10 +216,11 @@ def make_trainer(
 
 
 def tell_scores(settings: Experiment, folds: Sequence[int], made: bool, started: float) -> None:
-    if len(folds) > 1 or not made:
-        say("train", f"{summary(settings, folds)}, {took(started) if made else 'up to date'}")
-    if len(folds) > 1 and made:
-        every = [records.load(model_path(settings.name, k)) for k in folds]
+    if len(folds) == 1 and made:
+        return  # it has told them itself
+    every = [records.load(model_path(settings.name, k)) for k in folds]
+    say("train", f"{summary(settings, folds, every)}, {took(started) if made else 'up to date'}")
+    if made:
         tell_if_lost(f"{len(folds)} folds", every)
 
 
@@ -232,14 +233,13 @@ def tell_if_lost(what: str, trained: list[dict[str, Any]]) -> None:
         say("train", f"{what}  {text}")
 
 
-def summary(settings: Experiment, folds: Sequence[int]) -> str:
-    kept = [records.load(model_path(settings.name, k)) for k in folds]
+def summary(settings: Experiment, folds: Sequence[int], trained: list[dict[str, Any]]) -> str:
     folder = model_path(settings.name, 0).parents[1]
     if settings.folds.n == 1:
         return f"{folder}: trained on all pictures, so there is no score"
-    scores = mean_std([record["scores"]["valid_score"] for record in kept])
-    which = f"{len(kept)} folds" if len(kept) > 1 else f"fold {folds[0]}"
-    return f"{folder}: {which}, {kept[0]['metric']} {scores} (plain, last epoch)"
+    scores = mean_std([record["scores"]["valid_score"] for record in trained])
+    which = f"{len(folds)} folds" if len(folds) > 1 else f"fold {folds[0]}"
+    return f"{folder}: {which}, {trained[0]['metric']} {scores} (plain, last epoch)"
 
 
 if __name__ == "__main__":

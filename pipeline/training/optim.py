@@ -54,7 +54,8 @@ def parameter_groups(model: nn.Module, settings: Train) -> list[dict[str, Any]]:
 def make_optimizer(
     groups: list[dict[str, Any]], settings: Train, own: dict[str, Any]
 ) -> torch.optim.Optimizer:
-    """PyTorch's AdamW, one of the user's `own`, or timm's of that name. Raises UserError.
+    """PyTorch's AdamW, one of the user's `own`, or timm's of that name, if its step needs no more
+    than the gradients. Raises UserError.
 
     The groups hold their own weight decay.
     """
@@ -63,17 +64,13 @@ def make_optimizer(
         return torch.optim.AdamW(groups, lr=settings.lr, fused=True)
     if name in own:
         return own[name](groups, **rates)
-    refuse_unknown("train.optimizer", name, [*own, *list_optimizers()])
+    every = timm.optim.list_optimizers()
+    known = [name for name in every if not timm.optim.get_optimizer_info(name).second_order]
+    refuse_unknown("train.optimizer", name, [*own, *known])
     try:
         return timm.optim.create_optimizer_v2(groups, name, **rates)
     except Exception as error:  # a package that it lacks, a parameter that it cannot take
         raise UserError(f"train.optimizer: {name}: {short(error)}") from None
-
-
-def list_optimizers() -> list[str]:
-    """Names of timm's whose step needs no more than the gradients."""
-    every = timm.optim.list_optimizers()
-    return [name for name in every if not timm.optim.get_optimizer_info(name).second_order]
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, settings: Train, steps: int) -> Scheduler:
