@@ -27,6 +27,10 @@ if not find_spec("typer"):
     sys.exit(2)
 
 
+# else albumentations' import, in a plug-in too, asks PyPI, and stalls offline
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+
+
 def exit_at_once(number: int, frame: object) -> None:
     """Handles SIGINT and SIGTERM where nothing has begun that had to be put in order."""
     os.write(2, b"\nstopped; the same command goes on where it was\n")

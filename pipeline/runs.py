@@ -27,7 +27,7 @@ def main(
     rows = in_order(every_row())
     chosen = [row for row in rows if part in row.name]
     if as_json:
-        print(json.dumps(list(map(told, chosen)), indent=1, ensure_ascii=False))
+        print(json.dumps(list(map(told, chosen)), indent=1, ensure_ascii=False, allow_nan=False))
     elif not rows:
         raise UserError(f"{root('runs')}: no trained run; ./run.sh EXPERIMENT makes one")
     elif not chosen:
@@ -41,7 +41,9 @@ def told(row: Row) -> dict[str, Any]:
     values, cv = asdict(row), row.cv if row.scores else None
     competition, digest, only = values.pop("split")
     split = {"competition": Path(competition).stem, "folds": digest, "only": only}
-    return {"name": row.name, **split, "cv": cv, **values}
+    # no JSON has NaN, the score of a metric that is undefined on a fold
+    text = json.dumps({"name": row.name, **split, "cv": cv, **values})
+    return json.loads(text, parse_constant=lambda name: None)
 
 
 if __name__ == "__main__":

@@ -228,7 +228,7 @@ def tell_if_lost(what: str, trained: list[dict[str, Any]]) -> None:
     """Say so where the head's start was better than what training made of it."""
     starts = [record.get("start") for record in trained]  # those made before have none
     ends = [record["scores"]["valid_score"] for record in trained]
-    how = trained[0]["metric"], sum(record["images"]["valid"] for record in trained)
+    how = trained[0]["metric"], sum(r.get("ids", r["images"]["valid"]) for r in trained)
     if None not in starts and (text := training_lost(starts, ends, *how)):
         say("train", f"{what}  {text}")
 

@@ -28,6 +28,9 @@ from pipeline.training.trainer import Trainer
 
 DOCS = Path(__file__).parents[1] / "docs" / "plugins.md"
 MINE = re.search(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)[1]
+MINE += (
+    'import os\n\nassert os.environ["NO_ALBUMENTATIONS_UPDATE"], "it may import albumentations"\n'
+)
 OWN = {
     "plugins": "mine.py",
     "augment": [{"Stripe": {"rows": 3}}],
@@ -58,7 +61,7 @@ def test_every_kind_trains_predicts_and_travels(
     model = load_model(path)[0]
     assert model.head.fc.bias.abs().max() > 0.2, "it trained: it began within .102"
     settings = load_experiment(experiment)
-    assert Path("mine.py") in files_of_home(settings, [0])
+    assert Path("mine.py") in files_of_home(settings, load_competition("ours.yaml"), [0])
     mine.write_text(MINE + "# other\n")
     told = run("train", experiment, "--fold", "0", expect=2)
     assert re.search(r"plugins: \"\w+\" → \"\w+\"; give the experiment a new name", told)

@@ -100,7 +100,10 @@ def test_training_tells_the_score_of_the_blend(
     one = split(write(competition=str(space / "studies.yaml"), train={"epochs": 1}))
     for stage in ("train", "predict", "ensemble"):
         run(stage, one, "--fold", "0")
-    told = records.load(space / "runs/tiny/fold0/model.safetensors")["scores"]
+    record = records.load(space / "runs/tiny/fold0/model.safetensors")
+    told, pictures = record["scores"], record["images"]["valid"]
+    scored_ids = Predictions.load(space / "runs/tiny-fold0/oof.npz").image
+    assert record["ids"] == len(scored_ids) < pictures
     [scored] = records.load(space / "runs/tiny-fold0/test.npz")["scores"]["tiny none"]["folds"]
     assert told["valid_score"] == told["valid_loss"] == pytest.approx(scored, abs=1e-4)
 
@@ -159,7 +162,7 @@ def test_folds_blend_and_notebook_go_by_the_id(
     test = read_split(rules, space / "hidden", "test")
     sample = pd.read_csv(space / "hidden" / "sample_submission.csv", dtype=str)
     sample = complete_sample(sample, test, "patient")
-    answers = Submission(rules, folder, test, sample, space / "s.csv")
+    answers = Submission(rules, folder, space, test, sample, space / "s.csv")
     known = Manifest.model_construct(classes=blend.classes, prior=[0.5, 0.5], decision=None)
     pictures = [ours[s] + i.removeprefix(s) for s, i in zip(test.study, test.id, strict=True)]
     every = np.arange(len(test))

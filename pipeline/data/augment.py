@@ -5,12 +5,9 @@ A pure function of (picture, random numbers), applied in training only.
 
 import copy
 import inspect
-import os
 import warnings
 from collections.abc import Sequence
 from typing import Any
-
-os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # else its import asks PyPI, and stalls offline
 
 import albumentations as A
 import numpy as np

@@ -14,6 +14,7 @@ import yaml
 from pipeline.analysis.listing import Row, in_order, print_rows
 from pipeline.base import records
 from pipeline.kaggle.api.upload import COLUMNS
+from pipeline.runs import told
 
 Run = Callable[..., str]
 
@@ -38,12 +39,12 @@ def test_runs_are_listed_the_best_first(
     (space / "submissions").mkdir()
     pd.DataFrame(lines).to_csv(space / "submissions/ledger.csv", index=False)
 
-    told = json.loads(run("runs", "--json"))
-    assert [line["name"] for line in told if line["cv"] is None] == []
-    assert sorted(line["name"] for line in told) == ["both", "r0", "r1", "r2"]
-    cv = [line["cv"] for line in told]
+    lines = json.loads(run("runs", "--json"))
+    assert [line["name"] for line in lines if line["cv"] is None] == []
+    assert sorted(line["name"] for line in lines) == ["both", "r0", "r1", "r2"]
+    cv = [line["cv"] for line in lines]
     assert cv == sorted(cv, reverse=True) and len(set(cv)) > 1
-    by_name = {line["name"]: line for line in told}
+    by_name = {line["name"]: line for line in lines}
     one, both, two = by_name["r1"], by_name["both"], by_name["r2"]
     assert (one["scores"], one["oof"]) == (scores["folds"], scores["all"])
     assert (one["public"], two["public"]) == (0.625, None)
@@ -55,7 +56,7 @@ def test_runs_are_listed_the_best_first(
 
     text = run("runs")
     names = [line.split()[0] for line in text.splitlines() if line[:1] in ("r", "b")]
-    assert [name for name in names if name != "run"] == [line["name"] for line in told]
+    assert [name for name in names if name != "run"] == [line["name"] for line in lines]
     assert "demo, accuracy, 2 folds" in text and "0.6250" in text
     assert max(map(len, text.splitlines())) <= 80
     assert "no run's name holds 'boht'; did you mean 'both'" in run("runs", "boht", expect=2)
@@ -90,6 +91,8 @@ def test_a_fold_without_a_score_hides_no_run(capsys: pytest.CaptureFixture[str])
     print_rows([replace(one, scores=[0.5, math.nan]), replace(one, name="b", scores=[0.5, 0.7])])
     said = capsys.readouterr().out
     assert "nan ± nan" in said and "0.6000 ± 0.1414" in said
+    undefined = told(replace(one, scores=[0.5, math.nan]))
+    assert (undefined["scores"], undefined["cv"]) == ([0.5, None], None), "as JSON has it"
 
 
 def row(name: str, metric: str, score: float, competition: str = "demo") -> Row:

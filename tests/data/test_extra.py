@@ -156,7 +156,8 @@ def test_they_are_in_the_key_and_travel(
     run("train", experiment, "--fold", "0")
     record = records.load(model_path("with", 0))
     assert record["images"] == {"train": 33, "valid": 30}
-    files = files_of_home(load_experiment(experiment), [0])
+    settings = load_experiment(experiment)
+    files = files_of_home(settings, load_competition(settings.competition), [0])
     assert {more, *(more.parent / "jpg" / f"{i}.png" for i in range(7))} <= set(files)
     assert "7 external" in run("prepare", experiment)
     more.write_text(more.read_text().replace("\n6,a stone", ""))
