@@ -27,9 +27,11 @@ def data_folder(competition: Competition, override: Path | None = None) -> Path:
     name, train = competition.name, competition.train
     folder = override or root("data") / name
     if not (folder / train).exists():
-        get = f"run python -m pipeline.fetch {name}, " if competition.slug else ""
-        text = f"point with --data FOLDER or DATA_DIR (the folder that holds {name}/)"
-        raise UserError(f"{folder / train}: no such file; {get}or {text}")
+        ways = [f"run python -m pipeline.fetch {name}"] if competition.slug else []
+        if there := sorted(path.name for path in folder.glob("*.csv")):
+            ways = [f"let `train:` in {name}.yaml name the right one of {shown(there)}"]
+        ways.append(f"point with --data FOLDER or DATA_DIR (the folder that holds {name}/)")
+        raise UserError(f"{folder / train}: no such file; {', or '.join(ways)}")
     return folder
 
 

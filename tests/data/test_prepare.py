@@ -241,13 +241,22 @@ def test_missing_csv(
     assert f"{missing}: no such file" in run("prepare", write(), expect=2)
 
 
+def test_a_training_table_of_another_name_is_told(
+    run: Callable[..., str], write: Callable[..., str], space: Path
+) -> None:
+    (space / "data/demo/train.csv").rename(space / "data/demo/train_labels.csv")
+    said = run("prepare", write(), expect=2)
+    assert "let `train:` in demo.yaml name the right one of ['sample_submission.csv'" in said
+    assert "'train_labels.csv'" in said
+
+
 def test_data_option_points_elsewhere(
     run: Callable[..., str], write: Callable[..., str], space: Path
 ) -> None:
     experiment = write()
     run("prepare", experiment)
     moved = (space / "data/demo").rename(space / "elsewhere")
-    assert "or point with --data" in run("prepare", experiment, expect=2)
+    assert "train.csv: no such file; point with --data" in run("prepare", experiment, expect=2)
     run("prepare", experiment, "--data", str(moved))
     assert load_prepared(load_experiment(experiment)).data == moved
     assert "up to date" in run("prepare", experiment, "--data", str(moved))
