@@ -46,7 +46,10 @@ def test_no_recipe_ends_below_its_start(run: Callable[..., str], space: Path) ->
     assert "warning: 40 steps teach a random head little: recipe: short keeps a fitted one" in said
     log = pd.read_csv(space / "runs/long/fold0/log.csv", index_col="epoch")
     assert log.valid_loss[1] > 1.5, "a random head"
-    assert log.valid_loss[4] < 0.8 * log.valid_loss[0] < 0.6
+    start, end = log.valid_score[0], log.valid_score[4]
+    assert end > start - (start * (1 - start) / 160) ** 0.5, "a standard error"
+    # how sure the last head is, 32 pictures choose: by roundings .13 to .21, before it .65 to .79
+    assert log.valid_loss[4] < 0.5 * log.valid_loss[3] and log.valid_loss[0] < 0.6
 
 
 def test_the_reference_pipeline_starts_an_absolute_interpreter(tmp_path: Path) -> None:
