@@ -98,7 +98,7 @@ def check_half_freezes(model: BlockHead, how: Model) -> None:
         middle = list(model.taps)[len(model.taps) // 2 - 1]
         free = {*without_slope(net, read_blocks(net, [middle], how.size)[middle])} - {*model.unread}
         expected = {name for name, _ in net.named_parameters()} - free
-    freeze(model, how.model_copy(update={"freeze": middle}))
+    freeze(model, how.model_copy(update={"freeze": middle, "depthwise": "train"}))
     frozen = {name for name, p in net.named_parameters() if not p.requires_grad}
     if expected is None:
         assert 0 < len(frozen) < len(list(net.parameters()))
