@@ -42,10 +42,11 @@ def members_of(evidence: Evidence) -> list[dict[str, str]]:
     key, found = evidence.record["key"], []
     for run, about in key["members"].items():
         model = records.load(model_path(run, evidence.folds[0]))
-        what = model and f"{model_words(in_todays_terms(model['key']))}, views: {about['tta']}"
+        what = "answers of others"
+        if model:
+            what = f"{model_words(in_todays_terms(model['key']))}, views: {about['tta']}"
         scores = evidence.record["scores"].get(f"{run} {about['tta']}", {"folds": [np.nan]})
         weight, cv = f"{key['weights'][run]:.2f}", mean_std(scores["folds"])
-        what = what or "answers of others"
         found.append({"name": run, "what": what, "weight": weight, "cv": cv})
     return found
 

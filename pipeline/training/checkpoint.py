@@ -114,7 +114,7 @@ def finish(trainer: "Trainer", out: Path, key: dict[str, Any]) -> dict[str, Any]
         start=log[0]["valid_score"] if log[0]["epoch"] == 0 else None,
         scores=log[-1],
         images={"train": len(trainer.rows), "valid": len(trainer.valid)},
-        ids=len(trainer.valid.get("study", trainer.valid.row).unique()),  # that were scored
+        ids=trainer.valid.get("study", trainer.valid.row).nunique(),  # that were scored
         precision=accelerator.mixed_precision,
         ranks=accelerator.num_processes,
         taps=getattr(trainer.bare_model, "taps", None),
