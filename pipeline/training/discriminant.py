@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import cache
+from itertools import pairwise
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -14,6 +15,7 @@ from pipeline.training.calibrate import Calibrated
 SHRINKAGES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 SCALES = np.geomspace(0.005, 2.0, 60)
 CHUNK_IMAGES = 1024
+BANDS = 8  # of a matrix that is its own mirror
 HELD_OUT = 5  # every fifth image of a class judges shrinkage and scale
 
 Tried = TypeVar("Tried", bound=tuple)
@@ -166,10 +168,15 @@ def summed(
     """
     width = features.shape[2]
     products = torch.zeros(width, width, dtype=torch.double)
+    edges = np.linspace(0, width, BANDS + 1, dtype=int)
+    bands = [(slice(start, end), slice(end)) for start, end in pairwise(edges)]
     for chunk in torch.from_numpy(images).split(CHUNK_IMAGES):
         add(chunk, features[chunk].sum(1, dtype=torch.double))
         flat = features[chunk].flatten(0, 1)
-        products += flat.T @ flat
+        for rows, left in bands:  # up to the diagonal: half of all, as the rest is its mirror
+            products[rows, left] += flat[:, rows].T @ flat[:, left]
+    for rows, _ in bands:
+        products[: rows.start, rows] = products[rows, : rows.start].T
     return products
 
 

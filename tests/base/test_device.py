@@ -1,6 +1,8 @@
 """What a machine's device asks for before Accelerate looks at it."""
 
+import gc
 import os
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -30,3 +32,17 @@ def test_cards_that_cannot_talk_to_each_other_are_not_asked_to(
     monkeypatch.setattr(device, "Accelerator", accelerator)
     device.make_accelerator(Runtime(precision="no"))
     assert seen == [expected]
+
+
+def test_what_is_left_after_a_fold_is_not_looked_through_again() -> None:
+    """Imports are; of what came later a cycle goes, as a Trainer and its loader are."""
+    device.trim_malloc()
+    frozen = gc.get_freeze_count()
+    assert frozen > 10_000
+    later = torch.nn.Module()
+    later.itself, gone = [later], weakref.ref(later)
+    del later
+    assert gone() is not None
+    device.trim_malloc()
+    assert gone() is None
+    assert gc.get_freeze_count() >= frozen
