@@ -101,7 +101,8 @@ def send_audited(out: Path, sample: pd.DataFrame, competition: Competition) -> N
     try:
         audit(read_csv(out, []), sample, competition)
     except UserError as error:
-        raise UserError(f"{out}: {error}; delete it to make it anew") from None
+        text = "delete it to make it anew, or upload it as it is on the website"
+        raise UserError(f"{out}: {error}; {text}") from None
     upload(out, slug)
 
 

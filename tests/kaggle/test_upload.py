@@ -126,6 +126,25 @@ def test_a_file_that_fails_the_audit_is_not_sent(
     assert kaggle.calls == []
 
 
+def test_what_a_sample_of_ones_own_is_for_leads_to_the_website(
+    space: Path, kaggle: KaggleStub, run: Run, write: Run, split: Run, blended: Run
+) -> None:
+    """Kaggle asks for a column that nothing answers: what is advised must not end in a circle."""
+    folder, competition = space / "data" / "demo", space / "demo.yaml"
+    theirs = pd.read_csv(folder / "sample_submission.csv")
+    theirs.assign(confidence=1).to_csv(folder / "sample_submission.csv", index=False)
+    competition.write_text("slug: tiny-leaves\n")
+    told = run("prepare", write(competition=str(competition)), expect=2)
+    assert "write a sample with these columns" in told and "upload it on the website" in told
+    theirs.to_csv(folder / "mine.csv", index=False)
+    competition.write_text("slug: tiny-leaves\nsample: mine.csv\n")
+    run("submit", name := blended(split(write(competition=str(competition)))))
+    path = space / "submissions" / "tiny.csv"
+    pd.read_csv(path).assign(confidence=1).to_csv(path, index=False)
+    told = run("submit", name, "--upload", expect=2)
+    assert told.endswith("or upload it as it is on the website\n") and kaggle.calls == []
+
+
 def test_none_left_today(name: str, space: Path, kaggle: KaggleStub, run: Run) -> None:
     kaggle.answer["GetSubmissionLimits"] = {"numToday": 5, "numAllowedNow": 0}
     text = run("submit", name, "--upload", expect=2)
