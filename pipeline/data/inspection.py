@@ -123,6 +123,10 @@ def columns_of(
     shared = [name for name in asked if name in train]
     fits = [name for name in shared if asked[name].is_unique and train[name].is_unique]
     image_id = (fits or list(asked))[0]
+    if (first := next(iter(asked))) not in train and (not fits or asked[first].is_unique):
+        whose = "test" if sample is None else "sample"
+        text = f"train has no column {first!r}, by which the {whose} names its rows"
+        doubts.append(f"id: {text}: rename the one of ids, in test as well, and inspect again")
     answers = [] if sample is None else [name for name in sample if name != image_id]
     found: Settings = {"id": image_id}
     if image_id in train and not train[image_id].is_unique:

@@ -36,9 +36,10 @@ def test_the_command_prints_it(space: Path, run: Callable[..., str]) -> None:
     assert "no CSV named like train or labels" in text
 
 
-def doubts(folder: Path, **files: str) -> str:
+def doubts(folder: Path, **files: str | None) -> str:
     for name, text in files.items():
-        (folder / f"{name}.csv").write_text(text)
+        if text:
+            (folder / f"{name}.csv").write_text(text)
     for picture in ("a.jpg", "b.jpg", "c.jpg", "d.jpg"):
         (folder / picture).touch()
     return propose(folder)
@@ -64,6 +65,21 @@ TRAIN = "image,label\na.jpg,x\nb.jpg,y\n"
             {"train": TRAIN.replace("label", "species"), "sample": SAMPLE.replace("x", "w")},
         ),
         ("no column 'image', it has ['file'", {"train": TRAIN.replace("image", "file")}),
+        (
+            "id: train has no column 'image', by which the sample names its rows: rename",
+            {"train": TRAIN.replace("image", "file")},
+        ),
+        (
+            "id: train has no column 'image', by which the sample names its rows: rename",
+            {
+                "train": "file,age\na.jpg,1.5\nb.jpg,2.5\n",
+                "sample": "image,age\nc.jpg,0.1\nd.jpg,0.2\n",
+            },
+        ),
+        (
+            "id: train has no column 'file', by which the test names its rows: rename",
+            {"train": TRAIN, "test": "file\nc.jpg\n", "sample": None},
+        ),
         (
             "['p', 'q'] hold numbers: regression?",
             {"train": "image,p,q\na.jpg,1,1\nb.jpg,1,2\n", "sample": "image,p,q\nc.jpg,0,0\n"},
