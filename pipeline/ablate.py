@@ -4,9 +4,10 @@ reads   pipeline/configs/ablations/NAME.yaml: a base experiment and the variants
 writes  runs/BASE-VARIANT-SEED/ as training does, runs/BASE-NAME/{results.csv, table.md}
 run     python -m pipeline.ablate recipe [--base leaves-lite0] [--only "EMA"]
 
-Killed, it goes on where it was: each run is an ordinary experiment, trained and predicted once.
-Scores are those of the held-out fold at the last epoch, plain and with the experiment's TTA, of
-each id once. Your own plan is a file that is named by its path: docs/experiments.md.
+Killed, it goes on where it was: each run is an ordinary experiment, trained and predicted once. The
+variants of a seed are trained one after another, or one a GPU. Scores are those of the held-out
+fold at the last epoch, plain and with the experiment's TTA, of each id once. Your own plan is a
+file that is named by its path: docs/experiments.md.
 """
 
 import re
@@ -33,11 +34,13 @@ from pipeline.data.prepared import Prepared, load_prepared
 from pipeline.data.splits import classes_of, load_folds
 from pipeline.ensemble import score
 from pipeline.inference.metrics import sign_of
-from pipeline.launchers.local import train_folds
+from pipeline.launchers.local import Fold, Key, train_folds
+from pipeline.launchers.pool import gpu_slots
 from pipeline.predict import Part
 from pipeline.train import unfinished
 
 FOLD = 0
+Try = tuple[Experiment, Path]  # a variant with a seed, and its file
 
 
 def main(
@@ -45,23 +48,25 @@ def main(
     base: Annotated[str, typer.Option(help="the experiment to vary; default the plan's")] = "",
     only: Annotated[list[str], typer.Option(help="variants whose name holds this")] = [],  # noqa: B006
     seeds: Annotated[int, typer.Option(min=1, help="how often each variant is trained")] = 3,
+    force: Annotated[bool, typer.Option(help="retrain what other settings made")] = False,
 ) -> None:
     plan = load_plan(name)
     base, variants = base or plan["base"], chosen(plan["variants"], only)
     started, out = time.monotonic(), root("runs") / f"{Path(base).stem}-{Path(name).stem}"
-    rows, metric = [], load_competition(load_experiment(base).competition).metric
-    tries = [
-        (variant, seed, *write_experiment(base, out, variant, changes, seed))
-        for seed in range(seeds)  # all variants once before any twice: a killed table is fair
-        for variant, changes in variants.items()
+    rows, settings = [], load_experiment(base)
+    metric, runtime = load_competition(settings.competition).metric, settings.runtime
+    rounds = [  # all variants once before any twice: a killed table is fair
+        [write_experiment(base, out, variant, variants[variant], seed) for variant in variants]
+        for seed in range(seeds)
     ]
-    for _, _, settings, path in tries:  # before hours are spent on those that stand before it
-        refuse_unready(settings, path)
-    for variant, seed, settings, path in tries:
-        rows.append({"variant": variant, "seed": seed, **measure(settings, path)})
-        write_csv(pd.DataFrame(rows), out / "results.csv")
-        with records.writing(out / "table.md") as tmp:
-            tmp.write_text(table(pd.DataFrame(rows), metric), encoding="utf-8")
+    for seed, jobs in enumerate(jobs_of(rounds, force)):
+        if len(jobs) > 1 and len(gpu_slots(runtime, len(jobs))) > 1:
+            train_folds(jobs, runtime, Deadline())
+        for variant, one in zip(variants, rounds[seed], strict=True):
+            rows.append({"variant": variant, "seed": seed, **measure(*one, force)})
+            write_csv(pd.DataFrame(rows), out / "results.csv")
+            with records.writing(out / "table.md") as tmp:
+                tmp.write_text(table(pd.DataFrame(rows), metric), encoding="utf-8")
     print((out / "table.md").read_text(encoding="utf-8"))
     say("ablate", f"{out}/table.md, {took(started)}")
 
@@ -102,7 +107,7 @@ def chosen(variants: dict[str, Any], only: list[str]) -> dict[str, Any]:
 
 def write_experiment(
     base: str, out: Path, variant: str, changes: dict[str, Any] | None, seed: int
-) -> tuple[Experiment, Path]:
+) -> Try:
     """The base experiment's own YAML with a variant's settings and the seed laid over it."""
     settings = read_based(find_experiment(base), find_experiment)
     settings = {key: value for key, value in settings.items() if key not in ("base", "name")}
@@ -114,19 +119,31 @@ def write_experiment(
     return load_experiment(str(path)), path
 
 
-def refuse_unready(settings: Experiment, path: Path) -> None:
-    """Raises UserError where no fold is held out, pictures of that size are not prepared, or other
-    settings made a run of the same name."""
-    if settings.folds.n == 1:
-        raise UserError(f"{path}: folds: all holds nothing out, so no variant has a score")
-    unfinished(settings, [FOLD], load_prepared(settings), load_folds(settings), force=False)
+def jobs_of(rounds: list[list[Try]], force: bool) -> list[dict[Fold, Key]]:
+    """What each round is to train, but for variants that start from another's run: those wait.
+
+    Raises UserError, before hours are spent, where no fold is held out, pictures of that size are
+    not prepared, or, unless `force` forgets it, other settings made a run of the same name.
+    """
+    found, pending = [], set()
+    for one in rounds:
+        found.append({})
+        for settings, path in one:
+            if settings.folds.n == 1:
+                raise UserError(f"{path}: folds: all holds nothing out, so no variant has a score")
+            prepared, table = load_prepared(settings), load_folds(settings)
+            waits = settings.model.weights.removeprefix("run:") in pending
+            todo = {} if waits else unfinished(settings, [FOLD], prepared, table, force)
+            found[-1] |= {(str(path), fold): key for fold, key in todo.items()}
+            pending |= {settings.name} if todo or waits else set()
+    return found
 
 
-def measure(settings: Experiment, path: Path) -> dict[str, float]:
+def measure(settings: Experiment, path: Path, force: bool) -> dict[str, float]:
     """Train and predict the held-out fold unless that is done; its scores and training time."""
     model = model_path(settings.name, FOLD)
     prepared, table = load_prepared(settings), load_folds(settings)
-    if todo := unfinished(settings, [FOLD], prepared, table, force=False):
+    if todo := unfinished(settings, [FOLD], prepared, table, force):
         train_folds({(str(path), FOLD): todo[FOLD]}, settings.runtime, Deadline())
     plain = records.load(model)["scores"]["valid_score"]
     seconds = pd.read_csv(model.with_name("log.csv")).seconds.sum()

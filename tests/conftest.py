@@ -62,6 +62,7 @@ SLOW = {
     "test_a_killed_fold_and_a_killed_worker_are_made_up_for",
     "test_a_server_that_is_killed_between_key_and_answer",
     "test_a_stage_that_still_imports_is_stopped_with_one_line",
+    "test_a_variant_may_start_from_one_above_it",
     "test_another_run_as_first_weights",
     "test_area_shares_equal_measured_areas",
     "test_each_key_writes_one_line",

@@ -64,7 +64,7 @@ def test_every_kind_trains_predicts_and_travels(
     assert Path("mine.py") in files_of_home(settings, load_competition("ours.yaml"), [0])
     mine.write_text(MINE + "# other\n")
     told = run("train", experiment, "--fold", "0", expect=2)
-    assert re.search(r"plugins: \"\w+\" → \"\w+\"; give the experiment a new name", told)
+    assert re.search(r"plugins: \"\w+\" → \"\w+\"; take a new name", told)
     run("predict", experiment, "--fold", "0", "--split", "test")
     mine.unlink()
     one = {"file": "tiny-fold0.safetensors", "run": "tiny", "fold": 0, "weight": 1, "pixels": 40}

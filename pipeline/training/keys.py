@@ -55,16 +55,13 @@ def is_trained(model: Path, key: dict[str, Any], force: bool = False) -> bool:
     Raises UserError for that otherwise: what other settings made or began, and damaged weights.
     """
     record, problem = records.load(model), ""
+    again = "delete that folder (train, ablate: --force) to train the fold again"
     if changes := made_otherwise(model, key):
-        problem = (
-            f"{model.parent} was trained with other settings: {records.in_words(changes)}; give "
-            "the experiment a new name, or --force to train it again"
-        )
+        problem = f"{model.parent} was trained with other settings: {records.in_words(changes)}"
+        problem += f"; take a new name, or {again}"
     elif record and not records.is_intact(model, record):
-        problem = (
-            f"{model}: not the weights that its record describes: a damaged copy? Restore the "
-            "file, or --force to train the fold again"
-        )
+        problem = f"{model}: not the weights that its record describes: a damaged copy? Restore"
+        problem += f" the file, or {again}"
     if problem and not force:
         raise UserError(problem)
     if problem:

@@ -11,6 +11,7 @@ from tiny_forms import tiny_form
 
 from pipeline import ablate, train
 from pipeline.base import records
+from pipeline.base.config import Experiment
 from pipeline.base.runs import cv_of, model_path
 from pipeline.data import on_device
 
@@ -165,8 +166,56 @@ def test_a_changed_variant_is_refused_not_reported_from_its_old_run(
     run("ablate", plan, "--seeds", "1")
     content["variants"] = {"another": None, "as it is": {"train": {"lr": 0.5}}}
     Path(plan).write_text(yaml.safe_dump(content))
-    monkeypatch.setattr(ablate, "train_folds", lambda *_: pytest.fail("trained"))
-    assert "train.lr: 0.001 → 0.5" in run("ablate", plan, "--seeds", "1", expect=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(ablate, "train_folds", lambda *_: pytest.fail("trained"))
+        told = run("ablate", plan, "--seeds", "1", expect=2)
+    assert "train.lr: 0.001 → 0.5; take a new name, or delete that folder (train, ablate: -" in told
+    run("ablate", plan, "--seeds", "1", "--force")
+    assert records.load(model_path("tiny-as-it-is-0", 0))["key"]["train"]["lr"] == 0.5
+
+
+def test_a_variant_may_start_from_one_above_it(
+    plan: str, run: Callable[..., str], split: Callable[[str], str]
+) -> None:
+    content = yaml.safe_load(Path(plan).read_text())
+    split(content["base"])
+    first = {"as it is": content["variants"]["closed form"]}
+    again = {"train": {"epochs": 1}, "model": {"weights": "run:tiny-as-it-is-0"}}
+    for variants, code, said in (
+        ({"again": again, **first}, 2, "run:tiny-as-it-is-0 has no finished fold 0"),
+        ({**first, "again": again}, 0, "| again |"),
+    ):
+        Path(plan).write_text(yaml.safe_dump({**content, "variants": variants}, sort_keys=False))
+        assert said in run("ablate", plan, "--seeds", "1", expect=code)
+    first, again = (records.load(model_path(f"tiny-{x}-0", 0)) for x in ("as-it-is", "again"))
+    assert again["key"]["first_weights"] == first["digest"]
+
+
+def test_variants_train_side_by_side_where_there_is_room(
+    plan: str, run: Callable[..., str], split: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for one that starts from another's run."""
+    content = yaml.safe_load(Path(plan).read_text())
+    split(content["base"])
+    settings = yaml.safe_load(Path(content["base"]).read_text())
+    Path(content["base"]).write_text(yaml.safe_dump(settings | {"runtime": {"processes": 2}}))
+    content["variants"]["again"] = {"model": {"weights": "run:tiny-as-it-is-0"}}
+    Path(plan).write_text(yaml.safe_dump(content, sort_keys=False))
+    calls = []
+
+    def train(jobs: dict[tuple[str, int], object], *_: object) -> None:
+        calls.append([Path(experiment).stem for experiment, _ in jobs])
+
+    def measure(settings: Experiment, path: Path, force: bool) -> dict[str, float]:
+        calls.append(settings.name)
+        return {"plain": 0.5, "tta": 0.5, "minutes": 1.0}
+
+    monkeypatch.setattr(ablate, "train_folds", train)
+    monkeypatch.setattr(ablate, "measure", measure)
+    run("ablate", plan, "--seeds", "2")
+    names = ["tiny-as-it-is", "tiny-closed-form", "tiny-again"]
+    first, second = ([f"{name}-{seed}" for name in names] for seed in range(2))
+    assert calls == [first[:2], *first, second[:2], *second]
 
 
 @pytest.mark.parametrize(
