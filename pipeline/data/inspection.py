@@ -122,11 +122,13 @@ def columns_of(
     asked = test if sample is None else sample
     shared = [name for name in asked if name in train]
     fits = [name for name in shared if asked[name].is_unique and train[name].is_unique]
-    image_id = (fits or list(asked))[0]
-    if (first := next(iter(asked))) not in train and (not fits or asked[first].is_unique):
+    first = next(iter(asked))
+    named = first in train or not asked[first].is_unique  # else the others are its answers
+    image_id = fits[0] if fits and named else first
+    if image_id not in train:
         whose = "test" if sample is None else "sample"
         text = f"train has no column {first!r}, by which the {whose} names its rows"
-        doubts.append(f"id: {text}: rename the one of ids, in test as well, and inspect again")
+        doubts.append(f"id: {text}: rename its column of ids so, in test as well, and inspect again")
     answers = [] if sample is None else [name for name in sample if name != image_id]
     found: Settings = {"id": image_id}
     if image_id in train and not train[image_id].is_unique:

@@ -201,8 +201,8 @@ def refuse_columns(
     if expected is not None and set(asked) != set(expected):
         text = f"asks for {shown(asked)} beside {competition.id!r}, and {shown(expected)} is what"
         way = "write a sample with these columns, let `sample:` in the competition's YAML name it,"
-        way += " give the submission Kaggle's columns by hand and upload it on the website: --upload"
-        way += " and bundle go by your sample"
+        way += " give the submission Kaggle's columns by hand and upload it on the website, as"
+        way += " --upload and bundle go by your sample"
         two = competition.task == "classes" and len(classes) == 2
         way += "; or is it task: binary?" * (two and len(asked) == 1)
         raise UserError(f"{path}: {text} can be answered; {way}")

@@ -70,14 +70,7 @@ TRAIN = "image,label\na.jpg,x\nb.jpg,y\n"
             {"train": TRAIN.replace("image", "file")},
         ),
         (
-            "id: train has no column 'image', by which the sample names its rows: rename",
-            {
-                "train": "file,age\na.jpg,1.5\nb.jpg,2.5\n",
-                "sample": "image,age\nc.jpg,0.1\nd.jpg,0.2\n",
-            },
-        ),
-        (
-            "id: train has no column 'file', by which the test names its rows: rename",
+            "id: train has no column 'file', by which the test names its rows: rename its column",
             {"train": TRAIN, "test": "file\nc.jpg\n", "sample": None},
         ),
         (
@@ -99,6 +92,15 @@ def test_what_the_files_leave_open_is_said(said: str, files: dict, tmp_path: Pat
     text = doubts(tmp_path, **{"sample": SAMPLE, **files})
     said = said.replace("{}", str(tmp_path / "train.csv"))
     assert any(said in line for line in text.splitlines() if line.startswith("# unsure: ")), text
+
+
+def test_numbers_of_a_sample_are_no_ids(tmp_path: Path) -> None:
+    """Where its ids have another name than in train, though no two of the numbers are equal."""
+    sample = "image,age\nc.jpg,0.1\nd.jpg,0.2\n"
+    text = doubts(tmp_path, train="file,age\na.jpg,1.5\nb.jpg,2.5\nx,3\n", sample=sample)
+    found = yaml.safe_load(text)
+    assert (found["id"], found["label"], found["task"]) == ("image", "age", "regression")
+    assert "# unsure: id: train has no column 'image'" in text
 
 
 def test_no_pictures(tmp_path: Path) -> None:
