@@ -14,6 +14,7 @@ import pytest
 from pipeline.base.cli import UserError
 from pipeline.kaggle.api import archives
 from pipeline.kaggle.api.archives import BrokenArchiveError, unpack
+from pipeline.kaggle.notebook import unpacking
 
 
 def zipped(files: dict[str, bytes] | list[tuple[str, bytes]], mode: int = 0) -> bytes:
@@ -142,6 +143,23 @@ def test_nothing_that_lies_there_is_replaced(
     told = capsys.readouterr().out
     assert "train.csv.zip stays packed: train.csv lies there already and is kept" in told
     assert told.count("stays packed") == 3
+
+
+def test_a_zip_that_is_named_like_a_mounted_folder_adds_to_it_and_not_to_the_mount(
+    tmp_path: Path,
+) -> None:
+    """Of several files, and of one folder; the mount is read-only."""
+    mounted = tmp_path / "mounted"
+    (mounted / "images/sub").mkdir(parents=True)
+    (mounted / "images/sub/a.jpg").write_bytes(b"a")
+    (mounted / "images.zip").write_bytes(zipped({"b.jpg": b"b", "sub/c.jpg": b"c"}))
+    (mounted / "more.zip").write_bytes(zipped({"images/sub/d.jpg": b"d"}))
+    before = sorted(mounted.rglob("*"))
+    found = unpacking.unpacked(mounted, tmp_path / "unpacked") / "images"
+    files = {name: (found / name).read_bytes() for name in ("b.jpg", "sub/a.jpg", "sub/c.jpg")}
+    assert files == {"b.jpg": b"b", "sub/a.jpg": b"a", "sub/c.jpg": b"c"}
+    assert (found / "sub/d.jpg").read_bytes() == b"d"
+    assert sorted(mounted.rglob("*")) == before
 
 
 def test_archives_in_archives_without_end(tmp_path: Path) -> None:

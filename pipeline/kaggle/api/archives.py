@@ -65,9 +65,25 @@ def unpack_inner(archive: Path) -> bool:
     if there := next((name for name in names if (home / name).exists()), None):
         say("unpack", f"{archive.name} stays packed: {there.name} lies there already and is kept")
         return False
+    for place in sorted({above for name in names for above in (home / name).parents}):
+        if place.is_symlink() and archive.parent in place.parents:
+            source = place.resolve()  # perhaps a mount, which is read-only
+            place.unlink()
+            add_links(source, place)
     extract(archive, home)
     archive.unlink()
     return True
+
+
+def add_links(source: Path, folder: Path) -> None:
+    """Links in `folder`, new or not, to what it lacks of `source`."""
+    folder.mkdir(exist_ok=True)
+    for entry in source.iterdir():
+        own = folder / entry.name
+        if own.is_dir() and not own.is_symlink():
+            add_links(entry, own)
+        elif not own.exists():
+            own.symlink_to(entry)
 
 
 def extract(archive: Path, into: Path) -> None:

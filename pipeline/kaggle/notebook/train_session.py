@@ -16,10 +16,10 @@ from pipeline.base.cli import Exit, say
 from pipeline.base.deadline import Deadline
 from pipeline.base.runs import finished, how_far
 from pipeline.base.settings import Settings
-from pipeline.kaggle.api.archives import SUFFIXES
+from pipeline.kaggle.api.archives import SUFFIXES, add_links
 from pipeline.kaggle.notebook.guard import RESERVE, alert, guard, say_versions
 from pipeline.kaggle.notebook.mounts import find_input, working_root
-from pipeline.kaggle.notebook.unpacking import add_links, unpacked
+from pipeline.kaggle.notebook.unpacking import unpacked
 
 KILLED = -9  # `timeout` ends by the signal that it sends to its whole group
 OVERTIME = RESERVE * 2 / 3  # seconds after which an epoch that takes too long is given up

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from pipeline.base.cli import warn
-from pipeline.kaggle.api.archives import unpack_within
+from pipeline.kaggle.api.archives import add_links, unpack_within
 
 
 def unpacked(mounted: Path, folder: Path) -> Path:
@@ -17,14 +17,3 @@ def unpacked(mounted: Path, folder: Path) -> Path:
         for archive in folder.glob("*.7z"):
             warn("notebook", f"{archive.name}: a 7z cannot be read on Kaggle")
     return folder
-
-
-def add_links(source: Path, folder: Path) -> None:
-    """Links in `folder`, new or not, to what it lacks of `source`."""
-    folder.mkdir(exist_ok=True)
-    for entry in source.iterdir():
-        own = folder / entry.name
-        if own.is_dir() and not own.is_symlink():
-            add_links(entry, own)
-        elif not own.exists():
-            own.symlink_to(entry)
