@@ -16,8 +16,9 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -177,19 +178,29 @@ def train_fold(trainer: "Trainer", out: Path, key: dict[str, Any], deadline: Dea
 
 
 def watch(trainer: "Trainer", folder: Path) -> Callable[[bool], None]:
-    """Shows a fold's log while it grows; what goes wrong there is told, and training goes on."""
+    """Shows a fold's log while it grows. Raises UserError without the package of a tracker."""
     watchers: list[Callable[[bool], None]] = [LiveCurves(folder.parent, trainer.metric)]
-    if trainer.settings.runtime.tracker != "none":
-        watchers.append(Tracker(trainer.settings, trainer.fold, folder, trainer.log))
+    if (kind := trainer.settings.runtime.tracker) != "none":
+        if not find_spec(kind):
+            raise UserError(f"runtime.tracker: pip install {kind}, or set it to none")
+        with at_no_cost("runtime.tracker"):
+            watchers.append(Tracker(trainer.settings, trainer.fold, folder, trainer.log))
 
     def call(done: bool) -> None:
         for watcher in watchers:
-            try:
+            with at_no_cost(type(watcher).__name__):
                 watcher(done)
-            except Exception as error:  # of a plotting library, a disk, a network: many kinds
-                warn("train", f"{type(watcher).__name__}: {short(error, 120)}")
 
     return call
+
+
+@contextmanager
+def at_no_cost(what: str) -> Iterator[None]:
+    """What goes wrong is told, and training goes on."""
+    try:
+        yield
+    except Exception as error:  # of a plotting library, a disk, a network: many kinds
+        warn("train", f"{what}: {short(error, 120)}")
 
 
 def make_trainer(

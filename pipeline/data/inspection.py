@@ -127,8 +127,8 @@ def columns_of(
     image_id = fits[0] if fits and named else first
     if image_id not in train:
         whose = "test" if sample is None else "sample"
-        text = f"train has no column {first!r}, by which the {whose} names its rows"
-        doubts.append(f"id: {text}: rename its column of ids so, in test as well, and inspect again")
+        text = f"train has no column {first!r}, by which the {whose} names its rows: rename"
+        doubts.append(f"id: {text} its column of ids so, in test as well, and inspect again")
     answers = [] if sample is None else [name for name in sample if name != image_id]
     found: Settings = {"id": image_id}
     if image_id in train and not train[image_id].is_unique:

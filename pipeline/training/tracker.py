@@ -4,31 +4,19 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.base import records
-from pipeline.base.cli import UserError, short, warn
 from pipeline.base.config import Experiment
 from pipeline.training.log import Row
 
 
 class Tracker:
-    """Sends each row of the log once. Raises UserError without the package that it needs.
-
-    One that cannot begin, without its key or a network, says so and sends nothing.
-    """
+    """Sends each row of the log once. It has errors of its own: without a key, or a network."""
 
     def __init__(self, settings: Experiment, fold: int, folder: Path, log: list[Row]):
-        kind = settings.runtime.tracker
+        begin = {"tensorboard": tensorboard, "wandb": wandb}[settings.runtime.tracker]
         self.log, self.sent = log, len(log)  # what was there before a resume was sent then
-        self.writer: Any = None
-        try:
-            self.writer = {"tensorboard": tensorboard, "wandb": wandb}[kind](settings, fold, folder)
-        except ImportError:
-            raise UserError(f"runtime.tracker: pip install {kind}, or set it to none") from None
-        except Exception as error:  # each tracker has errors of its own
-            warn("train", f"runtime.tracker: {kind}: {short(error, 120)}")
+        self.writer = begin(settings, fold, folder)
 
     def __call__(self, done: bool) -> None:
-        if self.writer is None:
-            return
         for row in self.log[self.sent :]:
             self.writer.log({name: value for name, value in row.items() if value is not None})
         self.sent = len(self.log)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from pipeline.base.config import Experiment, Runtime
+from pipeline.train import watch
 from pipeline.training.tracker import Tracker
 
 
@@ -100,12 +101,29 @@ def test_a_tracker_that_cannot_begin_is_told_and_training_goes_on(
     def init(**about: Any) -> None:
         raise ConnectionError("no network")
 
-    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
-    log: list[dict[str, float]] = []
-    tracker = Tracker(settings("wandb"), 0, tmp_path, log)
-    assert "warning: runtime.tracker: wandb: no network" in capsys.readouterr().err
-    log.append({"epoch": 1, "valid_score": 0.7})
-    tracker(True)
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init, __spec__=True))
+    trainer = SimpleNamespace(settings=settings("wandb"), fold=0, log=[], metric="accuracy")
+    watchers = watch(trainer, tmp_path / "exp" / "fold0")
+    assert "warning: runtime.tracker: no network" in capsys.readouterr().err
+    trainer.log.append({"epoch": 1, "valid_score": 0.7})
+    watchers(True)
+    assert not capsys.readouterr().err
+
+
+def test_a_row_that_is_not_taken_is_told_and_training_goes_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def log(row: dict[str, float]) -> None:
+        raise ConnectionError("no network")
+
+    made = SimpleNamespace(log=log, finish=lambda: None)
+    fake = SimpleNamespace(init=lambda **about: made, __spec__=True)
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    trainer = SimpleNamespace(settings=settings("wandb"), fold=0, log=[], metric="accuracy")
+    watchers = watch(trainer, tmp_path / "exp" / "fold0")
+    trainer.log.append({"epoch": 1, "valid_score": 0.7})
+    watchers(True)
+    assert "warning: Tracker: no network" in capsys.readouterr().err
 
 
 def test_training_tells_its_tracker(
@@ -122,7 +140,9 @@ def test_training_tells_its_tracker(
     monkeypatch.setitem(
         sys.modules,
         "wandb",
-        SimpleNamespace(init=lambda **about: made.append(Writer(**about)) or made[-1]),
+        SimpleNamespace(
+            init=lambda **about: made.append(Writer(**about)) or made[-1], __spec__=True
+        ),
     )
     run("train", experiment, "--fold", "0")
     assert [row["epoch"] for row in made[0].rows] == [1, 2]
