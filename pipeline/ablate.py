@@ -99,9 +99,8 @@ def chosen(variants: dict[str, Any], only: list[str]) -> dict[str, Any]:
     """Raises UserError where a wish holds for no variant."""
     for part in only:
         if not any(part in name for name in variants):
-            raise UserError(
-                f"--only: no variant's name holds '{part}'; there are: {list(variants)}"
-            )
+            text = f"no variant's name holds '{part}'; there are: {list(variants)}"
+            raise UserError(f"--only: {text}")
     return {k: v for k, v in variants.items() if not only or any(part in k for part in only)}
 
 
@@ -111,8 +110,7 @@ def write_experiment(
     """The base experiment's own YAML with a variant's settings and the seed laid over it."""
     settings = read_based(find_experiment(base), find_experiment)
     settings = {key: value for key, value in settings.items() if key not in ("base", "name")}
-    for change in (changes or {}, {"train": {"seed": seed}}):
-        settings = laid_over(settings, change)
+    settings = laid_over(laid_over(settings, changes or {}), {"train": {"seed": seed}})
     path = out / f"{Path(base).stem}-{in_run(variant)}-{seed}.yaml"
     with records.writing(path) as tmp:
         tmp.write_text(yaml.safe_dump(settings, sort_keys=False))

@@ -162,10 +162,8 @@ def make_folds(train: pd.DataFrame, settings: Folds, form: OneClass = ONE_CLASS)
     if (n := split.group.nunique()) < settings.n:
         way = f"set folds.n: {n} or less" if n > 1 else "take folds: all"
         raise UserError(f"{n} groups cannot make {settings.n} folds: {way}")
-    if form.kind == "chances":
-        table.loc[split.index, "fold"] = iterative_folds(split, settings, form)
-    else:
-        table.loc[split.index, "fold"] = stratified_folds(split, settings, form)
+    draw = iterative_folds if form.kind == "chances" else stratified_folds
+    table.loc[split.index, "fold"] = draw(split, settings, form)
     check_folds(table, settings.n, form=form)
     refuse_one_class(table, form)
     return table

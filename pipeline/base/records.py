@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import platform
-import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -166,13 +165,6 @@ def remove_litter(path: Path) -> None:
     for tmp in path.parent.glob(f".{glob.escape(path.name)}.{glob.escape(platform.node())}-*.tmp"):
         if not Path("/proc", tmp.suffixes[-2].rpartition("-")[2]).exists():
             tmp.unlink(missing_ok=True)
-
-
-def put_folder(tmp: Path, out: Path) -> None:
-    """Rename a folder that is complete to where an older one may be, whose record goes first."""
-    record_path(out).unlink(missing_ok=True)
-    shutil.rmtree(out, ignore_errors=True)
-    tmp.rename(out)
 
 
 def plain(value: Any) -> Any:

@@ -5,7 +5,6 @@ import os
 import re
 from collections import defaultdict
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import pandas as pd
 import yaml
@@ -15,14 +14,12 @@ from pipeline.base.cli import UserError
 from pipeline.base.competition import Competition
 from pipeline.base.csv_files import read_csv
 from pipeline.data.class_folders import in_words, sample_of, write_tables
-from pipeline.data.guessing import guess_column, guess_columns, guess_group
+from pipeline.data.guessing import Settings, guess_column, guess_columns, guess_group
 from pipeline.data.tables import image_paths, read_rows, refuse_futile
 
 IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".gif", ".ppm"}
 ALWAYS = ("id", "label")  # shown even where the default says the same
 TRIED = 500  # rows, evenly spaced, on which a path template is tried
-
-Settings = dict[str, Any]
 
 
 def propose(folder: Path, from_folders: bool = False) -> str:
@@ -126,9 +123,8 @@ def columns_of(
     named = first in train or not asked[first].is_unique  # else the others are its answers
     image_id = fits[0] if fits and named else first
     if image_id not in train:
-        whose = "test" if sample is None else "sample"
-        text = f"train has no column {first!r}, by which the {whose} names its rows: rename"
-        doubts.append(f"id: {text} its column of ids so, in test as well, and inspect again")
+        text = f"train has no column {first!r}, by which rows to answer are named: rename its"
+        doubts.append(f"id: {text} column of ids so, in test as well, and inspect again")
     answers = [] if sample is None else [name for name in sample if name != image_id]
     found: Settings = {"id": image_id}
     if image_id in train and not train[image_id].is_unique:

@@ -66,11 +66,11 @@ TRAIN = "image,label\na.jpg,x\nb.jpg,y\n"
         ),
         ("no column 'image', it has ['file'", {"train": TRAIN.replace("image", "file")}),
         (
-            "id: train has no column 'image', by which the sample names its rows: rename",
+            "id: train has no column 'image', by which rows to answer are named: rename",
             {"train": TRAIN.replace("image", "file")},
         ),
         (
-            "id: train has no column 'file', by which the test names its rows: rename its column",
+            "id: train has no column 'file', by which rows to answer are named: rename",
             {"train": TRAIN, "test": "file\nc.jpg\n", "sample": None},
         ),
         (

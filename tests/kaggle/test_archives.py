@@ -13,8 +13,7 @@ import pytest
 
 from pipeline.base.cli import UserError
 from pipeline.kaggle.api import archives
-from pipeline.kaggle.api.archives import BrokenArchiveError, unpack
-from pipeline.kaggle.notebook import unpacking
+from pipeline.kaggle.api.archives import BrokenArchiveError, unpack, unpack_mounted
 
 
 def zipped(files: dict[str, bytes] | list[tuple[str, bytes]], mode: int = 0) -> bytes:
@@ -155,7 +154,7 @@ def test_a_zip_that_is_named_like_a_mounted_folder_adds_to_it_and_not_to_the_mou
     (mounted / "images.zip").write_bytes(zipped({"b.jpg": b"b", "sub/c.jpg": b"c"}))
     (mounted / "more.zip").write_bytes(zipped({"images/sub/d.jpg": b"d"}))
     before = sorted(mounted.rglob("*"))
-    found = unpacking.unpacked(mounted, tmp_path / "unpacked") / "images"
+    found = unpack_mounted(mounted, tmp_path / "unpacked") / "images"
     files = {name: (found / name).read_bytes() for name in ("b.jpg", "sub/a.jpg", "sub/c.jpg")}
     assert files == {"b.jpg": b"b", "sub/a.jpg": b"a", "sub/c.jpg": b"c"}
     assert (found / "sub/d.jpg").read_bytes() == b"d"

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Union
 
-from pipeline.base.cli import UserError, is_full, say, short, shown
+from pipeline.base.cli import UserError, is_full, say, short, shown, warn
 
 if TYPE_CHECKING:
     from py7zr import SevenZipFile
@@ -42,6 +42,19 @@ def unpack(archive: Path, into: Path) -> list[Path]:
     if others := sorted(name for name in others if re.search(OTHERS, name.lower())):
         say("unpack", f"{shown(others)} stays packed: unpack it by hand")
     return files
+
+
+def unpack_mounted(mounted: Path, folder: Path) -> Path:
+    """`folder`: links to what Kaggle has mounted as it was uploaded, and the zips in it unpacked.
+
+    Raises UserError for a full disk and for what cannot be unpacked.
+    """
+    if not folder.exists():
+        add_links(mounted, folder)
+        unpack_within(folder, [".zip"])
+        for archive in folder.glob("*.7z"):
+            warn("notebook", f"{archive.name}: a 7z cannot be read on Kaggle")
+    return folder
 
 
 def unpack_within(folder: Path, suffixes: Sequence[str] = SUFFIXES) -> None:

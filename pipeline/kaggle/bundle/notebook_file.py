@@ -121,7 +121,9 @@ def make_bundle(out: Path, key: dict[str, Any], write: Callable[[Path], None], a
         tmp = out.with_name(f".{out.name}.tmp")
         shutil.rmtree(tmp, ignore_errors=True)
         write(tmp)
-        records.put_folder(tmp, out)
+        records.record_path(out).unlink(missing_ok=True)  # first: a kill may come between
+        shutil.rmtree(out, ignore_errors=True)
+        tmp.rename(out)
         sizes = [path.stat().st_size for path in files_in(out)]
         return {"mb": round(sum(sizes) / 1e6, 1), "files": len(sizes)}
 

@@ -29,13 +29,13 @@ from pipeline.data.tables import read_split
 from pipeline.inference import submission
 from pipeline.inference.blending import Blend
 from pipeline.inference.predictions import Predictions
+from pipeline.kaggle.api.archives import unpack_mounted
 from pipeline.kaggle.notebook import manifest
 from pipeline.kaggle.notebook.answer import Source, Work
 from pipeline.kaggle.notebook.guard import RESERVE, alert, guard, say_versions
 from pipeline.kaggle.notebook.manifest import BundledModel, Job, Manifest
 from pipeline.kaggle.notebook.models import queue_of, run_models
 from pipeline.kaggle.notebook.mounts import find_input, working_root
-from pipeline.kaggle.notebook.unpacking import unpacked
 from pipeline.launchers.pool import gpu_slots
 
 OVERTIME = RESERVE / 3  # seconds after the deadline that a process may still answer in
@@ -94,7 +94,7 @@ def open_submission(competition: Competition, scratch: Path) -> Submission:
     slug, name = competition.slug or competition.name, competition.sample
     folder = find_input("competition", slug, name, f"{name}.zip")
     if not all((folder / table).is_file() for table in (name, competition.test)):
-        folder = unpacked(folder, scratch / "unpacked")
+        folder = unpack_mounted(folder, scratch / "unpacked")
     sample = read_csv(folder / name, [competition.id])
     rows = pd.DataFrame({"id": [], "path": []}, dtype=str)
     with guard("reading the list of test images"):
@@ -141,7 +141,7 @@ def predict(answers: Submission, folder: Path, known: Manifest, deadline: Deadli
         names = names[:SEEN]
         say("notebook", f"Kaggle runs this again on the hidden test: {len(names)} images do")
     if names and not any((data / name).is_file() for name in names):
-        data = unpacked(data, scratch / "unpacked")
+        data = unpack_mounted(data, scratch / "unpacked")
     paths = [data / name for name in names]
     good, sources = read_images(paths, known.models, scratch)
     if paths and not len(good):

@@ -16,10 +16,9 @@ from pipeline.base.cli import Exit, say
 from pipeline.base.deadline import Deadline
 from pipeline.base.runs import finished, how_far
 from pipeline.base.settings import Settings
-from pipeline.kaggle.api.archives import SUFFIXES, add_links
+from pipeline.kaggle.api.archives import SUFFIXES, add_links, unpack_mounted
 from pipeline.kaggle.notebook.guard import RESERVE, alert, guard, say_versions
 from pipeline.kaggle.notebook.mounts import find_input, working_root
-from pipeline.kaggle.notebook.unpacking import unpacked
 
 KILLED = -9  # `timeout` ends by the signal that it sends to its whole group
 OVERTIME = RESERVE * 2 / 3  # seconds after which an epoch that takes too long is given up
@@ -110,7 +109,7 @@ def prepare(job: Job, project: Path, deadline: Deadline) -> int:
     code = pack(mounted)
     if code == Exit.BAD_INPUT and any(path.suffix in SUFFIXES for path in mounted.iterdir()):
         say("notebook", "once more, with what the zips hold")
-        code = pack(unpacked(mounted, project / "unpacked"))
+        code = pack(unpack_mounted(mounted, project / "unpacked"))
     return code
 
 
