@@ -9,7 +9,7 @@ from pipeline.training.log import Row
 
 
 class Tracker:
-    """Sends each row of the log once. It has errors of its own: without a key, or a network."""
+    """Sends each row of the log once. Raises what its kind does without a key or a network."""
 
     def __init__(self, settings: Experiment, fold: int, folder: Path, log: list[Row]):
         begin = {"tensorboard": tensorboard, "wandb": wandb}[settings.runtime.tracker]
