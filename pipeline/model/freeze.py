@@ -1,14 +1,13 @@
 """What of a model trains: layers frozen, for ever or at first, and whose statistics move."""
 
-import os
-from collections.abc import Iterable
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline.base.config import Model
-from pipeline.base.device import lacks_memory
 from pipeline.model.backbone import layout
 from pipeline.model.build import body
 from pipeline.model.depthwise import depthwise
@@ -76,9 +75,10 @@ def fewest_images(model: nn.Module) -> int:
     return 2 if training_norms(model) else 1
 
 
-@torch.no_grad()
-def settle_batchnorm(model: nn.Module, batches: Iterable[torch.Tensor]) -> None:
-    """Give BatchNorm that will train the mean statistics of `batches` of normalised pictures.
+@contextmanager
+def settling_batchnorm(model: nn.Module) -> Iterator[None]:
+    """BatchNorm of a model in `train_mode` that will train takes on the mean statistics of all
+    batches that the model is given within.
 
     A model in training sees by these, not by ImageNet's: a head that is fitted before, to other
     features than it will be trained on, loses in the first epoch what it knew.
@@ -88,29 +88,7 @@ def settle_batchnorm(model: nn.Module, batches: Iterable[torch.Tensor]) -> None:
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # the mean over all batches alike
-    parts = 1
-    for images in batches:
-        parts = pass_in_parts(model, images, parts)
+    with torch.no_grad():
+        yield
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
-
-
-def pass_in_parts(model: nn.Module, images: torch.Tensor, parts: int) -> int:
-    """Give a model pictures in so many parts, or in more where a GPU has no memory for these;
-    returns how many. Ranks of a group would wait for each other: there torch's error ends it.
-    """
-    moved = [buffer for norm in training_norms(model) for buffer in norm.buffers()]
-    before = [buffer.clone() for buffer in moved]
-    most = max(1, len(images) // fewest_images(model))
-    try:
-        for part in images.tensor_split(min(parts, most)):
-            model(part)
-        return parts
-    except RuntimeError as error:
-        alone = int(os.environ.get("WORLD_SIZE", 1)) == 1
-        if not (lacks_memory(error) and parts < most and alone):
-            raise
-    for buffer, value in zip(moved, before, strict=True):
-        buffer.copy_(value)
-    torch.cuda.empty_cache()
-    return pass_in_parts(model, images, 2 * parts)

@@ -19,7 +19,7 @@ from pipeline.inference.answers import SHARES
 from pipeline.inference.features import MAX_IMAGES, FrozenFeatures, moves_batchnorm
 from pipeline.inference.reliability import reliability
 from pipeline.inference.tta import VIEWS, View, allowed, dihedral
-from pipeline.model.freeze import settle_batchnorm
+from pipeline.model.freeze import settling_batchnorm
 from pipeline.model.head import BlockHead
 from pipeline.model.kernel import KernelRidge
 from pipeline.model.taps import classifier
@@ -45,8 +45,7 @@ def start_head(trainer: "Trainer") -> None:
     """The head's first weights from one forward pass, scored in a log row of epoch 0."""
     started, how, model = time.monotonic(), trainer.settings, trainer.bare_model
     if moves_batchnorm(how):
-        trainer.set_mode()
-        settle_batchnorm(model, (trainer.normalise(pixels) for pixels, _ in trainer.loader))
+        settle_batchnorm(trainer)
 
     def work() -> Fitted | None:
         features = FrozenFeatures(trainer.predictor(model), how)
@@ -61,6 +60,21 @@ def start_head(trainer: "Trainer") -> None:
         torch.manual_seed(trainer.seed)
         classifier(model).reset_parameters()
         follow(trainer, model)
+
+
+def settle_batchnorm(trainer: "Trainer") -> None:
+    """Give BatchNorm the statistics of an epoch, in as many parts as training takes."""
+    trainer.set_mode()
+    model, parts, ranks = trainer.bare_model, trainer.parts, trainer.accelerator.num_processes
+
+    def see(images: torch.Tensor, least: int) -> None:  # of all ranks
+        for part in images.tensor_split(parts.of(least)):
+            model(part)
+
+    with settling_batchnorm(model):
+        for (pixels, _), size in zip(trainer.loader, trainer.batches.sizes, strict=True):
+            work = partial(see, trainer.normalise(pixels), size // ranks)
+            parts.until_it_fits(work, len(pixels), trainer.label())
 
 
 def follow(trainer: "Trainer", model: nn.Module) -> None:

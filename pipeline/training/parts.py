@@ -31,16 +31,20 @@ class Parts:
             say("train", f"a step takes its pictures in {self.n} parts, as {kept} says")
         self.kept: Path | None = kept  # None: what is found is for this process alone
         self.least = 1  # images of a part
-        self.moved: list[torch.Tensor] = []  # BatchNorm's statistics, by a step that fails too
-        self.before: list[torch.Tensor] = []
+        # BatchNorm's statistics, by a try that fails too, and the numbers of their batches
+        self.moved: list[list[torch.Tensor]] = []
+        self.before: list[list[torch.Tensor]] = []
 
     def begin_epoch(self, model: nn.Module) -> None:
         """Find what steps of a model move and need, in the mode in which it is."""
         self.n = distributed.broadcast_from_main(self.n)  # ranks' machines may differ
         self.least = fewest_images(model)
-        pairs = [(norm.running_mean, norm.running_var) for norm in training_norms(model)]
-        self.moved = [one for pair in pairs for one in pair if one is not None]
-        self.before = [torch.empty_like(one) for one in self.moved]
+        every = [buffer for norm in training_norms(model) for buffer in norm.buffers()]
+        # a list a dtype: a GPU that trains on small pictures waits for each call, and of mixed
+        # ones PyTorch makes a call a tensor
+        kinds = {buffer.dtype for buffer in every}
+        self.moved = [[one for one in every if one.dtype == kind] for kind in kinds]
+        self.before = [[torch.empty_like(one) for one in some] for some in self.moved]
 
     def of(self, images: int) -> int:
         """Parts of a batch of which each rank has so many images, or one more.
@@ -59,8 +63,8 @@ class Parts:
         error ends it, as for parts that can be no smaller.
         """
         drawn, known = np.random.get_state(), self.n
-        if self.moved:  # in one call: a GPU that trains on small pictures waits for each
-            torch._foreach_copy_(self.before, self.moved)
+        for before, moved in zip(self.before, self.moved, strict=True):
+            torch._foreach_copy_(before, moved)
         while True:
             try:
                 done = work()
@@ -74,8 +78,8 @@ class Parts:
             text = f"no memory for {at_once} pictures at once: a step takes them in smaller parts"
             each = "each normalised by itself (model.batchnorm: train)"
             warn("train", f"{label}: {text}, {each if self.moved else 'to the same gradients'}")
-            if self.moved:
-                torch._foreach_copy_(self.moved, self.before)
+            for before, moved in zip(self.before, self.moved, strict=True):
+                torch._foreach_copy_(moved, before)
             torch.cuda.empty_cache()
             np.random.set_state(drawn)  # the same mixing
         if self.kept and self.n > known:  # not where no number of parts helped

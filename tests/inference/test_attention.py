@@ -12,7 +12,7 @@ from pipeline.base.device import make_accelerator
 from pipeline.inference.attention import attention, on_grid
 from pipeline.inference.predictor import Predictor
 from pipeline.model.build import head_inputs
-from pipeline.model.freeze import settle_batchnorm
+from pipeline.model.freeze import settling_batchnorm
 from pipeline.model.head import BlockHead, OwnHead
 from pipeline.model.taps import END, choose_taps, classifier
 
@@ -45,8 +45,10 @@ def looking_there(name: str, by_blocks: bool) -> Predictor:
     if by_blocks:
         taps, unread = choose_taps(timm.create_model(name, **NETS[name]), SIZE)
         model = BlockHead(model, 3, taps=taps, unread=unread)
+    with settling_batchnorm(model):
+        for images in planted():
+            model(images)
     with torch.no_grad():
-        settle_batchnorm(model, planted())
         head = classifier(model.eval())
         head.weight.zero_()
         head.weight[2] = what_it_changes(model)

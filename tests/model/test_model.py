@@ -30,7 +30,7 @@ from pipeline.model.build import (
     preprocessing,
     save_weights,
 )
-from pipeline.model.freeze import freeze, settle_batchnorm, train_mode, training_norms, unfreeze
+from pipeline.model.freeze import freeze, train_mode, training_norms, unfreeze
 from pipeline.model.head import BlockHead, fit_end
 from pipeline.training.optim import parameter_groups
 
@@ -194,34 +194,6 @@ def test_frozen_depthwise_kernels_stay_while_the_rest_learns(
     assert {name for name, p in model.named_parameters() if not p.requires_grad} == frozen
     unfreeze(model, settings.model_copy(update={"depthwise": "train"}))
     assert all(p.requires_grad for p in model.parameters())
-
-
-def test_statistics_are_taken_in_parts_where_there_is_no_memory_for_a_batch(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """A pass that fails has moved those of the first layers already."""
-    draw = torch.Generator().manual_seed(0)
-    batches = [torch.randn(n, 3, 32, 32, generator=draw) for n in (8, 8, 7)]
-    parts = [part for batch in batches for part in batch.tensor_split(2)]
-    tight, other = (build_model(Model(**SMALL), classes=3, fold=0) for _ in range(2))
-    other.load_state_dict(tight.state_dict())
-    real, seen = tight.head.forward, []
-
-    def forward(pooled: torch.Tensor) -> torch.Tensor:
-        seen.append(len(pooled))
-        if len(pooled) > 4:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
-        return real(pooled)
-
-    monkeypatch.setattr(tight.head, "forward", forward)
-    settle_batchnorm(tight.train(), batches)
-    settle_batchnorm(other.train(), parts)
-    assert seen == [8, 4, 4, 4, 4, 4, 3]
-    torch.testing.assert_close(statistics(tight), statistics(other))
-    assert {norm.momentum for norm in training_norms(tight)} != {None}
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(torch.OutOfMemoryError):  # ranks would wait for the one that went on
-        settle_batchnorm(tight, batches)
 
 
 class Neck(torch.nn.Sequential):

@@ -23,10 +23,12 @@ from pipeline.base.config import Extra, Train, load_experiment
 from pipeline.base.runs import model_path
 from pipeline.data.loader import EpochBatches
 from pipeline.data.splits import folds_digest, load_folds
+from pipeline.model.freeze import training_norms
 from pipeline.train import tell_recipe
 from pipeline.training import checkpoint
 from pipeline.training.discriminant import Fitted
 from pipeline.training.head_end import seconds_of_end
+from pipeline.training.head_init import settle_batchnorm
 from pipeline.training.keys import first_weights_digest
 from pipeline.training.log import training_lost
 from pipeline.training.optim import make_ema, make_schedule
@@ -685,6 +687,35 @@ def test_statistics_that_train_are_those_of_parts_alone(
             expected = other.model.get_submodule(name)
             torch.testing.assert_close(norm.running_mean, expected.running_mean)
             torch.testing.assert_close(norm.running_var, expected.running_var)
+
+
+def test_statistics_before_a_fitted_head_are_taken_in_the_parts_of_training(
+    write: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pass that fails has moved those of the first layers already, and counted its batch."""
+    tight, other = trainer(write("tight")), trainer(write("other"))
+    other.parts.n, real, seen = 2, tight.model.forward, []
+
+    def forward(images: torch.Tensor) -> torch.Tensor:
+        logits = real(images)
+        seen.append(len(images))
+        if len(images) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return logits
+
+    monkeypatch.setattr(tight.model, "forward", forward)
+    momenta = [norm.momentum for norm in training_norms(tight.model)]
+    for each in (tight, other):
+        settle_batchnorm(each)
+    assert seen == [8, 4, 4, 4, 3, 4, 3] and tight.parts.n == 2
+    torch.testing.assert_close(tight.model.state_dict(), other.model.state_dict())
+    assert [norm.momentum for norm in training_norms(tight.model)] == momenta != [None] * 4
+    assert trainer(write("tight")).parts.n == 2, "remembered"
+    seen.clear()
+    monkeypatch.setattr(type(tight.accelerator), "num_processes", 2)
+    tight.parts.n = 4
+    settle_batchnorm(tight)
+    assert seen == [2, 2, 4, 4], "as many on the other rank, which has 4, 3 and 3"
 
 
 def test_a_part_is_of_no_single_picture_where_statistics_train(
