@@ -182,9 +182,15 @@ class Trainer:
     def step(self, group: list[Batch], size: int) -> torch.Tensor:
         """One step down the mean loss of all ranks' `size` images; returns this rank's share."""
         largest = max(len(pixels) for pixels, _ in group)
-        return self.parts.until_it_fits(partial(self.descend, group, size), largest, self.label())
+        total = self.parts.until_it_fits(partial(self.backward, group, size), largest, self.label())
+        # once alone: a try without memory has moved some weights and half made their moments
+        if self.settings.train.clip_grad:  # Accelerate undoes the scaling first
+            self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.train.clip_grad)
+        self.optimizer.step()  # skipped where fp16 overflowed
+        return total
 
-    def descend(self, group: list[Batch], size: int) -> torch.Tensor:
+    def backward(self, group: list[Batch], size: int) -> torch.Tensor:
+        """The gradients of a step; returns its loss."""
         self.optimizer.zero_grad()
         total = torch.zeros((), device=self.accelerator.device)
         n = self.parts.of(size // (len(group) * self.accelerator.num_processes))  # a rank's least
@@ -199,9 +205,6 @@ class Trainer:
                 # DDP averages gradients over ranks; ours are parts of one mean. Scales for fp16
                 self.accelerator.backward(loss * self.accelerator.num_processes)
                 total += loss.detach()
-        if self.settings.train.clip_grad:  # Accelerate undoes the scaling first
-            self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.train.clip_grad)
-        self.optimizer.step()  # skipped where fp16 overflowed
         return total
 
     def validate(self, label: str, untrained: bool = False) -> np.ndarray:

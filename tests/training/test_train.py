@@ -757,6 +757,25 @@ def test_ranks_take_as_many_parts_however_their_shares_differ(
     assert seen == [3, 2, 2, 2] + [2] * 4 + [2] + [1] * 7 + [1] * 8
 
 
+def test_a_step_that_has_moved_weights_is_not_taken_again(
+    write: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gradients in fp16 were not unscaled the second time, and SGD moved weights by thousands."""
+    one, taken = trainer(write()), []
+
+    def step() -> None:
+        taken.append(1)
+        if len(taken) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(one.optimizer, "step", step)
+    one.set_mode()
+    batch = next(iter(one.loader))
+    with pytest.raises(torch.OutOfMemoryError):
+        one.step([batch], len(batch[1]))
+    assert taken == [1] and one.parts.n == 1
+
+
 def test_schedule_and_average_count_optimizer_steps(
     write: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
