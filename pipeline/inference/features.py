@@ -6,6 +6,8 @@ of their heads; a run of `epochs: 0` is predicted from such passes alone.
 
 import hashlib
 import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from safetensors.torch import save
 from torch import nn
 
 from pipeline.base import records
+from pipeline.base.cli import say_once
 from pipeline.base.config import Experiment
 from pipeline.base.locks import locked
 from pipeline.data.prepared import load_prepared
@@ -24,6 +27,7 @@ from pipeline.inference.tta import View, allowed, view_name
 from pipeline.model.build import apart, head_inputs, head_logits
 from pipeline.model.taps import classifier
 
+Part = list[torch.Tensor]  # of each view float32 [some rows, width], on the CPU
 VERSION = 1
 MAX_IMAGES = 20_000  # of a split; features of more are neither kept nor held in memory
 CHUNK = 1024  # pictures of which a head is asked at once: a kernel's Gaussians are many
@@ -45,9 +49,35 @@ class FrozenFeatures:
 
     def of(self, split: str, rows: np.ndarray, views: list[View]) -> torch.Tensor:
         """float32 [len(rows), views, width], for rows of the packed pixels."""
+        return together(self.parts(split, rows, views), len(rows))
+
+    def compute(self, rows: np.ndarray, views: list[View]) -> torch.Tensor:
+        """As `of`, without a look at what is kept."""
+        return together(self.computed(rows, views), len(rows))
+
+    def parts(self, split: str, rows: np.ndarray, views: list[View]) -> Iterator[Part]:
+        """What `of` gives, some rows after another."""
         every = np.flatnonzero(self.prepared.rows.split == split)
+        if len(every) > MAX_IMAGES:
+            text = f"features of {len(every):,} {split} pictures are not kept, as they are over"
+            say_once("features", f"{text} {MAX_IMAGES:,}: each fold makes its own")
         if len(every) > MAX_IMAGES or moves_batchnorm(self.settings):
-            return self.compute(rows, views)
+            yield from self.computed(rows, views)
+            return
+        kept, at = self.kept(split, every, views), np.searchsorted(every, rows)
+        for some in np.array_split(at, range(CHUNK, len(at), CHUNK)):
+            yield [torch.from_numpy(values[some]) for values in kept]
+
+    def computed(self, rows: np.ndarray, views: list[View]) -> Iterator[Part]:
+        """The same by one pass over the pictures, a batch after another."""
+        given = partial(head_inputs, self.model)
+        for images in self.predictor.batches(self.prepared.pixels, rows, self.size, "features"):
+            with torch.inference_mode():
+                part = self.predictor.over_views(given, images, views)
+            yield [values.cpu() for values in part]
+
+    def kept(self, split: str, every: np.ndarray, views: list[View]) -> list[np.ndarray]:
+        """Of each view the file of a split's pictures, float32 [len(every), width]."""
         key = {
             "version": VERSION,
             "backbone": backbone_digest(self.model),
@@ -66,43 +96,48 @@ class FrozenFeatures:
                 self.keep(every, missing, key)
             kept = [np.load(file, mmap_mode="r") for file in files]
             remove_oldest(folder, files)
-        at = np.searchsorted(every, rows)
-        found = np.empty((len(rows), len(views), kept[0].shape[1]), np.float32)
-        for i, values in enumerate(kept):  # stacked, they would all be there twice
-            found[:, i] = values[at]
-        return torch.from_numpy(found)
+        return kept
 
     def keep(self, rows: np.ndarray, wanted: list[tuple[Path, View]], key: dict[str, Any]) -> None:
-        """Compute views of rows of the packed pixels, and write each to its file."""
-        started = time.monotonic()
-        made = self.compute(rows, [view for _, view in wanted]).numpy()
-        for i, (path, _) in enumerate(wanted):
-            with records.writing(path) as tmp, tmp.open("wb") as file:
-                np.save(file, made[:, i])
-            records.commit(path, key, started)
+        """Compute views of rows of the packed pixels, each into its file.
 
-    def compute(self, rows: np.ndarray, views: list[View]) -> torch.Tensor:
-        """float32 [len(rows), views, width], in one pass over the pictures."""
-        found, done = None, 0
-        with torch.inference_mode():
-            for images in self.predictor.batches(self.prepared.pixels, rows, self.size, "features"):
-                given = self.predictor.over_views(partial(head_inputs, self.model), images, views)
-                if found is None:  # only now the width is known
-                    found = np.empty((len(rows), len(views), given[0].shape[1]), np.float32)
-                for i, values in enumerate(given):
-                    found[done : done + len(images), i] = values.cpu().numpy()
-                done += len(images)
-        return torch.from_numpy(found)
+        Eight views of the most pictures may be 5 GB: no more than a batch is held.
+        """
+        started = time.monotonic()
+        with ExitStack() as stack:
+            paths = [stack.enter_context(records.writing(path)) for path, _ in wanted]
+            files = [stack.enter_context(path.open("wb")) for path in paths]
+            for part in self.computed(rows, [view for _, view in wanted]):
+                for file, values in zip(files, part, strict=True):
+                    if not file.tell():  # as np.save begins
+                        shape = len(rows), values.shape[1]
+                        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+                        np.lib.format.write_array_header_1_0(file, header)
+                    file.write(values.numpy().tobytes())
+        for path, _ in wanted:
+            records.commit(path, key, started)
 
     def probabilities(self, split: str, rows: np.ndarray, views: list[View]) -> np.ndarray:
         """As `Predictor.probabilities`, of a model whose head alone is new."""
-        views, found = allowed(views, self.size), []
+        found = []
         with torch.inference_mode():
-            for some in self.of(split, rows, views).split(CHUNK):
-                seen = some.to(self.predictor.device).unbind(1)
-                answers = [self.predictor.answer(head_logits(self.model, one)) for one in seen]
-                found.append(torch.stack(answers).mean(0).cpu())
+            for part in self.parts(split, rows, allowed(views, self.size)):
+                seen = [head_logits(self.model, one.to(self.predictor.device)) for one in part]
+                answers = torch.stack([self.predictor.answer(one) for one in seen])
+                found.append(answers.mean(0).cpu())
         return torch.cat(found).numpy()
+
+
+def together(parts: Iterable[Part], n: int) -> torch.Tensor:
+    """float32 [n, views, width] of parts of n rows; no tensor of inference alone."""
+    found, done = None, 0
+    for part in parts:
+        if found is None:  # only now the width is known
+            found = np.empty((n, len(part), part[0].shape[1]), np.float32)
+        for i, values in enumerate(part):  # stacked, they would all be there twice
+            found[done : done + len(values), i] = values
+        done += len(part[0])
+    return torch.from_numpy(found)
 
 
 def remove_oldest(folder: Path, used: list[Path]) -> None:

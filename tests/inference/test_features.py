@@ -14,6 +14,7 @@ from conftest import INSTANT
 from safetensors.torch import save_file
 
 from pipeline.base import records
+from pipeline.base.cli import say_once
 from pipeline.base.config import load_experiment
 from pipeline.base.runs import model_path, prediction_path
 from pipeline.data.splits import load_folds
@@ -32,13 +33,13 @@ HEAD = {"features": "blocks", "head_init": "lda"}
 @pytest.fixture
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """(pictures, views) of every pass that is really computed."""
-    made, compute = [], features.FrozenFeatures.compute
+    made, computed = [], FrozenFeatures.computed
 
-    def counted(self: features.FrozenFeatures, rows: np.ndarray, views: list[View]) -> torch.Tensor:
+    def counted(self: FrozenFeatures, rows: np.ndarray, views: list[View]) -> Iterator:
         made.append((len(rows), len(views)))
-        return compute(self, rows, views)
+        return computed(self, rows, views)
 
-    monkeypatch.setattr(features.FrozenFeatures, "compute", counted)
+    monkeypatch.setattr(FrozenFeatures, "computed", counted)
     return made
 
 
@@ -141,7 +142,10 @@ class Batches:
         return [(images[:, None] + k).float().expand(-1, self.width) for k in range(len(views))]
 
 
-def test_they_are_held_once(run: Callable[..., str], write: Callable[..., str]) -> None:
+def test_they_are_held_once(
+    run: Callable[..., str], write: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features, "CHUNK", 8)
     run("prepare", experiment := write(**INSTANT))
     frozen = FrozenFeatures(Batches(3000), load_experiment(experiment))
     rows, views = np.arange(60)[::-1].copy(), VIEWS["d4"]
@@ -158,24 +162,43 @@ def test_they_are_held_once(run: Callable[..., str], write: Callable[..., str]) 
     made.sub_(1)  # in place, where they are standardised: no tensor of inference alone
 
 
-def test_a_head_is_asked_about_some_pictures_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    frozen = FrozenFeatures.__new__(FrozenFeatures)
-    frozen.predictor, frozen.size = Batches(5), 32
-    frozen.model, asked = torch.nn.Linear(5, 3), []
-    values = torch.randn(10, 2, 5)
-    monkeypatch.setattr(FrozenFeatures, "of", lambda self, *_: values)
+@pytest.mark.parametrize(("most", "at_once"), [(60, [*[8] * 7, 4]), (59, [25, 25, 10])])
+def test_a_head_is_asked_about_some_pictures_at_once_and_no_more_are_held(
+    most: int,
+    at_once: list[int],
+    run: Callable[..., str],
+    write: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Of few pictures from the files that were kept, of more from the pass itself."""
+    run("prepare", experiment := write(**INSTANT))
+    frozen, asked = FrozenFeatures(Batches(3000), load_experiment(experiment)), []
+    head = torch.nn.Linear(3000, 3)
+    torch.nn.init.normal_(head.weight, std=1e-4)
 
     def logits(model: torch.nn.Module, inputs: torch.Tensor) -> torch.Tensor:
         asked.append(len(inputs))
-        return model(inputs)
+        return head(inputs)
 
     monkeypatch.setattr(features, "head_logits", logits)
-    whole = frozen.probabilities("test", np.arange(10), VIEWS["hflip"])
-    monkeypatch.setattr(features, "CHUNK", 4)
-    parts = frozen.probabilities("test", np.arange(10), VIEWS["hflip"])
-    assert asked == [10, 10, 4, 4, 4, 4, 2, 2]
-    assert parts.shape == (10, 3) and parts.std() > 0.01
-    np.testing.assert_allclose(parts, whole, atol=1e-6)
+    monkeypatch.setattr(features, "CHUNK", 8)
+    monkeypatch.setattr(features, "MAX_IMAGES", most)
+    say_once.cache_clear()
+    rows, views = np.arange(60), VIEWS["d4"]
+    seen = torch.from_numpy(rows)[:, None, None] + torch.arange(8.0)[:, None].expand(8, 3000)
+    expected = head(seen).softmax(2).mean(1).detach()
+    for _ in range(2):  # computed, and read
+        asked.clear()
+        tracemalloc.start()
+        found = frozen.probabilities("train", rows, views)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert asked == [n for n in at_once for _ in views]
+        assert peak < 0.4 * seen.nbytes
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+    text = "features of 60 train pictures are not kept, as they are over 59: each fold makes its"
+    assert capsys.readouterr().out.count(text) == (most < 60)
 
 
 def test_a_head_is_judged_by_what_its_start_has_seen(
