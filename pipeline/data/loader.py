@@ -116,35 +116,19 @@ def grouped(batches: Iterable[Any], size: int) -> Iterator[list[Any]]:
 def load_batches(
     pictures: Pictures, batches: Iterable[BatchSpec], runtime: Runtime, device: torch.device
 ) -> DataLoader | DeviceLoader:
-    """Batches in order: made on a GPU that has room for all pictures, else by loader processes."""
-    on_gpu = device.type == "cuda"
-    if pictures.transform.batched():
-        there = resident(pictures.pixels, device)
-        if there is not None:
-            return made_there(pictures, batches, there, loader_processes(runtime, on_gpu=True))
-    return make_loader(pictures, batches, loader_processes(runtime, on_gpu), on_gpu)
+    """Batches in order: made on a GPU that has room for all pictures, else by loader processes.
 
-
-def made_there(
-    pictures: Pictures, batches: Iterable[BatchSpec], there: torch.Tensor, workers: int
-) -> DeviceLoader:
-    """Batches of the packed pixels `there`, on a GPU.
-
-    What is random is drawn by some of the `workers` meanwhile: a GPU whose own process draws
-    between its steps is idle then.
+    What is random there is drawn by some of these meanwhile: a GPU whose own process draws between
+    its steps is idle then.
     """
-    transform = pictures.transform
-    plans = Plans(transform.batched(), there.shape[1])
-    workers = min(workers, DRAWERS) if transform.is_random else 0
-    return DeviceLoader(pictures, there, in_processes(plans, batches, workers, persistent=True))
-
-
-def make_loader(
-    pictures: Pictures, batches: Iterable[BatchSpec], workers: int, pin: bool
-) -> DataLoader:
-    """Batches in order, from as many of the `workers` as there is shared memory for."""
-    workers = affordable(workers, pictures, batches)
-    return in_processes(pictures, batches, workers, pin)
+    on_gpu, transform = device.type == "cuda", pictures.transform
+    workers, batched = loader_processes(runtime, on_gpu), transform.batched()
+    there = resident(pictures.pixels, device) if batched else None
+    if there is None:
+        return in_processes(pictures, batches, affordable(workers, pictures, batches), pin=on_gpu)
+    drawers = min(workers, DRAWERS) if transform.is_random else 0
+    plans = Plans(batched, there.shape[1])
+    return DeviceLoader(pictures, there, in_processes(plans, batches, drawers, persistent=True))
 
 
 def in_processes(

@@ -62,12 +62,11 @@ class Views:
 
     def augmented(self, rows: list[int] | np.ndarray, stream: str) -> np.ndarray:
         """One batch of the training's loader; each `stream` has random numbers of its own."""
-        from pipeline.data.loader import BatchSpec, Pictures, derive_seed, make_loader
+        from pipeline.data.loader import BatchSpec, Pictures, derive_seed
 
         pictures = Pictures(self.pixels, np.asarray(rows), np.zeros(len(rows)), self.augment)
         batch = BatchSpec(derive_seed(self.seed, stream), list(range(len(rows))))
-        ((images, _),) = make_loader(pictures, [batch], workers=0, pin=False)
-        return images.numpy()
+        return pictures[batch][0].numpy()
 
     def batch(self, rows: np.ndarray, target: np.ndarray, kind: str, method: str | None) -> Strip:
         """A training batch and what it is taught; plain where `method` is None."""

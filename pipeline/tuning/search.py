@@ -15,7 +15,7 @@ import torch
 from pipeline.base.config import Experiment, Runtime
 from pipeline.base.device import workers
 from pipeline.base.libc import cores
-from pipeline.data.loader import Batch, EpochBatches, grouped, made_there, make_loader
+from pipeline.data.loader import Batch, EpochBatches, grouped, load_batches
 from pipeline.data.on_device import DeviceLoader
 from pipeline.inference.predictor import Predictor
 from pipeline.inference.tta import VIEWS
@@ -202,10 +202,8 @@ def load_rate(
     """Images/s of batches of `size` from `count` loader processes, given to `use`."""
     device = trainer.accelerator.device
     batches = EpochBatches(len(trainer.rows), size, trainer.seed)
-    if isinstance(loader := trainer.loader, DeviceLoader):
-        loader = made_there(loader.dataset, batches, loader.there, count)
-    else:
-        loader = make_loader(loader.dataset, batches, count, device.type == "cuda")
+    runtime = trainer.settings.runtime.model_copy(update={"workers": count})
+    loader = load_batches(trainer.loader.dataset, batches, runtime, device)
     endless = itertools.chain.from_iterable(itertools.repeat(loader))
     return images_per_s(grouped(endless, 1), use, SECONDS, device, warm=1 + count)
 

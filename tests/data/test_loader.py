@@ -2,6 +2,7 @@
 
 import gc
 import signal
+from collections.abc import Iterable
 from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,11 +10,20 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from pipeline.base.cli import UserError, explain
+from pipeline.base.config import Runtime
 from pipeline.data import loader
 from pipeline.data.augment import Augment
-from pipeline.data.loader import EpochBatches, Pictures, derive_seed, in_order, make_loader
+from pipeline.data.loader import (
+    BatchSpec,
+    EpochBatches,
+    Pictures,
+    derive_seed,
+    in_order,
+    load_batches,
+)
 from pipeline.data.resize import Resize
 
 HARSH = [{"RandomResizedCrop": {"scale": [0.3, 1.0]}}, {"ColorJitter": {"p": 1.0}}]
@@ -23,6 +33,10 @@ def pixels(n: int = 22, size: int = 24) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (n, size, size, 3), np.uint8)
 
 
+def load(pictures: Pictures, batches: Iterable[BatchSpec], workers: int) -> DataLoader:
+    return load_batches(pictures, batches, Runtime(workers=workers), torch.device("cpu"))
+
+
 def epoch(workers: int, number: int, same: bool = False) -> list[tuple[torch.Tensor, torch.Tensor]]:
     packed = pixels()
     if same:
@@ -30,7 +44,7 @@ def epoch(workers: int, number: int, same: bool = False) -> list[tuple[torch.Ten
     pictures = Pictures(packed, np.arange(22), np.arange(22) % 5, Augment(HARSH, 16, "bicubic"))
     batches = EpochBatches(22, 5, seed=7)
     batches.epoch = number
-    return list(make_loader(pictures, batches, workers, pin=False))
+    return list(load(pictures, batches, workers))
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -74,7 +88,7 @@ def test_every_image_once_an_epoch() -> None:
 def test_evaluation_sees_no_augmentation() -> None:
     packed = pixels(n=3, size=16)
     pictures = Pictures(packed, np.array([2, 0]), np.zeros(2), Resize(16, "bicubic"))
-    ((images, _),) = make_loader(pictures, in_order(2, 8), 0, pin=False)
+    ((images, _),) = load(pictures, in_order(2, 8), 0)
     assert (images.numpy() == packed[[2, 0]]).all()
 
 
@@ -113,7 +127,7 @@ def test_workers_share_the_pixels_and_are_not_sent_them(monkeypatch: pytest.Monk
             raise AssertionError("pickled")
 
     pictures = Pictures(pixels().view(Unsent), np.array([3, 1]), np.zeros(2), Resize(24, "bicubic"))
-    ((images, _),) = make_loader(pictures, in_order(2, 2), 1, pin=False)
+    ((images, _),) = load(pictures, in_order(2, 2), 1)
     assert (images.numpy() == pixels()[[3, 1]]).all()
 
 
@@ -130,7 +144,7 @@ class Broken:
 def test_what_ails_a_worker_is_one_line(workers: int) -> None:
     pictures = Pictures(Broken(), np.arange(9), np.zeros(9), Resize(24, "bicubic"))
     with pytest.raises(UserError) as error:
-        list(make_loader(pictures, in_order(9, 2), workers, pin=False))
+        list(load(pictures, in_order(9, 2), workers))
     assert explain(error.value) == "images/7.jpg: broken: UserError: no"
 
 
@@ -138,7 +152,7 @@ def test_a_worker_that_hangs_is_one_line(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(loader, "PATIENCE", 0.3)
     monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.1)  # of its end
     pictures = Pictures(pixels(9), np.arange(9), np.zeros(9), Resize(24, "bicubic"))
-    made = make_loader(pictures, in_order(9, 2), 1, pin=False)
+    made = load(pictures, in_order(9, 2), 1)
     monkeypatch.setattr(Pictures, "__getitem__", lambda *_: signal.pause())
     with pytest.raises(RuntimeError, match="DataLoader timed out") as error:
         list(made)
@@ -168,8 +182,8 @@ def test_as_many_workers_as_there_is_shared_memory_for(
     monkeypatch.setattr(pictures, "targets", torch.zeros(22, 64, dtype=torch.uint8))
     batches = [spec._replace(rows=spec.rows[:1] * 5) for spec in in_order(22, 5)]
     assert 5 * (16 * 16 * 3 + 64) == 4160
-    made = make_loader(pictures, batches, 4, pin=False)
-    made = make_loader(pictures, batches, 4, pin=False)
+    made = load(pictures, batches, 4)
+    made = load(pictures, batches, 4)
     assert made.num_workers == used and made.timeout == (loader.PATIENCE if used else 0)
     said = capsys.readouterr().err
     assert said.count("--shm-size") == said.count(f"{used} will do") == (used < 4), "once"

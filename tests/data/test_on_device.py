@@ -70,7 +70,7 @@ def test_loaders_of_both_kinds_give_equal_batches(monkeypatch: pytest.MonkeyPatc
     pictures = Pictures(SMOOTH, np.arange(2, 12), np.arange(10), augment("d4"))
     batches = EpochBatches(10, 4, seed=3)
     monkeypatch.setattr(loader, "resident", lambda pixels, device: torch.from_numpy(pixels))
-    ours = load_batches(pictures, batches, Runtime(), torch.device("cpu"))
+    ours = load_batches(pictures, batches, Runtime(workers=1), torch.device("cpu"))
     assert isinstance(ours, DeviceLoader)
     monkeypatch.undo()
     theirs = load_batches(pictures, batches, Runtime(), torch.device("cpu"))
