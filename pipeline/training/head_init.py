@@ -27,7 +27,7 @@ from pipeline.training import distributed
 from pipeline.training.calibrate import as_rows
 from pipeline.training.discriminant import Fitted, LinearHead, lda
 from pipeline.training.kernel_ridge import MOST, Projection, choose, project, solve
-from pipeline.training.log import make_row
+from pipeline.training.log import make_row, tell
 from pipeline.training.ridge import ridge
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def start_head(trainer: "Trainer") -> None:
     follow(trainer, model)
     prob = trainer.validate(f"fold {trainer.fold}  head valid", untrained=True)
     trainer.log.append(make_row(trainer, prob, started))
-    trainer.tell(in_words(trainer.fitted, how.train.epochs) + calibration(prob, trainer))
+    tell(trainer, in_words(trainer.fitted, how.train.epochs) + calibration(prob, trainer))
     if trainer.fitted and how.model.head_init == "random":  # it was fitted to be refitted
         torch.manual_seed(trainer.seed)
         classifier(model).reset_parameters()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline.base.cli import say
 from pipeline.base.competition import load_competition
 from pipeline.base.forms import as_array
 from pipeline.data.studies import by_id
@@ -69,13 +70,14 @@ def training_lost(
     return f"warning: {text}: {remedy}"
 
 
-def describe(row: Row, trainer: "Trainer", start: str = "") -> str:
-    """One line of a row; `start` says how the head began, in the row before the first epoch."""
+def tell(trainer: "Trainer", start: str = "") -> None:
+    """Print the last row of the log; `start` says how the head began, before the first epoch."""
+    row = trainer.log[-1]
     found = {"loss": row["train_loss"], "valid loss": row["valid_loss"]}
     losses = [f"{name} {value:.3f}" for name, value in found.items() if value is not None]
     epoch = "head" if start else f"epoch {row['epoch']}/{trainer.settings.train.epochs}"
     end = start or f"{row['images_per_s']:.0f} images/s"
     known = row["valid_score"] is not None
     score = f"{trainer.metric} {row['valid_score']:.4f}" if known else "all pictures are trained on"
-    seconds = f"{row['seconds']:.0f} s"
-    return "  ".join([f"fold {trainer.fold}", epoch, *losses, score, end, seconds])
+    parts = [f"fold {trainer.fold}", epoch, *losses, score, end, f"{row['seconds']:.0f} s"]
+    say("train", "  ".join(parts))

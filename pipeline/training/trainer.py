@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from pipeline.base.cli import UserError, say
+from pipeline.base.cli import UserError
 from pipeline.base.config import Experiment
 from pipeline.base.deadline import Deadline
 from pipeline.base.device import make_accelerator
@@ -35,7 +35,7 @@ from pipeline.training.discriminant import Fitted
 from pipeline.training.graph import Graph
 from pipeline.training.head_end import end_head, seconds_of_end
 from pipeline.training.head_init import fits_features, start_head
-from pipeline.training.log import describe, make_row
+from pipeline.training.log import make_row, tell
 from pipeline.training.loss import make_loss
 from pipeline.training.parts import Parts
 
@@ -143,7 +143,7 @@ class Trainer:
             self.epoch += 1
             self.log.append(make_row(self, prob, started, loss, rate))  # saved with the state
             checkpoint.save(self, last)
-            self.tell()
+            tell(self)
             self.watch(self.epoch == epochs)  # the last?
             coming = time.monotonic() - started
             coming += 2 * (trained - started) * (self.epoch == self.unfreezes)  # at most
@@ -259,7 +259,3 @@ class Trainer:
     def label(self) -> str:
         epochs = self.settings.train.epochs
         return f"fold {self.fold}  epoch {min(self.epoch + 1, epochs)}/{epochs}"
-
-    def tell(self, start: str = "") -> None:
-        """Print the last row of the log; `start` says how the head began."""
-        say("train", describe(self.log[-1], self, start))
