@@ -1,9 +1,5 @@
 """What of a model trains: layers frozen, for ever or at first, and whose statistics move."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -73,22 +69,3 @@ def training_norms(model: nn.Module) -> list[_BatchNorm]:
 def fewest_images(model: nn.Module) -> int:
     """That a model in `train_mode` learns from at once: of one BatchNorm learns nothing."""
     return 2 if training_norms(model) else 1
-
-
-@contextmanager
-def settling_batchnorm(model: nn.Module) -> Iterator[None]:
-    """BatchNorm of a model in `train_mode` that will train takes on the mean statistics of all
-    batches that the model is given within.
-
-    A model in training sees by these, not by ImageNet's: a head that is fitted before, to other
-    features than it will be trained on, loses in the first epoch what it knew.
-    """
-    norms = training_norms(model)
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # the mean over all batches alike
-    with torch.no_grad():
-        yield
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum

@@ -19,7 +19,7 @@ from pipeline.inference.answers import SHARES
 from pipeline.inference.features import MAX_IMAGES, FrozenFeatures, moves_batchnorm
 from pipeline.inference.reliability import reliability
 from pipeline.inference.tta import VIEWS, View, allowed, dihedral
-from pipeline.model.freeze import settling_batchnorm
+from pipeline.model.freeze import training_norms
 from pipeline.model.head import BlockHead
 from pipeline.model.kernel import KernelRidge
 from pipeline.model.taps import classifier
@@ -63,18 +63,29 @@ def start_head(trainer: "Trainer") -> None:
 
 
 def settle_batchnorm(trainer: "Trainer") -> None:
-    """Give BatchNorm the statistics of an epoch, in as many parts as training takes."""
+    """Give BatchNorm that will train the mean statistics of an epoch, in the parts of its steps.
+
+    A model in training sees by these, not by ImageNet's: a head that is fitted before, to other
+    features than it will be trained on, loses in the first epoch what it knew.
+    """
     trainer.set_mode()
     model, parts, ranks = trainer.bare_model, trainer.parts, trainer.accelerator.num_processes
+    norms = training_norms(model)
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean over all batches alike
 
+    @torch.no_grad()
     def see(images: torch.Tensor, least: int) -> None:  # of all ranks
         for part in images.tensor_split(parts.of(least)):
             model(part)
 
-    with settling_batchnorm(model):
-        for (pixels, _), size in zip(trainer.loader, trainer.batches.sizes, strict=True):
-            work = partial(see, trainer.normalise(pixels), size // ranks)
-            parts.until_it_fits(work, len(pixels), trainer.label())
+    for (pixels, _), size in zip(trainer.loader, trainer.batches.sizes, strict=True):
+        work = partial(see, trainer.normalise(pixels), size // ranks)
+        parts.until_it_fits(work, len(pixels), trainer.label())
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
 
 
 def follow(trainer: "Trainer", model: nn.Module) -> None:

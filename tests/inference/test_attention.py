@@ -12,7 +12,7 @@ from pipeline.base.device import make_accelerator
 from pipeline.inference.attention import attention, on_grid
 from pipeline.inference.predictor import Predictor
 from pipeline.model.build import head_inputs
-from pipeline.model.freeze import settling_batchnorm
+from pipeline.model.freeze import training_norms
 from pipeline.model.head import BlockHead, OwnHead
 from pipeline.model.taps import END, choose_taps, classifier
 
@@ -45,10 +45,12 @@ def looking_there(name: str, by_blocks: bool) -> Predictor:
     if by_blocks:
         taps, unread = choose_taps(timm.create_model(name, **NETS[name]), SIZE)
         model = BlockHead(model, 3, taps=taps, unread=unread)
-    with settling_batchnorm(model):
+    for norm in training_norms(model):
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean
+    with torch.no_grad():
         for images in planted():
             model(images)
-    with torch.no_grad():
         head = classifier(model.eval())
         head.weight.zero_()
         head.weight[2] = what_it_changes(model)
