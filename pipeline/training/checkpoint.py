@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from pipeline.base import records
-from pipeline.base.cli import UserError, explain, short, shown
+from pipeline.base.cli import UserError, explain, short, shown, warn
 from pipeline.base.csv_files import write_csv
 from pipeline.base.device import peak_memory_gb
 from pipeline.base.runs import own_file
@@ -35,6 +35,7 @@ def save(trainer: "Trainer", last: Path) -> None:
             "classes": trainer.classes,
             "spent": time.monotonic() - trainer.started,
             "log": trainer.log,
+            "scored": "id",  # once the pictures, of which an id may have several
             "fitted": trainer.fitted and tuple(trainer.fitted),
             "preprocessing": trainer.preprocessing,  # the size, once the head is fitted to another
             "model": trainer.bare_model.state_dict(),
@@ -92,6 +93,8 @@ def resume(trainer: "Trainer", last: Path) -> None:
     if (begun := state.get("classes", trainer.classes)) != trainer.classes:  # as by `positive:`
         text = f"{last}: begun with the classes {shown(begun)}, which are {shown(trainer.classes)}"
         raise UserError(f"{text} now; undo that, or delete it to train the fold from its beginning")
+    if "study" in trainer.valid and "scored" not in state:
+        warn("train", f"{last}: its log may score single pictures; from here on it scores ids")
 
 
 def finish(trainer: "Trainer", out: Path, key: dict[str, Any]) -> dict[str, Any]:

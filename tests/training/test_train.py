@@ -329,6 +329,21 @@ def test_half_a_fold_scored_by_a_number_of_numpys_goes_on(
     assert one.log == [{"epoch": 1, "valid_score": 0.5}]
 
 
+def test_half_a_fold_scored_by_single_pictures_goes_on_with_a_warning(
+    write: Callable[..., str], space: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, last = trainer(write()), space / "last.pt"
+    one.valid = one.valid.assign(study="a")
+    checkpoint.save(one, last)
+    checkpoint.resume(one, last)
+    assert "warning" not in capsys.readouterr().err
+    state = torch.load(last, weights_only=True)
+    del state["scored"]
+    torch.save(state, last)
+    checkpoint.resume(one, last)
+    assert "may score single pictures; from here on it scores ids" in capsys.readouterr().err
+
+
 def test_the_model_explains_itself(trained: str, space: Path) -> None:
     path = space / "runs/tiny/fold1/model.safetensors"
     record = records.load(path)
