@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,9 +54,7 @@ class Parts:
         """
         return max(1, min(self.n, images // self.least))
 
-    def until_it_fits(
-        self, work: Callable[[], torch.Tensor], images: int, label: str
-    ) -> torch.Tensor:
+    def until_it_fits(self, work: Callable[[], Any], images: int, label: str) -> Any:
         """`work()`, anew with twice the parts, while memory is too short.
 
         To the same gradients, unless BatchNorm trains: it normalises each part by itself. `images`
