@@ -133,6 +133,9 @@ class ClassMoments(NamedTuple):
     def __add__(self, other: "ClassMoments") -> "ClassMoments":
         return ClassMoments(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
 
+    def __sub__(self, other: "ClassMoments") -> "ClassMoments":
+        return ClassMoments(*(mine - theirs for mine, theirs in zip(self, other, strict=True)))
+
     @property
     def means(self) -> torch.Tensor:
         """[classes, width]; zeros for a class without images."""
