@@ -30,6 +30,7 @@ SIGNALS = [signal.SIGKILL, signal.SIGTERM, signal.SIGINT]
 # by the signal itself, -15 and -2, end a Python that has not begun our code or has left it, and one
 # that was met within an eval() of some import
 POLITE = {signal.SIGTERM: (143, -15), signal.SIGINT: (130, -2), signal.SIGKILL: (-9,)}
+TIMED = ("log.csv", "report.html", ".lock")  # seconds stand in them, or the process
 BEGUN = 0.3  # seconds until Python itself has begun, and our handlers are there
 SETTINGS = {
     "competition": "demo",
@@ -108,7 +109,7 @@ def contents(home: Path) -> dict[str, str]:
     for root in ("runs", "folds", "submissions"):
         for path in sorted((home / root).rglob("*")):
             name = str(path.relative_to(home))
-            if not path.is_file() or path.name in ("log.csv", ".lock"):  # seconds stand in the log
+            if not path.is_file() or path.name in TIMED:
                 continue
             if path.suffix == ".json":
                 found[name] = records.digest(records.load(path.with_suffix(""))["key"])
