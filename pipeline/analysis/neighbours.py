@@ -4,6 +4,7 @@ A fine-tuned model has learnt the wrong labels too; one that has seen none canno
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,11 @@ import pandas as pd
 from pipeline.analysis.evidence import Evidence
 from pipeline.data.studies import mean_by
 
+if TYPE_CHECKING:
+    from pipeline.inference.features import FrozenFeatures
+
 WIDTH = 512  # numbers a picture that are kept for distances
+AT_ONCE = 20_000  # pictures whose features are held: 0.3 GB at 3,616 numbers
 MOST_TIED = 190  # pictures of its own group that are passed over
 
 
@@ -19,34 +24,42 @@ def load_features(evidence: Evidence, width: int = WIDTH) -> tuple[np.ndarray, n
     """Features float32 [n, d] of the scored training pictures and [m, d] of the test pictures.
 
     They are standardised by the training pictures and projected to their first principal
-    components, at most `width` of them. The pass over the pictures is kept on the disk.
+    components, at most `width` of them; of more than AT_ONCE pictures by so many of them, and no
+    more are held as wide as they come. The pass over so many is kept on the disk.
     """
     from sklearn.decomposition import PCA  # late: scikit-learn
 
     from pipeline.data.on_device import release  # late: torch
 
-    train = raw_features(evidence, "train", evidence.table.row.to_numpy())
-    test = raw_features(evidence, "test", evidence.test.row.to_numpy())
-    release()  # who asks may live for hours
-    mean, deviation = train.mean(0), train.std(0)
+    rows, frozen = evidence.table.row.to_numpy(), untrained(evidence)
+    chosen = np.random.default_rng(0).permutation(len(rows))[:AT_ONCE]
+    known = raw_features(frozen, "train", rows[np.sort(chosen)], evidence.pictures)
+    mean, deviation = known.mean(0), known.std(0)
     deviation = np.maximum(deviation, 0.1 * deviation.mean() + 1e-9)  # a dead channel stays dead
-    train, test = (train - mean) / deviation, (test - mean) / deviation
-    size = min(width, train.shape[1], len(train) - 1)
+    size = min(width, known.shape[1], len(known) - 1)
     # one iteration: half the time, and the same neighbours (leaves-small)
-    pca = PCA(size, svd_solver="randomized", iterated_power=1, random_state=0).fit(train)
-    return pca.transform(train), pca.transform(test)
+    pca = PCA(size, svd_solver="randomized", iterated_power=1, random_state=0)
+    pca.fit(standard := (known - mean) / deviation)
+    del known, standard
+
+    def project(split: str, rows: np.ndarray) -> np.ndarray:
+        parts = np.split(rows, range(AT_ONCE, len(rows), AT_ONCE))
+        each = (raw_features(frozen, split, part, evidence.pictures) for part in parts)
+        return np.concatenate([pca.transform((one - mean) / deviation) for one in each])
+
+    found = project("train", rows), project("test", evidence.test.row.to_numpy())
+    release()  # who asks may live for hours
+    return found
 
 
-def raw_features(evidence: Evidence, split: str, rows: np.ndarray) -> np.ndarray:
-    """What the head of the experiment's untrained model reads in one view, float32 [n, width].
+def untrained(evidence: Evidence) -> "FrozenFeatures":
+    """What the head of the experiment's untrained model reads.
 
-    `rows` are those of the packed pixels; of an id of several pictures it is their mean. Of first
-    weights that differ by fold it is those of the blend's first fold.
+    Of first weights that differ by fold it is that of the blend's first fold.
     """
     from pipeline.base.device import make_accelerator, tuned  # late: torch
     from pipeline.inference.features import FrozenFeatures
     from pipeline.inference.predictor import Predictor
-    from pipeline.inference.tta import VIEWS
     from pipeline.model.build import build_model, preprocessing, to_device
 
     settings = tuned(evidence.settings)
@@ -58,10 +71,21 @@ def raw_features(evidence: Evidence, split: str, rows: np.ndarray) -> np.ndarray
     # whatever the training will do to BatchNorm: here nothing moves, and all folds share one pass
     still = settings.train.model_copy(update={"epochs": 0})
     still = settings.model_copy(update={"train": still})
-    frozen = FrozenFeatures(Predictor(model, how, accelerator, settings.runtime), still)
-    parts = [evidence.pictures.get(row, [row]) for row in rows]
+    return FrozenFeatures(Predictor(model, how, accelerator, settings.runtime), still)
+
+
+def raw_features(
+    frozen: "FrozenFeatures", split: str, rows: np.ndarray, pictures: dict[int, np.ndarray]
+) -> np.ndarray:
+    """In one view, float32 [n, width], of rows of the packed pixels.
+
+    Of an id of several `pictures` it is their mean.
+    """
+    from pipeline.inference.tta import VIEWS  # late: torch
+
+    parts = [pictures.get(row, [row]) for row in rows]
     found = frozen.of(split, np.concatenate(parts), VIEWS["none"])[:, 0].numpy()
-    return mean_by(np.repeat(rows, list(map(len, parts))), found)[1] if evidence.pictures else found
+    return mean_by(np.repeat(rows, list(map(len, parts))), found)[1] if pictures else found
 
 
 def neighbours(

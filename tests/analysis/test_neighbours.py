@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from pipeline.analysis import neighbours as module
 from pipeline.analysis.neighbours import load_features, neighbours
 from pipeline.base.config import load_experiment
 from pipeline.data import on_device
@@ -35,7 +36,7 @@ def test_those_of_ones_own_group_do_not_count() -> None:
 def test_twins_are_each_others_nearest(
     write: Callable[..., str], split: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    released = []
+    released, raw = [], module.raw_features
     monkeypatch.setattr(on_device, "release", lambda: released.append(True))
     settings = load_experiment(split(write()))
     rows = load_prepared(settings).rows
@@ -50,3 +51,11 @@ def test_twins_are_each_others_nearest(
     assert len(twins)
     assert train.hash.to_numpy()[near[twins, 0]].tolist() == train.hash.iloc[twins].tolist()
     assert similarity[twins, 0] == pytest.approx(np.ones(len(twins)), abs=1e-4)
+    asked = []
+    monkeypatch.setattr(module, "AT_ONCE", 25)
+    monkeypatch.setattr(module, "raw_features", lambda *a: asked.append(len(a[2])) or raw(*a))
+    parts, others = load_features(evidence)
+    assert asked == [25, 25, 25, 10, 12], "some that tell the axes, then all"
+    assert parts.shape == (60, 24) and others.shape == (12, 24)
+    near, _ = neighbours(parts, parts, 1)
+    assert train.hash.to_numpy()[near[twins, 0]].tolist() == train.hash.iloc[twins].tolist()
