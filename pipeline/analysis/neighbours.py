@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pipeline.inference.features import FrozenFeatures
 
 WIDTH = 512  # numbers a picture that are kept for distances
-AT_ONCE = 20_000  # pictures whose features are held: 0.3 GB at 3,616 numbers
+AT_ONCE = 20_000  # rows whose features are held: 0.3 GB at 3,616 numbers
 MOST_TIED = 190  # pictures of its own group that are passed over
 
 
@@ -24,32 +24,37 @@ def load_features(evidence: Evidence, width: int = WIDTH) -> tuple[np.ndarray, n
     """Features float32 [n, d] of the scored training pictures and [m, d] of the test pictures.
 
     They are standardised by the training pictures and projected to their first principal
-    components, at most `width` of them; of more than AT_ONCE pictures by so many of them, and no
-    more are held as wide as they come. The pass over so many is kept on the disk.
+    components, at most `width` of them; of more than AT_ONCE rows by so many of them, and no more
+    are held as wide as they come. The pass over so many pictures is kept on the disk.
     """
-    from sklearn.decomposition import PCA  # late: scikit-learn
-
     from pipeline.data.on_device import release  # late: torch
 
-    rows, frozen = evidence.table.row.to_numpy(), untrained(evidence)
-    chosen = np.random.default_rng(0).permutation(len(rows))[:AT_ONCE]
-    known = raw_features(frozen, "train", rows[np.sort(chosen)], evidence.pictures)
+    found = project(evidence, width)
+    release()  # who asks may live for hours, and the model has gone with the call
+    return found
+
+
+def project(evidence: Evidence, width: int) -> tuple[np.ndarray, np.ndarray]:
+    from sklearn.decomposition import PCA  # late: scikit-learn
+
+    frozen, rows = untrained(evidence), evidence.table.row.to_numpy()
+    some = np.sort(np.random.default_rng(0).permutation(len(rows))[:AT_ONCE])
+    known = raw_features(frozen, "train", rows[some], evidence.pictures)
     mean, deviation = known.mean(0), known.std(0)
     deviation = np.maximum(deviation, 0.1 * deviation.mean() + 1e-9)  # a dead channel stays dead
     size = min(width, known.shape[1], len(known) - 1)
     # one iteration: half the time, and the same neighbours (leaves-small)
     pca = PCA(size, svd_solver="randomized", iterated_power=1, random_state=0)
-    pca.fit(standard := (known - mean) / deviation)
-    del known, standard
+    pca.fit(known := (known - mean) / deviation)
 
-    def project(split: str, rows: np.ndarray) -> np.ndarray:
+    def of(split: str, rows: np.ndarray) -> np.ndarray:
         parts = np.split(rows, range(AT_ONCE, len(rows), AT_ONCE))
         each = (raw_features(frozen, split, part, evidence.pictures) for part in parts)
         return np.concatenate([pca.transform((one - mean) / deviation) for one in each])
 
-    found = project("train", rows), project("test", evidence.test.row.to_numpy())
-    release()  # who asks may live for hours
-    return found
+    train = pca.transform(known) if len(some) == len(rows) else None
+    del known
+    return of("train", rows) if train is None else train, of("test", evidence.test.row.to_numpy())
 
 
 def untrained(evidence: Evidence) -> "FrozenFeatures":

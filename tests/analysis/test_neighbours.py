@@ -1,5 +1,7 @@
 """Features for neighbours and maps, of pictures that lie near where they look alike."""
 
+import gc
+import weakref
 from collections.abc import Callable
 from types import SimpleNamespace
 
@@ -12,6 +14,7 @@ from pipeline.analysis.neighbours import load_features, neighbours
 from pipeline.base.config import load_experiment
 from pipeline.data import on_device
 from pipeline.data.prepared import load_prepared
+from pipeline.inference.features import FrozenFeatures
 
 
 def test_neighbours_by_angle_and_never_oneself() -> None:
@@ -37,23 +40,37 @@ def test_twins_are_each_others_nearest(
     write: Callable[..., str], split: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     released, raw = [], module.raw_features
-    monkeypatch.setattr(on_device, "release", lambda: released.append(True))
+    models = weakref.WeakSet()
+
+    def release() -> None:
+        gc.collect()
+        released.append(len(models))
+
+    monkeypatch.setattr(on_device, "release", release)
+    asked = []
+
+    def watched(frozen: FrozenFeatures, split: str, some: np.ndarray, *rest: dict) -> np.ndarray:
+        models.add(frozen.model)
+        asked.append(len(some))
+        return raw(frozen, split, some, *rest)
+
+    monkeypatch.setattr(module, "raw_features", watched)
     settings = load_experiment(split(write()))
     rows = load_prepared(settings).rows
     train, test = rows[rows.split == "train"], rows[rows.split == "test"]
     table, other = (pd.DataFrame({"row": part.index}) for part in (train, test))
     evidence = SimpleNamespace(settings=settings, table=table, test=other, pictures={}, folds=[0])
     ours, theirs = load_features(evidence)
-    assert released and ours.shape == (60, 59) and theirs.shape == (12, 59)
+    assert asked == [60, 12] and released == [0], "a GPU's memory is given back, the model's too"
+    assert ours.shape == (60, 59) and theirs.shape == (12, 59)
     assert abs(ours.mean(0)).max() < 1e-3, "centred on the training pictures"
     twins = np.flatnonzero(train.duplicated("hash", keep=False))
     near, similarity = neighbours(ours, ours, 1)
     assert len(twins)
     assert train.hash.to_numpy()[near[twins, 0]].tolist() == train.hash.iloc[twins].tolist()
     assert similarity[twins, 0] == pytest.approx(np.ones(len(twins)), abs=1e-4)
-    asked = []
+    asked.clear()
     monkeypatch.setattr(module, "AT_ONCE", 25)
-    monkeypatch.setattr(module, "raw_features", lambda *a: asked.append(len(a[2])) or raw(*a))
     parts, others = load_features(evidence)
     assert asked == [25, 25, 25, 10, 12], "some that tell the axes, then all"
     assert parts.shape == (60, 24) and others.shape == (12, 24)
