@@ -120,7 +120,8 @@ def columns_of(
     shared = [name for name in asked if name in train]
     fits = [name for name in shared if asked[name].is_unique and train[name].is_unique]
     first = next(iter(asked))
-    named = first in train or not asked[first].is_unique  # else the others are its answers
+    # else the others of a sample are its answers
+    named = sample is None or first in train or not asked[first].is_unique
     image_id = fits[0] if fits and named else first
     if image_id not in train:
         text = f"train has no column {first!r}, by which rows to answer are named: rename its"

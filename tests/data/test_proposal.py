@@ -113,10 +113,12 @@ def test_no_pictures(tmp_path: Path) -> None:
         propose(tmp_path)
 
 
-def test_no_sample(tmp_path: Path) -> None:
-    text = doubts(tmp_path, train=TRAIN, test="image\nc.jpg\n")
+@pytest.mark.parametrize("test", ["image\nc.jpg\n", "row,image\n0,c.jpg\n1,d.jpg\n"])
+def test_no_sample(test: str, tmp_path: Path) -> None:
+    text = doubts(tmp_path, train=TRAIN, test=test)
     assert "# unsure: no sample submission" in text
-    assert yaml.safe_load(text)["label"] == "label"
+    found = yaml.safe_load(text)
+    assert (found["id"], found["label"]) == ("image", "label")
 
 
 def test_a_linked_folder_of_pictures_is_looked_into(tmp_path: Path) -> None:
