@@ -24,7 +24,7 @@ from pipeline.analysis.answered import held_out
 from pipeline.base import records
 from pipeline.base.cli import UserError, run_stage, say, shown, took
 from pipeline.base.competition import load_competition
-from pipeline.base.config import Experiment, find_experiment, load_experiment, root
+from pipeline.base.config import Experiment, Runtime, find_experiment, load_experiment, root
 from pipeline.base.csv_files import write_csv
 from pipeline.base.deadline import Deadline
 from pipeline.base.runs import model_path
@@ -59,7 +59,7 @@ def main(
         [write_experiment(base, out, variant, variants[variant], seed) for variant in variants]
         for seed in range(seeds)
     ]
-    for seed, jobs in enumerate(jobs_of(rounds, force)):
+    for seed, jobs in enumerate(jobs_of(rounds, runtime, force)):
         if len(jobs) > 1 and len(gpu_slots(runtime, len(jobs))) > 1:
             train_folds(jobs, runtime, Deadline())
         for variant, one in zip(variants, rounds[seed], strict=True):
@@ -117,8 +117,9 @@ def write_experiment(
     return load_experiment(str(path)), path
 
 
-def jobs_of(rounds: list[list[Try]], force: bool) -> list[dict[Fold, Key]]:
-    """What each round is to train, but for variants that start from another's run: those wait.
+def jobs_of(rounds: list[list[Try]], runtime: Runtime, force: bool) -> list[dict[Fold, Key]]:
+    """What each round is to train, but for variants that start from another's run or have a
+    `runtime` of their own: those wait.
 
     Raises UserError, before hours are spent, where no fold is held out, pictures of that size are
     not prepared, or, unless `force` forgets it, other settings made a run of the same name.
@@ -132,7 +133,8 @@ def jobs_of(rounds: list[list[Try]], force: bool) -> list[dict[Fold, Key]]:
             prepared, table = load_prepared(settings), load_folds(settings)
             waits = settings.model.weights.removeprefix("run:") in pending
             todo = {} if waits else unfinished(settings, [FOLD], prepared, table, force)
-            found[-1] |= {(str(path), fold): key for fold, key in todo.items()}
+            if settings.runtime == runtime:
+                found[-1] |= {(str(path), fold): key for fold, key in todo.items()}
             pending |= {settings.name} if todo or waits else set()
     return found
 

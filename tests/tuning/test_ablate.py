@@ -169,7 +169,7 @@ def test_a_changed_variant_is_refused_not_reported_from_its_old_run(
     with monkeypatch.context() as patch:
         patch.setattr(ablate, "train_folds", lambda *_: pytest.fail("trained"))
         told = run("ablate", plan, "--seeds", "1", expect=2)
-    assert "train.lr: 0.001 → 0.5; take a new name, or delete that folder (train, ablate: -" in told
+    assert "train.lr: 0.001 → 0.5; take a new name, or delete its folder (train, ablate: -" in told
     run("ablate", plan, "--seeds", "1", "--force")
     assert records.load(model_path("tiny-as-it-is-0", 0))["key"]["train"]["lr"] == 0.5
 
@@ -194,12 +194,13 @@ def test_a_variant_may_start_from_one_above_it(
 def test_variants_train_side_by_side_where_there_is_room(
     plan: str, run: Callable[..., str], split: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """But for one that starts from another's run."""
+    """But for one that starts from another's run, and one that asks for other GPUs."""
     content = yaml.safe_load(Path(plan).read_text())
     split(content["base"])
     settings = yaml.safe_load(Path(content["base"]).read_text())
     Path(content["base"]).write_text(yaml.safe_dump(settings | {"runtime": {"processes": 2}}))
     content["variants"]["again"] = {"model": {"weights": "run:tiny-as-it-is-0"}}
+    content["variants"]["two"] = {"runtime": {"gpus_per_fold": 2, "processes": None}}
     Path(plan).write_text(yaml.safe_dump(content, sort_keys=False))
     calls = []
 
@@ -213,7 +214,7 @@ def test_variants_train_side_by_side_where_there_is_room(
     monkeypatch.setattr(ablate, "train_folds", train)
     monkeypatch.setattr(ablate, "measure", measure)
     run("ablate", plan, "--seeds", "2")
-    names = ["tiny-as-it-is", "tiny-closed-form", "tiny-again"]
+    names = ["tiny-as-it-is", "tiny-closed-form", "tiny-again", "tiny-two"]
     first, second = ([f"{name}-{seed}" for name in names] for seed in range(2))
     assert calls == [first[:2], *first, second[:2], *second]
 
