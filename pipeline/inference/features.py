@@ -60,7 +60,7 @@ class FrozenFeatures:
         every = np.flatnonzero(self.prepared.rows.split == split)
         if len(every) > MAX_IMAGES:
             text = f"features of {len(every):,} {split} pictures are not kept, as they are over"
-            say_once("features", f"{text} {MAX_IMAGES:,}: each fold makes its own")
+            say_once("features", f"{text} {MAX_IMAGES:,}: they are made anew each time")
         if len(every) > MAX_IMAGES or moves_batchnorm(self.settings):
             yield from self.computed(rows, views)
             return
@@ -144,6 +144,8 @@ def remove_oldest(folder: Path, used: list[Path]) -> None:
     """Until all but those in use fit into KEPT_GB; the time of its record tells a file's use."""
     for file in used:
         records.record_path(file).touch()
+    for left in folder.glob(".*.npy.*.tmp"):  # by a writer that was killed: the folder is locked
+        left.unlink(missing_ok=True)
     others = [file for file in folder.glob("*.npy") if file not in used]
     room = KEPT_GB * 1e9 - sum(file.stat().st_size for file in used)
     for file in sorted(others, key=last_use, reverse=True):
