@@ -55,7 +55,7 @@ def is_trained(model: Path, key: dict[str, Any], force: bool = False) -> bool:
     Raises UserError for that otherwise: what other settings made or began, and damaged weights.
     """
     record, problem = records.load(model), ""
-    again = "delete that folder (train, ablate: --force) to train the fold again"
+    again = "delete its folder (train, ablate: --force) to train the fold again"
     if changes := made_otherwise(model, key):
         problem = f"{model.parent} was trained with other settings: {records.in_words(changes)}"
         problem += f"; take a new name, or {again}"

@@ -79,7 +79,7 @@ def unpack_inner(archive: Path) -> bool:
         say("unpack", f"{archive.name} stays packed: {there.name} lies there already and is kept")
         return False
     for place in sorted({above for name in names for above in (home / name).parents}):
-        if place.is_symlink() and archive.parent in place.parents:
+        if place.is_symlink() and place.is_dir() and archive.parent in place.parents:
             source = place.resolve()  # perhaps a mount, which is read-only
             place.unlink()
             add_links(source, place)
