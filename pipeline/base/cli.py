@@ -23,6 +23,7 @@ from pipeline import exit_at_once
 
 UsageError = typer.BadParameter.__mro__[1]  # click's, or that of the copy in newer typers
 
+SPEAKER = "PIPELINE_SPEAKER"  # environment variable: what a process's lines begin with, or nothing
 PLUGINS: set[str] = set()  # a person's own files that were run
 MOST_PROBLEMS = 20  # named in full before "and N more"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a file over the size that is allowed, too
@@ -156,14 +157,15 @@ def is_full(error: BaseException | None) -> bool:
 
 def say(stage: str, text: str) -> None:
     """One line of a stage's story, flushed so that a log shows it at once."""
-    print(f"{stage:<9} {text}", flush=True)
+    print(f"{stage:<9} {os.environ.get(SPEAKER, '')}{text}", flush=True)
 
 
 say_once = cache(say)  # a process
 
 
 def warn(stage: str, text: str) -> None:
-    print(f"{stage:<9} warning: {text}", file=sys.stderr, flush=True)
+    text = f"{stage:<9} {os.environ.get(SPEAKER, '')}warning: {text}"
+    print(text, file=sys.stderr, flush=True)
 
 
 warn_once = cache(warn)  # a process

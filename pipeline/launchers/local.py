@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.base.cli import Exit, UserError, say
+from pipeline.base.cli import SPEAKER, Exit, UserError, say
 from pipeline.base.config import Runtime, load_experiment
 from pipeline.base.deadline import Deadline
 from pipeline.base.runs import first_epoch_seconds
@@ -26,7 +26,7 @@ def train_folds(jobs: dict[Fold, Key], runtime: Runtime, deadline: Deadline) -> 
     none either that may make its first epoch after the deadline, by the last that has ended.
     Raises UserError naming the dead; exits with Exit.PAUSED when some go on next time.
     """
-    codes = dict[Fold, int]()
+    codes, several = dict[Fold, int](), len({run for run, _ in jobs}) > 1
 
     def waiting() -> Iterator[Fold]:
         for job in jobs:
@@ -37,6 +37,8 @@ def train_folds(jobs: dict[Fold, Key], runtime: Runtime, deadline: Deadline) -> 
             yield job
 
     def start(job: Fold, slot: Slot) -> Process:
+        if several:  # of each run a fold 0
+            slot = {**slot, SPEAKER: f"{Path(job[0]).stem}  "}
         return start_fold(job, jobs[job], slot, runtime.gpus_per_fold, deadline)
 
     for job, code in run_jobs(waiting(), gpu_slots(runtime, len(jobs)), start):
@@ -46,7 +48,8 @@ def train_folds(jobs: dict[Fold, Key], runtime: Runtime, deadline: Deadline) -> 
 
 def start_fold(job: Fold, key: Key, slot: Slot, ranks: int, deadline: Deadline) -> Process:
     if "CUDA_VISIBLE_DEVICES" in slot:
-        say("train", f"fold {job[1]}  on GPU {slot['CUDA_VISIBLE_DEVICES']}")
+        where = f"fold {job[1]}  on GPU {slot['CUDA_VISIBLE_DEVICES']}"
+        say("train", slot.get(SPEAKER, "") + where)
     command = command_of("train", job, key["train"]["seed"])
     command += ["--gpus-per-fold", str(ranks)]  # what was asked for here wins over its YAML
     if math.isfinite(deadline.seconds):

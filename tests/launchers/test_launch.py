@@ -70,6 +70,23 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[
     return run_fake
 
 
+@pytest.mark.parametrize(("runs", "named"), [(["a", "b.yaml"], True), (["a"], False)])
+def test_folds_of_several_runs_say_whose_they_are(
+    runs: list[str], named: bool, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    command = "from pipeline.base.cli import say, warn; say('train', 'fold 0'); warn('train', 'x')"
+
+    def process(*given: object) -> pool.Process:
+        return pool.Process(["-c", command], given[2])
+
+    monkeypatch.setattr(local, "start_fold", process)
+    local.train_folds({(run, 0): {} for run in runs}, Runtime(processes=1), Deadline())
+    out, error = capfd.readouterr()
+    own = [f"{Path(run).stem}  " if named else "" for run in runs]
+    assert out.splitlines() == [f"train     {one}fold 0" for one in own]
+    assert error.splitlines() == [f"train     {one}warning: x" for one in own]
+
+
 def overlap(one: list[str], other: list[str]) -> bool:
     return max(float(one[0]), float(other[0])) < min(float(one[1]), float(other[1]))
 
