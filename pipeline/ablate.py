@@ -144,6 +144,7 @@ def measure(settings: Experiment, path: Path, force: bool) -> dict[str, float]:
     model = model_path(settings.name, FOLD)
     prepared, table = load_prepared(settings), load_folds(settings)
     if todo := unfinished(settings, [FOLD], prepared, table, force):
+        say("ablate", f"trains {settings.name}")  # lines of a fold do not tell whose they are
         train_folds({(str(path), FOLD): todo[FOLD]}, settings.runtime, Deadline())
     plain = records.load(model)["scores"]["valid_score"]
     seconds = pd.read_csv(model.with_name("log.csv")).seconds.sum()

@@ -58,6 +58,12 @@ def test_every_variant_and_seed_once(
     assert [list(log.epoch) for log in logs] == [[0, 1], [0]]
     assert rows.plain[1] == logs[1].valid_score[0]
     assert "| closed form |" in text
+    told = [line for line in text.splitlines() if line.startswith("ablate    trains ")]
+    assert told == [
+        f"ablate    trains tiny-{variant}-{seed}"
+        for seed in range(2)
+        for variant in ("as-it-is", "closed-form")
+    ]
 
 
 def test_resumes_without_training_again(
