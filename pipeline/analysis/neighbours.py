@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from pipeline.inference.features import FrozenFeatures
 
 WIDTH = 512  # numbers a picture that are kept for distances
-AT_ONCE = 20_000  # rows whose features are held: 0.3 GB at 3,616 numbers
 MOST_TIED = 190  # pictures of its own group that are passed over
 
 
@@ -24,8 +23,8 @@ def load_features(evidence: Evidence, width: int = WIDTH) -> tuple[np.ndarray, n
     """Features float32 [n, d] of the scored training pictures and [m, d] of the test pictures.
 
     They are standardised by the training pictures and projected to their first principal
-    components, at most `width` of them; of more than AT_ONCE rows by so many of them, and no more
-    are held as wide as they come. The pass over so many pictures is kept on the disk.
+    components, at most `width` of them; of more than MAX_IMAGES rows by so many of them, and no
+    more are held as wide as they come. The pass over so many pictures is kept on the disk.
     """
     from pipeline.data.on_device import release  # late: torch
 
@@ -37,8 +36,10 @@ def load_features(evidence: Evidence, width: int = WIDTH) -> tuple[np.ndarray, n
 def project(evidence: Evidence, width: int) -> tuple[np.ndarray, np.ndarray]:
     from sklearn.decomposition import PCA  # late: scikit-learn
 
+    from pipeline.inference.features import MAX_IMAGES  # late: torch
+
     frozen, rows = untrained(evidence), evidence.table.row.to_numpy()
-    some = np.sort(np.random.default_rng(0).permutation(len(rows))[:AT_ONCE])
+    some = np.sort(np.random.default_rng(0).permutation(len(rows))[:MAX_IMAGES])
     known = raw_features(frozen, "train", rows[some], evidence.pictures)
     mean, deviation = known.mean(0), known.std(0)
     deviation = np.maximum(deviation, 0.1 * deviation.mean() + 1e-9)  # a dead channel stays dead
@@ -48,7 +49,7 @@ def project(evidence: Evidence, width: int) -> tuple[np.ndarray, np.ndarray]:
     pca.fit(known := (known - mean) / deviation)
 
     def of(split: str, rows: np.ndarray) -> np.ndarray:
-        parts = np.split(rows, range(AT_ONCE, len(rows), AT_ONCE))
+        parts = np.split(rows, range(MAX_IMAGES, len(rows), MAX_IMAGES))
         each = (raw_features(frozen, split, part, evidence.pictures) for part in parts)
         return np.concatenate([pca.transform((one - mean) / deviation) for one in each])
 

@@ -14,6 +14,7 @@ from pipeline.analysis.neighbours import load_features, neighbours
 from pipeline.base.config import load_experiment
 from pipeline.data import on_device
 from pipeline.data.prepared import load_prepared
+from pipeline.inference import features
 from pipeline.inference.features import FrozenFeatures
 
 
@@ -70,7 +71,7 @@ def test_twins_are_each_others_nearest(
     assert train.hash.to_numpy()[near[twins, 0]].tolist() == train.hash.iloc[twins].tolist()
     assert similarity[twins, 0] == pytest.approx(np.ones(len(twins)), abs=1e-4)
     asked.clear()
-    monkeypatch.setattr(module, "AT_ONCE", 25)
+    monkeypatch.setattr(features, "MAX_IMAGES", 25)
     parts, others = load_features(evidence)
     assert asked == [25, 25, 25, 10, 12], "some that tell the axes, then all"
     assert parts.shape == (60, 24) and others.shape == (12, 24)
