@@ -1,7 +1,6 @@
 """A tiny competition, drawn once, and a workspace of its own for every test."""
 
 import fcntl
-import gc
 import os
 import shutil
 import sys
@@ -124,13 +123,6 @@ def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
         else:
             item.add_marker(pytest.mark.quick)
     items.sort(key=lambda item: slow[item.path] / total[item.path], reverse=True)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def nothing_old_to_collect() -> None:
-    """What imports have made stays, half a million objects: `train` need not go through them."""
-    gc.collect()
-    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
