@@ -41,6 +41,13 @@ class Noisy(nn.Module):
 """
 
 
+@pytest.fixture
+def first(space: Path) -> str:
+    """First weights, by their file."""
+    save_file(timm.create_model("test_resnet").state_dict(), space / "first.safetensors")
+    return str(space / "first.safetensors")
+
+
 def invented(factor: float | None, calls: list[dict[str, Any]]) -> Callable[..., Callable]:
     def compiler(call: Callable, **options: Any) -> Callable:
         def compiled(*args: Any) -> torch.Tensor:
@@ -76,6 +83,7 @@ def test_a_step_with_other_gradients_is_not_compiled(
 
 def test_a_head_that_draws_random_numbers_is_compiled(
     write: Callable[..., str],
+    first: str,
     space: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -87,9 +95,8 @@ def test_a_head_that_draws_random_numbers_is_compiled(
 
     monkeypatch.chdir(space)
     monkeypatch.setattr(torch, "compile", compiler)
-    save_file(timm.create_model("test_resnet").state_dict(), "first.safetensors")
     (space / "mine.py").write_text(NOISY)
-    own = {"weights": "first.safetensors", "batchnorm": "frozen", "classifier": "Noisy"}
+    own = {"weights": first, "batchnorm": "frozen", "classifier": "Noisy"}
     one = trainer(write(model=own, plugins="mine.py", runtime={"compile": True}))
     assert not capsys.readouterr().err
     assert one.model._compiled_call_impl
@@ -98,7 +105,7 @@ def test_a_head_that_draws_random_numbers_is_compiled(
 
 def test_a_step_is_compared_again_once_other_layers_train(
     write: Callable[..., str],
-    space: Path,
+    first: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -109,8 +116,7 @@ def test_a_step_is_compared_again_once_other_layers_train(
 
         return compiled
 
-    save_file(timm.create_model("test_resnet").state_dict(), space / "first.safetensors")
-    model = {"weights": str(space / "first.safetensors"), "drop_path_rate": 0.3}
+    model = {"weights": first, "drop_path_rate": 0.3}
     model |= {"freeze": "backbone", "freeze_epochs": 1}
     monkeypatch.setattr(torch, "compile", compiler)
     ends = []
