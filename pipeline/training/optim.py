@@ -65,7 +65,7 @@ def make_optimizer(
     if name in own:
         return own[name](groups, **rates)
     every = timm.optim.list_optimizers()
-    known = [name for name in every if not timm.optim.get_optimizer_info(name).second_order]
+    known = [one for one in every if not timm.optim.get_optimizer_info(one).second_order]
     refuse_unknown("train.optimizer", name, [*own, *known])
     try:
         return timm.optim.create_optimizer_v2(groups, name, **rates)
